@@ -1,0 +1,42 @@
+// The one notion of time.
+//
+// Inside, time is Moment: whole seconds of CLOCK_BOOTTIME, which never steps and counts suspend.
+// Wall-clock time exists only at the edges (rules file, database, log, JSON).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+namespace egress {
+
+/// Seconds since boot. Signed so that differences are plain.
+using Moment = std::int64_t;
+/// A span in seconds.
+using Seconds = std::int64_t;
+
+inline constexpr Moment never = std::numeric_limits<Moment>::max(); ///< a moment that does not come
+inline constexpr Seconds forever = std::numeric_limits<Seconds>::max();
+
+/// start + span, saturating at `never`.
+constexpr Moment after(Moment start, Seconds span) {
+    return span >= never - start ? never : start + span;
+}
+
+/// Given by the owner, so that tests can move time by hand.
+class Clock {
+  public:
+    virtual ~Clock() = default;
+    virtual Moment now() const = 0;              ///< seconds since boot
+    virtual std::int64_t wall() const = 0;       ///< seconds since the epoch
+
+    std::int64_t to_wall(Moment moment) const { return moment == never ? never : moment - now() + wall(); }
+    Moment from_wall(std::int64_t seconds) const { return seconds == never ? never : seconds - wall() + now(); }
+};
+
+class SystemClock final : public Clock {
+  public:
+    Moment now() const override;
+    std::int64_t wall() const override;
+};
+
+} // namespace egress

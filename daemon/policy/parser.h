@@ -1,0 +1,46 @@
+// Text of the rules files -> Policy, or every error that is in it.
+//
+// The grammar is egress.conf(5): inetd-style columns, '#' comments, '\' continues a line. Lines
+// before the first section header are [local], as in blocklistd.conf. Nothing here does a network
+// look-up; users, groups, services and protocols are looked up in the system's local files.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daemon/policy/rule.h"
+#include "daemon/result.h"
+
+namespace egress::policy {
+
+/// An error or a warning: "FILE:LINE:COLUMN: what is wrong; hint".
+struct Diagnostic {
+    enum class Severity { warning, error };
+    Severity severity = Severity::error;
+    Place place;
+    std::string text; ///< what is wrong
+    std::string hint; ///< what to write instead; may be empty
+    std::string message() const;
+};
+
+struct Parsed {
+    Policy policy;                       ///< only meaningful where ok()
+    std::vector<Diagnostic> diagnostics; ///< in the order of the text; bounded (see max_diagnostics)
+    bool ok() const;                     ///< no error among them
+};
+
+inline constexpr std::size_t max_diagnostics = 100;
+
+/// Parses one text; `file` is only for messages.
+Parsed parse_text(std::string_view text, std::string_view file);
+
+/// Parses `file` and then every *.conf in `directory`, sorted by name (an absent directory is
+/// empty; an absent file is an error). Adds check()'s warnings.
+Parsed parse_files(const std::string& file, const std::string& directory);
+
+/// Warnings for lines that can never decide: shadowed by an equal line, or impossible in themselves
+/// (type stream with proto udp; an IPv4 address with tcp6; grow shorter than the aggregate; ...).
+std::vector<Diagnostic> check(const Policy& policy);
+
+} // namespace egress::policy

@@ -1,0 +1,65 @@
+// Rows of the database: what is remembered of one (name, counted address, port, protocol).
+//
+// Keys are versioned, typed and big-endian, so that LMDB's byte order is a meaningful order and a
+// later version can tell its own rows from old ones. Times on disk are wall-clock seconds.
+//
+//   key    'r' 1  name-length name  family(4|6) address(4|16) prefix-length  protocol port(be16)
+//   value  1 state flags grow-length  count nfail strikes first last since until (be32 each, strikes
+//          be16)  id-length id  reason-length(be16) reason
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daemon/address.h"
+
+namespace egress::store {
+
+inline constexpr std::size_t max_name = 63;    ///< bytes of a rule (set) name
+inline constexpr std::size_t max_reason = 256; ///< bytes of free text kept with a row
+inline constexpr std::uint32_t until_forever = 0xffffffff;
+
+enum class State : std::uint8_t {
+    counting = 0,  ///< failures are counted, nothing is blocked
+    blocked = 1,   ///< a block is wanted (until `until`)
+    releasing = 2, ///< the block is lifted; the firewall has not confirmed it
+};
+
+/// Bits of Row::flags.
+enum Flag : std::uint8_t {
+    by_hand = 1,   ///< made with egressctl block: AUTH_OK does not lift it
+    in_force = 2,  ///< the firewall confirmed the block
+    reject = 4,    ///< reject instead of drop
+    monitor = 8,   ///< judged under -m: wanted, but never handed to the helper
+};
+
+struct Row {
+    std::string name;
+    Prefix address;
+    std::uint8_t protocol = 0; ///< IPPROTO_*; 0: every protocol
+    std::uint16_t port = 0;    ///< host byte order; 0: every port
+    State state = State::counting;
+    std::uint8_t flags = 0;
+    std::uint8_t grow_length = 0; ///< not 0: this block counts in the row of the enclosing prefix
+    std::uint32_t count = 0;
+    std::uint32_t nfail = 0;  ///< of the rule that last decided; 0: "*"
+    std::uint16_t strikes = 0; ///< blocks so far, for escalation
+    std::uint32_t first = 0;  ///< wall-clock seconds
+    std::uint32_t last = 0;   ///< of the last failure
+    std::uint32_t since = 0;  ///< when the block began; 0: not blocked
+    std::uint32_t until = 0;  ///< when it ends; until_forever
+    std::string id;           ///< handle that the helper answered, if any
+    std::string reason;       ///< why, for people; already escaped
+    friend bool operator==(const Row&, const Row&) = default;
+};
+
+std::vector<std::uint8_t> encode_key(const Row& row);
+std::vector<std::uint8_t> encode_value(const Row& row);
+/// Nothing: the bytes are not a row of this version (the caller says which key).
+std::optional<Row> decode(std::span<const std::uint8_t> key, std::span<const std::uint8_t> value);
+
+} // namespace egress::store
