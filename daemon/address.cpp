@@ -113,7 +113,8 @@ std::optional<Prefix> Prefix::parse(std::string_view text) {
     int length = address->width();
     if (slash != std::string_view::npos) {
         const auto digits = text.substr(slash + 1);
-        const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), length);
+        const auto [end, ec] =
+            std::from_chars(digits.data(), digits.data() + digits.size(), length);
         if (ec != std::errc{} || end != digits.data() + digits.size() || length < 0 ||
             length > address->width()) {
             return std::nullopt;

@@ -22,7 +22,8 @@ class Address {
 
     /// Numeric text only ("192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"); names give nothing.
     static std::optional<Address> parse(std::string_view text);
-    /// From AF_INET or AF_INET6; anything else, or a length too short for its family, gives nothing.
+    /// From AF_INET or AF_INET6; anything else, or a length too short for its family, gives
+    /// nothing.
     static std::optional<Address> from(const sockaddr* sa, socklen_t length);
     /// Four bytes are IPv4, sixteen are IPv6 (or mapped IPv4), network byte order.
     static std::optional<Address> from_bytes(std::span<const std::uint8_t> bytes);

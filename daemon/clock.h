@@ -26,11 +26,15 @@ constexpr Moment after(Moment start, Seconds span) {
 class Clock {
   public:
     virtual ~Clock() = default;
-    virtual Moment now() const = 0;              ///< seconds since boot
-    virtual std::int64_t wall() const = 0;       ///< seconds since the epoch
+    virtual Moment now() const = 0;        ///< seconds since boot
+    virtual std::int64_t wall() const = 0; ///< seconds since the epoch
 
-    std::int64_t to_wall(Moment moment) const { return moment == never ? never : moment - now() + wall(); }
-    Moment from_wall(std::int64_t seconds) const { return seconds == never ? never : seconds - wall() + now(); }
+    std::int64_t to_wall(Moment moment) const {
+        return moment == never ? never : moment - now() + wall();
+    }
+    Moment from_wall(std::int64_t seconds) const {
+        return seconds == never ? never : seconds - wall() + now();
+    }
 };
 
 class SystemClock final : public Clock {

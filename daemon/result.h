@@ -16,7 +16,8 @@ struct Error {
     int code = 0;     ///< errno when a system call failed, else 0
 };
 
-template <typename T = void> using Result = std::expected<T, Error>;
+template <typename T = void>
+using Result = std::expected<T, Error>;
 
 inline std::unexpected<Error> fail(std::string text, int code = 0) {
     return std::unexpected(Error{std::move(text), code});

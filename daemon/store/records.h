@@ -4,8 +4,8 @@
 // later version can tell its own rows from old ones. Times on disk are wall-clock seconds.
 //
 //   key    'r' 1  name-length name  family(4|6) address(4|16) prefix-length  protocol port(be16)
-//   value  1 state flags grow-length  count nfail strikes first last since until (be32 each, strikes
-//          be16)  id-length id  reason-length(be16) reason
+//   value  1 state flags grow-length  strikes(be16) count nfail last since until (be32 each)
+//          history-length { time(be32) failures(be16) }  id-length id  reason-length(be16) reason
 #pragma once
 
 #include <cstdint>
@@ -31,11 +31,20 @@ enum class State : std::uint8_t {
 
 /// Bits of Row::flags.
 enum Flag : std::uint8_t {
-    by_hand = 1,   ///< made with egressctl block: AUTH_OK does not lift it
-    in_force = 2,  ///< the firewall confirmed the block
-    reject = 4,    ///< reject instead of drop
-    monitor = 8,   ///< judged under -m: wanted, but never handed to the helper
+    by_hand = 1,  ///< made with egressctl block: AUTH_OK does not lift it
+    in_force = 2, ///< the firewall confirmed the block
+    reject = 4,   ///< reject instead of drop
+    monitor = 8,  ///< judged under -m: wanted, but never handed to the helper
 };
+
+/// Failures that still count under a rule with a window, oldest first.
+struct Past {
+    std::uint32_t time = 0; ///< wall-clock seconds
+    std::uint16_t failures = 0;
+    friend bool operator==(const Past&, const Past&) = default;
+};
+
+inline constexpr std::size_t max_history = 16;
 
 struct Row {
     std::string name;
@@ -46,19 +55,21 @@ struct Row {
     std::uint8_t flags = 0;
     std::uint8_t grow_length = 0; ///< not 0: this block counts in the row of the enclosing prefix
     std::uint32_t count = 0;
-    std::uint32_t nfail = 0;  ///< of the rule that last decided; 0: "*"
+    std::uint32_t nfail = 0;   ///< of the rule that last decided; 0: "*"
     std::uint16_t strikes = 0; ///< blocks so far, for escalation
-    std::uint32_t first = 0;  ///< wall-clock seconds
-    std::uint32_t last = 0;   ///< of the last failure
-    std::uint32_t since = 0;  ///< when the block began; 0: not blocked
-    std::uint32_t until = 0;  ///< when it ends; until_forever
-    std::string id;           ///< handle that the helper answered, if any
-    std::string reason;       ///< why, for people; already escaped
+    std::uint32_t last = 0;    ///< wall-clock seconds of the last failure
+    std::uint32_t since = 0;   ///< when the block began; 0: not blocked
+    std::uint32_t until = 0;   ///< blocked: when it ends; counting: when the row is forgotten;
+                               ///< until_forever: neither comes
+    std::vector<Past> history; ///< only under rules with a window; at most max_history
+    std::string id;            ///< handle that the helper answered, if any
+    std::string reason;        ///< why, for people; already escaped
     friend bool operator==(const Row&, const Row&) = default;
 };
 
-std::vector<std::uint8_t> encode_key(const Row& row);
-std::vector<std::uint8_t> encode_value(const Row& row);
+/// Appends to `out`, so that a batch is one buffer; names over max_name are cut.
+void encode_key(const Row& row, std::vector<std::uint8_t>& out);
+void encode_value(const Row& row, std::vector<std::uint8_t>& out);
 /// Nothing: the bytes are not a row of this version (the caller says which key).
 std::optional<Row> decode(std::span<const std::uint8_t> key, std::span<const std::uint8_t> value);
 

@@ -1,0 +1,208 @@
+#include "daemon/log.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <ctime>
+#include <map>
+#include <tuple>
+
+#include <sys/uio.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-journal.h>
+
+namespace egress {
+
+namespace {
+
+/// Length of the valid, printable UTF-8 sequence that starts the text; 0 where there is none.
+std::size_t printable(std::string_view text) {
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    const unsigned char lead = byte(0);
+    if (lead < 0x80) {
+        return lead >= 0x20 && lead != 0x7f ? 1 : 0;
+    }
+    const std::size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    if (lead < 0xc2 || lead > 0xf4 || text.size() < length) {
+        return 0;
+    }
+    std::uint32_t point = lead & (0xffu >> (length + 1));
+    for (std::size_t i = 1; i < length; ++i) {
+        if ((byte(i) & 0xc0) != 0x80) {
+            return 0;
+        }
+        point = point << 6 | (byte(i) & 0x3fu);
+    }
+    constexpr std::array<std::uint32_t, 5> least = {0, 0, 0x80, 0x800, 0x10000};
+    const bool overlong = point < least[length];
+    const bool control = point < 0xa0;
+    const bool surrogate = point >= 0xd800 && point <= 0xdfff;
+    // Line and paragraph separators, direction overrides and invisible marks fool a reader's eye.
+    const bool deceptive = (point >= 0x200b && point <= 0x200f) ||
+                           (point >= 0x2028 && point <= 0x202e) ||
+                           (point >= 0x2060 && point <= 0x206f) || point == 0xfeff;
+    return overlong || control || surrogate || deceptive || point > 0x10ffff ? 0 : length;
+}
+
+} // namespace
+
+std::string escape(std::string_view text, std::size_t limit) {
+    std::string out;
+    out.reserve(std::min(text.size(), limit) + 8);
+    while (!text.empty()) {
+        std::string piece;
+        std::size_t taken = printable(text);
+        if (taken > 0) {
+            piece = text[0] == '\\' ? "\\\\" : std::string(text.substr(0, taken));
+        } else {
+            taken = 1;
+            const auto byte = static_cast<unsigned char>(text[0]);
+            piece = byte == '\n' ? "\\n" : byte == '\t' ? "\\t" : fmt::format("\\x{:02x}", byte);
+        }
+        if (out.size() + piece.size() > limit) {
+            return out + "...";
+        }
+        out += piece;
+        text.remove_prefix(taken);
+    }
+    return out;
+}
+
+namespace log {
+
+namespace {
+
+constexpr std::int64_t fold_seconds = 60;
+constexpr std::size_t max_folds =
+    256; // distinct keys are ours, so this is never reached in practice
+
+struct Fold {
+    std::string text;
+    Level level = Level::info;
+    std::uint64_t repeats = 0;
+    std::int64_t window_start = 0;
+    unsigned in_window = 0;
+};
+
+struct State {
+    Target target = Target::standard_error;
+    Level threshold = Level::info;
+    std::map<std::string, Fold, std::less<>> folds;
+};
+
+State& state() {
+    static State instance;
+    return instance;
+}
+
+std::int64_t seconds() {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return now.tv_sec;
+}
+
+void to_journal(Level level, std::string_view key, std::string_view text) {
+    const std::string message = fmt::format("MESSAGE={}", text);
+    const std::string priority = fmt::format("PRIORITY={}", static_cast<int>(level));
+    const std::string id = fmt::format("EGRESS_EVENT={}", key);
+    static constexpr std::string_view name = "SYSLOG_IDENTIFIER=egressd";
+    const auto part = [](std::string_view field) {
+        return iovec{const_cast<char*>(field.data()), field.size()};
+    };
+    const std::array<iovec, 4> fields = {part(message), part(priority), part(id), part(name)};
+    sd_journal_sendv(fields.data(), static_cast<int>(fields.size()));
+}
+
+void emit(Level level, std::string_view key, std::string_view text) {
+    switch (state().target) {
+    case Target::journal:
+        to_journal(level, key, text);
+        break;
+    case Target::syslog:
+        syslog(static_cast<int>(level), "%.*s", static_cast<int>(text.size()), text.data());
+        break;
+    case Target::standard_error: {
+        static constexpr std::array<std::string_view, 8> names = {
+            "emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"};
+        const std::string line =
+            fmt::format("egressd: {}: {}\n", names[static_cast<std::size_t>(level)], text);
+        [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
+        break;
+    }
+    }
+}
+
+void settle(std::string_view key, Fold& fold) {
+    if (fold.repeats > 0) {
+        emit(fold.level, key, fmt::format("{} (and {} more like it)", fold.text, fold.repeats));
+        fold.repeats = 0;
+    }
+}
+
+} // namespace
+
+void open(Target target, Level threshold) {
+    state().target = target;
+    state().threshold = threshold;
+    if (target == Target::syslog) {
+        openlog("egressd", LOG_PID | LOG_NDELAY, LOG_DAEMON);
+    }
+}
+
+Target best_target() {
+    if (access("/run/systemd/journal/socket", W_OK) == 0) {
+        return Target::journal;
+    }
+    return access("/dev/log", W_OK) == 0 ? Target::syslog : Target::standard_error;
+}
+
+Level threshold() {
+    return state().threshold;
+}
+
+void write(Level level, std::string_view key, std::string_view text) {
+    if (level > state().threshold) {
+        return;
+    }
+    auto& folds = state().folds;
+    auto found = folds.find(key);
+    if (found == folds.end()) {
+        if (folds.size() >= max_folds) {
+            emit(level, key, text);
+            return;
+        }
+        found = folds.emplace(std::string(key), Fold{}).first;
+    }
+    // A kind may write a handful of lines a minute as they are; what comes beyond is folded.
+    constexpr unsigned at_once = 10;
+    Fold& fold = found->second;
+    const auto now = seconds();
+    if (now - fold.window_start >= fold_seconds) {
+        settle(key, fold);
+        fold.window_start = now;
+        fold.in_window = 0;
+    }
+    const unsigned allowed =
+        level <= Level::notice || level == Level::debug ? at_once * 10 : at_once;
+    if (fold.in_window < allowed && !(fold.in_window > 0 && fold.text == text)) {
+        fold.in_window += 1;
+        settle(key, fold);
+        emit(level, key, text);
+    } else {
+        fold.repeats += 1;
+    }
+    fold.text = text;
+    fold.level = level;
+}
+
+void flush() {
+    for (auto& [key, fold] : state().folds) {
+        settle(key, fold);
+    }
+}
+
+} // namespace log
+} // namespace egress

@@ -1,0 +1,187 @@
+#include "daemon/store/store.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+
+#include <sys/eventfd.h>
+
+namespace egress::store {
+
+namespace {
+
+MDB_val value_of(std::span<const std::uint8_t> bytes) {
+    return {bytes.size(), const_cast<std::uint8_t*>(bytes.data())};
+}
+
+} // namespace
+
+void Batch::put(const Row& row) {
+    Entry entry{};
+    entry.key = static_cast<std::uint32_t>(bytes_.size());
+    encode_key(row, bytes_);
+    entry.value = static_cast<std::uint32_t>(bytes_.size());
+    encode_value(row, bytes_);
+    entry.end = static_cast<std::uint32_t>(bytes_.size());
+    entries_.push_back(entry);
+}
+
+void Batch::erase(const Row& row) {
+    Entry entry{};
+    entry.key = static_cast<std::uint32_t>(bytes_.size());
+    encode_key(row, bytes_);
+    entry.value = entry.end = static_cast<std::uint32_t>(bytes_.size());
+    entries_.push_back(entry);
+}
+
+void Batch::clear() {
+    bytes_.clear();
+    entries_.clear();
+}
+
+std::span<const std::uint8_t> Batch::key_of(const Entry& entry) const {
+    return std::span(bytes_).subspan(entry.key, entry.value - entry.key);
+}
+
+void Batch::sort() {
+    // In key order the tree is walked once from left to right; stable, so the last word stays last.
+    std::ranges::stable_sort(entries_, [this](const Entry& a, const Entry& b) {
+        return std::ranges::lexicographical_compare(key_of(a), key_of(b));
+    });
+}
+
+Result<std::unique_ptr<Store>> Store::start(Env env) {
+    std::unique_ptr<Store> store(new Store(std::move(env)));
+    store->wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!store->wake_) {
+        return fail_errno("cannot make an eventfd");
+    }
+    // Signals belong to the loop's thread.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    store->thread_ = std::thread(&Store::run, store.get());
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return store;
+}
+
+Store::~Store() {
+    {
+        const std::scoped_lock lock(mutex_);
+        stop_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+void Store::submit(Batch& batch) {
+    std::swap(batch_.bytes_, batch.bytes_);
+    std::swap(batch_.entries_, batch.entries_);
+    batch.clear();
+    hand_over();
+}
+
+void Store::retry() {
+    hand_over();
+}
+
+void Store::hand_over() {
+    busy_ = true;
+    {
+        const std::scoped_lock lock(mutex_);
+        work_ = true;
+        outcome_.reset();
+    }
+    changed_.notify_all();
+}
+
+std::optional<Store::Outcome> Store::take_outcome() {
+    std::uint64_t wakes = 0;
+    [[maybe_unused]] const auto got = ::read(wake_.get(), &wakes, sizeof wakes);
+    const std::scoped_lock lock(mutex_);
+    if (!outcome_) {
+        return std::nullopt;
+    }
+    auto outcome = std::move(outcome_);
+    outcome_.reset();
+    busy_ = !outcome->durable;
+    return outcome;
+}
+
+Store::Outcome Store::wait() {
+    {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return outcome_.has_value() || !work_; });
+    }
+    return take_outcome().value_or(Outcome{true, {}});
+}
+
+void Store::run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+        changed_.wait(lock, [this] { return work_ || stop_; });
+        if (!work_) {
+            return;
+        }
+        lock.unlock();
+        batch_.sort();
+        const auto written = write(batch_);
+        lock.lock();
+        work_ = false;
+        outcome_ = written ? Outcome{true, {}} : Outcome{false, written.error().text};
+        changed_.notify_all();
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const auto put = ::write(wake_.get(), &one, sizeof one);
+    }
+}
+
+int Store::write_entries(MDB_txn* txn, const Batch& batch) const {
+    for (const auto& entry : batch.entries_) {
+        MDB_val key = value_of(batch.key_of(entry));
+        int code = 0;
+        if (entry.value == entry.end) {
+            code = mdb_del(txn, env_.rows(), &key, nullptr);
+            code = code == MDB_NOTFOUND ? 0 : code;
+        } else {
+            MDB_val value =
+                value_of(std::span(batch.bytes_).subspan(entry.value, entry.end - entry.value));
+            code = mdb_put(txn, env_.rows(), &key, &value, 0);
+        }
+        if (code != 0) {
+            return code;
+        }
+    }
+    return 0;
+}
+
+Result<> Store::write(const Batch& batch) {
+    // A full map is only address space: grow it and try again. What the disk refuses is an error.
+    constexpr int most_growths = 16;
+    for (int attempt = 0; attempt < most_growths; ++attempt) {
+        MDB_txn* txn = nullptr;
+        int code = mdb_txn_begin(env_.handle(), nullptr, 0, &txn);
+        if (code == 0) {
+            code = write_entries(txn, batch);
+            if (code == 0) {
+                code = mdb_txn_commit(txn);
+            } else {
+                mdb_txn_abort(txn);
+            }
+        }
+        if (code == 0) {
+            return {};
+        }
+        if (code != MDB_MAP_FULL) {
+            return fail_lmdb("cannot write the database in " + env_.directory(), code);
+        }
+        MDB_envinfo info{};
+        mdb_env_info(env_.handle(), &info);
+        mdb_env_set_mapsize(env_.handle(), info.me_mapsize * 2);
+    }
+    return fail("cannot write the database in " + env_.directory() + ": its map cannot grow");
+}
+
+} // namespace egress::store
