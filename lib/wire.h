@@ -65,8 +65,9 @@ std::size_t utf8_cut(std::string_view text, std::size_t limit);
 /// Writes a record for (action, address or none, message) and returns its bytes, a part of `out`.
 /// The message is cut at max_message. Empty: the action or the address cannot be sent (EINVAL).
 /// An IPv4 or IPv6 address whose length is shorter than its family's struct is refused.
-std::span<std::byte> encode(std::span<std::byte, max_record> out, int action, const sockaddr* remote,
-                            socklen_t remote_length, std::string_view message);
+std::span<std::byte> encode(std::span<std::byte, max_record> out, int action,
+                            const sockaddr* remote, socklen_t remote_length,
+                            std::string_view message);
 
 /// Reads one record; `out` is untouched unless Fault::none is returned.
 Fault decode(std::span<const std::byte> bytes, Record& out);

@@ -1,0 +1,2 @@
+/* The name under which NetBSD and FreeBSD install this interface. */
+#include <egress-blocklist.h>

@@ -1,0 +1,128 @@
+/*
+ * egress.h - tell egressd how a remote peer behaved.
+ *
+ * A server calls one function when a log-in failed, one when it succeeded. egressd
+ * counts, and has the firewall shut out who fails too often. This header is the manual;
+ * egress(3) says the same with examples.
+ *
+ *     if (!password_ok)
+ *         (void)egress_report(EGRESS_AUTH_FAIL, client_fd, "wrong password");
+ *
+ * RESULT. Every report returns 0 when the kernel has queued it for the daemon, or -1 with
+ * errno when nobody will see it; nothing is dropped silently. 0 does not say that the
+ * daemon has read it: one that is killed takes with it what it had accepted but not read.
+ * errno is left alone on success. A server should go on in either case: it must run as
+ * well without egressd.
+ *
+ *   ENOENT, ECONNREFUSED  no daemon is running (a server may ignore these)
+ *   EAGAIN                the daemon's queue is full; a later try may succeed
+ *   EBADF                 fd is neither -1 nor an open descriptor
+ *   EINVAL                no such action, or an address that is not AF_INET or AF_INET6 or
+ *                         whose salen is too short for its family
+ *   EACCES                the socket's permissions or a security module forbid it
+ *   EMFILE, ENFILE        no descriptor left for the connection
+ *   ETOOMANYREFS          this user has too many descriptors in flight, unread
+ *   ENOBUFS, ENOMEM       the kernel has no memory
+ *   ENAMETOOLONG          EGRESS_SOCKET does not fit into a socket address
+ *   EPIPE, ECONNRESET     the daemon went away twice during one report
+ *
+ * WHAT IT COSTS. A report never waits: each system call in it is non-blocking. It raises
+ * no signal (no SIGPIPE either), writes no log, allocates no memory and keeps no
+ * descriptor. Without a daemon it is one failed system call, connect(2).
+ *
+ * SIGNAL HANDLERS. The report functions may be called in signal handlers, also while the
+ * interrupted code is inside a report, also on the same handle. The forms without a handle
+ * read the environment: do not use them in a handler that can interrupt setenv(3) or
+ * putenv(3); the forms with a handle do not. egress_open and egress_close call malloc(3)
+ * and free(3) and are not for signal handlers.
+ *
+ * THREADS. Any number of threads may report at once, on one handle too. egress_close must
+ * be the last use of its handle, as with free(3). Reports are no cancellation points.
+ *
+ * FORK. A handle may be used after fork(2) in parent and child alike; each report carries
+ * the credentials of the process that sent it. Each of them closes its own copy. The
+ * connection is closed by execve(2).
+ *
+ * CHROOT AND PRIVILEGES. A handle opened before chroot(2), or before giving up privileges,
+ * goes on working. Its path is looked up again only when the daemon was restarted, and then
+ * inside the new root: "egressd -P" makes further sockets at such places.
+ *
+ * CLOSED BEHIND OUR BACK. Should a program close all its descriptors, the handle's too, the
+ * handle notices: it never writes to, and never closes, what has taken that number since;
+ * it connects anew. (A thread that closes descriptors in the middle of another thread's
+ * report is beyond that.)
+ *
+ * ENVIRONMENT. EGRESS_SOCKET names another socket instead of /run/egress/report.sock. It is
+ * read at each report without a handle and once by egress_open; it is ignored when empty
+ * and in programs that run set-uid, set-gid or with file capabilities.
+ */
+#ifndef EGRESS_H
+#define EGRESS_H
+
+#include <sys/types.h>
+
+#include <sys/socket.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What the remote peer did. */
+#define EGRESS_AUTH_OK 0   /* logged in: its count is cleared, its block lifted */
+#define EGRESS_AUTH_FAIL 1 /* failed to log in: counts one */
+#define EGRESS_ABUSIVE 2   /* nothing an honest peer would do: block at once */
+#define EGRESS_BAD_USER 3  /* tried an account that does not exist: counts one */
+
+/*
+ * Or-ed to the action: the server vouches that the source address of an unconnected
+ * datagram is not forged (a valid DNS cookie, a completed handshake). Without it, such a
+ * report is recorded but blocks nobody, unless the rules say otherwise.
+ */
+#define EGRESS_VERIFIED 0x100
+
+/* A connection to the daemon. Made by egress_open, released by egress_close. */
+struct egress;
+
+/*
+ * Report what the peer of fd did.
+ *
+ * fd is the socket on which the peer is connected (or, for datagrams, the one on which it
+ * was received). It is the proof: the daemon reads the addresses from it. It stays the
+ * caller's and is not changed. -1: there is none; the daemon takes that from root, and from
+ * users whom its rules trust, together with an address (see egress_report_sa).
+ *
+ * msg is text for people and logs, or NULL; 1,024 bytes of it are sent, cut at a UTF-8
+ * character. It may hold text from the peer as it came: the daemon escapes it.
+ */
+int egress_report(int action, int fd, const char *msg);
+
+/*
+ * The same with the peer's address (AF_INET or AF_INET6; salen in bytes), for unconnected
+ * datagram sockets and for fd -1. On a connected socket the kernel's word counts, not sa.
+ * sa NULL with salen 0 is egress_report.
+ */
+int egress_report_sa(int action, int fd, const struct sockaddr *sa, socklen_t salen,
+                     const char *msg);
+
+/*
+ * One connection for many reports: four times as fast as a connection each, and
+ * independent of a later chroot(2). Returns a handle that the caller owns, or NULL with
+ * errno ENOMEM or ENAMETOOLONG. It is no error that the daemon does not run: the
+ * handle then connects at its first report that finds one. A handle survives a restart of
+ * the daemon: the report that finds the connection broken connects again and is sent.
+ */
+struct egress *egress_open(void);
+
+/* egress_report and egress_report_sa over a handle, which must not be NULL (EINVAL). */
+int egress_report_r(struct egress *handle, int action, int fd, const char *msg);
+int egress_report_sa_r(struct egress *handle, int action, int fd, const struct sockaddr *sa,
+                       socklen_t salen, const char *msg);
+
+/* Close the connection and free the handle; NULL does nothing. errno is left alone. */
+void egress_close(struct egress *handle);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EGRESS_H */

@@ -1,0 +1,165 @@
+// pam_egress.so: reports log-ins of any PAM service, so that it need not be rebuilt.
+//
+// In the auth stack it stands where only failures come by, and reports them; in the account or
+// session stack it reports success. It always answers PAM_IGNORE: it observes and never decides.
+// The library's objects are linked in, for a module is loaded into set-uid programs and chroots,
+// where finding another library at run time is one more thing that can fail.
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include <pwd.h>
+#include <sys/auxv.h>
+#include <syslog.h>
+
+#include <security/pam_ext.h>
+#include <security/pam_modules.h>
+
+#include "lib/api.h"
+#include "lib/pam/service_socket.h"
+#include "lib/report.h"
+
+namespace egress {
+namespace {
+
+struct Options {
+    bool debug = false;
+    const char* socket = nullptr; ///< null: the library's default
+};
+
+Options read_options(pam_handle_t* pamh, int argc, const char** argv) {
+    constexpr char socket_is[] = "socket=";
+    Options options;
+    for (int i = 0; i < argc; ++i) {
+        if (std::strcmp(argv[i], "debug") == 0) {
+            options.debug = true;
+        } else if (std::strncmp(argv[i], socket_is, sizeof socket_is - 1) == 0) {
+            options.socket = argv[i] + sizeof socket_is - 1;
+        } else {
+            pam_syslog(pamh, LOG_ERR, "unknown argument \"%s\" (known: debug, socket=PATH)",
+                       argv[i]);
+        }
+    }
+    return options;
+}
+
+/// An item as text; "" where the service has not set it. Never asks the user.
+const char* text_item(pam_handle_t* pamh, int item) {
+    const void* value = nullptr;
+    if (pam_get_item(pamh, item, &value) != PAM_SUCCESS || value == nullptr) {
+        return "";
+    }
+    return static_cast<const char*>(value);
+}
+
+/// Text from outside for the log: printable ASCII stays, the rest becomes \xNN. Cut to fit.
+void escape(const char* text, char* out, std::size_t size) {
+    constexpr std::size_t longest = 5; // \xNN and the terminator
+    std::size_t used = 0;
+    for (; *text != '\0' && used + longest <= size; ++text) {
+        const auto byte = static_cast<unsigned char>(*text);
+        if (byte >= 0x20 && byte < 0x7f && byte != '\\') {
+            out[used++] = *text;
+        } else {
+            used += static_cast<std::size_t>(std::snprintf(out + used, longest, "\\x%02x", byte));
+        }
+    }
+    out[used] = '\0';
+}
+
+/// True only where the user database says that there is no such account; where it cannot say, or
+/// the entry is merely too long for the buffer, there may be one.
+bool is_unknown_user(const char* user) {
+    passwd entry;
+    passwd* found = nullptr;
+    char buffer[4096];
+    return ::getpwnam_r(user, &entry, buffer, sizeof buffer, &found) == 0 && found == nullptr;
+}
+
+/// The service's socket or, without one, the address alone. False: not known who logs in.
+bool find_remote(const char* rhost, Report& report, sockaddr_storage& address) {
+    const socklen_t length = parse_numeric(rhost, address);
+    if (length > 0) {
+        report.fd = find_socket_of(address);
+        if (report.fd < 0) {
+            report.remote = reinterpret_cast<const sockaddr*>(&address);
+            report.remote_length = length;
+        }
+        return true;
+    }
+    // Who starts a set-uid program chooses its descriptors: those prove nothing about a client.
+    report.fd = getauxval(AT_SECURE) != 0 ? -1 : find_only_socket();
+    return report.fd >= 0;
+}
+
+void log_debug(pam_handle_t* pamh, const Report& report, const char* rhost, int error) {
+    char from[256];
+    char what[512];
+    escape(rhost, from, sizeof from);
+    escape(report.message, what, sizeof what);
+    if (error == 0) {
+        pam_syslog(pamh, LOG_DEBUG, "reported action %d, fd %d, rhost \"%s\": %s", report.action,
+                   report.fd, from, what);
+    } else {
+        pam_syslog(pamh, LOG_DEBUG, "not reported: action %d, fd %d, rhost \"%s\": %s: %s",
+                   report.action, report.fd, from, what, std::strerror(error));
+    }
+}
+
+void report_login(pam_handle_t* pamh, int action, const Options& options) {
+    Quiet quiet;
+    const char* rhost = text_item(pamh, PAM_RHOST);
+    const char* user = text_item(pamh, PAM_USER);
+    char message[wire::max_message + 1];
+    std::snprintf(message, sizeof message, "%.64s: user %.*s", text_item(pamh, PAM_SERVICE),
+                  static_cast<int>(wire::utf8_cut(user, 256)), user);
+    Report report{action};
+    report.message = message;
+    sockaddr_storage address;
+    const bool known = find_remote(rhost, report, address);
+    const int error = known ? send_report(options.socket, report) : ENOTSOCK;
+    if (options.debug) {
+        log_debug(pamh, report, rhost, error);
+    }
+}
+
+/// Success comes by twice where the module stands in both stacks; once is enough.
+int report_success(pam_handle_t* pamh, int argc, const char** argv) {
+    constexpr char mark[] = "egress-success";
+    const void* seen = nullptr;
+    const Options options = read_options(pamh, argc, argv);
+    if (pam_get_data(pamh, mark, &seen) != PAM_SUCCESS) {
+        report_login(pamh, EGRESS_AUTH_OK, options);
+        (void)pam_set_data(pamh, mark, pamh, nullptr);
+    }
+    return PAM_IGNORE;
+}
+
+} // namespace
+} // namespace egress
+
+#define EGRESS_PAM_ENTRY extern "C" __attribute__((visibility("default"))) int
+
+EGRESS_PAM_ENTRY pam_sm_authenticate(pam_handle_t* pamh, int, int argc, const char** argv) {
+    const egress::Options options = egress::read_options(pamh, argc, argv);
+    const char* user = egress::text_item(pamh, PAM_USER);
+    const bool unknown = *user != '\0' && egress::is_unknown_user(user);
+    egress::report_login(pamh, unknown ? EGRESS_BAD_USER : EGRESS_AUTH_FAIL, options);
+    return PAM_IGNORE;
+}
+
+EGRESS_PAM_ENTRY pam_sm_setcred(pam_handle_t*, int, int, const char**) {
+    return PAM_IGNORE;
+}
+
+EGRESS_PAM_ENTRY pam_sm_acct_mgmt(pam_handle_t* pamh, int, int argc, const char** argv) {
+    return egress::report_success(pamh, argc, argv);
+}
+
+EGRESS_PAM_ENTRY pam_sm_open_session(pam_handle_t* pamh, int, int argc, const char** argv) {
+    return egress::report_success(pamh, argc, argv);
+}
+
+EGRESS_PAM_ENTRY pam_sm_close_session(pam_handle_t*, int, int, const char**) {
+    return PAM_IGNORE;
+}
