@@ -1,0 +1,134 @@
+// check: the rules as the daemon would read them, without a daemon.
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "ctl/commands/commands.h"
+#include "ctl/out.h"
+#include "daemon/policy/parser.h"
+#include "daemon/policy/print.h"
+#include "egress-paths.h"
+
+namespace egress::ctl {
+
+namespace {
+
+struct CloseFile {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+};
+
+constexpr std::size_t largest = 64u << 20u; ///< bytes of rules; far more than anyone writes
+
+Outcome<std::string> read_stream(std::FILE* file, std::string_view name) {
+    std::string text;
+    char buffer[65536];
+    while (const auto got = std::fread(buffer, 1, sizeof buffer, file)) {
+        text.append(buffer, got);
+        if (text.size() > largest) {
+            return fail(Exit::unreachable,
+                        fmt::format("{} is longer than {} bytes", printable(name), largest));
+        }
+    }
+    if (std::ferror(file) != 0) {
+        return fail(Exit::unreachable,
+                    fmt::format("cannot read {}: {}", printable(name), std::strerror(errno)));
+    }
+    return text;
+}
+
+Outcome<std::string> read_file(const Context& context, const std::string& path) {
+    if (path == "-") {
+        return read_stream(context.in, "standard input");
+    }
+    const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "re"));
+    if (!file) {
+        return fail(Exit::unreachable,
+                    fmt::format("cannot read {}: {}", printable(path), std::strerror(errno)));
+    }
+    return read_stream(file.get(), path);
+}
+
+Outcome<policy::Parsed> parse(const Context& context, const Arguments& arguments) {
+    if (arguments.operands.empty()) {
+        // What the daemon does at start: an unreadable file is one of the errors in the list.
+        return policy::parse_files(EGRESS_CONF, EGRESS_CONF_DIR);
+    }
+    const auto& path = arguments.operands[0];
+    const auto text = read_file(context, path);
+    if (!text) {
+        return std::unexpected(text.error());
+    }
+    auto parsed = policy::parse_text(*text, path == "-" ? "stdin" : path);
+    if (parsed.ok()) {
+        for (auto& warning : policy::check(parsed.policy)) {
+            parsed.diagnostics.push_back(std::move(warning));
+        }
+    }
+    return parsed;
+}
+
+bool is_error(const policy::Diagnostic& diagnostic) {
+    return diagnostic.severity == policy::Diagnostic::Severity::error;
+}
+
+Json diagnostic_json(const policy::Diagnostic& diagnostic) {
+    Json json;
+    json["severity"] = is_error(diagnostic) ? "error" : "warning";
+    json["file"] = diagnostic.place.file;
+    json["line"] = diagnostic.place.line;
+    if (diagnostic.place.column != 0) {
+        json["column"] = diagnostic.place.column;
+    }
+    json["text"] = diagnostic.text;
+    if (!diagnostic.hint.empty()) {
+        json["hint"] = diagnostic.hint;
+    }
+    return json;
+}
+
+void tell_json(const Context& context, const policy::Parsed& parsed, bool with_text) {
+    Json json;
+    json["ok"] = parsed.ok();
+    json["diagnostics"] = Json::array();
+    for (const auto& diagnostic : parsed.diagnostics) {
+        json["diagnostics"].push_back(diagnostic_json(diagnostic));
+    }
+    if (with_text && parsed.ok()) {
+        json["text"] = policy::print(parsed.policy);
+    }
+    print(context.out, "{}\n", to_text(json));
+}
+
+void tell_text(const Context& context, const policy::Parsed& parsed, bool with_text) {
+    for (const auto& diagnostic : parsed.diagnostics) {
+        print(context.err, "{}\n", printable(diagnostic.message()));
+    }
+    if (!parsed.ok()) {
+        return;
+    }
+    if (with_text) {
+        print(context.out, "{}", printable_lines(policy::print(parsed.policy)));
+        return;
+    }
+    print(context.out, "ok: {} local, {} remote, {} trusted, {} egress lines\n",
+          parsed.policy.local.size(), parsed.policy.remote.size(), parsed.policy.trusted.size(),
+          parsed.policy.egress.size());
+}
+
+} // namespace
+
+Exit run_check(const Context& context, const Arguments& arguments) {
+    const auto parsed = parse(context, arguments);
+    if (!parsed) {
+        return complain(context, parsed.error());
+    }
+    const bool with_text = arguments.has("print");
+    if (context.json) {
+        tell_json(context, *parsed, with_text);
+    } else {
+        tell_text(context, *parsed, with_text);
+    }
+    return parsed->ok() ? Exit::ok : Exit::no;
+}
+
+} // namespace egress::ctl

@@ -1,0 +1,20 @@
+// Handlers of the table's commands. Each writes its own output and complaints.
+#pragma once
+
+#include "ctl/table.h"
+
+namespace egress::ctl {
+
+Exit run_block(const Context& context, const Arguments& arguments);
+Exit run_check(const Context& context, const Arguments& arguments);
+Exit run_completion(const Context& context, const Arguments& arguments);
+Exit run_dump(const Context& context, const Arguments& arguments);
+Exit run_help(const Context& context, const Arguments& arguments);
+Exit run_metrics(const Context& context, const Arguments& arguments);
+Exit run_reload(const Context& context, const Arguments& arguments);
+Exit run_rules(const Context& context, const Arguments& arguments);
+Exit run_status(const Context& context, const Arguments& arguments);
+Exit run_unblock(const Context& context, const Arguments& arguments);
+Exit run_version(const Context& context, const Arguments& arguments);
+
+} // namespace egress::ctl

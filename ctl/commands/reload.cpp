@@ -1,0 +1,66 @@
+// reload and rules: what the daemon reads, and what it made of it.
+#include "ctl/commands/commands.h"
+#include "ctl/http.h"
+#include "ctl/out.h"
+
+namespace egress::ctl {
+
+namespace {
+
+void tell_each(const Context& context, const Json* list, std::string_view what) {
+    if (list == nullptr || !list->is_array()) {
+        return;
+    }
+    for (const auto& item : *list) {
+        if (item.is_string()) {
+            print(context.err, "{}{}\n", what, printable(item.get_ref<const std::string&>()));
+        }
+    }
+}
+
+} // namespace
+
+Exit run_reload(const Context& context, const Arguments&) {
+    const auto reply = exchange(context, {"POST", "/v1/reload"});
+    if (!reply) {
+        return complain(context, reply.error());
+    }
+    const auto body = parse_json(reply->body);
+    const bool good = reply->status >= 200 && reply->status <= 299;
+    if (context.json && body && (good || reply->status == 422)) {
+        print(context.out, "{}\n", to_text(*body));
+    }
+    if (!good) {
+        if (body && !context.json) {
+            tell_each(context, member(*body, "errors"), "");
+        }
+        auto failure = refusal(*reply);
+        failure.text += reply->status == 422 ? "; the rules in force are unchanged" : "";
+        return complain(context, failure);
+    }
+    if (!body) {
+        return complain(context, {Exit::unreachable, "egressd's answer is not JSON"});
+    }
+    if (!context.json) {
+        tell_each(context, member(*body, "warnings"), "warning: ");
+        print(context.out, "rules reloaded\n");
+    }
+    return Exit::ok;
+}
+
+Exit run_rules(const Context& context, const Arguments&) {
+    const auto rules = call(context, {"GET", "/v1/rules"});
+    if (!rules) {
+        return complain(context, rules.error());
+    }
+    const auto* const text = member(*rules, "text");
+    if (text == nullptr || !text->is_string()) {
+        return complain(context, {Exit::unreachable, "egressd's answer holds no rules"});
+    }
+    print(context.out, "{}",
+          context.json ? to_text(*rules) + "\n"
+                       : printable_lines(text->get_ref<const std::string&>()));
+    return Exit::ok;
+}
+
+} // namespace egress::ctl

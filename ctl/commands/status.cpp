@@ -1,0 +1,176 @@
+// status: what an operator needs first stands first, troubles above all.
+#include "ctl/commands/commands.h"
+#include "ctl/http.h"
+#include "ctl/out.h"
+#include "daemon/policy/print.h"
+
+namespace egress::ctl {
+
+namespace {
+
+constexpr int column = 14; ///< width of the first column
+
+/// Writes "label  text" lines, leaving out what is not known.
+class Page {
+  public:
+    explicit Page(std::FILE* to) : to_(to) {}
+    void line(std::string_view label, const std::string& text) const {
+        if (!text.empty()) {
+            print(to_, "{:<{}}{}\n", label, column, text);
+        }
+    }
+
+  private:
+    std::FILE* to_;
+};
+
+const Json& part(const Json& object, const char* key) {
+    static const Json nothing = Json::object();
+    const auto* const found = member(object, key);
+    return found != nullptr ? *found : nothing;
+}
+
+/// "12 taken, 3 matched" in the order of the reply; the numbers of `object` with their names.
+std::string tally(const Json& object) {
+    std::string text;
+    if (!object.is_object()) {
+        return text;
+    }
+    for (const auto& [key, value] : object.items()) {
+        if (value.is_number_integer()) {
+            text += fmt::format("{}{} {}", text.empty() ? "" : ", ", value.get<std::int64_t>(),
+                                printable(key));
+        }
+    }
+    return text;
+}
+
+/// "N what" pieces for the keys that the object has.
+std::string counts(const Json& object,
+                   std::initializer_list<std::pair<const char*, const char*>> wanted) {
+    std::string text;
+    for (const auto& [key, word] : wanted) {
+        if (const auto number = number_at(object, key)) {
+            text += fmt::format("{}{} {}", text.empty() ? "" : ", ", *number, word);
+        }
+    }
+    return text;
+}
+
+std::string first_line(const Json& status) {
+    auto text = "egressd " + text_at(status, "version");
+    if (const auto pid = number_at(status, "pid")) {
+        text += fmt::format(", pid {}", *pid);
+    }
+    if (const auto uptime = number_at(status, "uptime"); uptime && *uptime >= 0) {
+        text += ", up " + policy::print_duration(*uptime);
+    }
+    return text + (true_at(status, "monitor") ? ", MONITOR: blocks nothing" : ", enforcing");
+}
+
+/// What is wrong now, each with the part that it hurts.
+void tell_troubles(const Page& page, const Json& status) {
+    const auto waiting = number_at(status, "not_in_force").value_or(0);
+    if (waiting > 0) {
+        page.line("NOT IN FORCE", fmt::format("{} blocks are wanted that the firewall has not "
+                                              "confirmed",
+                                              waiting));
+    }
+    for (const auto* const name : {"helper", "store", "rules"}) {
+        const auto error = text_at(part(status, name), "last_error");
+        if (!error.empty()) {
+            page.line("LAST ERROR", fmt::format("{}: {}", name, error));
+        }
+    }
+}
+
+void tell_users(const Page& page, const Json& users) {
+    if (!users.is_array()) {
+        return;
+    }
+    for (const auto& user : users) {
+        const auto uid = number_at(user, "uid");
+        page.line("user", fmt::format("uid {}: {}", uid ? fmt::format("{}", *uid) : "unknown",
+                                      counts(user, {{"connections", "connections"},
+                                                    {"paused", "times paused"}})));
+    }
+}
+
+std::string with_path(const Json& object, const std::string& rest) {
+    const auto path = text_at(object, "path");
+    return path.empty() ? rest : rest.empty() ? path : fmt::format("{}, {}", path, rest);
+}
+
+void tell_helper(const Page& page, const Json& helper) {
+    auto text = text_at(helper, "state");
+    const auto implementation = text_at(helper, "implementation");
+    text += implementation.empty() ? "" : fmt::format(" ({})", implementation);
+    const auto more = counts(helper, {{"pending", "pending"}, {"errors", "errors"}});
+    text += !text.empty() && !more.empty() ? ", " + more : more;
+    page.line("helper", with_path(helper, text));
+}
+
+void tell_rules(const Page& page, const Json& rules) {
+    auto text = counts(
+        rules,
+        {{"local", "local"}, {"remote", "remote"}, {"trusted", "trusted"}, {"egress", "egress"}});
+    const auto loaded = text_at(rules, "loaded");
+    text += loaded.empty() ? "" : fmt::format("{}loaded {}", text.empty() ? "" : ", ", loaded);
+    page.line("rules", text);
+    const auto* const files = member(rules, "files");
+    if (files == nullptr || !files->is_array()) {
+        return;
+    }
+    for (const auto& file : *files) {
+        if (file.is_string()) {
+            page.line("  file", printable(file.get_ref<const std::string&>()));
+        }
+    }
+}
+
+void tell_refused(const Page& page, const Json& refused) {
+    if (!refused.is_object()) {
+        return;
+    }
+    for (const auto& [kind, number] : refused.items()) {
+        if (number.is_number_integer()) {
+            page.line("refused", fmt::format("{} {}", number.get<std::int64_t>(), printable(kind)));
+        }
+    }
+}
+
+} // namespace
+
+Exit run_status(const Context& context, const Arguments&) {
+    const auto status = call(context, {"GET", "/v1/status"});
+    if (!status) {
+        return complain(context, status.error());
+    }
+    if (context.json) {
+        print(context.out, "{}\n", to_text(*status));
+        return Exit::ok;
+    }
+    if (!status->is_object()) {
+        return complain(context, {Exit::unreachable, "egressd's answer is no status"});
+    }
+    const Page page(context.out);
+    print(context.out, "{}\n", first_line(*status));
+    tell_troubles(page, *status);
+    page.line("rows", counts(*status, {{"rows", "rows"},
+                                       {"counting", "counting"},
+                                       {"blocked", "blocked"},
+                                       {"releasing", "releasing"},
+                                       {"not_in_force", "not in force"},
+                                       {"evicted", "evicted"}}));
+    tell_helper(page, part(*status, "helper"));
+    const auto& store = part(*status, "store");
+    page.line("store",
+              with_path(store, counts(store, {{"pending", "pending"}, {"commits", "commits"}})));
+    tell_rules(page, part(*status, "rules"));
+    page.line("reports", tally(part(*status, "reports")));
+    tell_refused(page, part(*status, "refused"));
+    tell_users(page, part(*status, "users"));
+    return Exit::ok;
+}
+
+} // namespace egress::ctl

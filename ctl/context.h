@@ -1,0 +1,48 @@
+// What every command works with: where to write, whom to ask, and how it ends.
+//
+// Streams, clock and settings are given by the owner (main, or a test); commands own nothing.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <expected>
+#include <string>
+
+namespace egress {
+class Clock;
+}
+
+namespace egress::ctl {
+
+/// Exit status of egressctl; documented in egressctl(8), scripts rely on it.
+enum class Exit : int {
+    ok = 0,
+    no = 1,          ///< the answer is no: nothing found, errors found, refused by the daemon
+    usage = 2,       ///< the command line is wrong
+    unreachable = 3, ///< the daemon, the database or a file cannot be reached or read
+};
+
+/// Why a command ends early. The text is one line, printable, and says what to do.
+struct Failure {
+    Exit status = Exit::unreachable;
+    std::string text;
+};
+
+template <typename T>
+using Outcome = std::expected<T, Failure>;
+
+inline std::unexpected<Failure> fail(Exit status, std::string text) {
+    return std::unexpected(Failure{status, std::move(text)});
+}
+
+struct Context {
+    std::FILE* out = stdout;
+    std::FILE* err = stderr;
+    std::FILE* in = stdin;
+    const Clock* clock = nullptr; ///< never null while a command runs
+    std::string socket;           ///< of the daemon's control API
+    long timeout_ms = 30'000;     ///< for one whole exchange with the daemon
+    bool json = false;            ///< --json
+};
+
+} // namespace egress::ctl

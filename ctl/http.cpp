@@ -1,0 +1,193 @@
+#include "ctl/http.h"
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include <curl/curl.h>
+#include <sys/un.h>
+
+namespace egress::ctl {
+
+namespace {
+
+struct CurlCloser {
+    void operator()(CURL* handle) const { curl_easy_cleanup(handle); }
+    void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+};
+using Handle = std::unique_ptr<CURL, CurlCloser>;
+using Headers = std::unique_ptr<curl_slist, CurlCloser>;
+
+struct Sink {
+    std::string body;
+    std::size_t limit;
+    bool overflowed = false;
+};
+
+std::size_t take(char* data, std::size_t size, std::size_t count, void* to) {
+    auto& sink = *static_cast<Sink*>(to);
+    const std::size_t bytes = size * count;
+    if (bytes > sink.limit - sink.body.size()) {
+        sink.overflowed = true;
+        return 0; // ends the transfer
+    }
+    sink.body.append(data, bytes);
+    return bytes;
+}
+
+Failure unreachable(const Context& context, std::string_view why) {
+    return {Exit::unreachable,
+            fmt::format("cannot reach egressd at {}: {}", printable(context.socket), why)};
+}
+
+/// The system's reason why connect() failed, with the next step for whoever reads it at night.
+Failure connect_failure(const Context& context, int code) {
+    const char* const reason = std::strerror(code);
+    switch (code) {
+    case ENOENT:
+    case ECONNREFUSED:
+        return unreachable(context,
+                           fmt::format("{}; is it running? (systemctl status egressd)", reason));
+    case EACCES:
+    case EPERM:
+        return unreachable(context,
+                           fmt::format("{}; you must be root or in the group egress", reason));
+    case EAGAIN:
+        return unreachable(context, "its queue of connections is full; try again in a moment");
+    default:
+        return unreachable(context, reason);
+    }
+}
+
+Failure transfer_failure(const Context& context, CURL* handle, CURLcode code, const Sink& sink) {
+    long os_error = 0;
+    curl_easy_getinfo(handle, CURLINFO_OS_ERRNO, &os_error);
+    const auto at = printable(context.socket);
+    switch (code) {
+    case CURLE_COULDNT_CONNECT:
+        return os_error != 0 ? connect_failure(context, static_cast<int>(os_error))
+                             : unreachable(context, "no connection");
+    case CURLE_OPERATION_TIMEDOUT:
+        return unreachable(context,
+                           fmt::format("no complete answer within {:g} seconds; it may be stuck "
+                                       "(systemctl status egressd)",
+                                       static_cast<double>(context.timeout_ms) / 1000));
+    case CURLE_GOT_NOTHING:
+    case CURLE_PARTIAL_FILE:
+    case CURLE_RECV_ERROR:
+    case CURLE_SEND_ERROR:
+        return {Exit::unreachable,
+                fmt::format("egressd at {} hung up before its answer was complete; see its log "
+                            "(journalctl -u egressd)",
+                            at)};
+    default:
+        break;
+    }
+    if (sink.overflowed || code == CURLE_FILESIZE_EXCEEDED) {
+        return {Exit::unreachable,
+                fmt::format("the answer from {} is longer than {} bytes; is it egressd that "
+                            "listens there?",
+                            at, sink.limit)};
+    }
+    return {Exit::unreachable, fmt::format("what answers at {} is not egressd's control API ({})",
+                                           at, printable(curl_easy_strerror(code)))};
+}
+
+void prepare(CURL* handle, const Context& context, const Request& request, Sink& sink) {
+    curl_easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, context.socket.c_str());
+    curl_easy_setopt(handle, CURLOPT_URL, ("http://egressd" + request.path).c_str());
+    curl_easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+    curl_easy_setopt(handle, CURLOPT_PROTOCOLS_STR, "http");
+    curl_easy_setopt(handle, CURLOPT_PROXY, ""); // whatever http_proxy says, we stay on the host
+    curl_easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(handle, CURLOPT_TIMEOUT_MS, context.timeout_ms);
+    curl_easy_setopt(handle, CURLOPT_CONNECTTIMEOUT_MS, context.timeout_ms);
+    curl_easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, static_cast<curl_off_t>(request.limit));
+    curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take);
+    curl_easy_setopt(handle, CURLOPT_WRITEDATA, &sink);
+    if (!request.body.empty()) {
+        curl_easy_setopt(handle, CURLOPT_POSTFIELDSIZE_LARGE,
+                         static_cast<curl_off_t>(request.body.size()));
+        curl_easy_setopt(handle, CURLOPT_POSTFIELDS, request.body.c_str());
+    } else if (request.method == "POST") {
+        curl_easy_setopt(handle, CURLOPT_POSTFIELDSIZE, 0L);
+        curl_easy_setopt(handle, CURLOPT_POSTFIELDS, "");
+    }
+}
+
+Outcome<void> check_socket_path(const Context& context) {
+    constexpr auto room = sizeof(sockaddr_un::sun_path) - 1;
+    if (context.socket.empty()) {
+        return fail(Exit::usage, "the control socket's path is empty; give one with -S or "
+                                 "EGRESS_CONTROL, or unset both");
+    }
+    if (context.socket.size() > room) {
+        return fail(Exit::usage,
+                    fmt::format("the control socket's path is longer than {} bytes: {}", room,
+                                printable(context.socket)));
+    }
+    return {};
+}
+
+} // namespace
+
+Outcome<Reply> exchange(const Context& context, const Request& request) {
+    if (const auto checked = check_socket_path(context); !checked) {
+        return std::unexpected(checked.error());
+    }
+    static const auto initialised = curl_global_init(CURL_GLOBAL_NOTHING);
+    const Handle handle(initialised == CURLE_OK ? curl_easy_init() : nullptr);
+    // No "Expect: 100-continue": there is nothing to wait for on a local socket.
+    const Headers first(curl_slist_append(nullptr, "Expect:"));
+    if (!handle || !first) {
+        return fail(Exit::unreachable, "out of memory");
+    }
+    curl_slist_append(first.get(), "Content-Type: application/json");
+    curl_easy_setopt(handle.get(), CURLOPT_HTTPHEADER, first.get());
+    Sink sink{{}, request.limit};
+    prepare(handle.get(), context, request, sink);
+    const auto code = curl_easy_perform(handle.get());
+    if (code != CURLE_OK) {
+        return std::unexpected(transfer_failure(context, handle.get(), code, sink));
+    }
+    Reply reply{0, std::move(sink.body)};
+    curl_easy_getinfo(handle.get(), CURLINFO_RESPONSE_CODE, &reply.status);
+    return reply;
+}
+
+Failure refusal(const Reply& reply) {
+    const auto body = parse_json(reply.body);
+    auto text = body ? text_at(*body, "error") : std::string{};
+    if (reply.status == 401 || reply.status == 403) {
+        return {Exit::unreachable,
+                fmt::format("egressd refuses: {}; you must be root or in the group egress",
+                            text.empty() ? "permission denied" : text)};
+    }
+    if (text.empty()) {
+        text = fmt::format("HTTP status {} without a reason", reply.status);
+    }
+    if (reply.status >= 400 && reply.status < 500) {
+        return {Exit::no, "egressd refuses: " + text};
+    }
+    return {Exit::unreachable,
+            fmt::format("egressd cannot do it: {}; see its log (journalctl -u egressd)", text)};
+}
+
+Outcome<Json> call(const Context& context, const Request& request) {
+    const auto reply = exchange(context, request);
+    if (!reply) {
+        return std::unexpected(reply.error());
+    }
+    if (reply->status < 200 || reply->status > 299) {
+        return std::unexpected(refusal(*reply));
+    }
+    auto body = parse_json(reply->body);
+    if (!body) {
+        return fail(Exit::unreachable,
+                    fmt::format("the answer from {} is not JSON; is it egressd that listens there?",
+                                printable(context.socket)));
+    }
+    return std::move(*body);
+}
+
+} // namespace egress::ctl

@@ -1,0 +1,160 @@
+#include "ctl/out.h"
+
+#include <ctime>
+
+namespace egress::ctl {
+
+namespace {
+
+/// One UTF-8 sequence at the start of `text`: its code point and length; length 0 where it is not.
+struct Sequence {
+    char32_t code = 0;
+    std::size_t length = 0;
+};
+
+Sequence sequence_at(std::string_view text) {
+    const auto first = static_cast<unsigned char>(text[0]);
+    if (first < 0x80) {
+        return {first, 1};
+    }
+    const std::size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    if (first < 0xc2 || first > 0xf4 || text.size() < length) {
+        return {};
+    }
+    char32_t code = first & (0xffu >> (length + 1));
+    for (std::size_t i = 1; i < length; ++i) {
+        const auto byte = static_cast<unsigned char>(text[i]);
+        if ((byte & 0xc0) != 0x80) {
+            return {};
+        }
+        code = (code << 6) | (byte & 0x3fu);
+    }
+    constexpr char32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    const bool surrogate = code >= 0xd800 && code <= 0xdfff;
+    return code < smallest[length] || surrogate || code > 0x10ffff ? Sequence{}
+                                                                   : Sequence{code, length};
+}
+
+/// Characters that move, hide or reorder what stands next to them.
+bool is_harmful(char32_t code) {
+    return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x061c ||
+           (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
+           (code >= 0x2060 && code <= 0x206f) || code == 0xfeff ||
+           (code >= 0xfff0 && code <= 0xfffb) || (code >= 0xe0000 && code <= 0xe0fff);
+}
+
+template <typename Keep, typename Escape>
+void walk(std::string_view text, const Keep& keep, const Escape& escape) {
+    while (!text.empty()) {
+        const auto [code, length] = sequence_at(text);
+        const std::size_t taken = length == 0 ? 1 : length;
+        if (length == 0 || is_harmful(code)) {
+            escape(text.substr(0, taken), code);
+        } else {
+            keep(text.substr(0, taken));
+        }
+        text.remove_prefix(taken);
+    }
+}
+
+std::string escaped(std::string_view text, std::string_view spared) {
+    std::string result;
+    result.reserve(text.size());
+    const auto keep = [&](std::string_view part) { result += part; };
+    walk(text, keep, [&](std::string_view part, char32_t code) {
+        if (part.size() == 1 && spared.find(part[0]) != std::string_view::npos) {
+            result += part;
+        } else if (part.size() == 1) {
+            result += fmt::format("\\x{:02x}", static_cast<unsigned char>(part[0]));
+        } else {
+            result += fmt::format("\\u{{{:x}}}", static_cast<std::uint32_t>(code));
+        }
+    });
+    return result;
+}
+
+std::string formatted(const char* form, const std::tm& parts) {
+    char buffer[64];
+    return {buffer, std::strftime(buffer, sizeof buffer, form, &parts)};
+}
+
+} // namespace
+
+std::string printable(std::string_view text) {
+    return escaped(text, {});
+}
+
+std::string printable_lines(std::string_view text) {
+    return escaped(text, "\n\t");
+}
+
+bool is_printable(std::string_view text) {
+    bool clean = true;
+    const auto keep = [](std::string_view) {};
+    walk(text, keep, [&](std::string_view, char32_t) { clean = false; });
+    return clean;
+}
+
+std::string to_text(const Json& value, int indent) {
+    return value.dump(indent, ' ', true, Json::error_handler_t::replace);
+}
+
+std::optional<Json> parse_json(std::string_view text) {
+    // Printing recurses once per level, so the depth has to be bounded here.
+    constexpr int deepest = 32;
+    bool too_deep = false;
+    const auto watch = [&](int depth, Json::parse_event_t, Json&) {
+        too_deep = too_deep || depth > deepest;
+        return !too_deep;
+    };
+    auto value = Json::parse(text, watch, false);
+    if (value.is_discarded() || too_deep) {
+        return std::nullopt;
+    }
+    return value;
+}
+
+const Json* member(const Json& object, const char* key) {
+    if (!object.is_object()) {
+        return nullptr;
+    }
+    const auto found = object.find(key);
+    return found == object.end() ? nullptr : &*found;
+}
+
+std::optional<std::int64_t> number_at(const Json& object, const char* key) {
+    const auto* value = member(object, key);
+    return value != nullptr && value->is_number_integer()
+               ? std::optional(value->get<std::int64_t>())
+               : std::nullopt;
+}
+
+std::string text_at(const Json& object, const char* key) {
+    const auto* value = member(object, key);
+    return value != nullptr && value->is_string() ? printable(value->get_ref<const std::string&>())
+                                                  : std::string{};
+}
+
+bool true_at(const Json& object, const char* key) {
+    const auto* value = member(object, key);
+    return value != nullptr && value->is_boolean() && value->get<bool>();
+}
+
+std::string local_time(std::int64_t wall_seconds) {
+    const auto seconds = static_cast<std::time_t>(wall_seconds);
+    std::tm parts{};
+    return localtime_r(&seconds, &parts) == nullptr ? "-" : formatted("%Y/%m/%d %H:%M:%S", parts);
+}
+
+std::string iso_time(std::int64_t wall_seconds) {
+    const auto seconds = static_cast<std::time_t>(wall_seconds);
+    std::tm parts{};
+    return gmtime_r(&seconds, &parts) == nullptr ? "-" : formatted("%Y-%m-%dT%H:%M:%SZ", parts);
+}
+
+Exit complain(const Context& context, const Failure& failure) {
+    print(context.err, "egressctl: {}\n", failure.text);
+    return failure.status;
+}
+
+} // namespace egress::ctl

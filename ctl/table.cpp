@@ -1,0 +1,286 @@
+#include "ctl/table.h"
+
+#include <algorithm>
+
+#include "ctl/commands/commands.h"
+#include "ctl/out.h"
+
+namespace egress::ctl {
+
+namespace {
+
+constexpr Option globals[] = {
+    {'S', "socket", "path", "the daemon's control socket", Kind::file},
+    {'\0', "json", "", "write JSON"},
+    {'\0', "timeout", "seconds", "wait this long for the daemon (30)"},
+    {'h', "help", "", "show this help"},
+};
+
+constexpr Option dump_options[] = {
+    {'a', "", "", "all rows, blocked or not"},
+    {'b', "", "", "only blocked rows"},
+    {'d', "", "", "more columns: protocol, name, state, since, until, reason"},
+    {'n', "", "", "no header"},
+    {'r', "", "", "remaining time instead of last access"},
+    {'w', "", "", "wide enough for IPv6 addresses"},
+    {'D', "", "db", "directory of the database", Kind::directory},
+};
+
+constexpr Option check_options[] = {
+    {'\0', "print", "", "print the rules in canonical form"},
+};
+
+constexpr Option block_options[] = {
+    {'\0', "for", "time", "how long, as 90s, 10m, 1h30m, 7d; * (the default) for ever"},
+    {'\0', "name", "name", "rule name whose set takes the block"},
+    {'\0', "proto", "protocol", "tcp, udp or a number; without it every protocol"},
+    {'\0', "reason", "text", "why, up to 256 bytes, kept with the row"},
+};
+
+constexpr Option unblock_options[] = {
+    {'\0', "name", "name", "only rows of this rule name"},
+    {'\0', "proto", "protocol", "only rows of this protocol"},
+};
+
+constexpr std::span<const Option> none{};
+constexpr std::string_view target = "ADDR[/LEN][:PORT]";
+
+constexpr Command all_commands[] = {
+    {"dump", "", "list what the database remembers, with or without the daemon", dump_options,
+     run_dump},
+    {"status", "", "tell how the daemon, its helper and its database are", none, run_status},
+    {"reload", "", "read the rules files again, all or nothing", none, run_reload},
+    {"check", "[FILE]", "check rules without touching the daemon", check_options, run_check,
+     Kind::file},
+    {"block", target, "block an address by hand", block_options, run_block},
+    {"unblock", target, "lift the blocks of an address", unblock_options, run_unblock},
+    {"rules", "", "print the rules that are in force", none, run_rules},
+    {"metrics", "", "print the daemon's counters in Prometheus form", none, run_metrics},
+    {"version", "", "print the versions of egressctl and of the daemon", none, run_version},
+    {"help", "[COMMAND]", "show help for a command", none, run_help, Kind::command},
+    {"completion", "SHELL", "print the completion script for bash or zsh", none, run_completion,
+     Kind::shell, true},
+};
+
+std::size_t distance(std::string_view a, std::string_view b) {
+    std::vector<std::size_t> row(b.size() + 1);
+    for (std::size_t j = 0; j <= b.size(); ++j) {
+        row[j] = j;
+    }
+    for (std::size_t i = 1; i <= a.size(); ++i) {
+        std::size_t diagonal = std::exchange(row[0], i);
+        for (std::size_t j = 1; j <= b.size(); ++j) {
+            const auto replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+            diagonal = row[j];
+            row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+        }
+    }
+    return row.back();
+}
+
+/// "; did you mean X?" for the nearest of the known words, or "".
+std::string suggestion(std::string_view word, const std::vector<std::string>& known) {
+    const std::string* best = nullptr;
+    std::size_t least = 3;
+    for (const auto& candidate : known) {
+        const auto steps = word.size() > 32 ? least : distance(word, candidate);
+        if (steps < least && steps < candidate.size()) {
+            best = &candidate;
+            least = steps;
+        }
+    }
+    return best == nullptr ? std::string{} : fmt::format("; did you mean '{}'?", *best);
+}
+
+/// Reads words left to right; one object per command line.
+class Reader {
+  public:
+    explicit Reader(std::span<const std::string> words) : words_(words) {}
+
+    Outcome<Line> read() {
+        while (next_ < words_.size()) {
+            if (const auto taken = take(words_[next_++]); !taken) {
+                return std::unexpected(taken.error());
+            }
+        }
+        return finish();
+    }
+
+  private:
+    Outcome<void> take(const std::string& word) {
+        if (!only_operands_ && word == "--") {
+            only_operands_ = true;
+            return {};
+        }
+        if (!only_operands_ && word.starts_with("--")) {
+            return take_long(word);
+        }
+        if (!only_operands_ && word.size() > 1 && word[0] == '-') {
+            return take_letters(word);
+        }
+        return line_.command == nullptr ? take_command(word) : take_operand(word);
+    }
+
+    Outcome<void> take_command(const std::string& word) {
+        line_.command = find_command(word);
+        if (line_.command != nullptr) {
+            return {};
+        }
+        std::vector<std::string> names;
+        for (const auto& command : commands()) {
+            names.emplace_back(command.name);
+        }
+        const auto hint = suggestion(word, names);
+        return usage(fmt::format("unknown command '{}'{}", printable(word),
+                                 hint.empty() ? "; 'egressctl help' lists them" : hint));
+    }
+
+    Outcome<void> take_operand(const std::string& word) {
+        line_.arguments.operands.push_back(word);
+        if (line_.arguments.operands.size() > line_.command->max_operands()) {
+            return usage(fmt::format("'{}' is one word too many; usage: egressctl {}",
+                                     printable(word), line_.command->synopsis()));
+        }
+        return {};
+    }
+
+    Outcome<void> take_long(const std::string& word) {
+        const auto equals = word.find('=');
+        const auto name = word.substr(2, equals == std::string::npos ? equals : equals - 2);
+        const auto* option = find([&](const Option& o) { return !name.empty() && o.name == name; });
+        if (option == nullptr) {
+            return unknown(word.substr(0, equals));
+        }
+        if (equals == std::string::npos) {
+            return store(*option, std::nullopt);
+        }
+        if (option->argument.empty()) {
+            return usage(fmt::format("'--{}' takes no value", name));
+        }
+        return store(*option, word.substr(equals + 1));
+    }
+
+    Outcome<void> take_letters(const std::string& word) {
+        for (std::size_t i = 1; i < word.size(); ++i) {
+            const auto* option = find([&](const Option& o) { return o.letter == word[i]; });
+            if (option == nullptr) {
+                return unknown(std::string{'-', word[i]});
+            }
+            if (!option->argument.empty()) {
+                const bool attached = i + 1 < word.size();
+                return store(*option, attached ? std::optional(word.substr(i + 1)) : std::nullopt);
+            }
+            if (const auto stored = store(*option, std::nullopt); !stored) {
+                return stored;
+            }
+        }
+        return {};
+    }
+
+    template <typename Wanted>
+    const Option* find(const Wanted& wanted) const {
+        const auto own = line_.command != nullptr ? line_.command->options : none;
+        for (const auto options : {own, global_options()}) {
+            if (const auto found = std::ranges::find_if(options, wanted); found != options.end()) {
+                return &*found;
+            }
+        }
+        return nullptr;
+    }
+
+    Outcome<void> store(const Option& option, std::optional<std::string> value) {
+        if (option.argument.empty()) {
+            line_.arguments.values[option.key()] = "";
+            return {};
+        }
+        if (!value && next_ == words_.size()) {
+            return usage(fmt::format("'{}' needs a value: {}", option.text(), option.help));
+        }
+        line_.arguments.values[option.key()] = value ? *value : words_[next_++];
+        return {};
+    }
+
+    Outcome<void> unknown(std::string_view word) const {
+        std::vector<std::string> names;
+        const auto add = [&](const Option& option) {
+            if (!option.name.empty()) {
+                names.push_back("--" + std::string(option.name));
+            }
+        };
+        std::ranges::for_each(global_options(), add);
+        if (line_.command == nullptr) {
+            return usage(fmt::format("unknown option '{}' before the command{}", printable(word),
+                                     suggestion(word, names)));
+        }
+        std::ranges::for_each(line_.command->options, add);
+        const auto hint = suggestion(word, names);
+        return usage(fmt::format(
+            "'{}' has no option '{}'{}", line_.command->name, printable(word),
+            hint.empty() ? fmt::format("; usage: egressctl {}", line_.command->synopsis()) : hint));
+    }
+
+    Outcome<Line> finish() {
+        if (line_.arguments.has("help")) {
+            return std::move(line_);
+        }
+        if (line_.command == nullptr) {
+            return fail(Exit::usage, "no command given; 'egressctl help' lists them");
+        }
+        if (line_.arguments.operands.size() < line_.command->min_operands()) {
+            return fail(Exit::usage,
+                        fmt::format("'{}' needs {}; usage: egressctl {}", line_.command->name,
+                                    line_.command->operands, line_.command->synopsis()));
+        }
+        return std::move(line_);
+    }
+
+    static Outcome<void> usage(std::string text) { return fail(Exit::usage, std::move(text)); }
+
+    std::span<const std::string> words_;
+    std::size_t next_ = 0;
+    bool only_operands_ = false;
+    Line line_;
+};
+
+} // namespace
+
+std::span<const Command> commands() {
+    return all_commands;
+}
+
+std::span<const Option> global_options() {
+    return globals;
+}
+
+const Command* find_command(std::string_view name) {
+    const auto found = std::ranges::find(all_commands, name, &Command::name);
+    return found == std::end(all_commands) ? nullptr : found;
+}
+
+std::string Option::text() const {
+    return name.empty() ? fmt::format("-{}", letter) : fmt::format("--{}", name);
+}
+
+std::string Command::synopsis() const {
+    std::string letters;
+    std::string others;
+    for (const auto& option : options) {
+        if (option.argument.empty() && option.name.empty()) {
+            letters += option.letter;
+        } else if (option.argument.empty()) {
+            others += fmt::format(" [{}]", option.text());
+        } else {
+            others += fmt::format(" [{} {}]", option.text(), option.argument);
+        }
+    }
+    auto text = std::string(name);
+    text += letters.empty() ? "" : fmt::format(" [-{}]", letters);
+    text += others;
+    return operands.empty() ? text : fmt::format("{} {}", text, operands);
+}
+
+Outcome<Line> parse_line(std::span<const std::string> words) {
+    return Reader(words).read();
+}
+
+} // namespace egress::ctl
