@@ -25,9 +25,10 @@ struct Diagnostic {
 };
 
 struct Parsed {
-    Policy policy;                       ///< only meaningful where ok()
-    std::vector<Diagnostic> diagnostics; ///< in the order of the text; bounded (see max_diagnostics)
-    bool ok() const;                     ///< no error among them
+    Policy policy; ///< only meaningful where ok()
+    std::vector<Diagnostic>
+        diagnostics; ///< in the order of the text; bounded (see max_diagnostics)
+    bool ok() const; ///< no error among them
 };
 
 inline constexpr std::size_t max_diagnostics = 100;

@@ -1,0 +1,214 @@
+// Warnings for lines that read well and do nothing.
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include <fmt/format.h>
+#include <netinet/in.h>
+
+#include "daemon/policy/diagnostics.h"
+#include "daemon/policy/names.h"
+#include "daemon/policy/parser.h"
+
+namespace egress::policy {
+
+namespace {
+
+/// What a line matches, comparable: two lines with an equal one match the same reports.
+auto match_key(const auto& line) {
+    return std::tuple(line.location.prefix, line.location.interface, line.location.port, line.type,
+                      line.protocol.number, line.protocol.family, line.owner);
+}
+
+/// The part of it that [remote] shares with [local].
+struct Service {
+    std::optional<std::uint16_t> port;
+    std::optional<int> type;
+    std::optional<int> protocol;
+    int family = AF_UNSPEC;
+    std::optional<std::uint32_t> owner;
+    friend auto operator<=>(const Service&, const Service&) = default;
+};
+
+Service service_of(const Rule& rule) {
+    return {rule.location.port, rule.type, rule.protocol.number,
+            family_of(rule.location, rule.protocol), rule.owner};
+}
+
+bool meet(const auto& a, const auto& b) {
+    return !a || !b || *a == *b;
+}
+
+bool meet(const Service& a, const Service& b) {
+    return meet(a.port, b.port) && meet(a.type, b.type) && meet(a.protocol, b.protocol) &&
+           meet(a.owner, b.owner) &&
+           (a.family == AF_UNSPEC || b.family == AF_UNSPEC || a.family == b.family);
+}
+
+class Checker {
+  public:
+    std::vector<Diagnostic> take() { return out_.take(); }
+
+    void shadowed(const auto& lines) {
+        using Line = std::remove_cvref_t<decltype(lines[0])>;
+        std::map<decltype(match_key(std::declval<Line>())), const Line*> first;
+        for (const auto& line : lines) {
+            const auto [at, added] = first.try_emplace(match_key(line), &line);
+            if (!added) {
+                out_.warn(
+                    line.place, "the line never decides",
+                    fmt::format("{} matches the same and comes first", at->second->place.text()));
+            }
+        }
+    }
+
+    void impossible(const auto& line) {
+        const auto number = line.protocol.number;
+        if ((line.type == SOCK_STREAM && (number == IPPROTO_UDP || number == IPPROTO_UDPLITE)) ||
+            (line.type == SOCK_DGRAM && number == IPPROTO_TCP)) {
+            out_.warn(line.place, "the line never matches",
+                      fmt::format("no {} socket speaks {}",
+                                  line.type == SOCK_STREAM ? "stream" : "dgram",
+                                  number == IPPROTO_TCP ? "tcp" : "udp"));
+        }
+        const auto& prefix = line.location.prefix;
+        if (prefix && line.protocol.family != AF_UNSPEC &&
+            line.protocol.family != prefix->base.family()) {
+            out_.warn(line.place, "the line never matches",
+                      prefix->base.is_v4() ? "its address is IPv4 and its protocol for IPv6"
+                                           : "its address is IPv6 and its protocol for IPv4");
+        }
+        const auto& interface = line.location.interface;
+        if (!interface.empty() && !LocalNames::interface_exists(interface)) {
+            out_.warn(line.place, fmt::format("there is no interface {} now", quote(interface)),
+                      "the line matches nothing until there is one");
+        }
+    }
+
+    void idle_options(const Rule& rule) {
+        const auto& o = rule.options;
+        if (rule.nfail.kind == Setting<std::uint32_t>::Kind::unlimited &&
+            (o.escalate_percent || o.max || o.window || !o.grow.empty() || o.kill || o.reject)) {
+            out_.warn(rule.place, "the options do nothing", "with nfail '*' nothing is blocked");
+        }
+        if (rule.disable.kind == Setting<Seconds>::Kind::unlimited &&
+            (o.escalate_percent || o.max)) {
+            out_.warn(rule.place, "escalate and max do nothing",
+                      "with disable '*' every block is for ever");
+        }
+        if (rule.disable.kind == Setting<Seconds>::Kind::value && o.max &&
+            *o.max < rule.disable.value) {
+            out_.warn(rule.place, "max is shorter than disable", "give it the longer time");
+        }
+        if (o.spoofable && (rule.type == SOCK_STREAM || rule.protocol.number == IPPROTO_TCP)) {
+            out_.warn(rule.place, "spoofable does nothing", "only UDP sources can be forged");
+        }
+    }
+
+    /// max bounds what escalate does; in [remote] the other may come from [local].
+    void max_alone(const Rule& rule) {
+        if (rule.options.max && !rule.options.escalate_percent) {
+            out_.warn(rule.place, "max does nothing without escalate", "add escalate=2");
+        }
+    }
+
+    void grow(const Rule& rule) {
+        const int family = family_of(rule.location, rule.protocol);
+        for (const auto& grow : rule.options.grow) {
+            const bool v6 = grow.length > 32;
+            const auto& aggregate = v6 ? rule.name.aggregate.v6 : rule.name.aggregate.v4;
+            if (grow.length >= aggregate.value_or(v6 ? 128 : 32)) {
+                out_.warn(rule.place, fmt::format("grow={} does nothing", grow.length),
+                          "it must be shorter than what is counted as one address");
+            }
+            if (family == (v6 ? AF_INET : AF_INET6)) {
+                out_.warn(rule.place, fmt::format("grow={} does nothing", grow.length),
+                          fmt::format("the line is for {}", v6 ? "IPv4" : "IPv6"));
+            }
+        }
+    }
+
+    /// A [remote] line that counts more than it matches would block who it does not speak of.
+    void wide_aggregate(const Rule& rule) {
+        if (!rule.location.prefix) {
+            return;
+        }
+        const auto& prefix = *rule.location.prefix;
+        const auto& length = prefix.base.is_v4() ? rule.name.aggregate.v4 : rule.name.aggregate.v6;
+        if (length && *length < prefix.length) {
+            out_.warn(
+                rule.place, fmt::format("/{} blocks more than the line matches", *length),
+                fmt::format("a length from {} on stays inside {}", prefix.length, prefix.text()));
+        }
+    }
+
+    void unreachable(const Policy& policy) {
+        std::set<Service> services; // few, however many the lines
+        for (const auto& rule : policy.local) {
+            services.insert(service_of(rule)); // a local IPv4 address has IPv4 remotes
+        }
+        std::map<Service, bool> known;
+        for (const auto& rule : policy.remote) {
+            const auto service = service_of(rule);
+            const auto [at, added] = known.try_emplace(service, false);
+            if (added) {
+                at->second = std::ranges::any_of(
+                    services, [&](const Service& local) { return meet(service, local); });
+            }
+            if (!at->second && !policy.local.empty()) {
+                out_.warn(rule.place, "the line never decides",
+                          "no [local] line is for the same service");
+            }
+        }
+    }
+
+    void trusted(const std::vector<Trusted>& lines) {
+        std::map<std::optional<std::uint32_t>, const Trusted*> first;
+        for (const auto& line : lines) {
+            const auto [at, added] = first.try_emplace(line.owner, &line);
+            if (!added) {
+                out_.warn(line.place, "the line never decides",
+                          fmt::format("{} is for the same owner and comes first",
+                                      at->second->place.text()));
+            }
+            if (!line.owner) {
+                out_.warn(line.place, "every user may have any address blocked",
+                          "name the one user that reports");
+            }
+        }
+    }
+
+  private:
+    Diagnostics out_;
+};
+
+} // namespace
+
+std::vector<Diagnostic> check(const Policy& policy) {
+    Checker checker;
+    checker.shadowed(policy.local);
+    for (const auto& rule : policy.local) {
+        checker.impossible(rule);
+        checker.idle_options(rule);
+        checker.max_alone(rule);
+        checker.grow(rule);
+    }
+    checker.shadowed(policy.remote);
+    for (const auto& rule : policy.remote) {
+        checker.impossible(rule);
+        checker.idle_options(rule);
+        checker.wide_aggregate(rule);
+        if (rule.name.kind != Name::Kind::inherit && !rule.name.aggregate.inherit) {
+            checker.grow(rule);
+        }
+    }
+    checker.unreachable(policy);
+    checker.trusted(policy.trusted);
+    for (const auto& line : policy.trusted) {
+        checker.impossible(line);
+    }
+    return checker.take();
+}
+
+} // namespace egress::policy

@@ -1,0 +1,118 @@
+// The tables behind Matcher: rules of one section by location, then by what else they give.
+//
+// A location becomes a node (an interface, a masked address, or "any"), found by hashing; the rest
+// of a rule (port, protocol, family, type, owner) becomes a key, of which a rule gives some fields.
+// Which it gives is its shape, five bits ordered by specificity. A look-up walks the few nodes that
+// cover an address from the longest prefix down, and in each the shapes that occur there, from the
+// highest down: the first hit is the most specific rule. At most 33 (129) nodes and 32 shapes,
+// however many rules there are.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "daemon/policy/match.h"
+
+namespace egress::policy {
+
+/// Open addressing over keys that are compared with == and give hash(); filled, then only read.
+template <typename Key>
+class FlatTable {
+  public:
+    static constexpr std::uint32_t absent = 0xffffffff;
+
+    explicit FlatTable(std::size_t entries = 0) {
+        std::size_t size = 2;
+        while (size < entries * 2) {
+            size *= 2;
+        }
+        slots_.resize(size);
+    }
+
+    std::uint32_t find(const Key& key) const {
+        for (std::size_t i = key.hash();; ++i) {
+            const Slot& slot = slots_[i & (slots_.size() - 1)];
+            if (slot.value == absent || slot.key == key) {
+                return slot.value;
+            }
+        }
+    }
+
+    /// The value that the key has afterwards: the one it had, else `value`.
+    std::uint32_t insert(const Key& key, std::uint32_t value) {
+        for (std::size_t i = key.hash();; ++i) {
+            Slot& slot = slots_[i & (slots_.size() - 1)];
+            if (slot.value == absent) {
+                slot = Slot{key, value};
+            }
+            if (slot.key == key) {
+                return slot.value;
+            }
+        }
+    }
+
+  private:
+    struct Slot {
+        Key key{};
+        std::uint32_t value = absent;
+    };
+    std::vector<Slot> slots_; // a power of two, at most half full
+};
+
+/// The rules of one section.
+class SectionIndex {
+  public:
+    SectionIndex() : SectionIndex(std::span<const Rule>{}) {}
+    explicit SectionIndex(std::span<const Rule> rules);
+
+    /// What a report is looked up by.
+    struct Probe {
+        const Address* address = nullptr;
+        std::string_view interface;
+        std::uint16_t port = 0;
+        int protocol = 0;
+        int type = 0;
+        int family = AF_UNSPEC;
+        std::uint32_t uid = 0;
+    };
+    /// Index of the most specific rule that matches, or nothing.
+    std::optional<std::size_t> find(const Probe& probe) const;
+
+  private:
+    struct Where {
+        std::uint64_t high = 0;
+        std::uint64_t low = 0;
+        std::uint8_t length = 0; // code of family and length; see index.cpp
+        std::size_t hash() const;
+        friend bool operator==(const Where&, const Where&) = default;
+    };
+    struct Rest {
+        std::uint32_t node = 0;
+        std::uint32_t owner = 0;
+        std::int32_t protocol = 0;
+        std::int16_t type = 0;
+        std::uint16_t port = 0;
+        std::uint8_t family = 0;
+        std::uint8_t shape = 0;
+        std::size_t hash() const;
+        friend bool operator==(const Rest&, const Rest&) = default;
+    };
+    static constexpr std::uint32_t any_node = 0;
+
+    static Where where_of(const Location& location);
+    static Where where_of(std::string_view interface);
+    std::uint32_t add_node(const Location& location);
+    std::uint32_t find_at(std::uint32_t node, const Probe& probe) const;
+
+    FlatTable<Where> nodes_;
+    FlatTable<Rest> rules_;
+    std::vector<std::uint32_t> shapes_;    // per node: bit N set where a rule of shape N is
+    std::vector<std::uint8_t> lengths_v4_; // that occur, longest first
+    std::vector<std::uint8_t> lengths_v6_;
+    bool interfaces_ = false;
+};
+
+} // namespace egress::policy

@@ -1,0 +1,121 @@
+#include "daemon/policy/names.h"
+
+#include <charconv>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include <net/if.h>
+
+namespace egress::policy {
+
+namespace {
+
+constexpr const char* services_file = "/etc/services";
+constexpr const char* users_file = "/etc/passwd";
+
+/// IANA's numbers, for a machine without the list.
+constexpr std::pair<const char*, std::uint16_t> usual_services[] = {
+    {"ftp", 21},    {"ssh", 22},          {"telnet", 23},      {"smtp", 25},      {"domain", 53},
+    {"http", 80},   {"pop3", 110},        {"imap2", 143},      {"imap", 143},     {"https", 443},
+    {"ldap", 389},  {"submissions", 465}, {"submission", 587}, {"ldaps", 636},    {"imaps", 993},
+    {"pop3s", 995}, {"openvpn", 1194},    {"sip", 5060},       {"sip-tls", 5061},
+};
+
+template <typename T>
+std::optional<T> whole_number(std::string_view text) {
+    T value{};
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return ec == std::errc{} && end == text.data() + text.size() ? std::optional(value)
+                                                                 : std::nullopt;
+}
+
+template <typename Map>
+std::vector<std::string_view> keys(const Map& map) {
+    std::vector<std::string_view> out;
+    out.reserve(map.size());
+    for (const auto& entry : map) {
+        out.emplace_back(entry.first);
+    }
+    return out;
+}
+
+} // namespace
+
+/// services(5): "name port/protocol alias...", '#' begins a comment.
+void LocalNames::load_services() {
+    if (std::exchange(services_loaded_, true)) {
+        return;
+    }
+    std::ifstream file(services_file);
+    for (std::string line; std::getline(file, line);) {
+        std::istringstream words(line.substr(0, line.find('#')));
+        std::string name;
+        std::string number;
+        words >> name >> number;
+        const auto slash = number.find('/');
+        const auto port = whole_number<std::uint16_t>(std::string_view(number).substr(0, slash));
+        if (slash == std::string::npos || !port || *port == 0) {
+            continue;
+        }
+        const auto protocol = number.substr(slash + 1);
+        const Service service{*port, protocol == "tcp" ? 0 : protocol == "udp" ? 1 : 2};
+        do {
+            const auto [at, added] = services_.try_emplace(name, service);
+            if (!added && service.rank < at->second.rank) {
+                at->second = service;
+            }
+        } while (words >> name);
+    }
+    for (const auto& [name, port] : usual_services) {
+        services_.try_emplace(name, Service{port, 0});
+    }
+}
+
+/// passwd(5): "name:password:uid:...".
+void LocalNames::load_users() {
+    if (std::exchange(users_loaded_, true)) {
+        return;
+    }
+    std::ifstream file(users_file);
+    for (std::string line; std::getline(file, line);) {
+        const auto first = line.find(':');
+        const auto second = line.find(':', first + 1);
+        if (first == 0 || first == std::string::npos || second == std::string::npos) {
+            continue;
+        }
+        const auto third = line.find(':', second + 1);
+        const auto digits = std::string_view(line).substr(second + 1, third - second - 1);
+        if (const auto uid = whole_number<std::uint32_t>(digits)) {
+            users_.try_emplace(line.substr(0, first), *uid);
+        }
+    }
+}
+
+std::optional<std::uint16_t> LocalNames::port(std::string_view service) {
+    load_services();
+    const auto at = services_.find(service);
+    return at == services_.end() ? std::nullopt : std::optional(at->second.port);
+}
+
+std::optional<std::uint32_t> LocalNames::uid(std::string_view user) {
+    load_users();
+    const auto at = users_.find(user);
+    return at == users_.end() ? std::nullopt : std::optional(at->second);
+}
+
+std::vector<std::string_view> LocalNames::services() {
+    load_services();
+    return keys(services_);
+}
+
+std::vector<std::string_view> LocalNames::users() {
+    load_users();
+    return keys(users_);
+}
+
+bool LocalNames::interface_exists(std::string_view name) {
+    return name.size() < IF_NAMESIZE && if_nametoindex(std::string(name).c_str()) != 0;
+}
+
+} // namespace egress::policy

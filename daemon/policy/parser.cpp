@@ -1,0 +1,245 @@
+#include "daemon/policy/parser.h"
+
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+
+#include "daemon/policy/columns.h"
+#include "daemon/policy/file.h"
+
+namespace egress::policy {
+
+namespace {
+
+struct SectionName {
+    std::string_view text;
+    Section section;
+};
+constexpr std::array<SectionName, 5> sections = {{{"local", Section::local},
+                                                  {"remote", Section::remote},
+                                                  {"trusted", Section::trusted},
+                                                  {"settings", Section::settings},
+                                                  {"egress", Section::egress}}};
+constexpr std::uint64_t least_rows = 100;
+constexpr std::uint64_t most_rows = 100000000;
+
+bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_';
+}
+
+/// "[word]"; "[::1]" and "[*]" are locations.
+bool is_header(std::string_view text) {
+    return text.size() >= 2 && text.front() == '[' && text.back() == ']' &&
+           std::ranges::all_of(text.substr(1, text.size() - 2), is_letter);
+}
+
+/// The lines of one text, read into a policy that may have some already.
+class Reader {
+  public:
+    Reader(Policy& policy, Diagnostics& out, LocalNames& names)
+        : policy_(policy), context_{out, names} {}
+
+    void read(std::string_view text, std::string_view file) {
+        Lexer lexer(text, file, context_.out);
+        Line line;
+        while (lexer.next(line)) {
+            read_line(line);
+        }
+    }
+
+  private:
+    void read_line(const Line& line) {
+        if (is_header(line.cells()[0].text)) {
+            read_header(line);
+        } else if (!skipping_) {
+            read_entry(line);
+        }
+    }
+
+    void read_header(const Line& line) {
+        const Cell& cell = line.cells()[0];
+        const Cell word = cell.part(1, cell.text.size() - 2);
+        const auto at = std::ranges::find(sections, word.text, &SectionName::text);
+        skipping_ = at == sections.end(); // one error for the header says enough
+        if (skipping_) {
+            std::array<std::string_view, sections.size()> words;
+            std::ranges::transform(sections, words.begin(), &SectionName::text);
+            context_.error(
+                word, fmt::format("unknown section {}", quote(word.text)),
+                suggestion(word.text, words, fmt::format("known are {}", fmt::join(words, ", "))));
+            return;
+        }
+        if (line.cells().size() > 1) {
+            context_.error(line.cells()[1], "text after the section's name",
+                           "put it on a line of its own");
+        }
+        context_.section = at->section;
+    }
+
+    void read_entry(const Line& line) {
+        switch (context_.section) {
+        case Section::local:
+            return read_rule(line, policy_.local);
+        case Section::remote:
+            return read_rule(line, policy_.remote);
+        case Section::trusted:
+            return read_trusted(line);
+        case Section::settings:
+            return read_setting(line);
+        case Section::egress:
+            return read_egress(line);
+        }
+    }
+
+    /// False: reported that the line has too few or too many columns.
+    bool has_columns(const Line& line, std::size_t least, std::size_t most, std::string_view what) {
+        const auto& cells = line.cells();
+        if (cells.size() >= least && cells.size() <= most) {
+            return true;
+        }
+        const bool few = cells.size() < least;
+        context_.error(few ? cells.back() : cells[most],
+                       fmt::format("too {} columns: {}", few ? "few" : "many", cells.size()),
+                       fmt::format("a line here is: {}", what));
+        return false;
+    }
+
+    void read_rule(const Line& line, std::vector<Rule>& into) {
+        if (!has_columns(line, 7, 8, "location type proto owner name nfail disable [options]")) {
+            return;
+        }
+        const auto& cells = line.cells();
+        // All columns are read even where one is wrong, to say everything in one go.
+        Rule rule;
+        bool good = read_match(cells, rule);
+        const int family = good ? family_of(rule.location, rule.protocol) : AF_UNSPEC;
+        good = take(parse_name(cells[4], context_, family), rule.name) && good;
+        good = take(parse_nfail(cells[5], context_), rule.nfail) && good;
+        good = take(parse_disable(cells[6], context_), rule.disable) && good;
+        if (cells.size() > 7) {
+            good = take(parse_options(cells[7], context_), rule.options) && good;
+        }
+        if (good) {
+            into.push_back(std::move(rule));
+        }
+    }
+
+    /// The four columns that say what a line matches.
+    bool read_match(const std::vector<Cell>& cells, auto& into) {
+        into.place = cells[0].place();
+        bool good = take(parse_location(cells[0], context_), into.location);
+        good = parse_type(cells[1], context_, into.type) && good;
+        good = take(parse_protocol(cells[2], context_), into.protocol) && good;
+        return parse_owner(cells[3], context_, into.owner) && good;
+    }
+
+    template <typename T>
+    static bool take(std::optional<T> value, T& into) {
+        if (value) {
+            into = std::move(*value);
+        }
+        return value.has_value();
+    }
+
+    void read_trusted(const Line& line) {
+        if (!has_columns(line, 4, 4, "location type proto owner")) {
+            return;
+        }
+        Trusted trusted;
+        if (read_match(line.cells(), trusted)) {
+            policy_.trusted.push_back(std::move(trusted));
+        }
+    }
+
+    void read_setting(const Line& line) {
+        const auto& cells = line.cells();
+        constexpr std::array<std::string_view, 1> known = {"rows"};
+        if (cells[0].text != known[0]) {
+            context_.error(cells[0], fmt::format("unknown setting {}", quote(cells[0].text)),
+                           suggestion(cells[0].text, known, "known is: rows NUMBER"));
+            return;
+        }
+        if (!has_columns(line, 2, 2, "rows NUMBER")) {
+            return;
+        }
+        if (policy_.settings.rows) {
+            context_.error(cells[0], "rows is set twice", "one of the two must go");
+            return;
+        }
+        policy_.settings.rows =
+            parse_number(cells[1], context_, "number of rows", least_rows, most_rows);
+    }
+
+    void read_egress(const Line& line) {
+        if (!check_egress(line, context_)) {
+            return;
+        }
+        EgressLine entry{line.cells()[0].place(), {}};
+        for (const auto& cell : line.cells()) {
+            entry.columns.emplace_back(cell.text);
+        }
+        policy_.egress.push_back(std::move(entry));
+    }
+
+    Policy& policy_;
+    Context context_;
+    bool skipping_ = false;
+};
+
+/// A rule that looks as if it protected must not go without a word.
+void warn_unenforced(const Policy& policy, Diagnostics& out) {
+    if (!policy.egress.empty()) {
+        out.warn(policy.egress[0].place,
+                 fmt::format("{} [egress] line{} checked but not enforced by this version",
+                             policy.egress.size(), policy.egress.size() == 1 ? " is" : "s are"));
+    }
+}
+
+/// Diagnostics of check() come after those of reading; back into the order of the text.
+void order(std::vector<Diagnostic>& list, const std::vector<std::string>& files) {
+    const auto key = [&](const Diagnostic& diagnostic) {
+        const auto at = std::ranges::find(files, diagnostic.place.file) - files.begin();
+        return std::tuple(at, diagnostic.place.line == 0, diagnostic.place.line,
+                          diagnostic.place.column);
+    };
+    std::ranges::stable_sort(list, {}, key);
+}
+
+} // namespace
+
+Parsed parse_text(std::string_view text, std::string_view file) {
+    Parsed out;
+    Diagnostics diagnostics;
+    LocalNames names;
+    Reader(out.policy, diagnostics, names).read(text, file);
+    warn_unenforced(out.policy, diagnostics);
+    out.diagnostics = diagnostics.take();
+    return out;
+}
+
+Parsed parse_files(const std::string& file, const std::string& directory) {
+    Parsed out;
+    Diagnostics diagnostics;
+    LocalNames names;
+    std::vector<std::string> files = {file};
+    const auto more = list_directory(directory, diagnostics);
+    files.insert(files.end(), more.begin(), more.end());
+    for (const auto& path : files) {
+        const auto text = read_rules_file(path);
+        if (text) {
+            Reader(out.policy, diagnostics, names).read(*text, path);
+        } else {
+            diagnostics.error({path, 0, 0}, text.error().what, text.error().hint);
+        }
+    }
+    warn_unenforced(out.policy, diagnostics);
+    for (auto& warning : check(out.policy)) {
+        diagnostics.warn(warning.place, warning.text, warning.hint);
+    }
+    out.diagnostics = diagnostics.take();
+    order(out.diagnostics, files);
+    return out;
+}
+
+} // namespace egress::policy

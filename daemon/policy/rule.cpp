@@ -1,0 +1,45 @@
+#include "daemon/policy/rule.h"
+
+#include <algorithm>
+
+#include "daemon/policy/diagnostics.h"
+
+namespace egress::policy {
+
+std::string Place::text() const {
+    std::string out = escape(file);
+    for (const int number : {line, column}) {
+        if (number != 0) {
+            out += ":" + std::to_string(number);
+        }
+    }
+    return out;
+}
+
+bool same_meaning(const Rule& a, const Rule& b) {
+    return a.location == b.location && a.type == b.type && a.protocol == b.protocol &&
+           a.owner == b.owner && a.name == b.name && a.nfail == b.nfail && a.disable == b.disable &&
+           a.options == b.options;
+}
+
+bool same_meaning(const Trusted& a, const Trusted& b) {
+    return a.location == b.location && a.type == b.type && a.protocol == b.protocol &&
+           a.owner == b.owner;
+}
+
+int family_of(const Location& location, const Protocol& protocol) {
+    return location.prefix ? location.prefix->base.family() : protocol.family;
+}
+
+bool same_meaning(const Policy& a, const Policy& b) {
+    const auto same = [](const auto& x, const auto& y) { return same_meaning(x, y); };
+    const auto columns = [](const EgressLine& x, const EgressLine& y) {
+        return x.columns == y.columns;
+    };
+    return std::ranges::equal(a.local, b.local, same) &&
+           std::ranges::equal(a.remote, b.remote, same) &&
+           std::ranges::equal(a.trusted, b.trusted, same) &&
+           std::ranges::equal(a.egress, b.egress, columns) && a.settings == b.settings;
+}
+
+} // namespace egress::policy
