@@ -1,0 +1,243 @@
+"""What must never be lost: kill -9, clean ends, full disks, broken databases."""
+
+import json
+import os
+import signal
+
+import harness
+from harness import FAIL, wait_for
+
+CONF = "[local]\n2222 stream tcp * * 2 1h\n"
+
+
+def database_blocks(world, daemon):
+    """What the database says, read without the daemon's help."""
+    done = world.ctl("dump", "-b", "-D", daemon.database, "--json", check=True)
+    return {row["addr"] for row in json.loads(done.stdout)}
+
+
+def same(world, daemon):
+    """Database and firewall hold the same blocks, both ways; gives them, or None."""
+    stored = database_blocks(world, daemon)
+    enforced = {element["addr"] for element in world.elements()}
+    return stored if stored == enforced and not daemon.status()["not_in_force"] else None
+
+
+def agree(world, daemon, least):
+    """Waits for agreement, and sees that nothing that was once in force is missing."""
+    def settled():
+        blocks = same(world, daemon)
+        return blocks if blocks is not None and least <= blocks else None
+    return wait_for(settled, 60, f"agreement on at least {len(least)} blocks; database "
+                    f"{len(database_blocks(world, daemon))}, set {len(world.elements())}, missing "
+                    f"{least - database_blocks(world, daemon)}")
+
+
+def test_kill_9_after_each_of_60_blocks(world):
+    seen = set()
+    daemon = world.daemon(CONF)
+    for number in range(60):
+        address = f"10.66.1.{number + 1}"
+        connection = world.tcp(address)
+        world.fail(connection, 2)
+        moment = number % 3
+        if moment == 0:
+            world.wait_element(address)
+            seen.add(address)
+        elif moment == 1:
+            wait_for(lambda: daemon.row(address), what="the row")
+        # moment 2: at once, whatever has happened by then
+        daemon.stop(signal.SIGKILL)
+        daemon = world.daemon(CONF)
+        seen |= agree(world, daemon, seen)
+    assert len(seen) >= 40, len(seen)
+    assert daemon.stop() == 0
+
+
+def test_kill_9_of_the_whole_family(world):
+    """The helper dies with the daemon; the kernel keeps what it was given."""
+    daemon = world.daemon(CONF)
+    for number in range(1, 11):
+        world.fail(world.tcp(f"10.66.2.{number}"), 2)
+        world.wait_element(f"10.66.2.{number}")
+    with open(f"/proc/{daemon.pid}/task/{daemon.pid}/children") as file:
+        children = [int(pid) for pid in file.read().split()]
+    daemon.stop(signal.SIGKILL)
+    # A serving helper ends when its daemon does.
+    wait_for(lambda: all(not os.path.exists(f"/proc/{pid}") or is_zombie(pid) for pid in children),
+             what="the helper to end with its daemon")
+    assert len(world.elements()) == 10
+    daemon = world.daemon(CONF)
+    agree(world, daemon, {f"10.66.2.{n}" for n in range(1, 11)})
+
+
+def is_zombie(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_firewall_and_database_are_brought_together(world):
+    """Elements without rows, rows without elements: after a start both hold the same."""
+    daemon = world.daemon(CONF)
+    for number in range(1, 6):
+        world.fail(world.tcp(f"10.66.3.{number}"), 2)
+        element = world.wait_element(f"10.66.3.{number}")
+    agree(world, daemon, {f"10.66.3.{n}" for n in range(1, 6)})
+    daemon.stop(signal.SIGKILL)
+    name = element["set"]
+    harness.run("nft", f"delete element inet egress {name} {{ 10.66.3.1 . tcp . 2222 }}")
+    harness.run("nft", f"add element inet egress {name} {{ 10.66.3.77 . tcp . 2222 timeout 30m }}")
+    daemon = world.daemon(CONF)
+    wait_for(lambda: same(world, daemon), 60, "agreement")
+    blocks = database_blocks(world, daemon)
+    assert "10.66.3.1" in blocks and len(blocks) in (5, 6), blocks
+
+
+def test_all_of_a_burst_survives_kill_9(world):
+    daemon = world.daemon("[local]\n2222 dgram udp * * 1 1h spoofable=count\n")
+    server = world.udp()
+    addresses = {f"10.66.{40 + n // 200}.{n % 200 + 1}" for n in range(1000)}
+    for address in addresses:
+        world.library.report(FAIL, server, "burst", harness.sockaddr(address, 9))
+    wait_for(lambda: len(world.elements()) == 1000, 60, "1,000 elements")
+    daemon.stop(signal.SIGKILL)
+    daemon = world.daemon("[local]\n2222 dgram udp * * 1 1h spoofable=count\n")
+    assert agree(world, daemon, addresses) == addresses
+
+
+def test_counts_survive_restarts(world):
+    connection = world.tcp("10.66.4.1")
+    daemon = world.daemon("[local]\n2222 stream tcp * * 4 1h\n")
+    for number in range(1, 4):
+        world.fail(connection)
+        wait_for(lambda: (daemon.row("10.66.4.1") or {}).get("count") == number, what="the count")
+        assert daemon.stop() == 0
+        daemon = world.daemon("[local]\n2222 stream tcp * * 4 1h\n")
+        assert daemon.row("10.66.4.1")["count"] == number
+    world.fail(connection)
+    world.wait_element("10.66.4.1")
+
+
+def test_clean_end_leaves_blocks_in_force(world):
+    daemon = world.daemon(CONF)
+    world.fail(world.tcp("10.66.4.2"), 2)
+    world.wait_element("10.66.4.2")
+    assert daemon.stop() == 0
+    assert world.element("10.66.4.2")
+    assert not os.path.exists(daemon.socket), "a dead daemon's socket is left"
+    assert world.library.report(FAIL, world.tcp("10.66.4.3"), check=False) != 0
+    assert database_blocks(world, daemon) == {"10.66.4.2"}
+
+
+def test_blocks_that_ended_meanwhile_stay_ended(world):
+    conf = "[local]\n2222 stream tcp * * 2 2s\n"
+    daemon = world.daemon(conf)
+    world.fail(world.tcp("10.66.4.4"), 2)
+    world.wait_element("10.66.4.4")
+    daemon.stop(signal.SIGKILL)
+    world.wait_no_element("10.66.4.4")
+    daemon = world.daemon(conf)
+    wait_for(lambda: not daemon.blocks("blocked"), what="no block")
+    assert world.element("10.66.4.4") is None
+
+
+# --- disks and files ---------------------------------------------------------------------------
+
+def small_disk(world, size):
+    path = world.path("disk")
+    os.mkdir(path)
+    harness.mount("tmpfs", path, f"size={size},mode=0755")
+    return path
+
+
+def fill(path):
+    """Takes all room that is left on the disk."""
+    with open(os.path.join(path, "filler"), "wb") as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        except OSError:
+            pass
+
+
+def test_disk_full_at_start(world):
+    path = small_disk(world, "64k")
+    fill(path)
+    daemon = world.daemon(CONF, database=path, wait=False)
+    assert daemon.wait(30) not in (0, None), daemon.log()
+    assert daemon.process.returncode > 0, f"killed by a signal: {daemon.process.returncode}"
+    assert path in daemon.log() and "space" in daemon.log().lower(), daemon.log()
+
+
+def test_disk_full_while_running(world):
+    path = small_disk(world, "1m")
+    daemon = world.daemon("[local]\n2222 dgram udp * * 1 1h spoofable=count\n", database=path)
+    fill(path)
+    server = world.udp()
+    addresses = [f"10.66.{50 + n // 200}.{n % 200 + 1}" for n in range(1000)]
+    for address in addresses:
+        world.library.report(FAIL, server, "full", harness.sockaddr(address, 9))
+    wait_for(lambda: "space" in daemon.status()["store"]["last_error"].lower(), 30,
+             f"the error in the status: {daemon.status()['store']}")
+    # The firewall is closed all the same; what promises durability says no.
+    wait_for(lambda: len(world.elements()) == 1000, 60, "1,000 elements")
+    code, answer = daemon.request("POST", "/v1/blocks", {"addr": "192.0.2.77", "seconds": 600})
+    assert code >= 500 and "space" in json.dumps(answer).lower(), (code, answer)
+    assert daemon.alive()
+    os.unlink(os.path.join(path, "filler"))
+    wait_for(lambda: set(addresses) <= database_blocks(world, daemon), 60,
+             "everything to be written once there is room")
+    wait_for(lambda: daemon.status()["store"]["pending"] == 0, what="nothing pending")
+
+
+def broken(world, spoil):
+    daemon = world.daemon(CONF)
+    for number in range(1, 101):
+        world.fail(world.tcp(f"10.66.6.{number}"), 1)
+    wait_for(lambda: len(daemon.blocks()) == 100, what="100 rows")
+    daemon.stop()
+    spoil(os.path.join(daemon.database, "data.mdb"))
+    again = world.daemon(CONF, wait=False)
+    code = again.wait(30)
+    assert code > 0, (code, again.log())
+    log = again.log().lower()
+    assert daemon.database in log, log
+    assert "damaged" in log or "corrupt" in log or "invalid" in log or "not a" in log, log
+    done = world.ctl("dump", "-D", daemon.database)
+    assert done.returncode == 3 and done.stderr, done
+
+
+def test_database_of_garbage(world):
+    def spoil(path):
+        with open(path, "r+b") as file:
+            file.write(os.urandom(os.path.getsize(path)))
+    broken(world, spoil)
+
+
+def test_database_with_garbage_inside(world):
+    def spoil(path):
+        size = os.path.getsize(path)
+        with open(path, "r+b") as file:
+            file.seek(8192)
+            file.write(b"\xa5" * (size - 8192))
+    broken(world, spoil)
+
+
+def test_truncated_database(world):
+    def spoil(path):
+        os.truncate(path, 8192)
+    broken(world, spoil)
+
+
+def test_database_directory_that_cannot_be_used(world):
+    for path in (world.path("missing/dir"), world.write("a-file", "x")):
+        daemon = world.daemon(CONF, database=path, wait=False)
+        assert daemon.wait(30) > 0, daemon.log()
+        assert path in daemon.log(), daemon.log()
+
+
+harness.main(globals())

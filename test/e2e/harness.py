@@ -1,0 +1,631 @@
+"""A private world for each test, and the programs of this project running in it.
+
+A test file defines functions test_NAME(world) and ends with `harness.main(globals())`. The whole
+file runs in its own mount, network and process namespaces: whatever happens to it, kill -9
+included, the kernel ends everything it started and forgets everything it mounted. Each test gets
+a fresh network namespace and a fresh /run on top of that, with sockets and database in it.
+
+A test fails by an exception (assert, or Failure with the reason), and is skipped by Skip.
+Waiting is always for something: wait_for() polls a condition and is bounded.
+"""
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("EGRESS_TEST_BUILD", os.path.join(SOURCE, "build"))
+# A second build without sanitizers, for code that is loaded into foreign programs.
+PLAIN_BUILD = os.environ.get("EGRESS_TEST_PLAIN_BUILD", BUILD)
+DATABASE = "/run/egress-db"
+NOBODY = 65534
+CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+IP_FREEBIND, IPV6_FREEBIND = 15, 78
+OK, FAIL, ABUSIVE, BAD_USER, VERIFIED = 0, 1, 2, 3, 0x100
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Failure(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def sanitized(build=None):
+    """Whether that build has the address sanitizer in it."""
+    try:
+        with open(os.path.join(build or BUILD, "CMakeCache.txt")) as cache:
+            return "EGRESS_SANITIZE:BOOL=ON" in cache.read()
+    except OSError:
+        return False
+
+
+def artefact(*names, build=None):
+    """The path of a built file: the first of `names` (below the build directory) that exists."""
+    for name in names:
+        path = os.path.join(build or BUILD, name)
+        if os.path.exists(path):
+            return path
+    raise Skip(f"{names[0]} is not built in {build or BUILD}")
+
+
+def wait_for(condition, timeout=15.0, what="the condition"):
+    """Polls until condition() is true, and returns what it gave."""
+    end = time.monotonic() + timeout
+    pause = 0.001
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Failure(f"waited {timeout:g} s in vain for {what}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+
+
+def run(*command, check=True, timeout=60, **keywords):
+    """Runs a program and returns what it did; output is text."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace",
+                          stdin=keywords.pop("stdin", subprocess.DEVNULL) if "input" not in keywords
+                          else None, timeout=timeout, **keywords)
+    if check and done.returncode != 0:
+        raise Failure(f"{' '.join(command)} exited {done.returncode}: {done.stderr or done.stdout}")
+    return done
+
+
+def free_environment():
+    """The environment for programs of ours: nothing of the tester's own egress set-up."""
+    environment = {k: v for k, v in os.environ.items()
+                   if k not in ("LD_PRELOAD", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID",
+                                "WATCHDOG_USEC", "JOURNAL_STREAM")}
+    environment["LC_ALL"] = "C.UTF-8"
+    return environment
+
+
+# --- the library -------------------------------------------------------------------------------
+
+class Library:
+    """The real libegress, called as a server would."""
+
+    def __init__(self, build=None):
+        self.path = artefact("lib/libegress.so.1", build=build)
+        lib = ctypes.CDLL(self.path, use_errno=True)
+        lib.egress_open.restype = ctypes.c_void_p
+        for name, arguments in {
+                "egress_report": [ctypes.c_int, ctypes.c_int, ctypes.c_char_p],
+                "egress_report_sa": [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
+                                     ctypes.c_char_p],
+                "egress_report_r": [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_char_p],
+                "egress_report_sa_r": [ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+                                       ctypes.c_char_p, ctypes.c_uint, ctypes.c_char_p],
+                "egress_close": [ctypes.c_void_p]}.items():
+            getattr(lib, name).argtypes = arguments
+        self.lib = lib
+
+    def report(self, action, fd, message="test", sa=None, salen=None, check=True):
+        """One report, one connection. `sa` is the bytes of a struct sockaddr. Returns 0 or errno."""
+        number = fd if isinstance(fd, int) else fd.fileno()
+        text = message if isinstance(message, bytes) else message.encode()
+        if sa is None:
+            bad = self.lib.egress_report(action, number, text)
+        else:
+            bad = self.lib.egress_report_sa(action, number, sa,
+                                            len(sa) if salen is None else salen, text)
+        code = ctypes.get_errno() if bad else 0
+        if check and bad:
+            raise Failure(f"egress_report: {os.strerror(code)}")
+        return code
+
+    @contextlib.contextmanager
+    def connection(self):
+        handle = self.lib.egress_open()
+        if not handle:
+            raise Failure(f"egress_open: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield lambda action, fd, message=b"test": self.lib.egress_report_r(
+                handle, action, fd if isinstance(fd, int) else fd.fileno(), message)
+        finally:
+            self.lib.egress_close(handle)
+
+
+def sockaddr(address, port=0):
+    """The bytes of a struct sockaddr_in or sockaddr_in6."""
+    if ":" in address:
+        return (socket.AF_INET6.to_bytes(2, sys.byteorder) + port.to_bytes(2, "big") + bytes(4) +
+                socket.inet_pton(socket.AF_INET6, address) + bytes(4))
+    return (socket.AF_INET.to_bytes(2, sys.byteorder) + port.to_bytes(2, "big") +
+            socket.inet_aton(address) + bytes(8))
+
+
+# --- the daemon --------------------------------------------------------------------------------
+
+class Daemon:
+    """egressd in the foreground, with its log in a file."""
+
+    def __init__(self, world, conf, *options, helper=None, environment=None, wrapper=(),
+                 database=None, wait=True, pass_fds=()):
+        self.world = world
+        self.conf = world.write("egress.conf", conf) if "\n" in conf else conf
+        self.database = database or DATABASE
+        self.log_path = world.path(f"egressd.{world.counter()}.log")
+        self.control = "/run/egress/control.sock"
+        self.socket = "/run/egress/report.sock"
+        helper = helper or artefact("helper/egress-helper")
+        command = [*wrapper, artefact("daemon/egressd"), "-d", "-c", self.conf, "-C", helper,
+                   "-D", self.database, "-s", self.socket, "-S", self.control, *options]
+        self.log_file = open(self.log_path, "wb")
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log_file,
+                                        stderr=self.log_file, pass_fds=pass_fds,
+                                        env={**free_environment(), **(environment or {})})
+        world.daemons.append(self)
+        if wait:
+            self.wait_ready()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def wait_ready(self):
+        def ready():
+            if self.process.poll() is not None:
+                raise Failure(f"egressd ended with {self.process.returncode}:\n{self.log()}")
+            try:
+                return self.get("/v1/status", timeout=5)[0] == 200
+            except OSError:
+                return False
+        wait_for(ready, 30, "egressd to answer on its control socket")
+
+    def log(self):
+        with open(self.log_path, "rb") as file:
+            return file.read().decode(errors="backslashreplace")
+
+    def request(self, method, path, body=None, timeout=30):
+        """(status, parsed JSON or text) from the control socket."""
+        connection = http.client.HTTPConnection("localhost", timeout=timeout)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(timeout)
+        try:
+            connection.sock.connect(self.control)
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        try:
+            return answer.status, json.loads(text)
+        except ValueError:
+            return answer.status, text
+
+    def get(self, path, timeout=30):
+        return self.request("GET", path, timeout=timeout)
+
+    def status(self):
+        code, body = self.get("/v1/status")
+        assert code == 200, (code, body)
+        return body
+
+    def blocks(self, state="all"):
+        code, body = self.get(f"/v1/blocks?state={state}")
+        assert code == 200, (code, body)
+        return body
+
+    def row(self, address):
+        """The row of one counted address (None, or a Failure if there are several)."""
+        rows = [row for row in self.blocks() if row["addr"] == address]
+        if len(rows) > 1:
+            raise Failure(f"several rows for {address}: {rows}")
+        return rows[0] if rows else None
+
+    def taken(self):
+        """Reports taken or refused so far: what the daemon has read."""
+        status = self.status()
+        return status["reports"]["taken"] + sum(status["refused"].values())
+
+    def open_fds(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self, timeout=30):
+        return self.process.wait(timeout)
+
+    def stop(self, number=signal.SIGTERM):
+        """Ends the daemon and returns its exit status."""
+        if self.alive():
+            self.signal(number)
+        code = self.wait()
+        if number == signal.SIGTERM and sanitized() and "Sanitizer" in self.log():
+            raise Failure(f"sanitizer report:\n{self.log()}")
+        return code
+
+
+# --- the world ---------------------------------------------------------------------------------
+
+class Namespace:
+    """Another host: a network namespace held by a sleeping child, with a wire to ours."""
+
+    def __init__(self, world, name, number):
+        self.name = name
+        self.pid = os.fork()
+        if self.pid == 0:
+            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            if libc.unshare(CLONE_NEWNET) != 0:
+                os._exit(1)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            while True:
+                signal.pause()
+        os.waitpid(self.pid, os.WUNTRACED)
+        os.kill(self.pid, signal.SIGCONT)
+        self.v4, self.v6 = f"10.77.{number}.2", f"fd77:{number}::2"
+        self.host4, self.host6 = f"10.77.{number}.1", f"fd77:{number}::1"
+        link = f"to-{name}"[:15]
+        world.ip("link", "add", link, "type", "veth", "peer", "name", "up0", "netns", str(self.pid))
+        world.ip("addr", "add", f"{self.host4}/24", "dev", link)
+        world.ip("addr", "add", f"{self.host6}/64", "dev", link, "nodad")
+        world.ip("link", "set", link, "up")
+        self.run("ip", "addr", "add", f"{self.v4}/24", "dev", "up0")
+        self.run("ip", "addr", "add", f"{self.v6}/64", "dev", "up0", "nodad")
+        self.run("ip", "link", "set", "lo", "up")
+        self.run("ip", "link", "set", "up0", "up")
+
+    def command(self, *command):
+        return ["nsenter", "-t", str(self.pid), "-n", "--", *command]
+
+    def run(self, *command, **keywords):
+        return run(*self.command(*command), **keywords)
+
+    @contextlib.contextmanager
+    def entered(self):
+        """Sockets made in here belong to that host."""
+        ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        theirs = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
+        try:
+            if libc.setns(theirs, CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+            yield
+        finally:
+            libc.setns(ours, CLONE_NEWNET)
+            os.close(ours)
+            os.close(theirs)
+
+
+class World:
+    """The network namespace of one test. The host is 10.66.0.1 and fd66::1; every other address
+    of 10.66.0.0/16, fd66::/32 and 192.0.2.0/24 is a client that can be played from here."""
+
+    def __init__(self, name):
+        self.name = name
+        self.scratch = "/run/egress-test"
+        self.daemons = []
+        self.counted = 0
+        self.listeners = {}
+        self.keep = []
+        self._library = None
+        mount("tmpfs", "/run")
+        for path in ("/run/egress", self.scratch, DATABASE):
+            os.mkdir(path, 0o755)
+        self.ip("link", "set", "lo", "up")
+        self.ip("addr", "add", "10.66.0.1/32", "dev", "lo")
+        self.ip("addr", "add", "fd66::1/128", "dev", "lo", "nodad")
+        for net in ("10.66.0.0/16", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"):
+            self.ip("route", "add", "local", net, "dev", "lo")
+        for net in ("fd66::/16", "2001:db8::/32"):
+            self.ip("-6", "route", "add", "local", net, "dev", "lo")
+
+    # paths and programs
+
+    def counter(self):
+        self.counted += 1
+        return self.counted
+
+    def path(self, name):
+        return os.path.join(self.scratch, name)
+
+    def write(self, name, text, mode=0o644):
+        path = self.path(name)
+        with open(path, "w") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def ip(self, *arguments):
+        return run("ip", *arguments)
+
+    def daemon(self, conf, *options, **keywords):
+        return Daemon(self, conf, *options, **keywords)
+
+    def host(self, name):
+        return Namespace(self, name, self.counter())
+
+    @property
+    def library(self):
+        if self._library is None:
+            self._library = Library()
+        return self._library
+
+    def ctl(self, *arguments, check=False, **keywords):
+        environment = {**free_environment(), **keywords.pop("environment", {})}
+        return run(artefact("ctl/egressctl"), *arguments, check=check, env=environment, **keywords)
+
+    def ctl_json(self, *arguments):
+        done = self.ctl(*arguments, "--json", check=True)
+        return json.loads(done.stdout)
+
+    # sockets
+
+    def listener(self, address, port):
+        """A TCP server socket, made once per address and port."""
+        key = (address, port)
+        if key not in self.listeners:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            server = socket.socket(family)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((address, port))
+            server.listen(512)
+            self.listeners[key] = server
+        return self.listeners[key]
+
+    def tcp(self, remote, local="10.66.0.1", port=2222):
+        """The server's end of a TCP connection from `remote`. The client's end stays open."""
+        server = self.listener(local, port)
+        client = socket.socket(server.family)
+        free_bind(client)
+        client.bind((remote, 0))
+        client.settimeout(10)
+        client.connect((local, port))
+        accepted, _ = server.accept()
+        return Pair(accepted, client, self)
+
+    def udp(self, local="10.66.0.1", port=2222, remote=None):
+        """A UDP server socket, connected where `remote` is given."""
+        server = socket.socket(socket.AF_INET6 if ":" in local else socket.AF_INET,
+                               socket.SOCK_DGRAM)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((local, port))
+        if remote:
+            server.connect((remote, 4000))
+        self.keep.append(server)
+        return server
+
+    def fail(self, connection, times=1, action=FAIL, message="test"):
+        """The same report several times, each through a connection of its own."""
+        for _ in range(times):
+            self.library.report(action, connection, message)
+
+    # the firewall
+
+    def elements(self, name=None):
+        """What the kernel holds: one dict per set element of table inet egress."""
+        done = run("nft", "-j", "list", "table", "inet", "egress", check=False)
+        if done.returncode != 0:
+            return []
+        found = []
+        for item in json.loads(done.stdout)["nftables"]:
+            if "set" in item:
+                found += [parse_element(item["set"], raw) for raw in item["set"].get("elem", [])]
+        return [element for element in found if name is None or element["name"] == name]
+
+    def element(self, address):
+        """The element of one address or prefix (None if there is none)."""
+        found = [element for element in self.elements() if element["addr"] == address]
+        if len(found) > 1:
+            raise Failure(f"several elements for {address}: {found}")
+        return found[0] if found else None
+
+    def wait_element(self, address, timeout=15):
+        return wait_for(lambda: self.element(address), timeout, f"a set element for {address}")
+
+    def wait_no_element(self, address, timeout=15):
+        wait_for(lambda: not self.element(address), timeout, f"the set element of {address} to go")
+
+    def close(self):
+        for daemon in self.daemons:
+            if daemon.alive():
+                daemon.stop()
+            daemon.log_file.close()
+
+
+class Pair:
+    """The accepted socket of a connection, its client's end kept alive beside it."""
+
+    def __init__(self, server, client, world):
+        self.server, self.client = server, client
+        world.keep.append(self)
+
+    def fileno(self):
+        return self.server.fileno()
+
+
+def free_bind(sock):
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+
+
+def parse_element(set_, raw):
+    """nft's JSON of one element, as plain fields; the rule's name is the start of the set's."""
+    detail = raw.get("elem", raw) if isinstance(raw, dict) else {"val": raw}
+    fields = detail["val"]["concat"]
+    parts = set_name_parts(set_["name"])
+    address = fields[0]
+    width = 128 if ":" in str(address) else 32
+    if parts["length"] != width:
+        address = f"{address}/{parts['length']}"
+    return {"set": set_["name"], "name": parts["name"], "action": parts["action"], "addr": address,
+            "proto": fields[1], "port": fields[2], "timeout": detail.get("timeout"),
+            "expires": detail.get("expires"),
+            "packets": detail.get("counter", {}).get("packets", 0)}
+
+
+def set_name_parts(text):
+    """The helper names its sets NAME.FAMILY.LENGTH.ACTION (egress-helper(7))."""
+    match = re.fullmatch(r"(.+)[._-]v?([46])[._-](\d+)[._-](drop|reject|d|r)", text)
+    if not match:
+        raise Failure(f"unexpected set name {text}")
+    return {"name": match[1], "length": int(match[3]),
+            "action": "reject" if match[4][0] == "r" else "drop"}
+
+
+def mount(kind, path, options="mode=0755"):
+    if libc.mount(kind.encode(), path.encode(), kind.encode(), 0, options.encode()) != 0:
+        code = ctypes.get_errno()
+        raise Skip(f"cannot mount a {kind} on {path}: {os.strerror(code)}")
+
+
+def as_user(uid, function):
+    """Runs function() in a child with that uid and nothing else; its exception comes back as text."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(read_end)
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            os.write(write_end, json.dumps(function()).encode())
+            code = 0
+        except BaseException:
+            os.write(write_end, traceback.format_exc().encode()[-4000:])
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        text = pipe.read().decode()
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        raise Failure(f"as uid {uid}: {text}")
+    return json.loads(text)
+
+
+# --- the runner --------------------------------------------------------------------------------
+
+def enter():
+    """Starts this program again inside its own namespaces, unless that has happened."""
+    if os.environ.get("EGRESS_TEST_WORLD") == "1" and os.getpid() == 1:
+        return
+    if os.geteuid() != 0:
+        skip_all("needs root, for namespaces of its own")
+    for program in ("unshare", "nsenter", "ip", "nft"):
+        if not shutil.which(program):
+            skip_all(f"{program} is not installed (test/deps installs it)")
+    command = ["unshare", "-n", "-m", "-p", "-i", "-u", "--fork", "--mount-proc", "--kill-child",
+               "--propagation", "private"]
+    probe = subprocess.run([*command, "true"], capture_output=True, text=True)
+    if probe.returncode != 0:
+        skip_all(f"no namespaces here: {probe.stderr.strip()}")
+    environment = {**os.environ, "EGRESS_TEST_WORLD": "1", "EGRESS_TEST_BUILD": BUILD,
+                   "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    if sanitized():
+        # The sanitized library is loaded into this interpreter, which leaks as it pleases.
+        runtime = run("g++", "-print-file-name=libasan.so").stdout.strip()
+        environment["LD_PRELOAD"] = os.path.realpath(runtime)
+        environment["EGRESS_ASAN_OPTIONS"] = environment.get("ASAN_OPTIONS", "")
+        environment["ASAN_OPTIONS"] = "detect_leaks=0"
+    os.execvpe("unshare", [*command, sys.executable, *sys.argv], environment)
+
+
+def skip_all(reason):
+    print(f"SKIP {reason}\n0 passed, 0 failed, 1 skipped")
+    sys.exit(77)
+
+
+def run_one(name, function):
+    """One test in a child; 'ok', 'FAIL' or 'SKIP' with the reason."""
+    sys.stdout.flush()
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_end)
+        os._exit(child(function, name, write_end))
+    os.close(write_end)
+    # The child's own children may hold the pipe too, so it is read when all are gone; what the child
+    # writes fits into it.
+    _, status = os.waitpid(pid, 0)
+    clean_up()
+    with os.fdopen(read_end, "rb") as pipe:
+        text = pipe.read().decode(errors="replace")
+    if os.WIFSIGNALED(status):
+        return "FAIL", f"killed by signal {os.WTERMSIG(status)}\n{text}"
+    return {0: "ok", 77: "SKIP"}.get(os.WEXITSTATUS(status), "FAIL"), text
+
+
+def child(function, name, report):
+    """The body of a test's own process; its exit status."""
+    world = None
+    os.set_inheritable(report, False)
+    if sanitized():
+        os.environ["ASAN_OPTIONS"] = os.environ.get("EGRESS_ASAN_OPTIONS", "")
+    try:
+        if libc.unshare(CLONE_NEWNET | CLONE_NEWNS) != 0:
+            raise Skip("no network namespace: " + os.strerror(ctypes.get_errno()))
+        world = World(name)
+        function(world)
+        world.close()
+        return 0
+    except Skip as reason:
+        os.write(report, str(reason).encode())
+        return 77
+    except BaseException:
+        text = traceback.format_exc()
+        for daemon in world.daemons if world else []:
+            log = daemon.log()
+            text += f"--- log of egressd[{daemon.pid}], last part ---\n{log[-6000:]}"
+        os.write(report, text.encode(errors="replace")[-60000:])
+        return 1
+
+
+def clean_up():
+    """Ends whatever the test left behind. Only ever in a process namespace of our own."""
+    if os.getpid() != 1:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
+def main(names):
+    enter()
+    wanted = sys.argv[1:]
+    tests = [(name, function) for name, function in names.items()
+             if name.startswith("test_") and callable(function) and
+             (not wanted or any(word in name for word in wanted))]
+    tally = {"ok": 0, "FAIL": 0, "SKIP": 0}
+    for name, function in tests:
+        start = time.monotonic()
+        result, text = run_one(name, function)
+        tally[result] += 1
+        took = f"({time.monotonic() - start:.1f} s)"
+        if result == "SKIP":
+            print(f"SKIP {name}: {text}", flush=True)
+        elif result == "FAIL":
+            print(f"FAIL {name} {took}\n{text}", flush=True)
+        else:
+            print(f"ok   {name} {took}", flush=True)
+    print(f"{tally['ok']} passed, {tally['FAIL']} failed, {tally['SKIP']} skipped")
+    if tally["FAIL"]:
+        sys.exit(1)
+    sys.exit(77 if tally["SKIP"] and not tally["ok"] else 0)
