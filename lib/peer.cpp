@@ -43,6 +43,9 @@ int connect_to(const Target& target, int& out) {
 }
 
 int send_record(int connection, std::span<const std::byte> record, int fd) {
+    if (fd == connection) {
+        return EBADF; // the caller's number was closed, and then taken by our own connection
+    }
     iovec text{const_cast<std::byte*>(record.data()), record.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)];
     msghdr message{};
