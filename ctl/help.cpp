@@ -242,7 +242,8 @@ _egressctl_commands() {{
     _describe command names
 }}
 _egressctl() {{
-    local line state
+    local context state state_descr line
+    typeset -A opt_args
     _arguments -C{} \
         '1:command:_egressctl_commands' '*::argument:->arguments'
     [[ $state == arguments ]] || return

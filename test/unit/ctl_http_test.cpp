@@ -1,0 +1,280 @@
+// Commands that ask the daemon, against servers that behave and servers that do not.
+#include "test/unit/ctl_test.h"
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "ctl/http.h"
+#include "ctl/out.h"
+
+using namespace egress;
+using namespace egress::ctl;
+using namespace egress::test;
+
+namespace {
+
+constexpr const char* row = R"({"name":"egress","addr":"192.0.2.0","prefixlen":24,"port":22,)"
+                            R"("protocol":"tcp","count":0,"state":"wanted",)"
+                            R"("until":"2026-11-22T13:00:00Z"})";
+
+constexpr const char* whole_status = R"({"version":"0.1.0","pid":7,"uptime":3600,"monitor":true,
+"rows":12,"counting":9,"blocked":3,"releasing":0,"not_in_force":2,"evicted":1,
+"reports":{"taken":40,"matched":30},"refused":{"too_short":5,"bad_magic":0},
+"helper":{"state":"backing-off","path":"/h","implementation":"nft","pending":2,"errors":4,
+"last_error":"exit status 1 \u001b[2J"},
+"store":{"path":"/db","pending":0,"commits":9,"last_error":"no space"},
+"rules":{"files":["/etc/egress.conf"],"local":2,"remote":1,"trusted":0,"egress":3,
+"loaded":"2026-11-22T11:00:00Z","last_error":""},
+"users":[{"uid":65534,"connections":3,"paused":8}]})";
+
+} // namespace
+
+TEST_CASE("block: what is asked, what is told") {
+    const FakeServer server(FakeServer::says(201, row));
+    const auto ran = run_words({"block", "192.0.2.0/24:22", "--for", "1h", "--name", "egress",
+                                "--proto", "tcp", "--reason", "größe"},
+                               server.path());
+    CHECK(ran.status == 0);
+    CHECK(has(ran.out, "blocked 192.0.2.0/24 port 22 tcp in egress until 2026-11-22T13:00:00Z"));
+    CHECK(has(ran.out, "not confirmed"));
+    CHECK(server.request().starts_with("POST /v1/blocks HTTP/1.1\r\n"));
+    CHECK(Json::parse(server.body()) ==
+          Json::parse(R"({"addr":"192.0.2.0/24","port":22,"protocol":"tcp","name":"egress",)"
+                      R"("seconds":3600,"reason":"größe"})"));
+    CHECK(run_words({"block", "::1", "--for", "*"}, server.path()).status == 0);
+    CHECK(server.body() == R"({"addr":"::1/128"})");
+    const auto json = run_words({"--json", "block", "::1"}, server.path());
+    CHECK(Json::parse(json.out) == Json::parse(row));
+}
+
+TEST_CASE("unblock: found, not found") {
+    {
+        const FakeServer server(FakeServer::says(200, R"({"removed":2})"));
+        const auto ran = run_words({"unblock", "192.0.2.1:22", "--name", "x"}, server.path());
+        CHECK(ran.status == 0);
+        CHECK(ran.out == "lifted 2 blocks\n");
+        CHECK(server.request().starts_with("DELETE /v1/blocks HTTP/1.1\r\n"));
+        CHECK(server.body() == R"({"addr":"192.0.2.1/32","port":22,"name":"x"})");
+    }
+    const FakeServer server(FakeServer::says(200, R"({"removed":0})"));
+    const auto ran = run_words({"unblock", "192.0.2.1"}, server.path());
+    CHECK(ran.status == 1);
+    CHECK(has(ran.err, "nothing is blocked or counted at 192.0.2.1"));
+    const auto json = run_words({"--json", "unblock", "192.0.2.1"}, server.path());
+    CHECK(json.status == 1);
+    CHECK(Json::parse(json.out)["removed"] == 0);
+    const FakeServer vague(FakeServer::says(200, "{}"));
+    CHECK(run_words({"unblock", "192.0.2.1"}, vague.path()).status == 3);
+}
+
+TEST_CASE("status: troubles above, every kind by name") {
+    const FakeServer server(FakeServer::says(200, whole_status));
+    const auto ran = run_words({"status"}, server.path());
+    CHECK(ran.status == 0);
+    CAPTURE(ran.out);
+    CHECK(ran.out.starts_with("egressd 0.1.0, pid 7, up 1h, MONITOR: blocks nothing\n"
+                              "NOT IN FORCE"));
+    const auto rows = ran.out.find("12 rows, 9 counting, 3 blocked, 0 releasing, 2 not in force");
+    CHECK(rows != std::string::npos);
+    CHECK(ran.out.find("helper: exit status 1 \\x1b[2J") < rows);
+    CHECK(ran.out.find("store: no space") < rows);
+    for (const auto* const part :
+         {"/h, backing-off (nft), 2 pending, 4 errors", "/db, 0 pending, 9 commits",
+          "2 local, 1 remote, 0 trusted, 3 egress, loaded 2026-11-22T11:00:00Z", "/etc/egress.conf",
+          "40 taken, 30 matched", "5 too_short", "0 bad_magic",
+          "uid 65534: 3 connections, 8 times paused"}) {
+        CHECK(has(ran.out, part));
+    }
+    const auto json = run_words({"status", "--json"}, server.path());
+    CHECK(Json::parse(json.out) == Json::parse(whole_status));
+    CHECK(!has(json.out, "\x1b"));
+}
+
+TEST_CASE("status: fields that are absent or of another type cost only themselves") {
+    for (const auto* const text :
+         {"{}", R"({"version":7,"pid":"x","uptime":-1,"helper":[],"rules":{"files":{}},"users":1})",
+          R"({"store":null,"refused":[1],"reports":{"a":"b"},"users":[1,{}]})"}) {
+        const FakeServer server(FakeServer::says(200, text));
+        CHECK(run_words({"status"}, server.path()).status == 0);
+    }
+    const FakeServer server(FakeServer::says(200, "[1]"));
+    CHECK(run_words({"status"}, server.path()).status == 3);
+}
+
+TEST_CASE("reload: warnings, errors") {
+    {
+        const FakeServer server(FakeServer::says(200, R"({"warnings":["f:1:2: shadowed"]})"));
+        const auto ran = run_words({"reload"}, server.path());
+        CHECK(ran.status == 0);
+        CHECK(server.request().starts_with("POST /v1/reload HTTP/1.1\r\n"));
+        CHECK(ran.out == "rules reloaded\n");
+        CHECK(has(ran.err, "warning: f:1:2: shadowed\n"));
+    }
+    const FakeServer server(FakeServer::says(
+        422, R"({"error":"2 errors","errors":["f:3:4: bad\u0007","f:5:6: worse"]})"));
+    const auto ran = run_words({"reload"}, server.path());
+    CHECK(ran.status == 1);
+    CHECK(has(ran.err, "f:3:4: bad\\x07\nf:5:6: worse\n"));
+    CHECK(has(ran.err, "2 errors; the rules in force are unchanged"));
+    const auto json = run_words({"reload", "--json"}, server.path());
+    CHECK(json.status == 1);
+    CHECK(Json::parse(json.out)["errors"].size() == 2);
+}
+
+TEST_CASE("rules, metrics, version") {
+    {
+        const FakeServer server(FakeServer::says(200, R"({"text":"[local]\n* *\u001b\n"})"));
+        CHECK(run_words({"rules"}, server.path()).out == "[local]\n* *\\x1b\n");
+        CHECK(server.request().starts_with("GET /v1/rules HTTP/1.1\r\n"));
+        CHECK(Json::parse(run_words({"rules", "--json"}, server.path()).out).contains("text"));
+    }
+    {
+        const auto* const text =
+            "# HELP a b\na 1\nb{k=\"v,}\\\"\",l=\"m\"} 2.5 99\nc NaN\nbad\nd{\n";
+        const FakeServer server(FakeServer::says(200, text));
+        CHECK(run_words({"metrics"}, server.path()).out == text);
+        CHECK(Json::parse(run_words({"metrics", "--json"}, server.path()).out) ==
+              Json::parse(R"([{"name":"a","value":1},
+                             {"name":"b","labels":{"k":"v,}\"","l":"m"},"value":2.5},
+                             {"name":"c","value":"NaN"}])"));
+    }
+    const FakeServer server(FakeServer::says(200, R"({"version":"9.9"})"));
+    CHECK(has(run_words({"version"}, server.path()).out, "egressd 9.9\n"));
+    CHECK(Json::parse(run_words({"version", "--json"}, server.path()).out)["egressd"] == "9.9");
+    const auto alone = run_words({"version"});
+    CHECK(alone.status == 0);
+    CHECK(has(alone.out, "egressd unknown: cannot reach"));
+}
+
+TEST_CASE("refusals and failures of the daemon") {
+    struct Case {
+        int http;
+        const char* body;
+        int status;
+        const char* says;
+    };
+    for (const auto& [http, body, status, says] : std::vector<Case>{
+             {500, R"({"error":"disk full\u001b"})", 3, "cannot do it: disk full\\x1b"},
+             {503, "", 3, "HTTP status 503 without a reason"},
+             {400, R"({"error":"bad address"})", 1, "refuses: bad address"},
+             {404, "<html>", 1, "HTTP status 404"},
+             {403, R"({"error":"no"})", 3, "you must be root or in the group egress"},
+             {302, "", 3, "HTTP status 302"},
+         }) {
+        const FakeServer server(FakeServer::says(http, body));
+        for (const auto* const command : {"status", "reload", "rules", "metrics"}) {
+            const auto ran = run_words({command}, server.path());
+            CAPTURE(ran.err);
+            CHECK(ran.status == status);
+            CHECK(has(ran.err, says));
+            CHECK(ran.out == "");
+        }
+        CHECK(run_words({"block", "::1"}, server.path()).status == status);
+        CHECK(run_words({"unblock", "::1"}, server.path()).status == status);
+    }
+}
+
+TEST_CASE("what answers is not the daemon") {
+    const std::string head = "HTTP/1.1 200 OK\r\n";
+    for (const auto& text :
+         {std::string("\x1b[2Jgarbage\n\n\n"), std::string(), std::string("HTTP/1.1 200"),
+          head + "Content-Length: 100\r\n\r\n{\"version\":", head + "Content-Length: -5\r\n\r\n{}",
+          head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", head + "\r\nnot json",
+          head + "Content-Length: 2\r\n\r\n{\xff", std::string(1 << 20, 'A'),
+          head + std::string("X: ") + std::string(1 << 21, 'A')}) {
+        const FakeServer server(FakeServer::bytes(text));
+        for (const auto* const command : {"status", "rules", "reload"}) {
+            const auto ran = run_words({command, "--timeout", "20"}, server.path());
+            CAPTURE(ran.err);
+            CHECK(ran.status == 3);
+            CHECK(!ran.err.empty());
+            CHECK(!has(ran.err, "\x1b"));
+            CHECK(ran.out == "");
+        }
+    }
+}
+
+TEST_CASE("a body without end is cut, with and without a length") {
+    for (const auto* const field : {"X: y\r\n", "Content-Length: 99999999999\r\n"}) {
+        const FakeServer server([&](int fd, const std::string&) {
+            FakeServer::send(fd, "HTTP/1.1 200 OK\r\n" + std::string(field) + "\r\n");
+            const std::string piece(1 << 16, ' ');
+            while (::send(fd, piece.data(), piece.size(), MSG_NOSIGNAL) > 0) {
+            }
+        });
+        const auto ran = run_words({"status"}, server.path());
+        CHECK(ran.status == 3);
+        CAPTURE(ran.err);
+        CHECK(has(ran.err, "longer than 16777216 bytes"));
+    }
+}
+
+TEST_CASE("a daemon that hangs costs the timeout") {
+    for (const auto* const start :
+         {"", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{"}) {
+        const FakeServer server([&](int fd, const std::string&) {
+            FakeServer::send(fd, start);
+            char byte = 0;
+            while (::recv(fd, &byte, 1, 0) > 0) { // until the client gives up
+            }
+        });
+        const auto ran = run_words({"status", "--timeout", "0.2"}, server.path());
+        CHECK(ran.status == 3);
+        CHECK(has(ran.err, "no complete answer within 0.2 seconds"));
+    }
+}
+
+TEST_CASE("nobody there, or no right to ask") {
+    const auto absent = run_words({"status"}, "/nonexistent/control.sock");
+    CHECK(absent.status == 3);
+    CHECK(absent.err ==
+          "egressctl: cannot reach egressd at /nonexistent/control.sock: No such file "
+          "or directory; is it running? (systemctl status egressd)\n");
+    std::string left_over;
+    const TemporaryDirectory directory;
+    left_over = directory / "control.sock";
+    {
+        const Fd listener(::socket(AF_UNIX, SOCK_STREAM, 0));
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        left_over.copy(address.sun_path, sizeof address.sun_path - 1);
+        ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+    }
+    const auto refused = run_words({"status"}, left_over);
+    CHECK(refused.status == 3);
+    CHECK(has(refused.err, "Connection refused; is it running?"));
+    if (::geteuid() != 0) {
+        ::chmod(left_over.c_str(), 0);
+        CHECK(has(run_words({"status"}, left_over).err, "you must be root or in the group egress"));
+        return;
+    }
+    REQUIRE(::seteuid(65534) == 0); // the directory is 0700 and root's
+    const auto denied = run_words({"status"}, left_over);
+    REQUIRE(::seteuid(0) == 0);
+    CHECK(denied.status == 3);
+    CHECK(has(denied.err, "Permission denied; you must be root or in the group egress"));
+}
+
+TEST_CASE("a proxy in the environment is not asked") {
+    const FakeServer server(FakeServer::says(200, "{}"));
+    ::setenv("http_proxy", "http://127.0.0.1:1", 1);
+    ::setenv("ALL_PROXY", "http://127.0.0.1:1", 1);
+    CHECK(run_words({"status"}, server.path()).status == 0);
+    ::unsetenv("http_proxy");
+    ::unsetenv("ALL_PROXY");
+}
+
+TEST_CASE("output that cannot be written is not silent") {
+    const FakeServer server(FakeServer::says(200, "{}"));
+    const StandingClock clock;
+    Context context;
+    context.out = std::fopen("/dev/full", "we");
+    context.err = std::tmpfile();
+    context.clock = &clock;
+    context.socket = server.path();
+    const std::vector<std::string> words = {"status"};
+    CHECK(run(context, words) == Exit::unreachable);
+    std::fclose(context.out);
+    std::fclose(context.err);
+}
