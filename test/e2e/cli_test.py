@@ -130,7 +130,7 @@ def test_block_and_unblock(world):
     for target in ("2001:db8::/32", "[2001:db8:1::1]:22", "192.0.2.0/25"):
         done = world.ctl("block", target, "--json", environment=at)
         assert done.returncode == 0, (target, done)
-    wait_for(lambda: len(world.elements()) == 4, what=f"4 elements: {world.elements()}")
+    wait_for(lambda: len(world.elements()) == 4, what=lambda: f"4 elements: {world.elements()}")
     for target in ("192.0.2.1:2222", "2001:db8::/32", "[2001:db8:1::1]:22", "192.0.2.0/25"):
         done = world.ctl("unblock", target, environment=at)
         assert done.returncode == 0, (target, done)

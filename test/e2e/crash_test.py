@@ -28,7 +28,7 @@ def agree(world, daemon, least):
     def settled():
         blocks = same(world, daemon)
         return blocks if blocks is not None and least <= blocks else None
-    return wait_for(settled, 60, f"agreement on at least {len(least)} blocks; database "
+    return wait_for(settled, 60, lambda: f"agreement on at least {len(least)} blocks; database "
                     f"{len(database_blocks(world, daemon))}, set {len(world.elements())}, missing "
                     f"{least - database_blocks(world, daemon)}")
 
@@ -182,7 +182,7 @@ def test_disk_full_while_running(world):
     for address in addresses:
         world.library.report(FAIL, server, "full", harness.sockaddr(address, 9))
     wait_for(lambda: "space" in daemon.status()["store"]["last_error"].lower(), 30,
-             f"the error in the status: {daemon.status()['store']}")
+             lambda: f"the error in the status: {daemon.status()['store']}")
     # The firewall is closed all the same; what promises durability says no.
     wait_for(lambda: len(world.elements()) == 1000, 60, "1,000 elements")
     code, answer = daemon.request("POST", "/v1/blocks", {"addr": "192.0.2.77", "seconds": 600})

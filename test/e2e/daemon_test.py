@@ -37,10 +37,10 @@ def test_readiness_reload_and_end_are_told(world):
     # Ready means ready: both sockets answer now, without any waiting.
     assert daemon.status()["pid"] == daemon.pid
     world.fail(world.tcp("10.66.1.1"))
-    daemon.signal(signal.SIGHUP)
+    daemon.send(signal.SIGHUP)
     messages_until(receive, "RELOADING=1")
     messages_until(receive, "READY=1")
-    daemon.signal(signal.SIGTERM)
+    daemon.send(signal.SIGTERM)
     messages_until(receive, "STOPPING=1")
     assert daemon.wait() == 0
 
@@ -52,8 +52,8 @@ def test_watchdog_is_fed(world):
     messages_until(receive, "READY=1")
     for _ in range(3):
         messages_until(receive, "WATCHDOG=1")
-    daemon.signal(signal.SIGSTOP)
-    daemon.signal(signal.SIGCONT)
+    daemon.send(signal.SIGSTOP)
+    daemon.send(signal.SIGCONT)
     messages_until(receive, "WATCHDOG=1")
 
 
@@ -119,7 +119,7 @@ def test_nothing_read_is_lost_at_sigterm(world):
             assert daemon.stop() == 0
     daemon = activated(world, sockets, conf)
     wait_for(lambda: daemon.row("10.66.2.2")["count"] == sent, 30,
-             f"{sent} counted; have {daemon.row('10.66.2.2')}")
+             lambda: f"{sent} counted; have {daemon.row('10.66.2.2')}")
 
 
 def test_library_reconnects_after_a_restart(world):

@@ -31,7 +31,7 @@ def check_survives(world, helper):
     connection = world.tcp("10.66.1.1")
     world.fail(connection, 2)
     wait_for(lambda: (daemon.row("10.66.1.1") or {}).get("state") == "wanted",
-             what=f"the state 'wanted'; rows: {daemon.blocks()}")
+             what=lambda: f"the state 'wanted'; rows: {daemon.blocks()}")
     status = wait_for(lambda: (lambda s: s if s["helper"]["last_error"] else None)(daemon.status()),
                       60, "an error of the helper in the status")
     assert status["not_in_force"] == 1, status

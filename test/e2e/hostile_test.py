@@ -79,7 +79,7 @@ def check(world, kinds, data, fds=(), times=EACH):
     flood(data, fds, times)
     total = sum(before.values()) + times
     wait_for(lambda: sum(refused(daemon).values()) >= total, 120,
-             f"{times} refusals as {kinds}; {before} -> {refused(daemon)}")
+             lambda: f"{times} refusals as {kinds}; {before} -> {refused(daemon)}")
     after = refused(daemon)
     changed = {kind: after[kind] - before.get(kind, 0) for kind in after
                if after[kind] != before.get(kind, 0)}

@@ -45,22 +45,22 @@ def test_sighup_reloads(world):
     daemon = world.daemon(OLD)
     loaded = daemon.get("/v1/rules")[1]["text"]
     world.write("egress.conf", "[local]\n2224 stream tcp * * 7 1h\n")
-    daemon.signal(signal.SIGHUP)
+    daemon.send(signal.SIGHUP)
     wait_for(lambda: daemon.get("/v1/rules")[1]["text"] != loaded, what="the new rules")
     assert "2224" in daemon.get("/v1/rules")[1]["text"]
     good = daemon.get("/v1/rules")[1]["text"]
     world.write("egress.conf", "nonsense\n")
-    daemon.signal(signal.SIGHUP)
+    daemon.send(signal.SIGHUP)
     wait_for(lambda: daemon.status()["rules"]["last_error"], what="an error in the status")
     assert daemon.get("/v1/rules")[1]["text"] == good
     assert "egress.conf:1:" in daemon.log(), daemon.log()
     os.unlink(daemon.conf)
-    daemon.signal(signal.SIGHUP)
+    daemon.send(signal.SIGHUP)
     wait_for(lambda: "egress.conf: " in daemon.status()["rules"]["last_error"] or
              "No such file" in daemon.status()["rules"]["last_error"], what="the missing file named")
     assert daemon.alive() and daemon.get("/v1/rules")[1]["text"] == good
     world.write("egress.conf", OLD)
-    daemon.signal(signal.SIGHUP)
+    daemon.send(signal.SIGHUP)
     wait_for(lambda: not daemon.status()["rules"]["last_error"], what="the error to be over")
 
 

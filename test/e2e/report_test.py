@@ -15,7 +15,7 @@ def counted(daemon, address, count):
     def enough():
         row = daemon.row(address)
         return row if row and row["count"] == count else None
-    return wait_for(enough, what=f"count {count} for {address}; rows: {daemon.blocks()}")
+    return wait_for(enough, what=lambda: f"count {count} for {address}; rows: {daemon.blocks()}")
 
 
 def in_force(daemon, address):
@@ -23,7 +23,7 @@ def in_force(daemon, address):
     def confirmed():
         row = daemon.row(address)
         return row if row and row["state"] == "blocked" else None
-    return wait_for(confirmed, what=f"a confirmed block of {address}; rows: {daemon.blocks()}")
+    return wait_for(confirmed, what=lambda: f"a confirmed block of {address}; rows: {daemon.blocks()}")
 
 
 def all_read(daemon, number):

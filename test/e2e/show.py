@@ -1,0 +1,155 @@
+"""The demonstration that test/demo runs: hydra against a stock sshd, and egress in between."""
+
+import os
+import sys
+import time
+
+import harness
+import stock
+from harness import run, wait_for
+
+BLOCK_TIME = 20
+DROP_IN = f"""\
+# The shipped rules count this service too; this more specific line only makes the block so short
+# that the end of it can be watched.
+[local]
+{{address}}:ssh  stream  tcp  *  *  5  {BLOCK_TIME}s
+"""
+COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+started = time.monotonic()
+
+
+def paint(code, text):
+    return f"\033[{code}m{text}\033[0m" if COLOUR else text
+
+
+def say(text):
+    print(f"\n{paint('1;34', '==')} {paint('1', text)}", flush=True)
+
+
+def note(text):
+    print(f"   {paint('2', f'{time.monotonic() - started:5.1f} s')}  {text}", flush=True)
+
+
+def good(text):
+    note(paint("32", text))
+
+
+def bad(text):
+    note(paint("31", text))
+
+
+def show(command, output):
+    print(f"   {paint('33', '# ' + command)}")
+    for line in output.rstrip().splitlines():
+        print(f"   {line}")
+    sys.stdout.flush()
+
+
+def watch_counting(daemon, attacker):
+    """Prints every change of the attacker's row until the block is in force."""
+    seen = None
+
+    def changed():
+        nonlocal seen
+        row = daemon.row(attacker.v4)
+        if row and (row["count"], row["state"]) != seen:
+            seen = (row["count"], row["state"])
+            text = f"{row['addr']} port {row['port']}/{row['protocol']}: {row['count']} of {row['nfail']}"
+            (bad if row["state"] != "counting" else note)(f"{text}  {row['state']}")
+        return row and row["state"] == "blocked"
+    wait_for(changed, 60, "the attacker to be blocked")
+
+
+def hosts(world):
+    say("Three hosts: a server, an attacker, an honest client (network namespaces)")
+    attacker, client = world.host("attacker"), world.host("client")
+    note(f"attacker {attacker.v4} -> server {attacker.host4}; client {client.v4} -> server {client.host4}")
+    return attacker, client
+
+
+def set_up(world, attacker):
+    say("The server: egress installed with its shipped rules, pam_egress enabled with pam-auth-update")
+    stock.install(world)
+    stock.enable_pam()
+    stock.add_user("alice")
+    with open("/etc/egress.conf.d/demo.conf", "w") as file:
+        file.write(DROP_IN.format(address=attacker.host4))
+    daemon_path, _, _ = stock.programs()
+    run(daemon_path, "-n")
+    show("grep -v '^#' /etc/egress.conf", run("grep", "-Ev", "^(#|$)", "/etc/egress.conf").stdout)
+    show("grep -v '^#' /etc/egress.conf.d/demo.conf",
+         run("grep", "-v", "^#", "/etc/egress.conf.d/demo.conf").stdout)
+    daemon = world.daemon("/etc/egress.conf")
+    note(f"egressd runs (pid {daemon.pid} in here)")
+    sshd = stock.Sshd(world)
+    version = run("ssh", "-V").stderr.split(",")[0]
+    note(f"Debian's own sshd runs, unpatched: {version}")
+    return daemon, sshd
+
+
+def attack(world, daemon, attacker):
+    say("hydra attacks from the other namespace; each failure is reported by PAM and counted")
+    show("hydra -l alice -P passwords -t 4 ssh://" + attacker.host4, "")
+    process = stock.hydra(world, attacker, attacker.host4, user="alice")
+    watch_counting(daemon, attacker)
+    return process
+
+
+def cut_off(world, attacker, client):
+    say("The attacker is cut off, in the firewall, before conntrack or sshd see a packet")
+    element = world.wait_element(attacker.v4)
+    show("nft list table inet egress", run("nft", "list", "table", "inet", "egress").stdout)
+    wait_for(lambda: world.element(attacker.v4)["packets"] > 0, 30, "a dropped packet")
+    bad(f"{world.element(attacker.v4)['packets']} packets of the attacker dropped so far, "
+        f"{element['timeout']} s of block")
+    say("Meanwhile the honest client gets in, at the same address family, the same port")
+    done = stock.log_in(client, client.host4, "alice", command="echo welcome $USER from $SSH_CLIENT")
+    if done.returncode != 0:
+        raise harness.Failure(f"the client did not get in: {done.stderr}")
+    show(f"ssh alice@{client.host4}   (in the client's namespace)", done.stdout)
+    good("let in")
+
+
+def dump(world, daemon):
+    say("What egressd remembers")
+    show("egressctl dump -a",
+         world.ctl("dump", "-a", "-D", daemon.database, check=True).stdout)
+
+
+def release(world, daemon, attacker, process):
+    say("The attack stops; the block ends by itself, in the kernel and in the database")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not world.element(attacker.v4), 60, "the element to expire")
+    good("the element is gone")
+    wait_for(lambda: not daemon.blocks("blocked"), 30, "the row to be released")
+    dump(world, daemon)
+    done = stock.log_in(attacker, attacker.host4, "alice", command="echo and that host may try again")
+    show(f"ssh alice@{attacker.host4}   (with the right password, from the attacker's host)", done.stdout)
+    if done.returncode != 0:
+        raise harness.Failure(f"still shut out: {done.stderr}")
+
+
+def test_demo(world):
+    attacker, client = hosts(world)
+    daemon, sshd = set_up(world, attacker)
+    process = attack(world, daemon, attacker)
+    cut_off(world, attacker, client)
+    dump(world, daemon)
+    release(world, daemon, attacker, process)
+    sshd.stop()
+    daemon.stop()
+    say(f"That was it, in {time.monotonic() - started:.0f} seconds. Nothing of it is left on this machine.")
+
+
+def main():
+    harness.enter()
+    result, text = harness.run_one("demo", test_demo)
+    if result != "ok":
+        print(f"\nthe demonstration {'cannot run here' if result == 'SKIP' else 'failed'}: {text}",
+              file=sys.stderr)
+    sys.exit({"ok": 0, "SKIP": 77}.get(result, 1))
+
+
+main()
