@@ -155,6 +155,9 @@ socklen_t parse_numeric(const char* text, sockaddr_storage& out) {
     }
     if (text[length] == '%') {
         in6.sin6_scope_id = ::if_nametoindex(text + length + 1);
+        if (in6.sin6_scope_id == 0) {
+            return 0;
+        }
     }
     std::memcpy(&out, &in6, sizeof in6);
     return sizeof in6;
