@@ -1,0 +1,63 @@
+#include "helper/diff.h"
+
+#include <algorithm>
+
+namespace egress::helper {
+
+namespace {
+
+bool same(std::uint64_t left, std::uint64_t right) {
+    if (left == for_ever || right == for_ever) {
+        return left == right;
+    }
+    return (left > right ? left - right : right - left) <= same_time;
+}
+
+/// Sorted by target; of equal targets the last one is kept.
+void keep_last(std::vector<Block>& blocks) {
+    std::ranges::stable_sort(blocks, {}, &Block::target);
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        if (i + 1 == blocks.size() || blocks[i].target != blocks[i + 1].target) {
+            blocks[kept++] = blocks[i];
+        }
+    }
+    blocks.resize(kept);
+}
+
+auto order(const Block& block) {
+    return std::pair(block.target, block.action);
+}
+
+} // namespace
+
+Plan diff(std::vector<Element> have, std::vector<Block> wanted) {
+    const auto of_element = [](const Element& element) { return order(element.block); };
+    std::ranges::sort(have, {}, of_element);
+    // A dump of a hash table that is being resized may show an element twice.
+    const auto twice = std::ranges::unique(have, {}, of_element);
+    have.erase(twice.begin(), twice.end());
+    keep_last(wanted);
+
+    Plan plan;
+    auto there = have.begin();
+    for (const Block& block : wanted) {
+        for (; there != have.end() && of_element(*there) < order(block); ++there) {
+            plan.remove.push_back(there->block);
+        }
+        if (there == have.end() || of_element(*there) != order(block)) {
+            plan.add.push_back(block);
+            continue;
+        }
+        if (!same(there->block.seconds, block.seconds)) {
+            plan.renew.push_back(Element{block, there->packets, there->bytes});
+        }
+        ++there;
+    }
+    for (; there != have.end(); ++there) {
+        plan.remove.push_back(there->block);
+    }
+    return plan;
+}
+
+} // namespace egress::helper

@@ -1,0 +1,114 @@
+// egress-helper: opens and closes the firewall for egressd, in either of two contracts.
+// Nothing but the protocol goes to standard output; man 7 egress-helper is the protocol.
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <span>
+
+#include <egress-paths.h>
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include "helper/privileges.h"
+#include "helper/proto.h"
+#include "helper/serve.h"
+#include "helper/table.h"
+
+namespace egress::helper {
+
+namespace {
+
+constexpr int failed = 1;
+constexpr int wrong_usage = 2;
+
+constexpr const char* usage = "usage: egress-helper serve\n"
+                              "       egress-helper add|rem NAME PROTO ADDR MASKLEN PORT ID\n"
+                              "       egress-helper flush NAME\n"
+                              "       egress-helper --help | --version\n";
+
+constexpr const char* help =
+    "\n"
+    "Blocks addresses in the nftables table inet egress. egressd runs it; man 7 egress-helper\n"
+    "has both protocols. PROTO is tcp, udp, a number, or \"\" for any; PORT a number or \"\".\n"
+    "Environment: EGRESS_SECONDS  time of the block in seconds, * (default) for ever\n"
+    "             EGRESS_ACTION   drop (default) or reject\n";
+
+int complain(const Error& error) {
+    fmt::print(stderr, "egress-helper: {}\n", error.text);
+    return failed;
+}
+
+/// The parent may have blocked signals for its own loop, or ignore them: both are inherited.
+void reset_signals() {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    // A transaction is whole or not there, so dying at any moment leaves nothing half done.
+    std::signal(SIGTERM, SIG_DFL);
+    std::signal(SIGINT, SIG_DFL);
+    std::signal(SIGPIPE, SIG_IGN); // a write tells
+}
+
+int serve() {
+    auto table = Table::open();
+    if (!table) {
+        return complain(table.error());
+    }
+    // No PR_SET_PDEATHSIG: it follows the thread that forked us, which may end before the daemon.
+    // The daemon's end closes our input, and that ends us.
+    return Server(*table, STDIN_FILENO, STDOUT_FILENO).run();
+}
+
+Result<> perform(const Event& event) {
+    auto table = Table::open();
+    if (!table) {
+        return std::unexpected(table.error());
+    }
+    if (event.verb == Verb::flush) {
+        return table->flush(event.name);
+    }
+    const Change change{event.verb == Verb::add, event.name, event.block};
+    return table->apply(std::span(&change, 1)).front();
+}
+
+int one_event(std::span<const char* const> arguments) {
+    const auto event =
+        parse_event(arguments, std::getenv("EGRESS_SECONDS"), std::getenv("EGRESS_ACTION"));
+    if (!event) {
+        complain(event.error());
+        if (event.error().code == EINVAL) {
+            fmt::print(stderr, "{}", usage);
+            return wrong_usage;
+        }
+        return failed;
+    }
+    if (const auto done = perform(*event); !done) {
+        return complain(done.error());
+    }
+    // blocklistd keeps what follows OK and gives it back at rem; the address is all that we need.
+    fmt::print("{}\n", event->verb == Verb::add ? "OK nft" : "OK");
+    return std::fflush(stdout) == 0 ? EXIT_SUCCESS : failed;
+}
+
+int run(std::span<const char* const> arguments) {
+    const std::string_view first = arguments.empty() ? "" : arguments[0];
+    if (first == "--help" || first == "-h") {
+        fmt::print("{}{}", usage, help);
+        return EXIT_SUCCESS;
+    }
+    if (first == "--version") {
+        fmt::print("egress-helper {}\n", EGRESS_VERSION);
+        return EXIT_SUCCESS;
+    }
+    reset_signals();
+    keep_only_net_admin();
+    return first == "serve" && arguments.size() == 1 ? serve() : one_event(arguments);
+}
+
+} // namespace
+
+} // namespace egress::helper
+
+int main(int argc, char** argv) {
+    return egress::helper::run({argv + (argc > 0 ? 1 : 0), argv + argc});
+}

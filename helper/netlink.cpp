@@ -1,0 +1,167 @@
+#include "helper/netlink.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+namespace egress::helper {
+
+namespace {
+
+constexpr std::size_t input_size = 64 * 1024;
+constexpr int receive_buffer = 8 * 1024 * 1024; ///< holds an error for each of 10,000 messages
+constexpr std::size_t largest_send = 1U << 30;  ///< what the kernel lets SO_SNDBUFFORCE be
+constexpr int answer_seconds = 10; ///< the kernel answers within the call; this is for a bug in it
+constexpr int dump_attempts = 32;
+
+} // namespace
+
+Error kernel_error(std::string_view what, int code) {
+    const char* hint = "";
+    switch (code) {
+    case EPERM:
+    case EACCES:
+        hint = " (needs CAP_NET_ADMIN)";
+        break;
+    case EEXIST:
+    case EBUSY:
+    case EINVAL:
+        hint = " (something of that name in table inet egress was made by another program: "
+               "delete it)";
+        break;
+    case ENFILE:
+        hint = " (the set is full)";
+        break;
+    case EOPNOTSUPP:
+    case EPROTONOSUPPORT:
+    case EAFNOSUPPORT:
+        hint = " (the kernel was built without it)";
+        break;
+    case ENOMEM:
+    case ENOBUFS:
+        hint = " (the kernel is short of memory)";
+        break;
+    default:
+        break;
+    }
+    return Error{fmt::format("{}: {}{}", what, std::strerror(code), hint), code};
+}
+
+void for_each_message(std::span<const char> datagram,
+                      const std::function<void(const nlmsghdr*)>& take) {
+    int left = static_cast<int>(datagram.size());
+    const auto* message = reinterpret_cast<const nlmsghdr*>(datagram.data());
+    for (; mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
+        take(message);
+    }
+}
+
+int message_error(const nlmsghdr* message) {
+    // NLMSG_ERROR's payload begins with the errno too; NLMSG_DONE may come without one.
+    int code = 0;
+    if (mnl_nlmsg_get_payload_len(message) >= sizeof code) {
+        std::memcpy(&code, mnl_nlmsg_get_payload(message), sizeof code);
+    }
+    return code < 0 ? -code : 0;
+}
+
+Netlink::Netlink(mnl_socket* socket)
+    : socket_(socket), input_(input_size),
+      sequence_(static_cast<std::uint32_t>(std::time(nullptr))) {}
+
+Result<Netlink> Netlink::open(int bus) {
+    mnl_socket* const socket = mnl_socket_open2(bus, SOCK_CLOEXEC);
+    if (socket == nullptr) {
+        return std::unexpected(kernel_error("cannot open a netlink socket", errno));
+    }
+    Netlink netlink(socket);
+    if (mnl_socket_bind(socket, 0, MNL_SOCKET_AUTOPID) < 0) {
+        return std::unexpected(kernel_error("cannot bind a netlink socket", errno));
+    }
+    const int fd = mnl_socket_get_fd(socket);
+    const int on = 1;
+    const timeval timeout{answer_seconds, 0};
+    // Best effort: without them there is less room, or errors that carry the whole message.
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer, sizeof receive_buffer);
+    setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    return netlink;
+}
+
+Result<> Netlink::send(const void* data, std::size_t size) {
+    if (2 * size > send_buffer_) {
+        const int wanted = static_cast<int>(std::min(2 * size + 65536, largest_send));
+        setsockopt(mnl_socket_get_fd(socket_.get()), SOL_SOCKET, SO_SNDBUFFORCE, &wanted,
+                   sizeof wanted);
+        send_buffer_ = 2 * size;
+    }
+    if (mnl_socket_sendto(socket_.get(), data, size) < 0) {
+        return std::unexpected(kernel_error("cannot write to netlink", errno));
+    }
+    return {};
+}
+
+Result<std::span<const char>> Netlink::receive(int flags) {
+    while (true) {
+        const auto count =
+            ::recv(mnl_socket_get_fd(socket_.get()), input_.data(), input_.size(), flags);
+        if (count >= 0) {
+            return std::span<const char>(input_).first(static_cast<std::size_t>(count));
+        }
+        if (errno != EINTR) {
+            return std::unexpected(kernel_error("cannot read from netlink", errno));
+        }
+    }
+}
+
+Result<> Netlink::ask(nlmsghdr* request, const std::function<void()>& restart, const Take& take) {
+    for (int attempt = 0; attempt < dump_attempts; ++attempt) {
+        restart();
+        const auto asked = ask_once(request, take);
+        if (asked || (asked.error().code != EINTR && asked.error().code != ENOBUFS)) {
+            return asked;
+        }
+    }
+    return fail("the firewall changed during each of many attempts to read it", EINTR);
+}
+
+/// One attempt; EINTR where the view is not consistent. A reply is read to its end in any case.
+Result<> Netlink::ask_once(nlmsghdr* request, const Take& take) {
+    request->nlmsg_seq = next_sequence();
+    if (auto sent = send(request, request->nlmsg_len); !sent) {
+        return sent;
+    }
+    const bool dump = (request->nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
+    bool disturbed = false;
+    bool done = false;
+    int code = 0;
+    while (!done) {
+        const auto datagram = receive(0);
+        if (!datagram) {
+            return std::unexpected(datagram.error());
+        }
+        for_each_message(*datagram, [&](const nlmsghdr* message) {
+            if (message->nlmsg_seq != request->nlmsg_seq || done) {
+                return; // a late answer to an earlier question
+            }
+            disturbed = disturbed || (message->nlmsg_flags & NLM_F_DUMP_INTR) != 0;
+            if (message->nlmsg_type == NLMSG_ERROR || message->nlmsg_type == NLMSG_DONE) {
+                code = message_error(message);
+                done = true;
+            } else {
+                take(message);
+                done = !dump;
+            }
+        });
+    }
+    if (code != 0) {
+        return std::unexpected(kernel_error("the kernel refused a question", code));
+    }
+    return disturbed ? fail("disturbed", EINTR) : Result<>{};
+}
+
+} // namespace egress::helper

@@ -1,0 +1,259 @@
+#include "helper/serve.h"
+
+#include <array>
+#include <cerrno>
+#include <iterator>
+
+#include <egress-paths.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "helper/kill.h"
+
+namespace egress::helper {
+
+namespace {
+
+constexpr std::size_t output_limit = 64 * 1024; ///< written out before it grows further
+
+/// Whether reading would not block. Waits for that where `wait`.
+bool readable(int fd, bool wait) {
+    pollfd poll_for{fd, POLLIN, 0};
+    int ready = 0;
+    do {
+        ready = ::poll(&poll_for, 1, wait ? -1 : 0);
+    } while (ready < 0 && errno == EINTR);
+    return ready != 0;
+}
+
+} // namespace
+
+int Server::run() {
+    bool more = true;
+    while (more && !mute_ && !refused_) {
+        // Everything at hand goes into one transaction: it is committed when nothing more is.
+        if (readable(in_, changes_.empty())) {
+            more = take_input();
+        } else {
+            commit_changes();
+        }
+        if (changes_.empty()) {
+            flush_output();
+        }
+    }
+    commit_changes();
+    flush_output();
+    return refused_ ? 1 : 0;
+}
+
+/// Reads once; false at the end of the input. A last line without '\n' is half a request: not done.
+bool Server::take_input() {
+    std::array<char, 64 * 1024> buffer;
+    const auto count = ::read(in_, buffer.data(), buffer.size());
+    if (count <= 0) {
+        return count < 0 && (errno == EINTR || errno == EAGAIN);
+    }
+    reader_.feed({buffer.data(), static_cast<std::size_t>(count)},
+                 [this](std::string_view text) { line(text); });
+    return true;
+}
+
+void Server::line(std::string_view text) {
+    if (refused_) {
+        return;
+    }
+    if (!greeted_) {
+        return greet(text);
+    }
+    auto parsed = parse_request(text);
+    if (parsed) {
+        request(std::move(*parsed));
+    } else {
+        bad_line(text, parsed.error());
+    }
+    if (output_.size() >= output_limit) {
+        flush_output();
+    }
+}
+
+/// Any version is answered with ours: the peer knows whether it speaks that too.
+void Server::greet(std::string_view text) {
+    constexpr std::string_view opening = "HELLO egress-helper ";
+    if (text.starts_with(opening) && text.size() > opening.size() && text.size() < max_line) {
+        output_ += fmt::format("{} egress-nftables/{}\n", hello, EGRESS_VERSION);
+        greeted_ = true;
+    } else {
+        output_ += error_line(0, fmt::format("expected {}", hello));
+        refused_ = true;
+    }
+}
+
+void Server::bad_line(std::string_view text, const Error& error) {
+    const auto id = parse_id(text);
+    const auto open = id ? syncs_.find(*id) : syncs_.end();
+    if (open == syncs_.end()) {
+        refuse(id.value_or(0), error);
+        return;
+    }
+    // One reply to each id: a sync's is due at its end.
+    ++open->second.lines;
+    if (open->second.error.empty()) {
+        open->second.error = fmt::format("line {} of the sync: {}", open->second.lines, error.text);
+    }
+}
+
+void Server::request(Request request) {
+    switch (request.verb) {
+    case Verb::add:
+    case Verb::rem:
+        changes_.push_back(
+            Change{request.verb == Verb::add, std::move(request.name), request.block});
+        ids_.push_back(request.id);
+        if (changes_.size() >= max_batch) {
+            commit_changes();
+        }
+        return;
+    case Verb::sync:
+        return begin_sync(request);
+    case Verb::elem:
+        return element(request);
+    default:
+        break;
+    }
+    // The rest sees the effect of all that came before it.
+    commit_changes();
+    switch (request.verb) {
+    case Verb::end:
+        return end_sync(request.id);
+    case Verb::flush:
+        return answer(request.id, table_.flush(request.name));
+    case Verb::list:
+        return list(request);
+    case Verb::names:
+        return names(request);
+    case Verb::kill:
+        if (const auto killed = kill_sockets(request.block.target); killed) {
+            fmt::format_to(std::back_inserter(output_), "{} ok {}\n", request.id, *killed);
+        } else {
+            refuse(request.id, killed.error());
+        }
+        return;
+    default:
+        return answer(request.id, {}); // ping
+    }
+}
+
+void Server::begin_sync(Request& request) {
+    if (syncs_.contains(request.id)) {
+        return bad_line(fmt::format("{} sync", request.id),
+                        Error{"a sync with this id is open already", 0});
+    }
+    if (syncs_.size() >= max_syncs) {
+        return refuse(request.id, Error{fmt::format("{} syncs are open already", max_syncs), 0});
+    }
+    syncs_[request.id].name = std::move(request.name);
+}
+
+void Server::element(const Request& request) {
+    const auto open = syncs_.find(request.id);
+    if (open == syncs_.end()) {
+        return refuse(request.id, Error{"elem outside a sync", 0});
+    }
+    OpenSync& sync = open->second;
+    ++sync.lines;
+    if (elements_ >= max_elements && sync.error.empty()) {
+        sync.error = fmt::format("more than {} elements", max_elements);
+    }
+    if (sync.error.empty()) {
+        sync.wanted.push_back(request.block);
+        ++elements_;
+    }
+}
+
+void Server::end_sync(std::uint64_t id) {
+    auto ended = syncs_.extract(id);
+    if (ended.empty()) {
+        return refuse(id, Error{"end outside a sync", 0});
+    }
+    const OpenSync& sync = ended.mapped();
+    elements_ -= sync.wanted.size();
+    if (!sync.error.empty()) {
+        return refuse(id, Error{sync.error, 0});
+    }
+    const auto synced = table_.sync(sync.name, sync.wanted);
+    if (!synced) {
+        return refuse(id, synced.error());
+    }
+    fmt::format_to(std::back_inserter(output_), "{} ok {} {}\n", id, synced->added,
+                   synced->removed);
+}
+
+void Server::list(const Request& request) {
+    const auto elements = table_.list(request.name);
+    if (!elements) {
+        return refuse(request.id, elements.error());
+    }
+    for (const Element& element : *elements) {
+        fmt::format_to(std::back_inserter(output_), "{} item ", request.id);
+        append(output_, element);
+        output_ += '\n';
+        if (output_.size() >= output_limit) {
+            flush_output();
+        }
+    }
+    fmt::format_to(std::back_inserter(output_), "{} ok {}\n", request.id, elements->size());
+}
+
+void Server::names(const Request& request) {
+    const auto found = table_.names();
+    if (!found) {
+        return refuse(request.id, found.error());
+    }
+    for (const std::string& name : *found) {
+        fmt::format_to(std::back_inserter(output_), "{} name {}\n", request.id, name);
+    }
+    fmt::format_to(std::back_inserter(output_), "{} ok {}\n", request.id, found->size());
+}
+
+void Server::commit_changes() {
+    if (changes_.empty()) {
+        return;
+    }
+    const auto results = table_.apply(changes_);
+    for (std::size_t i = 0; i < results.size(); ++i) {
+        answer(ids_[i], results[i]);
+    }
+    changes_.clear();
+    ids_.clear();
+}
+
+void Server::answer(std::uint64_t id, const Result<>& result) {
+    if (result) {
+        fmt::format_to(std::back_inserter(output_), "{} ok\n", id);
+    } else {
+        refuse(id, result.error());
+    }
+}
+
+void Server::refuse(std::uint64_t id, const Error& error) {
+    output_ += error_line(id, error.text);
+}
+
+void Server::flush_output() {
+    std::string_view left = output_;
+    while (!left.empty() && !mute_) {
+        const auto count = ::write(out_, left.data(), left.size());
+        if (count >= 0) {
+            left.remove_prefix(static_cast<std::size_t>(count));
+        } else if (errno == EAGAIN) {
+            pollfd poll_for{out_, POLLOUT, 0}; // the peer made it non-blocking
+            ::poll(&poll_for, 1, -1);
+        } else if (errno != EINTR) {
+            mute_ = true; // the peer is gone, and with it who could ask for more
+        }
+    }
+    output_.clear();
+}
+
+} // namespace egress::helper

@@ -1,0 +1,66 @@
+// `egress-helper serve`: requests in, replies out, until the end of the input.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "helper/lines.h"
+#include "helper/table.h"
+
+namespace egress::helper {
+
+class Server {
+  public:
+    static constexpr std::size_t max_batch = 10'000;       ///< changes in one transaction
+    static constexpr std::size_t max_elements = 4'000'000; ///< of all open syncs together
+    static constexpr std::size_t max_syncs = 64;           ///< open at a time
+
+    /// `in` and `out` stay the caller's. `table` must outlive the server.
+    Server(Table& table, int in, int out) : table_(table), in_(in), out_(out) {}
+
+    /// Serves until the end of the input; what was read whole by then is done. Returns the exit
+    /// status: 0, or 1 where the peer does not speak the protocol.
+    int run();
+
+  private:
+    struct OpenSync {
+        std::string name;
+        std::vector<Block> wanted;
+        std::size_t lines = 0;
+        std::string error; ///< of its first bad line; the end is answered with it
+    };
+
+    bool take_input();
+    void line(std::string_view text);
+    void greet(std::string_view text);
+    void bad_line(std::string_view text, const Error& error);
+    void request(Request request);
+    void begin_sync(Request& request);
+    void element(const Request& request);
+    void end_sync(std::uint64_t id);
+    void list(const Request& request);
+    void names(const Request& request);
+    void commit_changes();
+    void answer(std::uint64_t id, const Result<>& result);
+    void refuse(std::uint64_t id, const Error& error);
+    void flush_output();
+
+    Table& table_;
+    int in_;
+    int out_;
+    LineReader reader_;
+    std::string output_;
+    std::vector<Change> changes_;    ///< read, not yet committed
+    std::vector<std::uint64_t> ids_; ///< of changes_
+    std::map<std::uint64_t, OpenSync> syncs_;
+    std::size_t elements_ = 0; ///< in syncs_
+    bool greeted_ = false;
+    bool mute_ = false;    ///< nobody reads our output any more
+    bool refused_ = false; ///< no greeting came
+};
+
+} // namespace egress::helper

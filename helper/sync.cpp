@@ -1,0 +1,157 @@
+// Table::sync: read, compare, and change what differs in one transaction.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include <linux/netfilter/nf_tables.h>
+
+#include "helper/diff.h"
+#include "helper/table.h"
+
+namespace egress::helper {
+
+namespace {
+
+constexpr int attempts = 16;
+
+/// Blocks and elements by the set that they belong to.
+template <typename Item>
+struct Shelf {
+    SetId set;
+    std::string name;
+    std::vector<const Item*> items;
+};
+
+const Block& block_of(const Block& block) {
+    return block;
+}
+const Block& block_of(const Element& element) {
+    return element.block;
+}
+
+template <typename Item>
+std::map<std::uint32_t, Shelf<Item>> shelve(const std::string& name,
+                                            const std::vector<Item>& items) {
+    std::map<std::uint32_t, Shelf<Item>> shelves;
+    for (const Item& item : items) {
+        const auto& [target, action, seconds] = block_of(item);
+        // All of a SetId but the name, which is the same for all: no string is made per item.
+        const std::uint32_t key = static_cast<std::uint32_t>(shape_of(target)) << 16U |
+                                  static_cast<std::uint32_t>(action) << 9U |
+                                  static_cast<std::uint32_t>(target.source.base.is_v4()) << 8U |
+                                  target.source.length;
+        auto [shelf, fresh] = shelves.try_emplace(key);
+        if (fresh) {
+            shelf->second.set = set_of(name, target, action);
+            shelf->second.name = set_name(shelf->second.set);
+        }
+        shelf->second.items.push_back(&item);
+    }
+    return shelves;
+}
+
+void write_adds(Batch& batch, const std::map<std::uint32_t, Shelf<Block>>& shelves) {
+    for (const auto& [key, shelf] : shelves) {
+        ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.set, shelf.name);
+        for (const Block* block : shelf.items) {
+            const Lifetime lifetime{block->seconds, false, 0, 0};
+            writer.put(block->target, &lifetime);
+        }
+    }
+}
+
+/// Made and deleted, because one that was there when we looked may have expired since.
+void write_removals(Batch& batch, const Shelf<Block>& shelf) {
+    for (const std::uint16_t type : {NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM}) {
+        ElementWriter writer(batch, type, shelf.set, shelf.name);
+        for (const Block* block : shelf.items) {
+            writer.put(block->target);
+        }
+    }
+}
+
+void write_renewals(Batch& batch, const Shelf<Element>& shelf, bool renews) {
+    if (!renews) {
+        for (const Element* element : shelf.items) {
+            write_gone(batch, shelf.set, shelf.name, element->block.target, Batch::nobody);
+        }
+    }
+    ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.set, shelf.name);
+    for (const Element* element : shelf.items) {
+        const Lifetime lifetime{element->block.seconds, renews, renews ? 0 : element->packets,
+                                renews ? 0 : element->bytes};
+        writer.put(element->block.target, &lifetime);
+    }
+}
+
+} // namespace
+
+Result<Outcome> Table::sync_once(const std::string& name, const std::vector<Block>& wanted,
+                                 Synced& synced) {
+    if (auto ready = refresh(); !ready) {
+        return std::unexpected(ready.error());
+    }
+    auto have = read(name, false);
+    if (!have) {
+        return std::unexpected(have.error());
+    }
+    const Plan plan = diff(std::move(*have), wanted);
+    synced = Synced{plan.add.size(), plan.remove.size()};
+
+    Batch batch(netlink_, layout_.generation);
+    if (!wanted.empty()) {
+        put_base(batch, layout_);
+    }
+    const auto shelves = shelve(name, wanted);
+    std::vector<std::string> empty;
+    for (const auto& [set, known] : layout_.sets) {
+        const auto same = [&](const auto& shelf) { return shelf.second.name == set; };
+        if (known.id.name == name && known.fits && std::ranges::none_of(shelves, same)) {
+            empty.push_back(set);
+        }
+    }
+    for (const auto& set : empty) {
+        drop_set(batch, layout_, set);
+    }
+    for (const auto& [key, shelf] : shelves) {
+        if (!fits(shelf.name)) {
+            return fail("set " + shelf.name +
+                        " in table inet egress was made by another program: delete it");
+        }
+        put_set(batch, layout_, shelf.set, Batch::nobody);
+    }
+    for (const auto& [key, shelf] : shelve(name, plan.remove)) {
+        if (layout_.sets.contains(shelf.name)) { // else it went with its set
+            write_removals(batch, shelf);
+        }
+    }
+    write_adds(batch, shelve(name, plan.add));
+    for (const auto& [key, shelf] : shelve(name, plan.renew)) {
+        write_renewals(batch, shelf, renews_);
+    }
+    return finish(batch);
+}
+
+Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wanted) {
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+        Synced synced;
+        const auto outcome = sync_once(name, wanted, synced);
+        if (!outcome && outcome.error().code == ENOENT) {
+            layout_.changed = true; // a set went away under our eyes
+            continue;
+        }
+        if (!outcome) {
+            return std::unexpected(outcome.error());
+        }
+        if (outcome->committed()) {
+            return synced;
+        }
+        if (!outcome->stale) {
+            return std::unexpected(
+                kernel_error("cannot sync " + name, outcome->refusals.front().code));
+        }
+    }
+    return fail("the firewall changed during each of many attempts to sync " + name, ERESTART);
+}
+
+} // namespace egress::helper

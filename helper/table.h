@@ -1,0 +1,76 @@
+// `table inet egress` as one object: changes, look, sync.
+//
+// Every change is one transaction: packets see all of it or nothing. What the kernel holds is the
+// only truth; the layout kept here is checked against the ruleset's generation before each use, so
+// a table that someone flushed, or another helper changed, is seen and made anew. Nothing here
+// retries for ever, and nothing outside our table is touched.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "helper/elements.h"
+
+namespace egress::helper {
+
+/// One add or rem.
+struct Change {
+    bool add = true;
+    std::string name;
+    Block block;
+};
+
+struct Synced {
+    std::size_t added = 0;
+    std::size_t removed = 0;
+};
+
+class Table {
+  public:
+    static Result<Table> open();
+
+    /// Makes all changes in one transaction if the kernel lets it; those that it refuses are left
+    /// out, and say so. One result for each change.
+    std::vector<Result<>> apply(std::span<const Change> changes);
+
+    /// Removes everything of this name, its sets and rules too.
+    Result<> flush(const std::string& name);
+
+    /// What of this name is in force: elements whose rule someone deleted are not.
+    Result<std::vector<Element>> list(const std::string& name);
+
+    Result<std::vector<std::string>> names();
+
+    /// Afterwards exactly `wanted` is in force under this name, and no packet saw anything between.
+    Result<Synced> sync(const std::string& name, const std::vector<Block>& wanted);
+
+  private:
+    struct Round; ///< of apply(): what is still to do
+
+    Table(Netlink netlink, bool renews) : netlink_(std::move(netlink)), renews_(renews) {}
+
+    Result<> refresh();
+    Result<Outcome> finish(Batch& batch);
+    void run(Round& round);
+    void halve(Round& round);
+    Result<> read_counters(Round& round);
+    void write(Batch& batch, Round& round);
+    void write_add(Batch& batch, const Change& change, Lifetime lifetime, int owner);
+    void write_rem(Batch& batch, const Change& change, int owner);
+    bool fits(const std::string& set) const;
+    Result<std::vector<Element>> read(const std::string& name, bool in_force);
+    Result<Outcome> sync_once(const std::string& name, const std::vector<Block>& wanted,
+                              Synced& synced);
+
+    Netlink netlink_;
+    bool renews_; ///< the kernel gives an element that is there a new time in place
+    Layout layout_;
+    std::uint32_t expected_ = 0; ///< generation after our own last commit
+};
+
+/// Removes an element that may or may not be there: made first, it surely is.
+void write_gone(Batch& batch, const SetId& set, const std::string& name, const Target& target,
+                int owner);
+
+} // namespace egress::helper
