@@ -99,7 +99,7 @@ class Checker {
         }
         if (rule.disable.kind == Setting<Seconds>::Kind::value && o.max &&
             *o.max < rule.disable.value) {
-            out_.warn(rule.place, "max is shorter than disable", "give it the longer time");
+            out_.warn(rule.place, "max does nothing", "it is shorter than disable");
         }
         if (o.spoofable && (rule.type == SOCK_STREAM || rule.protocol.number == IPPROTO_TCP)) {
             out_.warn(rule.place, "spoofable does nothing", "only UDP sources can be forged");
@@ -163,6 +163,28 @@ class Checker {
         }
     }
 
+    /// A report without a descriptor is of the [trusted] line's service and of nothing else.
+    static bool covers(const Rule& rule, const Trusted& trusted) {
+        const auto holds = [](const auto& wanted, const auto& has) {
+            return !wanted || wanted == has;
+        };
+        const auto& prefix = rule.location.prefix;
+        const auto& own = trusted.location.prefix;
+        return holds(rule.location.port, trusted.location.port) && holds(rule.type, trusted.type) &&
+               holds(rule.protocol.number, trusted.protocol.number) &&
+               meet(rule.owner, trusted.owner) && (!prefix || (own && prefix->contains(own->base)));
+    }
+
+    void unused_trusted(const Policy& policy) {
+        for (const auto& line : policy.trusted) {
+            const auto covered = [&](const Rule& rule) { return covers(rule, line); };
+            if (!policy.local.empty() && std::ranges::none_of(policy.local, covered)) {
+                out_.warn(line.place, "reports by this line match no [local] line",
+                          "give it the port, type and proto of the [local] line");
+            }
+        }
+    }
+
     void trusted(const std::vector<Trusted>& lines) {
         std::map<std::optional<std::uint32_t>, const Trusted*> first;
         for (const auto& line : lines) {
@@ -205,6 +227,7 @@ std::vector<Diagnostic> check(const Policy& policy) {
     }
     checker.unreachable(policy);
     checker.trusted(policy.trusted);
+    checker.unused_trusted(policy);
     for (const auto& line : policy.trusted) {
         checker.impossible(line);
     }

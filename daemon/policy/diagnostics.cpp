@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include <fmt/format.h>
+
+#include "daemon/log.h"
 
 namespace egress::policy {
 
@@ -13,16 +16,21 @@ constexpr std::size_t quoted_length = 60;
 constexpr std::size_t longest_suggestion = 32;
 constexpr std::size_t share = max_diagnostics / 2 - 1; // one is left for "more"
 
-/// Number of single-character edits from one word to the other.
+/// Number of edits from one word to the other; two neighbours exchanged are one edit.
 std::size_t distance(std::string_view a, std::string_view b) {
     std::vector<std::size_t> row(b.size() + 1);
     std::iota(row.begin(), row.end(), std::size_t{0});
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        std::size_t diagonal = row[0]++;
-        for (std::size_t j = 0; j < b.size(); ++j) {
-            const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
-            diagonal = row[j + 1];
-            row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
+    std::vector<std::size_t> before = row; // the row of i - 1, and `older` that of i - 2
+    std::vector<std::size_t> older;
+    for (std::size_t i = 1; i <= a.size(); ++i) {
+        older = std::exchange(before, row);
+        row[0] = i;
+        for (std::size_t j = 1; j <= b.size(); ++j) {
+            const std::size_t replaced = before[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+            row[j] = std::min({replaced, before[j] + 1, row[j - 1] + 1});
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+                row[j] = std::min(row[j], older[j - 2] + 1);
+            }
         }
     }
     return row.back();
@@ -30,28 +38,13 @@ std::size_t distance(std::string_view a, std::string_view b) {
 
 } // namespace
 
-std::string escape(std::string_view text, std::size_t limit) {
-    std::string out;
-    for (const char c : text.substr(0, limit)) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte == '\\') {
-            out += "\\\\";
-        } else if (byte >= 0x20 && byte < 0x7f) {
-            out += c;
-        } else {
-            out += fmt::format("\\x{:02x}", byte);
-        }
-    }
-    return text.size() > limit ? out + "..." : out;
-}
-
 std::string quote(std::string_view text) {
     return "'" + escape(text, quoted_length) + "'";
 }
 
 std::string_view nearest(std::string_view word, std::span<const std::string_view> candidates) {
     std::string_view best;
-    std::size_t least = word.size() < 4 ? 2 : 3; // one more than what is still near
+    std::size_t least = word.size() <= 4 ? 2 : 3; // one more than what is still near
     if (word.size() > longest_suggestion) {
         return best;
     }

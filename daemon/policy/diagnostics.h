@@ -10,10 +10,8 @@
 
 namespace egress::policy {
 
-/// Printable ASCII stays, every other byte becomes \xNN and a backslash is doubled; cut with "..."
-/// at `limit` bytes. A rules file must not be able to write to the terminal of who checks it.
-std::string escape(std::string_view text, std::size_t limit = 4096);
-/// 'text', escaped and cut to what fits on a line.
+/// 'text', escaped and cut to what fits on a line: a rules file must not be able to write to the
+/// terminal of who checks it.
 std::string quote(std::string_view text);
 /// The candidate that is at most two slips of the finger away, or empty.
 std::string_view nearest(std::string_view word, std::span<const std::string_view> candidates);

@@ -66,6 +66,10 @@ std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& conte
 
 std::optional<Seconds> parse_duration(const Cell& cell, const Context& context) {
     constexpr std::string_view units = "write numbers with s, m, h, d or w, as in 1h30m";
+    if (digits_of(cell.text).base == 16) { // a 'd' is a digit here: no units
+        const auto number = parse_number(cell, context, "time", 0, max_duration);
+        return number ? std::optional(static_cast<Seconds>(*number)) : std::nullopt;
+    }
     Seconds total = 0;
     for (std::size_t at = 0; at < cell.text.size() || at == 0;) {
         const auto stop = std::min(cell.text.find_first_not_of("0123456789", at), cell.text.size());

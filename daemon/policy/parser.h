@@ -24,16 +24,16 @@ struct Diagnostic {
     std::string message() const;
 };
 
+/// What reading the rules gave.
 struct Parsed {
-    Policy policy; ///< only meaningful where ok()
-    std::vector<Diagnostic>
-        diagnostics; ///< in the order of the text; bounded (see max_diagnostics)
-    bool ok() const; ///< no error among them
+    Policy policy;                       ///< only meaningful where ok()
+    std::vector<Diagnostic> diagnostics; ///< in the order of the text; at most max_diagnostics
+    bool ok() const;                     ///< no error among them
 };
 
 inline constexpr std::size_t max_diagnostics = 100;
 
-/// Parses one text; `file` is only for messages.
+/// Parses one text; `file` is only for messages. Does not check().
 Parsed parse_text(std::string_view text, std::string_view file);
 
 /// Parses `file` and then every *.conf in `directory`, sorted by name (an absent directory is

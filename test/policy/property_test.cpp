@@ -1,0 +1,66 @@
+// What must hold for every policy and every report, tried on very many.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include "daemon/policy/parser.h"
+#include "daemon/policy/print.h"
+#include "test/policy/random_policy.h"
+#include "test/policy/reference.h"
+
+namespace egress::policy {
+
+TEST_CASE("what is printed means what was printed") {
+    Random random(seed());
+    for (int round = 0; round < 1500; ++round) {
+        const auto policy = random_policy(random, 1 + random() % 8, random() % 8);
+        const auto text = print(policy);
+        const auto parsed = parse_text(text, "printed");
+        for (const auto& diagnostic : parsed.diagnostics) {
+            CHECK_MESSAGE(diagnostic.severity == Diagnostic::Severity::warning,
+                          diagnostic.message());
+        }
+        REQUIRE_MESSAGE(same_meaning(parsed.policy, policy), text);
+        REQUIRE(print(parsed.policy) == text);
+    }
+}
+
+TEST_CASE("the index decides as the plain loop does") {
+    Random random(seed());
+    std::size_t compared = 0;
+    std::size_t local_hits = 0;
+    std::size_t remote_hits = 0;
+    const auto number = [](std::string_view) { return NameId{0}; };
+    for (int round = 0; compared < 1000000; ++round) {
+        const std::size_t size = round % 50 == 0 ? 400 : 1 + random() % 24;
+        const Matcher matcher(random_policy(random, size, size), "egress", number);
+        for (int i = 0; i < 2000; ++i, ++compared) {
+            const auto subject = random_subject(random);
+            const Rule* const local = reference::local(matcher.policy(), subject);
+            Decision decision;
+            const bool matched = matcher.match(subject, decision);
+            REQUIRE(matched == (local != nullptr));
+            if (!matched) {
+                continue;
+            }
+            ++local_hits;
+            const Rule* const remote = reference::remote(matcher.policy(), subject);
+            remote_hits += remote != nullptr;
+            REQUIRE_MESSAGE(decision.local == local, print(*decision.local)
+                                                         << " / " << print(*local));
+            REQUIRE(decision.remote == remote);
+            REQUIRE(decision.counted.contains(subject.remote.address));
+        }
+    }
+    fmt::print("{} reports, {} matched [local], {} [remote]\n", compared, local_hits, remote_hits);
+    CHECK(local_hits > compared / 4); // else the test compares nothing
+    CHECK(remote_hits > compared / 10);
+}
+
+TEST_CASE("check() takes whatever parses") {
+    Random random(seed());
+    for (int round = 0; round < 200; ++round) {
+        CHECK(check(random_policy(random, 20, 20)).size() <= max_diagnostics);
+    }
+}
+
+} // namespace egress::policy
