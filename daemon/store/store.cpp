@@ -34,6 +34,14 @@ void Batch::erase(const Row& row) {
     entries_.push_back(entry);
 }
 
+void Batch::append(const Batch& other) {
+    const auto shift = static_cast<std::uint32_t>(bytes_.size());
+    bytes_.insert(bytes_.end(), other.bytes_.begin(), other.bytes_.end());
+    for (const Entry& entry : other.entries_) {
+        entries_.push_back({entry.key + shift, entry.value + shift, entry.end + shift});
+    }
+}
+
 void Batch::clear() {
     bytes_.clear();
     entries_.clear();

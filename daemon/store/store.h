@@ -26,6 +26,8 @@ class Batch {
     void put(const Row& row);
     /// Only the key columns of the row matter.
     void erase(const Row& row);
+    /// Everything of the other batch, behind what is here.
+    void append(const Batch& other);
     void clear();
     std::size_t size() const { return entries_.size(); }
     bool empty() const { return entries_.empty(); }

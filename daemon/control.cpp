@@ -1,0 +1,302 @@
+#include "daemon/control.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include <grp.h>
+#include <microhttpd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "daemon/log.h"
+
+namespace egress {
+
+namespace {
+
+constexpr std::size_t most_body = 1 << 20;
+constexpr std::size_t piece = 64 << 10;
+constexpr unsigned idle_seconds = 30;
+constexpr unsigned most_connections = 64;
+
+std::optional<gid_t> egress_group() {
+    std::vector<char> buffer(4096);
+    group entry{};
+    group* found = nullptr;
+    getgrnam_r("egress", &entry, buffer.data(), buffer.size(), &found);
+    return found != nullptr ? std::optional(entry.gr_gid) : std::nullopt;
+}
+
+/// Whether the peer is in the group, by its credentials at connect().
+bool in_group(int fd, gid_t group, gid_t primary) {
+    if (primary == group) {
+        return true;
+    }
+    std::vector<gid_t> groups(256);
+    auto length = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length) != 0) {
+        return false;
+    }
+    groups.resize(length / sizeof(gid_t));
+    for (const gid_t one : groups) {
+        if (one == group) {
+            return true;
+        }
+    }
+    return false;
+}
+
+} // namespace
+
+/// One request and its answer. Lives until MHD says that the request is over.
+struct Control::Exchange {
+    Request request;
+    bool refused = false; // the body is too long
+    bool dispatched = false;
+    bool suspended = false;
+    std::optional<Response> response;
+    Producer producer;
+    std::string spill; // what the producer gave and the socket has not taken
+    std::size_t spilled = 0;
+    bool finished = false;
+    std::shared_ptr<Exchange*> self; // empty pointer inside: the client is gone
+};
+
+Result<Fd> Control::listen(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) {
+        return fail("the socket path " + path + " is too long");
+    }
+    std::memcpy(address.sun_path, path.data(), path.size());
+    struct stat there {};
+    if (lstat(path.c_str(), &there) == 0) {
+        if (!S_ISSOCK(there.st_mode)) {
+            return fail(path + " is there and is not a socket; move it away");
+        }
+        unlink(path.c_str());
+    }
+    Fd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const mode_t before = umask(0117); // never open to others, not even for a moment
+    const bool bound = listener && bind(listener.get(), reinterpret_cast<sockaddr*>(&address),
+                                        sizeof address) == 0;
+    const int code = errno;
+    umask(before);
+    if (!bound) {
+        return fail_errno("cannot make the control socket " + path, code);
+    }
+    if (const auto group = egress_group()) {
+        if (chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0) {
+            log::warning("control", "cannot give {} to the group egress: {}", path,
+                         std::strerror(errno));
+        }
+    }
+    if (::listen(listener.get(), SOMAXCONN) != 0) {
+        return fail_errno("cannot listen on " + path);
+    }
+    return listener;
+}
+
+Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Handler handler) {
+    std::unique_ptr<Control> control(new Control(event, std::move(handler)));
+    control->group_ =
+        egress_group(); // once: a look-up may ask the network, and the loop never waits
+    const auto access = [](void* self, MHD_Connection* connection, const char* path,
+                           const char* method, const char*, const char* data, std::size_t* size,
+                           void** state) {
+        return static_cast<MHD_Result>(
+            static_cast<Control*>(self)->handle(connection, path, method, data, size, state));
+    };
+    const auto completed = [](void*, MHD_Connection*, void** state, MHD_RequestTerminationCode) {
+        auto* const exchange = static_cast<Exchange*>(*state);
+        if (exchange != nullptr) {
+            if (exchange->self) {
+                *exchange->self = nullptr;
+            }
+            delete exchange;
+            *state = nullptr;
+        }
+    };
+    control->http_ = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, nullptr, nullptr, +access, control.get(),
+        MHD_OPTION_LISTEN_SOCKET, listener.get(), MHD_OPTION_CONNECTION_LIMIT, most_connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, idle_seconds, MHD_OPTION_NOTIFY_COMPLETED,
+        static_cast<MHD_RequestCompletedCallback>(+completed), nullptr, MHD_OPTION_END);
+    if (control->http_ == nullptr) {
+        return fail("cannot start the control server");
+    }
+    listener.release(); // MHD closes it
+    const MHD_DaemonInfo* const info =
+        MHD_get_daemon_info(control->http_, MHD_DAEMON_INFO_EPOLL_FD);
+    sd_event_source* source = nullptr;
+    int code = info == nullptr ? -EINVAL
+                               : sd_event_add_io(event, &source, info->epoll_fd, EPOLLIN, on_ready,
+                                                 control.get());
+    if (code >= 0) {
+        control->ready_.reset(source);
+        code = sd_event_add_time_relative(event, &source, CLOCK_MONOTONIC, 1'000'000, 0, on_timeout,
+                                          control.get());
+    }
+    if (code < 0) {
+        return fail_errno("cannot watch the control socket", -code);
+    }
+    control->timeout_.reset(source);
+    return control;
+}
+
+Control::~Control() {
+    ready_.reset();
+    timeout_.reset();
+    if (http_ != nullptr) {
+        MHD_stop_daemon(http_);
+    }
+}
+
+int Control::on_ready(sd_event_source*, int, std::uint32_t, void* self) {
+    auto* const control = static_cast<Control*>(self);
+    control->work_ = true;
+    control->pump();
+    return 0;
+}
+
+int Control::on_timeout(sd_event_source*, std::uint64_t, void* self) {
+    return on_ready(nullptr, 0, 0, self);
+}
+
+void Control::pump() {
+    if (!work_) {
+        return;
+    }
+    work_ = false;
+    MHD_run(http_);
+    MHD_UNSIGNED_LONG_LONG wait_ms = 0;
+    if (MHD_get_timeout(http_, &wait_ms) == MHD_YES) {
+        sd_event_source_set_time_relative(timeout_.get(), wait_ms * 1000);
+        sd_event_source_set_enabled(timeout_.get(), SD_EVENT_ONESHOT);
+    }
+}
+
+bool Control::allowed(MHD_Connection* connection, std::uint32_t& uid) const {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    ucred peer{};
+    socklen_t length = sizeof peer;
+    if (info == nullptr ||
+        getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+        return false;
+    }
+    uid = peer.uid;
+    return peer.uid == 0 || peer.uid == geteuid() ||
+           (group_ && in_group(info->connect_fd, *group_, peer.gid));
+}
+
+int Control::handle(MHD_Connection* connection, const char* path, const char* method,
+                    const char* data, std::size_t* size, void** state) {
+    if (*state == nullptr) {
+        auto exchange = std::make_unique<Exchange>();
+        exchange->request.path = path;
+        exchange->request.method = method;
+        const char* const wanted =
+            MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "state");
+        exchange->request.state = wanted == nullptr ? "" : wanted;
+        *state = exchange.release();
+        return MHD_YES;
+    }
+    auto& exchange = *static_cast<Exchange*>(*state);
+    if (*size > 0) {
+        if (exchange.request.body.size() + *size > most_body) {
+            exchange.refused = true;
+        } else {
+            exchange.request.body.append(data, *size);
+        }
+        *size = 0;
+        return MHD_YES;
+    }
+    if (!exchange.dispatched) {
+        exchange.dispatched = true;
+        dispatch(connection, exchange);
+    }
+    if (exchange.response || exchange.producer) {
+        return reply(connection, exchange);
+    }
+    exchange.suspended = true;
+    MHD_suspend_connection(connection);
+    return MHD_YES;
+}
+
+void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
+    if (!allowed(connection, exchange.request.uid)) {
+        log::warning("control-refused", "refused uid {} on the control socket",
+                     exchange.request.uid);
+        exchange.response = Response{403, R"({"error":"you must be root or in the group egress"})"};
+        return;
+    }
+    if (exchange.refused) {
+        exchange.response = Response{413, R"({"error":"the request's body is over 1 MiB"})"};
+        return;
+    }
+    exchange.self = std::make_shared<Exchange*>(&exchange);
+    const auto resume = [this, connection](Exchange& to) {
+        if (to.suspended) {
+            to.suspended = false;
+            MHD_resume_connection(connection);
+            work_ = true;
+        }
+    };
+    Answer answer;
+    answer.send = [self = exchange.self, resume](Response response) {
+        if (*self != nullptr) {
+            (*self)->response = std::move(response);
+            resume(**self);
+        }
+    };
+    answer.stream = [self = exchange.self, resume](Producer producer) {
+        if (*self != nullptr) {
+            (*self)->producer = std::move(producer);
+            resume(**self);
+        }
+    };
+    handler_(exchange.request, std::move(answer));
+}
+
+int Control::reply(MHD_Connection* connection, Exchange& exchange) {
+    MHD_Response* response = nullptr;
+    unsigned status = 200;
+    const char* type = "application/json";
+    if (exchange.response) {
+        status = exchange.response->status;
+        type = exchange.response->type;
+        response = MHD_create_response_from_buffer(
+            exchange.response->body.size(), exchange.response->body.data(), MHD_RESPMEM_MUST_COPY);
+    } else {
+        const auto produce = [](void* state, std::uint64_t, char* out,
+                                std::size_t room) -> ssize_t {
+            auto& from = *static_cast<Exchange*>(state);
+            while (from.spilled == from.spill.size()) {
+                if (from.finished) {
+                    return MHD_CONTENT_READER_END_OF_STREAM;
+                }
+                from.spill.clear();
+                from.spilled = 0;
+                from.finished = !from.producer(from.spill);
+            }
+            const std::size_t taken = std::min(room, from.spill.size() - from.spilled);
+            std::memcpy(out, from.spill.data() + from.spilled, taken);
+            from.spilled += taken;
+            return static_cast<ssize_t>(taken);
+        };
+        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, piece, +produce, &exchange,
+                                                     nullptr);
+    }
+    if (response == nullptr) {
+        return MHD_NO;
+    }
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    const int queued = MHD_queue_response(connection, status, response);
+    MHD_destroy_response(response);
+    return queued;
+}
+
+} // namespace egress

@@ -1,0 +1,79 @@
+// The control socket: HTTP/1.1 and JSON, in the same loop as everything else.
+//
+// This file speaks HTTP: it takes connections, checks the peer, collects a bounded body, finds the
+// route and sends the answer. What the verbs mean is Verbs' business (verbs.h).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <systemd/sd-event.h>
+
+#include "daemon/result.h"
+#include "daemon/unref.h"
+#include "lib/fd.h"
+
+struct MHD_Daemon;
+struct MHD_Connection;
+
+namespace egress {
+
+struct Request {
+    std::string method;
+    std::string path;
+    std::string state; ///< query argument "state"; empty where absent
+    std::string body;
+    std::uint32_t uid = 0; ///< of the peer, from the kernel
+};
+
+struct Response {
+    unsigned status = 200;
+    std::string body;
+    const char* type = "application/json";
+};
+
+/// A body made piece by piece: appends to `out`, returns false after the last piece.
+using Producer = std::function<bool(std::string& out)>;
+
+/// Exactly one of these is called, once, now or later.
+struct Answer {
+    std::function<void(Response)> send;
+    std::function<void(Producer)> stream; ///< 200, application/json
+};
+
+class Control {
+  public:
+    using Handler = std::function<void(const Request&, Answer)>;
+
+    /// Takes a listening stream socket.
+    static Result<std::unique_ptr<Control>> start(sd_event* event, Fd listener, Handler handler);
+    ~Control();
+
+    /// Makes the socket: 0660, group "egress" where that group exists.
+    static Result<Fd> listen(const std::string& path);
+    /// Runs what is due; called at the end of every turn of the loop.
+    void pump();
+
+  private:
+    struct Exchange;
+    Control(sd_event* event, Handler handler) : event_(event), handler_(std::move(handler)) {}
+    static int on_ready(sd_event_source*, int, std::uint32_t, void* self);
+    static int on_timeout(sd_event_source*, std::uint64_t, void* self);
+    int handle(MHD_Connection* connection, const char* path, const char* method, const char* data,
+               std::size_t* size, void** state);
+    void dispatch(MHD_Connection* connection, Exchange& exchange);
+    static int reply(MHD_Connection* connection, Exchange& exchange);
+    bool allowed(MHD_Connection* connection, std::uint32_t& uid) const;
+
+    sd_event* event_;
+    Handler handler_;
+    MHD_Daemon* http_ = nullptr;
+    Source ready_;
+    Source timeout_;
+    bool work_ = false;
+    std::optional<gid_t> group_; ///< "egress", where it exists
+};
+
+} // namespace egress

@@ -1,0 +1,315 @@
+#include "daemon/daemon.h"
+
+#include <csignal>
+#include <fstream>
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <systemd/sd-daemon.h>
+
+#include "daemon/log.h"
+#include "daemon/verbs.h"
+
+namespace egress {
+
+namespace {
+
+constexpr std::size_t deadlines_per_turn = 2'000;
+constexpr std::uint64_t tick_usec = 1'000'000;
+constexpr std::int64_t fold_every = 60;
+
+std::string boot_id() {
+    std::ifstream file("/proc/sys/kernel/random/boot_id");
+    std::string id;
+    file >> id;
+    return id;
+}
+
+/// Reads the whole database in a child: a page that is garbage can make LMDB crash, and that must
+/// be an error text here and not the end of the daemon. A clean failure is left to the real
+/// reading.
+Result<> try_database(const std::string& directory) {
+    const pid_t pid = fork();
+    if (pid < 0) {
+        return fail_errno("cannot fork");
+    }
+    if (pid == 0) {
+        const auto env = store::Env::open(directory, store::Env::Mode::read_only);
+        const bool well = env && env->each([](store::Row&&) { return true; }).has_value();
+        _exit(well ? 0 : 1);
+    }
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (WIFSIGNALED(status)) {
+        return fail(fmt::format(
+            "the database in {} is damaged (reading it ended with signal {}); move it away "
+            "to start afresh, or restore a copy",
+            directory, WTERMSIG(status)));
+    }
+    return {};
+}
+
+std::vector<std::string> paths_in(const std::string& file) {
+    std::vector<std::string> paths;
+    std::ifstream in(file);
+    for (std::string line; std::getline(in, line);) {
+        if (!line.empty() && line.front() == '/') {
+            paths.push_back(line);
+        }
+    }
+    return paths;
+}
+
+} // namespace
+
+Daemon::~Daemon() {
+    for (const auto& path : made_) {
+        unlink(path.c_str());
+    }
+}
+
+Result<std::unique_ptr<Daemon>> Daemon::make(const Options& options, policy::Policy policy) {
+    std::unique_ptr<Daemon> daemon(new Daemon(options));
+    sd_event* event = nullptr;
+    if (const int code = sd_event_new(&event); code < 0) {
+        return fail_errno("cannot make an event loop", -code);
+    }
+    daemon->event_.reset(event);
+    daemon->started_ = daemon->clock_.now();
+    daemon->rules_.files = {options.conf, directory_of(options.conf)};
+    daemon->rules_.loaded = daemon->clock_.wall();
+    daemon->ledger_ = std::make_unique<Ledger>(
+        daemon->clock_, daemon->interfaces_,
+        Ledger::Options{options.monitor, options.standard_name, 0}, std::move(policy));
+    for (auto step : {&Daemon::open_store, &Daemon::open_sockets, &Daemon::open_sources}) {
+        if (auto done = (daemon.get()->*step)(); !done) {
+            return std::unexpected(done.error());
+        }
+    }
+    return daemon;
+}
+
+Result<> Daemon::open_store() {
+    if (access((options_.database + "/data.mdb").c_str(), F_OK) == 0) {
+        if (auto tried = try_database(options_.database); !tried) {
+            return tried;
+        }
+    }
+    auto env = store::Env::open(options_.database, store::Env::Mode::read_write);
+    if (!env) {
+        return std::unexpected(env.error());
+    }
+    if (options_.flush) {
+        if (auto cleared = env->clear(); !cleared) {
+            return cleared;
+        }
+    }
+    std::size_t rows = 0;
+    auto read = env->each([&](store::Row&& row) {
+        ledger_->load(row);
+        ++rows;
+        return true;
+    });
+    if (!read) {
+        return read;
+    }
+    const std::string boot = boot_id();
+    const auto before = env->boot();
+    if (!before) {
+        return std::unexpected(before.error());
+    }
+    if (*before != boot || options_.restore) {
+        ledger_->distrust(); // the firewall of another boot is gone
+        if (auto kept = env->set_boot(boot); !kept) {
+            return kept;
+        }
+    }
+    log::info("database", "{} rows in {}", rows, options_.database);
+    auto store = store::Store::start(std::move(*env));
+    if (!store) {
+        return std::unexpected(store.error());
+    }
+    auto keeper = Keeper::make(event_.get(), *ledger_, std::move(*store));
+    if (!keeper) {
+        return std::unexpected(keeper.error());
+    }
+    keeper_ = std::move(*keeper);
+    return {};
+}
+
+Result<> Daemon::open_sockets() {
+    receiver_ = std::make_unique<Receiver>(
+        event_.get(), *ledger_, [this](const Report& report) { ledger_->report(report); });
+    Fd control;
+    bool reporting = false;
+    const int handed = sd_listen_fds(1);
+    for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + handed; ++fd) {
+        if (sd_is_socket(fd, AF_UNIX, SOCK_SEQPACKET, 1) > 0) {
+            if (auto adopted = receiver_->adopt(Fd(fd)); !adopted) {
+                return adopted;
+            }
+            reporting = true;
+        } else if (sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0) {
+            control.reset(fd);
+        } else {
+            log::warning("activation", "descriptor {} from socket activation is no socket of ours",
+                         fd);
+        }
+    }
+    std::vector<std::string> paths;
+    if (!reporting) {
+        paths.push_back(options_.report_socket);
+    }
+    if (!options_.sockets_file.empty()) {
+        if (access(options_.sockets_file.c_str(), R_OK) != 0) {
+            return fail_errno("cannot read " + options_.sockets_file);
+        }
+        const auto more = paths_in(options_.sockets_file);
+        paths.insert(paths.end(), more.begin(), more.end());
+    }
+    for (const auto& path : paths) {
+        if (auto listening = receiver_->listen(path); !listening) {
+            return listening;
+        }
+        made_.push_back(path);
+    }
+    if (!control) {
+        auto listening = Control::listen(options_.control_socket);
+        if (!listening) {
+            return std::unexpected(listening.error());
+        }
+        control = std::move(*listening);
+        made_.push_back(options_.control_socket);
+    }
+    auto started = Control::start(event_.get(), std::move(control),
+                                  [this](const Request& request, Answer answer) {
+                                      verbs::handle(*this, request, std::move(answer));
+                                  });
+    if (!started) {
+        return std::unexpected(started.error());
+    }
+    control_ = std::move(*started);
+    return {};
+}
+
+Result<> Daemon::open_sources() {
+    sd_event* const event = event_.get();
+    reaper_ = std::make_unique<Reaper>(event);
+    Firewall::Options wanted;
+    wanted.helper = options_.helper;
+    wanted.reconcile = options_.reconcile;
+    wanted.flush = options_.flush;
+    wanted.adopt = !options_.flush;
+    firewall_ = std::make_unique<Firewall>(event, *reaper_, *ledger_, clock_, wanted);
+
+    const auto keep = [this](int code, sd_event_source* source) {
+        if (code >= 0) {
+            sources_.emplace_back(source);
+        }
+        return code;
+    };
+    sd_event_source* source = nullptr;
+    int code = keep(sd_event_add_post(event, &source, on_turn, this), source);
+    if (code >= 0) {
+        code = keep(sd_event_add_time_relative(event, &source, CLOCK_MONOTONIC, tick_usec, 0,
+                                               on_tick, this),
+                    source);
+    }
+    if (code >= 0) {
+        code = keep(sd_event_add_signal(event, &source, SIGHUP, on_hangup, this), source);
+    }
+    for (const int signal : {SIGTERM, SIGINT}) {
+        if (code >= 0) {
+            code = keep(sd_event_add_signal(event, &source, signal, nullptr, nullptr), source);
+        }
+    }
+    if (code >= 0 && interfaces_.fd() >= 0) {
+        code = keep(sd_event_add_io(event, &source, interfaces_.fd(), EPOLLIN, on_interfaces, this),
+                    source);
+    }
+    if (code < 0) {
+        return fail_errno("cannot set the event loop up", -code);
+    }
+    sd_event_set_watchdog(event, 1);
+    return {};
+}
+
+Result<> Daemon::run() {
+    firewall_->start();
+    log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
+                ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
+    sd_notify(0, "READY=1");
+    const int code = sd_event_loop(event_.get());
+    sd_notify(0, "STOPPING=1");
+    receiver_->drain();
+    auto finished = keeper_->finish();
+    log::notice("end", "stopped; blocks stay in force until their time ends");
+    log::flush();
+    if (code < 0) {
+        return fail_errno("the event loop failed", -code);
+    }
+    return finished;
+}
+
+int Daemon::on_turn(sd_event_source*, void* self) {
+    auto& daemon = *static_cast<Daemon*>(self);
+    // The firewall first: a block goes out before anybody spends time on making it durable.
+    daemon.firewall_->pump();
+    daemon.keeper_->pump();
+    daemon.control_->pump();
+    return 0;
+}
+
+int Daemon::on_tick(sd_event_source* source, std::uint64_t, void* self) {
+    auto& daemon = *static_cast<Daemon*>(self);
+    daemon.tick();
+    sd_event_source_set_time_relative(source, daemon.expiring_ ? 0 : tick_usec);
+    sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+    return 0;
+}
+
+void Daemon::tick() {
+    expiring_ = ledger_->expire(deadlines_per_turn);
+    firewall_->tick();
+    if (clock_.now() % fold_every == 0) {
+        log::flush();
+    }
+}
+
+int Daemon::on_hangup(sd_event_source*, const signalfd_siginfo*, void* self) {
+    std::vector<policy::Diagnostic> ignored; // they are in the log
+    static_cast<Daemon*>(self)->reload(ignored);
+    return 0;
+}
+
+int Daemon::on_interfaces(sd_event_source*, int, std::uint32_t, void* self) {
+    static_cast<Daemon*>(self)->interfaces_.refresh();
+    return 0;
+}
+
+bool Daemon::reload(std::vector<policy::Diagnostic>& diagnostics) {
+    sd_notify(0, "RELOADING=1");
+    auto parsed = policy::parse_files(options_.conf, directory_of(options_.conf));
+    diagnostics = parsed.diagnostics;
+    const bool well = parsed.ok();
+    rules_.last_error.clear();
+    for (const auto& diagnostic : diagnostics) {
+        const bool error = diagnostic.severity == policy::Diagnostic::Severity::error;
+        log::write(error ? log::Level::error : log::Level::warning, "rules", diagnostic.message());
+        if (error && rules_.last_error.empty()) {
+            rules_.last_error = diagnostic.message();
+        }
+    }
+    if (well) {
+        ledger_->replace(std::move(parsed.policy));
+        rules_.loaded = clock_.wall();
+        log::notice("reload", "rules replaced");
+    } else {
+        log::error("reload", "the rules have errors; the ones in force stay");
+    }
+    sd_notify(0, "READY=1");
+    return well;
+}
+
+} // namespace egress

@@ -1,0 +1,82 @@
+// The daemon: owns every part and wires sources to handlers. Nothing is decided here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/clock.h"
+#include "daemon/control.h"
+#include "daemon/firewall.h"
+#include "daemon/interfaces.h"
+#include "daemon/keeper.h"
+#include "daemon/ledger.h"
+#include "daemon/options.h"
+#include "daemon/policy/parser.h"
+#include "daemon/receiver.h"
+#include "daemon/unref.h"
+
+namespace egress {
+
+/// What is known of the rules in force and of the last try to replace them.
+struct RulesState {
+    std::vector<std::string> files;
+    std::int64_t loaded = 0; ///< wall-clock seconds
+    std::string last_error;  ///< of the last reload; empty where it went well
+};
+
+class Daemon {
+  public:
+    /// Opens everything. Must be called with all signals blocked and before any thread exists.
+    static Result<std::unique_ptr<Daemon>> make(const Options& options, policy::Policy policy);
+    ~Daemon();
+
+    /// Runs until SIGTERM or SIGINT; then takes what is queued, makes it durable, and returns.
+    Result<> run();
+
+    /// New rules, or the old ones: parses the files anew. The errors are in `diagnostics`.
+    bool reload(std::vector<policy::Diagnostic>& diagnostics);
+
+    const Options& options() const { return options_; }
+    const Clock& clock() const { return clock_; }
+    Ledger& ledger() { return *ledger_; }
+    Keeper& keeper() { return *keeper_; }
+    Firewall& firewall() { return *firewall_; }
+    Receiver& receiver() { return *receiver_; }
+    const RulesState& rules() const { return rules_; }
+    Moment started() const { return started_; }
+
+    /// "conf" -> "conf.d".
+    static std::string directory_of(const std::string& conf) { return conf + ".d"; }
+
+  private:
+    explicit Daemon(const Options& options) : options_(options) {}
+    Result<> open_store();
+    Result<> open_sockets();
+    Result<> open_sources();
+    void tick();
+
+    static int on_turn(sd_event_source*, void* self);
+    static int on_tick(sd_event_source*, std::uint64_t, void* self);
+    static int on_hangup(sd_event_source*, const signalfd_siginfo*, void* self);
+    static int on_interfaces(sd_event_source*, int, std::uint32_t, void* self);
+
+    Options options_;
+    SystemClock clock_;
+    Moment started_ = 0;
+    RulesState rules_;
+    Event event_;
+    Interfaces interfaces_;
+    std::unique_ptr<Reaper> reaper_;
+    std::unique_ptr<Ledger> ledger_;
+    std::unique_ptr<Keeper> keeper_;
+    std::unique_ptr<Firewall> firewall_;
+    std::unique_ptr<Receiver> receiver_;
+    std::unique_ptr<Control> control_;
+    std::vector<Source> sources_;
+    std::vector<std::string> made_; ///< sockets to remove at the end
+    bool expiring_ = false;         ///< more deadlines are due than one turn may apply
+};
+
+} // namespace egress

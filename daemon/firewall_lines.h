@@ -1,0 +1,93 @@
+// The words of the helper's line protocol, as egressd writes and reads them (egress-helper(7)).
+#pragma once
+
+#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "daemon/ledger.h"
+
+namespace egress::lines {
+
+inline constexpr std::string_view hello = "HELLO egress-helper 1";
+
+/// Takes the first word off the front; empty at the end.
+inline std::string_view word(std::string_view& rest) {
+    const auto end = rest.find(' ');
+    const auto first = rest.substr(0, end);
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+    return first;
+}
+
+template <typename T>
+std::optional<T> number(std::string_view text) {
+    T value{};
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return ec == std::errc{} && end == text.data() + text.size() && !text.empty()
+               ? std::optional(value)
+               : std::nullopt;
+}
+
+/// "tcp", "udp", a number; `any` where it is 0.
+inline std::string protocol(std::uint8_t number, std::string_view any) {
+    switch (number) {
+    case 0:
+        return std::string(any);
+    case 6:
+        return "tcp";
+    case 17:
+        return "udp";
+    default:
+        return std::to_string(number);
+    }
+}
+
+/// "PROTO ADDR MASKLEN PORT".
+inline std::string where(const Element& element) {
+    return fmt::format("{} {} {} {}", protocol(element.protocol, "*"), element.address.base.text(),
+                       element.address.length,
+                       element.port == 0 ? "*" : std::to_string(element.port));
+}
+
+/// "SECONDS ACTION".
+inline std::string how(const Element& element) {
+    return fmt::format("{} {}", element.seconds == forever ? "*" : std::to_string(element.seconds),
+                       element.reject ? "reject" : "drop");
+}
+
+/// Reads "PROTO ADDR MASKLEN PORT SECONDS ACTION ..."; nothing: the helper wrote something else.
+inline std::optional<Element> element(std::string_view name, std::string_view rest) {
+    Element out;
+    out.name = name;
+    const auto proto = word(rest);
+    const auto address = Address::parse(word(rest));
+    const auto length = number<int>(word(rest));
+    const auto port = word(rest);
+    const auto seconds = word(rest);
+    const auto action = word(rest);
+    if (!address || !length || *length < 0 || *length > address->width()) {
+        return std::nullopt;
+    }
+    out.address = Prefix::around(*address, *length);
+    const auto protocol_number = proto == "*"     ? std::optional<std::uint8_t>(0)
+                                 : proto == "tcp" ? std::optional<std::uint8_t>(6)
+                                 : proto == "udp" ? std::optional<std::uint8_t>(17)
+                                                  : number<std::uint8_t>(proto);
+    const auto port_number =
+        port == "*" ? std::optional<std::uint16_t>(0) : number<std::uint16_t>(port);
+    const auto time = seconds == "*" ? std::optional<Seconds>(forever) : number<Seconds>(seconds);
+    if (!protocol_number || !port_number || !time || *time < 0 ||
+        (action != "drop" && action != "reject")) {
+        return std::nullopt;
+    }
+    out.protocol = *protocol_number;
+    out.port = *port_number;
+    out.seconds = *time;
+    out.reject = action == "reject";
+    return out;
+}
+
+} // namespace egress::lines

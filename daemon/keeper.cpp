@@ -1,0 +1,118 @@
+#include "daemon/keeper.h"
+
+#include "daemon/log.h"
+
+namespace egress {
+
+namespace {
+/// Rows in one commit: bounds how long the loop encodes and how long the writer is away.
+constexpr std::size_t rows_per_commit = 65'536;
+constexpr std::uint64_t retry_usec = 1'000'000;
+} // namespace
+
+Result<std::unique_ptr<Keeper>> Keeper::make(sd_event* event, Ledger& ledger,
+                                             std::unique_ptr<store::Store> store) {
+    std::unique_ptr<Keeper> keeper(new Keeper(event, ledger, std::move(store)));
+    sd_event_source* source = nullptr;
+    const int code =
+        sd_event_add_io(event, &source, keeper->store_->fd(), EPOLLIN, on_outcome, keeper.get());
+    if (code < 0) {
+        return fail_errno("cannot watch the store's writer", -code);
+    }
+    keeper->outcome_source_.reset(source);
+    return keeper;
+}
+
+void Keeper::pump() {
+    if (!store_->idle() || !ledger_.changed()) {
+        return;
+    }
+    batch_.clear();
+    ledger_.collect(batch_, rows_per_commit);
+    in_batch_ = ledger_.collected();
+    store_->submit(batch_);
+}
+
+void Keeper::when_durable(std::function<void(bool)> done) {
+    if (durable_ >= ledger_.change_number()) {
+        done(true);
+        return;
+    }
+    waiters_.emplace_back(ledger_.change_number(), std::move(done));
+}
+
+int Keeper::on_outcome(sd_event_source*, int, std::uint32_t, void* self) {
+    auto* const keeper = static_cast<Keeper*>(self);
+    if (const auto outcome = keeper->store_->take_outcome()) {
+        keeper->settle(*outcome);
+    }
+    return 0;
+}
+
+void Keeper::settle(const store::Store::Outcome& outcome) {
+    if (outcome.durable) {
+        if (!counters_.last_error.empty()) {
+            log::notice("store-well", "the database is written again");
+        }
+        counters_.commits += 1;
+        counters_.last_error.clear();
+        durable_ = in_batch_;
+        while (!waiters_.empty() && waiters_.front().first <= durable_) {
+            auto done = std::move(waiters_.front().second);
+            waiters_.pop_front();
+            done(true);
+        }
+        return;
+    }
+    counters_.failures += 1;
+    counters_.last_error = outcome.error;
+    log::error("store", "{}; nothing new is durable until this is mended, blocks go on",
+               outcome.error);
+    for (auto waiters = std::exchange(waiters_, {}); auto& [number, done] : waiters) {
+        done(false);
+    }
+    retry_later();
+}
+
+void Keeper::retry_later() {
+    if (!retry_source_) {
+        sd_event_source* source = nullptr;
+        if (sd_event_add_time_relative(event_, &source, CLOCK_MONOTONIC, retry_usec, 0, on_retry,
+                                       this) >= 0) {
+            retry_source_.reset(source);
+        }
+        return;
+    }
+    sd_event_source_set_time_relative(retry_source_.get(), retry_usec);
+    sd_event_source_set_enabled(retry_source_.get(), SD_EVENT_ONESHOT);
+}
+
+int Keeper::on_retry(sd_event_source*, std::uint64_t, void* self) {
+    static_cast<Keeper*>(self)->store_->retry();
+    return 0;
+}
+
+Result<> Keeper::finish() {
+    outcome_source_.reset();
+    retry_source_.reset();
+    constexpr int most_commits = 64;
+    bool failed_before = !counters_.last_error.empty();
+    for (int i = 0; i < most_commits; ++i) {
+        if (failed_before) {
+            store_->retry();
+            failed_before = false;
+        } else if (store_->idle()) {
+            if (!ledger_.changed()) {
+                return {};
+            }
+            pump();
+        }
+        const auto outcome = store_->wait();
+        if (!outcome.durable) {
+            return fail(outcome.error);
+        }
+    }
+    return {};
+}
+
+} // namespace egress

@@ -1,0 +1,148 @@
+// egressd: options, -n, set-up, run.
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+#include "daemon/log.h"
+#include "daemon/options.h"
+#include "egress-paths.h"
+
+namespace {
+
+using namespace egress;
+
+constexpr int exit_usage = 2;
+constexpr const char* pid_file = EGRESS_RUN_DIR "/egressd.pid";
+
+void say(const std::string& text) {
+    fmt::print(stderr, "egressd: {}\n", text);
+}
+
+/// Prints what the parser found; false where there are errors.
+bool report(const policy::Parsed& parsed) {
+    for (const auto& diagnostic : parsed.diagnostics) {
+        const bool error = diagnostic.severity == policy::Diagnostic::Severity::error;
+        fmt::print(stderr, "{}{}\n", error ? "" : "warning: ", diagnostic.message());
+    }
+    return parsed.ok();
+}
+
+void block_signals() {
+    sigset_t ours;
+    sigemptyset(&ours);
+    for (const int signal : {SIGHUP, SIGTERM, SIGINT, SIGCHLD}) {
+        sigaddset(&ours, signal);
+    }
+    sigprocmask(SIG_BLOCK, &ours, nullptr);
+    std::signal(SIGPIPE, SIG_IGN);
+}
+
+void raise_limits() {
+    rlimit files{};
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        constexpr rlim_t enough = 65536;
+        files.rlim_cur = files.rlim_max < enough ? files.rlim_max : enough;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+/// Goes into the background. The parent stays until the child says that it is ready (a byte) or has
+/// failed (end of file), so that a start script sees the truth. Returns the pipe's end to write to.
+Fd go_background() {
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) {
+        return {};
+    }
+    const pid_t pid = fork();
+    if (pid != 0) {
+        close(ends[1]);
+        char byte = 0;
+        _exit(pid > 0 && read(ends[0], &byte, 1) == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+    }
+    close(ends[0]);
+    setsid();
+    return Fd(ends[1]);
+}
+
+void leave_terminal(Fd& ready) {
+    if (const int null = open("/dev/null", O_RDWR | O_CLOEXEC); null >= 0) {
+        for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+            dup2(null, fd);
+        }
+        close(null);
+    }
+    if (std::FILE* const file = std::fopen(pid_file, "we")) {
+        fmt::print(file, "{}\n", getpid());
+        std::fclose(file);
+    }
+    [[maybe_unused]] const auto put = write(ready.get(), "r", 1);
+    ready.reset();
+}
+
+int serve(const Options& options, policy::Policy policy) {
+    const bool foreground = options.foreground || getenv("NOTIFY_SOCKET") != nullptr;
+    mkdir(EGRESS_RUN_DIR,
+          0755); // there already, or made by the unit; a failure shows at the sockets
+    Fd ready = foreground ? Fd() : go_background();
+    block_signals();
+    raise_limits();
+    const auto threshold = options.verbose ? log::Level::debug : log::Level::info;
+    log::open(log::Target::standard_error, threshold);
+    auto daemon = Daemon::make(options, std::move(policy));
+    if (!daemon) {
+        say(daemon.error().text);
+        return EXIT_FAILURE;
+    }
+    if (!options.foreground) {
+        log::open(log::best_target(), threshold);
+    }
+    if (!foreground) {
+        leave_terminal(ready);
+    }
+    const auto ended = (*daemon)->run();
+    if (!foreground) {
+        unlink(pid_file);
+    }
+    if (!ended) {
+        log::error("end", "{}", ended.error().text);
+        return EXIT_FAILURE;
+    }
+    return EXIT_SUCCESS;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    const auto options = parse_options(argc, argv);
+    if (!options) {
+        say(options.error().text + "\nTry \"egressd --help\".");
+        return exit_usage;
+    }
+    if (options->help) {
+        fmt::print("{}", usage());
+        return EXIT_SUCCESS;
+    }
+    if (options->version) {
+        fmt::print("egressd {}\n", EGRESS_VERSION);
+        return EXIT_SUCCESS;
+    }
+    auto parsed = policy::parse_files(options->conf, Daemon::directory_of(options->conf));
+    const bool well = report(parsed);
+    if (!well) {
+        say("the rules have errors; not started");
+        return EXIT_FAILURE;
+    }
+    if (options->check) {
+        fmt::print("egressd: {}: the rules are good\n", options->conf);
+        return EXIT_SUCCESS;
+    }
+    return serve(*options, std::move(parsed.policy));
+}

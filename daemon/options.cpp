@@ -1,0 +1,165 @@
+#include "daemon/options.h"
+
+#include <charconv>
+
+#include <fmt/format.h>
+#include <getopt.h>
+
+#include "daemon/log.h"
+#include "daemon/store/records.h"
+#include "egress-paths.h"
+
+namespace egress {
+
+namespace {
+
+Result<Seconds> parse_seconds(std::string_view text) {
+    constexpr Seconds most = 24 * 60 * 60;
+    Seconds value = 0;
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (ec != std::errc{} || end != text.data() + text.size() || value < 1 || value > most) {
+        return fail(
+            fmt::format("-t takes seconds from 1 to {}, not \"{}\"", most, escape(text, 32)));
+    }
+    return value;
+}
+
+Result<std::string> parse_name(std::string_view text) {
+    const auto fits = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '_' || c == '-' || c == '.';
+    };
+    bool ok = !text.empty() && text.size() <= store::max_name && text.front() != '-' &&
+              text.front() != '.';
+    for (const char c : text) {
+        ok = ok && fits(c);
+    }
+    if (!ok) {
+        return fail(fmt::format(
+            "-R takes a set name of letters, digits, \"_\", \"-\" and \".\", not \"{}\"",
+            escape(text, 64)));
+    }
+    return std::string(text);
+}
+
+} // namespace
+
+Result<Options> parse_options(int argc, char** argv) {
+    Options options;
+    options.conf = EGRESS_CONF;
+    options.helper = EGRESS_HELPER;
+    options.database = EGRESS_DB_DIR;
+    options.report_socket = EGRESS_REPORT_SOCKET;
+    options.control_socket = EGRESS_CONTROL_SOCKET;
+    options.standard_name = "egress";
+    static const option longs[] = {{"help", no_argument, nullptr, 'h'},
+                                   {"version", no_argument, nullptr, 'V'},
+                                   {nullptr, 0, nullptr, 0}};
+    opterr = 0;
+    optind = 1;
+    int letter = 0;
+    while ((letter = getopt_long(argc, argv, ":c:C:D:P:s:S:R:G:t:dfrvnmhV", longs, nullptr)) !=
+           -1) {
+        switch (letter) {
+        case 'c':
+            options.conf = optarg;
+            break;
+        case 'C':
+            options.helper = optarg;
+            break;
+        case 'D':
+            options.database = optarg;
+            break;
+        case 'P':
+            options.sockets_file = optarg;
+            break;
+        case 's':
+            options.report_socket = optarg;
+            break;
+        case 'S':
+            options.control_socket = optarg;
+            break;
+        case 'G':
+            options.cgroup = optarg;
+            break;
+        case 'd':
+            options.foreground = true;
+            break;
+        case 'f':
+            options.flush = true;
+            break;
+        case 'r':
+            options.restore = true;
+            break;
+        case 'v':
+            options.verbose = true;
+            break;
+        case 'n':
+            options.check = true;
+            break;
+        case 'm':
+            options.monitor = true;
+            break;
+        case 'h':
+            options.help = true;
+            break;
+        case 'V':
+            options.version = true;
+            break;
+        case 'R': {
+            auto name = parse_name(optarg);
+            if (!name) {
+                return std::unexpected(name.error());
+            }
+            options.standard_name = *name;
+            break;
+        }
+        case 't': {
+            const auto seconds = parse_seconds(optarg);
+            if (!seconds) {
+                return std::unexpected(seconds.error());
+            }
+            options.reconcile = *seconds;
+            break;
+        }
+        case ':':
+            return fail(fmt::format("-{} needs a value", static_cast<char>(optopt)));
+        default: {
+            const bool is_short = optopt > 0x20 && optopt < 0x7f;
+            return fail(is_short ? fmt::format("unknown option -{}", static_cast<char>(optopt))
+                                 : fmt::format("unknown option {}", escape(argv[optind - 1], 64)));
+        }
+        }
+    }
+    if (optind < argc) {
+        return fail(fmt::format("unexpected word \"{}\"", escape(argv[optind], 64)));
+    }
+    return options;
+}
+
+std::string usage() {
+    return fmt::format(
+        "usage: egressd [-dfmnrv] [-c conf] [-C helper] [-D dbdir] [-G cgroup] [-P sockfile]\n"
+        "               [-R name] [-s socket] [-S control-socket] [-t seconds]\n"
+        "\n"
+        "  -c conf      rules file ({}); conf.d/*.conf beside it are read too\n"
+        "  -C helper    firewall helper ({})\n"
+        "  -d           stay in the foreground and log to standard error\n"
+        "  -D dbdir     database directory ({})\n"
+        "  -f           forget everything: empty the database and the firewall's sets\n"
+        "  -G cgroup    where the egress hooks attach (not used by this version)\n"
+        "  -m           monitor: judge and record, block nothing\n"
+        "  -n           check the rules and exit\n"
+        "  -P sockfile  file that names further report sockets, one a line\n"
+        "  -r           give every block of the database to the helper again\n"
+        "  -R name      standard rule (set) name (egress)\n"
+        "  -s socket    report socket ({})\n"
+        "  -S socket    control socket ({})\n"
+        "  -t seconds   how often the firewall is compared with the database (60)\n"
+        "  -v           log every report\n"
+        "  -h, --help   this text\n"
+        "  -V, --version\n",
+        EGRESS_CONF, EGRESS_HELPER, EGRESS_DB_DIR, EGRESS_REPORT_SOCKET, EGRESS_CONTROL_SOCKET);
+}
+
+} // namespace egress

@@ -1,0 +1,81 @@
+// A message from the report socket -> a Report that is verified, or the reason why it is none.
+//
+// The fd is the proof: addresses, port and type come from the kernel. What the message itself says
+// of an address is used only where the kernel cannot know it, and only from reporters who may.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <variant>
+
+#include "daemon/address.h"
+#include "daemon/decide.h"
+#include "lib/wire.h"
+
+namespace egress {
+
+/// Why a message is no report. Each kind is counted by name (refusal_names).
+enum class Refusal : std::uint8_t {
+    too_short,
+    too_long,
+    bad_magic,
+    bad_version,
+    bad_length,
+    bad_action,
+    bad_address,
+    no_credentials,
+    no_fd,            ///< no descriptor, and the reporter is not trusted to have none
+    many_fds,         ///< more than one descriptor
+    not_a_socket,     ///< a pipe, a file
+    not_inet,         ///< AF_UNIX and others
+    unbound,          ///< a socket without a local port
+    not_connected,    ///< a stream socket that has no peer
+    listening,        ///< a listening socket from a reporter who is not trusted
+    no_address,       ///< nobody knows the remote address
+    wrong_family,     ///< the address cannot have come in on that socket
+    unusable_address, ///< 0.0.0.0 or ::
+    count_,
+};
+
+inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::count_)>
+    refusal_names = {"too_short",    "too_long",        "bad_magic",    "bad_version",
+                     "bad_length",   "bad_action",      "bad_address",  "no_credentials",
+                     "no_fd",        "many_fds",        "not_a_socket", "not_inet",
+                     "unbound",      "not_connected",   "listening",    "no_address",
+                     "wrong_family", "unusable_address"};
+
+struct Report {
+    Action action = Action::ok;
+    bool forgeable =
+        false; ///< the remote may have forged its address: counts only where a rule says so
+    Endpoint local;
+    Endpoint remote;
+    int type = 0;
+    int protocol = 0;
+    std::uint32_t uid = 0;
+    std::int32_t pid = 0;
+    std::string_view message; ///< as sent, unescaped; valid while the message's buffer is
+};
+
+/// What came with the message, as the kernel says.
+struct Sender {
+    std::uint32_t uid = 0;
+    std::int32_t pid = 0;
+};
+
+/// Who may report without a descriptor of its own: fills the service, or returns false.
+class TrustedReporters {
+  public:
+    virtual ~TrustedReporters() = default;
+    virtual bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const = 0;
+};
+
+/// Makes a Report of a decoded record and at most one descriptor (-1: none). Does not close the fd.
+std::variant<Report, Refusal> verify(const wire::Record& record, int fd, const Sender& sender,
+                                     const TrustedReporters& trusted);
+
+Refusal refusal_of(wire::Fault fault);
+
+} // namespace egress

@@ -1,0 +1,190 @@
+#include "daemon/status.h"
+
+#include <ctime>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+#include "daemon/firewall_lines.h"
+#include "egress-paths.h"
+
+namespace egress {
+
+namespace {
+
+using nlohmann::json;
+
+json reports_json(Daemon& daemon) {
+    const auto& counted = daemon.ledger().counters();
+    return {{"taken", daemon.receiver().counters().taken},
+            {"matched", counted.matched},
+            {"unmatched", counted.unmatched},
+            {"forgeable", counted.forgeable},
+            {"failures", counted.failures},
+            {"successes", counted.successes},
+            {"blocked", counted.blocks},
+            {"extended", counted.extended},
+            {"lifted", counted.lifted},
+            {"expired", counted.expired},
+            {"table_full", counted.table_full}};
+}
+
+json refused_json(Daemon& daemon) {
+    json refused = json::object();
+    const auto& counted = daemon.receiver().counters().refused;
+    for (std::size_t kind = 0; kind < counted.size(); ++kind) {
+        refused[std::string(refusal_names[kind])] = counted[kind];
+    }
+    return refused;
+}
+
+json helper_json(Daemon& daemon) {
+    const auto status = daemon.firewall().status();
+    return {{"state", Firewall::text(status.state)},
+            {"path", daemon.options().helper},
+            {"implementation", status.implementation},
+            {"pending", status.pending},
+            {"requests", status.requests},
+            {"errors", status.errors},
+            {"restarts", status.restarts},
+            {"reconciled", status.reconciled},
+            {"last_error", status.last_error}};
+}
+
+json rules_json(Daemon& daemon) {
+    const auto& policy = daemon.ledger().policy();
+    return {{"files", daemon.rules().files},          {"local", policy.local.size()},
+            {"remote", policy.remote.size()},         {"trusted", policy.trusted.size()},
+            {"egress", policy.egress.size()},         {"loaded", iso_time(daemon.rules().loaded)},
+            {"last_error", daemon.rules().last_error}};
+}
+
+json users_json(Daemon& daemon) {
+    json users = json::array();
+    for (const auto& user : daemon.receiver().users()) {
+        users.push_back(
+            {{"uid", user.uid}, {"connections", user.connections}, {"paused", user.paused}});
+    }
+    return users;
+}
+
+std::string_view state_text(const store::Row& row) {
+    switch (row.state) {
+    case store::State::counting:
+        return "counting";
+    case store::State::releasing:
+        return "releasing";
+    case store::State::blocked:
+        break;
+    }
+    if ((row.flags & store::monitor) != 0) {
+        return "monitored";
+    }
+    return (row.flags & store::in_force) != 0 ? "blocked" : "wanted";
+}
+
+} // namespace
+
+std::string iso_time(std::int64_t wall) {
+    const std::time_t seconds = wall;
+    std::tm parts{};
+    gmtime_r(&seconds, &parts);
+    char text[32];
+    std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+    return text;
+}
+
+json status_json(Daemon& daemon) {
+    Ledger& ledger = daemon.ledger();
+    Keeper& keeper = daemon.keeper();
+    const auto& table = ledger.table();
+    return {{"version", EGRESS_VERSION},
+            {"pid", getpid()},
+            {"uptime", daemon.clock().now() - daemon.started()},
+            {"monitor", ledger.monitor()},
+            {"rows", table.size()},
+            {"rows_max", table.capacity()},
+            {"counting", table.size() - ledger.blocked() - ledger.releasing()},
+            {"blocked", ledger.blocked()},
+            {"releasing", ledger.releasing()},
+            {"not_in_force", ledger.not_in_force()},
+            {"evicted", ledger.counters().evicted},
+            {"reports", reports_json(daemon)},
+            {"refused", refused_json(daemon)},
+            {"helper", helper_json(daemon)},
+            {"store",
+             {{"path", daemon.options().database},
+              {"pending", keeper.waiting()},
+              {"commits", keeper.counters().commits},
+              {"failures", keeper.counters().failures},
+              {"last_error", keeper.counters().last_error}}},
+            {"rules", rules_json(daemon)},
+            {"users", users_json(daemon)}};
+}
+
+std::string metrics_text(Daemon& daemon) {
+    const json status = status_json(daemon);
+    std::string out;
+    const auto gauge = [&](std::string_view name, std::string_view help, const json& value) {
+        fmt::format_to(std::back_inserter(out),
+                       "# HELP egress_{0} {1}\n# TYPE egress_{0} gauge\negress_{0} {2}\n", name,
+                       help, value.dump());
+    };
+    gauge("rows", "Rows in the table.", status["rows"]);
+    gauge("blocked", "Rows whose block is wanted.", status["blocked"]);
+    gauge("not_in_force", "Blocks that the firewall has not confirmed.", status["not_in_force"]);
+    gauge("store_pending", "Changes that are not durable yet.", status["store"]["pending"]);
+    gauge("helper_pending", "Requests that the helper has not answered.",
+          status["helper"]["pending"]);
+    const auto family = [&](std::string_view name, std::string_view help, const json& kinds) {
+        fmt::format_to(std::back_inserter(out),
+                       "# HELP egress_{0} {1}\n# TYPE egress_{0} counter\n", name, help);
+        for (const auto& [kind, value] : kinds.items()) {
+            fmt::format_to(std::back_inserter(out), "egress_{}{{kind=\"{}\"}} {}\n", name, kind,
+                           value.dump());
+        }
+    };
+    family("reports_total", "Reports by what became of them.", status["reports"]);
+    family("refused_total", "Messages that were no reports, by reason.", status["refused"]);
+    family("helper_total", "Dealings with the firewall helper.",
+           {{"requests", status["helper"]["requests"]},
+            {"errors", status["helper"]["errors"]},
+            {"restarts", status["helper"]["restarts"]}});
+    family("store_total", "Commits of the database.",
+           {{"commits", status["store"]["commits"]}, {"failures", status["store"]["failures"]}});
+    return out;
+}
+
+nlohmann::ordered_json row_json(const store::Row& row) {
+    nlohmann::ordered_json out;
+    out["name"] = row.name;
+    out["addr"] = row.address.base.text();
+    out["prefixlen"] = row.address.length;
+    if (row.port != 0) {
+        out["port"] = row.port;
+    }
+    if (row.protocol != 0) {
+        out["protocol"] = lines::protocol(row.protocol, "");
+    }
+    out["count"] = row.count;
+    if (row.nfail != 0) {
+        out["nfail"] = row.nfail;
+    }
+    out["state"] = state_text(row);
+    if (row.since != 0) {
+        out["since"] = iso_time(row.since);
+    }
+    if (row.state == store::State::blocked && row.until != store::until_forever) {
+        out["until"] = iso_time(row.until);
+    }
+    if (!row.id.empty()) {
+        out["id"] = row.id;
+    }
+    if (!row.reason.empty()) {
+        out["reason"] = row.reason;
+    }
+    return out;
+}
+
+} // namespace egress

@@ -1,0 +1,239 @@
+#include "daemon/verbs.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "daemon/daemon.h"
+#include "daemon/firewall_lines.h"
+#include "daemon/log.h"
+#include "daemon/policy/print.h"
+#include "daemon/status.h"
+
+namespace egress::verbs {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t rows_per_piece = 256;
+constexpr Seconds most_seconds = Seconds{100} * 366 * 24 * 60 * 60;
+
+/// JSON from outside may hold anything: what is not UTF-8 is replaced, never thrown at.
+std::string dump(const json& value) {
+    return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+Response error(unsigned status, std::string_view text) {
+    return {status, dump({{"error", text}})};
+}
+
+Response good(const json& value, unsigned status = 200) {
+    return {status, dump(value)};
+}
+
+std::optional<std::uint8_t> protocol_of(const json& value) {
+    if (value.is_string()) {
+        const auto& text = value.get_ref<const std::string&>();
+        return text == "tcp"   ? std::optional<std::uint8_t>(6)
+               : text == "udp" ? std::optional<std::uint8_t>(17)
+                               : lines::number<std::uint8_t>(text);
+    }
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() <= 255) {
+        return static_cast<std::uint8_t>(value.get<unsigned>());
+    }
+    return std::nullopt;
+}
+
+bool is_name(const std::string& text) {
+    bool ok = !text.empty() && text.size() <= store::max_name && text.front() != '-' &&
+              text.front() != '.';
+    for (const char c : text) {
+        ok = ok &&
+             (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.');
+    }
+    return ok;
+}
+
+/// The columns that block and unblock share.
+struct Target {
+    Prefix address;
+    std::optional<std::string> name;
+    std::optional<std::uint8_t> protocol;
+    std::optional<std::uint16_t> port;
+};
+
+Result<Target> target_of(const json& body) {
+    Target target;
+    const auto addr = body.find("addr");
+    if (addr == body.end() || !addr->is_string()) {
+        return fail("\"addr\" is missing");
+    }
+    const auto prefix = Prefix::parse(addr->get_ref<const std::string&>());
+    if (!prefix) {
+        return fail("\"addr\" is no address or prefix: \"" +
+                    escape(addr->get_ref<const std::string&>(), 64) +
+                    "\" (host bits after the prefix length must be 0)");
+    }
+    target.address = *prefix;
+    if (const auto name = body.find("name"); name != body.end()) {
+        if (!name->is_string() || !is_name(name->get_ref<const std::string&>())) {
+            return fail("\"name\" is no set name (letters, digits, \"_\", \"-\", \".\")");
+        }
+        target.name = *name;
+    }
+    if (const auto protocol = body.find("protocol"); protocol != body.end()) {
+        target.protocol = protocol_of(*protocol);
+        if (!target.protocol) {
+            return fail("\"protocol\" is not tcp, udp or a number up to 255");
+        }
+    }
+    if (const auto port = body.find("port"); port != body.end()) {
+        if (!port->is_number_unsigned() || port->get<std::uint64_t>() < 1 ||
+            port->get<std::uint64_t>() > 65535) {
+            return fail("\"port\" is not a number from 1 to 65535");
+        }
+        target.port = static_cast<std::uint16_t>(port->get<unsigned>());
+    }
+    return target;
+}
+
+Result<json> parse(const std::string& body) {
+    json value = json::parse(body, nullptr, false);
+    if (!value.is_object()) {
+        return fail("the body is not a JSON object");
+    }
+    return value;
+}
+
+constexpr const char* not_durable =
+    "done, but the database cannot be written, so it would not outlive a restart";
+
+void block(Daemon& daemon, const Request& request, const Answer& answer) {
+    const auto body = parse(request.body);
+    const auto target = body ? target_of(*body) : std::unexpected(body.error());
+    if (!target) {
+        return answer.send(error(400, target.error().text));
+    }
+    HandBlock wish{target->name.value_or(""), target->address, target->protocol.value_or(0),
+                   target->port.value_or(0),  forever,         {}};
+    if (const auto seconds = body->find("seconds"); seconds != body->end()) {
+        if (!seconds->is_number_unsigned() || seconds->get<std::uint64_t>() < 1 ||
+            seconds->get<std::uint64_t>() > static_cast<std::uint64_t>(most_seconds)) {
+            return answer.send(
+                error(400, fmt::format("\"seconds\" is not a number from 1 to {}", most_seconds)));
+        }
+        wish.seconds = seconds->get<Seconds>();
+    }
+    if (const auto reason = body->find("reason"); reason != body->end()) {
+        if (!reason->is_string()) {
+            return answer.send(error(400, "\"reason\" is not a text"));
+        }
+        wish.reason = escape(reason->get_ref<const std::string&>(), store::max_reason - 3);
+    }
+    const auto row = daemon.ledger().block(wish);
+    if (!row) {
+        return answer.send(error(507, row.error().text));
+    }
+    log::info("control", "uid {} blocked {}", request.uid, wish.address.text());
+    daemon.keeper().when_durable([answer, row = row_json(*row)](bool durable) {
+        answer.send(durable ? Response{201, row.dump() + "\n"} : error(500, not_durable));
+    });
+}
+
+void unblock(Daemon& daemon, const Request& request, const Answer& answer) {
+    const auto body = parse(request.body);
+    const auto target = body ? target_of(*body) : std::unexpected(body.error());
+    if (!target) {
+        return answer.send(error(400, target.error().text));
+    }
+    const std::size_t removed =
+        daemon.ledger().unblock({target->address, target->name, target->protocol, target->port});
+    log::notice("control", "uid {} unblocked {}: {} blocks", request.uid, target->address.text(),
+                removed);
+    daemon.keeper().when_durable([answer, removed](bool durable) {
+        answer.send(durable ? good({{"removed", removed}}) : error(500, not_durable));
+    });
+}
+
+/// Rows in pieces, a bounded number of rows looked at for each, so that a million rows never hold
+/// the loop.
+void list(Daemon& daemon, const Request& request, const Answer& answer) {
+    const std::string state = request.state.empty() ? "all" : request.state;
+    if (state != "all" && state != "blocked" && state != "counting") {
+        return answer.send(error(400, "\"state\" is blocked, counting or all"));
+    }
+    answer.stream([&ledger = daemon.ledger(), state, next = RowId{0}, first = true,
+                   row = store::Row{}](std::string& out) mutable {
+        const Table& table = ledger.table();
+        if (first) {
+            out += '[';
+        }
+        RowId looked = 0;
+        for (; next < table.rows_end() && looked < rows_per_piece; ++next, ++looked) {
+            const bool blocked = table[next].state == store::State::blocked;
+            if (!table[next].used || (state == "blocked" && !blocked) ||
+                (state == "counting" && table[next].state != store::State::counting)) {
+                continue;
+            }
+            ledger.snapshot(next, row);
+            out += std::exchange(first, false) ? "\n" : ",\n";
+            out += row_json(row).dump();
+        }
+        first = first && next < table.rows_end() ? true : first;
+        if (next < table.rows_end()) {
+            out += out.empty() ? " " : "";
+            return true;
+        }
+        out += "\n]\n";
+        return false;
+    });
+}
+
+void reload(Daemon& daemon, const Answer& answer) {
+    std::vector<policy::Diagnostic> diagnostics;
+    const bool well = daemon.reload(diagnostics);
+    json errors = json::array();
+    json warnings = json::array();
+    for (const auto& diagnostic : diagnostics) {
+        const bool error = diagnostic.severity == policy::Diagnostic::Severity::error;
+        (error ? errors : warnings).push_back(diagnostic.message());
+    }
+    if (!well) {
+        return answer.send(good({{"error", "the rules have errors; the ones in force stay"},
+                                 {"errors", errors},
+                                 {"warnings", warnings}},
+                                422));
+    }
+    answer.send(good({{"warnings", warnings}}));
+}
+
+} // namespace
+
+void handle(Daemon& daemon, const Request& request, Answer answer) {
+    const bool get = request.method == "GET" || request.method == "HEAD";
+    const bool post = request.method == "POST";
+    if (request.path == "/v1/status" && get) {
+        answer.send(good(status_json(daemon)));
+    } else if (request.path == "/metrics" && get) {
+        answer.send({200, metrics_text(daemon), "text/plain; version=0.0.4"});
+    } else if (request.path == "/v1/rules" && get) {
+        answer.send(good(
+            {{"text", policy::print(daemon.ledger().policy())}, {"files", daemon.rules().files}}));
+    } else if (request.path == "/v1/blocks" && get) {
+        list(daemon, request, answer);
+    } else if (request.path == "/v1/blocks" && post) {
+        block(daemon, request, answer);
+    } else if (request.path == "/v1/blocks" && request.method == "DELETE") {
+        unblock(daemon, request, answer);
+    } else if (request.path == "/v1/reload" && post) {
+        reload(daemon, answer);
+    } else {
+        const bool known = request.path == "/v1/status" || request.path == "/metrics" ||
+                           request.path == "/v1/rules" || request.path == "/v1/blocks" ||
+                           request.path == "/v1/reload";
+        answer.send(known ? error(405, "this path does not take " + escape(request.method, 16))
+                          : error(404, "there is no " + escape(request.path, 64)));
+    }
+}
+
+} // namespace egress::verbs
