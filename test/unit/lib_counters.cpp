@@ -7,15 +7,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define EGRESS_TEST_ASAN 1
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define EGRESS_TEST_SANITIZER 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define EGRESS_TEST_ASAN 1
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define EGRESS_TEST_SANITIZER 1
 #endif
-#endif
-#ifdef EGRESS_TEST_ASAN
-#include <sanitizer/allocator_interface.h>
 #endif
 
 namespace {
@@ -28,7 +25,10 @@ egress::test::Counters egress::test::counters() {
 
 extern "C" {
 
-#ifdef EGRESS_TEST_ASAN
+#ifdef EGRESS_TEST_SANITIZER
+// Of the sanitizer's run-time library, whose header not every compiler installs.
+int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void*, std::size_t),
+                                              void (*)(const volatile void*));
 __attribute__((constructor)) static void watch_allocations() {
     __sanitizer_install_malloc_and_free_hooks(
         [](const volatile void*, std::size_t) { ++mine.allocations; }, [](const volatile void*) {});

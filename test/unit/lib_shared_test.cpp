@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -230,6 +231,48 @@ TEST_CASE("threads share a handle across restarts; no stranger's socket sees a r
     egress_close(handle);
     CHECK(strays == 0);
     CHECK(wrong == 0);
+    CHECK(open_fds().size() == fds);
+}
+
+TEST_CASE("the connection does not reach a program that is executed, nor does its successor") {
+    const Place place;
+    egress_handle* handle = nullptr;
+    int number = -1;
+    {
+        const Listener listener(place.path);
+        number = number_of(handle);
+        REQUIRE(number >= 0);
+        CHECK(fcntl(number, F_GETFD) == FD_CLOEXEC);
+    }
+    const Listener listener(place.path);
+    CHECK(egress_report_r(handle, EGRESS_AUTH_FAIL, -1, "x") == 0);
+    CHECK(fcntl(number, F_GETFD) == FD_CLOEXEC); // in the place of the old one
+    CHECK((fcntl(number, F_GETFL) & O_NONBLOCK) != 0);
+    egress_close(handle);
+    CHECK(fcntl(number, F_GETFD) == -1);
+}
+
+TEST_CASE("a thread that is being cancelled finishes its report") {
+    const Place place;
+    const Listener listener(place.path);
+    const std::size_t fds = open_fds().size();
+    int result = -1;
+    pthread_t thread;
+    REQUIRE(pthread_create(
+                &thread, nullptr,
+                [](void* out) -> void* {
+                    pthread_cancel(pthread_self()); // takes effect at the next cancellation point
+                    *static_cast<int*>(out) = egress_report(EGRESS_AUTH_FAIL, 0, "cancelled");
+                    pthread_testcancel();
+                    *static_cast<int*>(out) = 99;
+                    return nullptr;
+                },
+                &result) == 0);
+    void* end = nullptr;
+    REQUIRE(pthread_join(thread, &end) == 0);
+    CHECK(end == PTHREAD_CANCELED);
+    CHECK(result == 0);
+    CHECK(listener.one().record.message == "cancelled");
     CHECK(open_fds().size() == fds);
 }
 

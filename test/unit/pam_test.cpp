@@ -1,5 +1,5 @@
 // pam_egress.so inside a PAM application of our own: private configuration, real TCP sockets.
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,16 +31,18 @@ struct Service {
     TempDir dir;
     std::string path = dir.path() + "/report.sock";
     Listener listener{path};
+    std::string module = dir.path() + "/pam_egress.so"; // where any user can read it
+    Service() { REQUIRE(std::system(("cp " MODULE " " + module).c_str()) == 0); }
 
     /// The stack of the manual page; what decides (pam_permit, pam_deny) comes first in it.
     void configure(const std::string& decides, const std::string& arguments = "") const {
-        const std::string module = MODULE " socket=" + path + " " + arguments + "\n";
+        const std::string line = module + " socket=" + path + " " + arguments + "\n";
         std::ofstream file(dir.path() + "/test");
         file << "auth [success=2 default=ignore] " << decides << ".so\n"
-             << "auth [default=ignore] " << module << "auth requisite pam_deny.so\n"
+             << "auth [default=ignore] " << line << "auth requisite pam_deny.so\n"
              << "auth required pam_permit.so\n"
-             << "account required pam_permit.so\naccount optional " << module
-             << "session required pam_permit.so\nsession optional " << module;
+             << "account required pam_permit.so\naccount optional " << line
+             << "session required pam_permit.so\nsession optional " << line;
     }
 };
 
@@ -260,6 +263,44 @@ TEST_CASE("odd user names arrive as they are, cut to a length") {
     CHECK(service.listener.one().record.message == "test: user " + std::string(256, 'x'));
     CHECK(Login(service, "", "192.0.2.9").authenticate() == PAM_AUTH_ERR);
     CHECK(service.listener.one().record.action == EGRESS_AUTH_FAIL);
+}
+
+TEST_CASE("in a set-uid program inherited descriptors prove nothing about an unnamed client") {
+    if (geteuid() != 0) {
+        MESSAGE("SKIP: making a set-uid program needs root");
+        return;
+    }
+    constexpr uid_t nobody = 65534;
+    const Service service;
+    service.configure("pam_deny");
+    const Server server;
+    const auto connection = server.connect_from(2);
+    const std::string copy = service.dir.path() + "/probe";
+    REQUIRE(std::system(("cp " PROBE " " + copy).c_str()) == 0);
+    const auto run = [&](const char* rhost) {
+        const pid_t child = fork();
+        if (child == 0) {
+            dup2(connection.served.get(), STDIN_FILENO);
+            if (setgid(nobody) == 0 && setuid(nobody) == 0) {
+                execl(copy.c_str(), copy.c_str(), service.dir.path().c_str(), rhost, nullptr);
+            }
+            _exit(9);
+        }
+        int status = 0;
+        REQUIRE(waitpid(child, &status, 0) == child);
+        CHECK(status == 0);
+    };
+    for (const mode_t mode : {0755, 04755}) {
+        CAPTURE(mode);
+        REQUIRE(chmod(copy.c_str(), mode) == 0);
+        run(nullptr);
+        REQUIRE(service.listener.has_connection() == (mode == 0755));
+        if (mode == 0755) {
+            CHECK(proves(service.listener.one(), connection.served));
+        }
+        run("127.0.0.2"); // the service names its client: that counts
+        CHECK(proves(service.listener.one(), connection.served));
+    }
 }
 
 TEST_CASE("no descriptor is left behind") {
