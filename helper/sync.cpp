@@ -12,8 +12,6 @@ namespace egress::helper {
 
 namespace {
 
-constexpr int attempts = 16;
-
 /// Blocks and elements by the set that they belong to.
 template <typename Item>
 struct Shelf {
@@ -115,8 +113,7 @@ Result<Outcome> Table::sync_once(const std::string& name, const std::vector<Bloc
     }
     for (const auto& [key, shelf] : shelves) {
         if (!fits(shelf.name)) {
-            return fail("set " + shelf.name +
-                        " in table inet egress was made by another program: delete it");
+            return std::unexpected(foreign(shelf.name));
         }
         put_set(batch, layout_, shelf.set, Batch::nobody);
     }
@@ -151,7 +148,7 @@ Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wa
                 kernel_error("cannot sync " + name, outcome->refusals.front().code));
         }
     }
-    return fail("the firewall changed during each of many attempts to sync " + name, ERESTART);
+    return std::unexpected(disturbed());
 }
 
 } // namespace egress::helper

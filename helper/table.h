@@ -66,8 +66,12 @@ class Table {
     Netlink netlink_;
     bool renews_; ///< the kernel gives an element that is there a new time in place
     Layout layout_;
-    std::uint32_t expected_ = 0; ///< generation after our own last commit
 };
+
+/// Of others' commits that make ours stale, before we give up.
+inline constexpr int attempts = 16;
+Error disturbed();
+Error foreign(const std::string& set);
 
 /// Removes an element that may or may not be there: made first, it surely is.
 void write_gone(Batch& batch, const SetId& set, const std::string& name, const Target& target,
