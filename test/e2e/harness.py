@@ -236,27 +236,24 @@ def free_bind(sock):
 
 
 def parse_element(set_, raw):
-    """nft's JSON of one element, as plain fields; the rule's name is the start of the set's."""
-    detail = raw.get("elem", raw) if isinstance(raw, dict) else {"val": raw}
-    fields = detail["val"]["concat"]
-    parts = set_name_parts(set_["name"])
-    address = fields[0]
-    width = 128 if ":" in str(address) else 32
-    if parts["length"] != width:
-        address = f"{address}/{parts['length']}"
-    return {"set": set_["name"], "name": parts["name"], "action": parts["action"], "addr": address,
-            "proto": fields[1], "port": fields[2], "timeout": detail.get("timeout"),
-            "expires": detail.get("expires"),
-            "packets": detail.get("counter", {}).get("packets", 0)}
-
-
-def set_name_parts(text):
-    """The helper names its sets NAME.FAMILY.LENGTH.ACTION (egress-helper(7))."""
-    match = re.fullmatch(r"(.+)[._-]v?([46])[._-](\d+)[._-](drop|reject|d|r)", text)
+    """nft's JSON of one element, as plain fields. The helper names its sets
+    NAME.vFAMILY.LENGTH.ACTION[.WITHOUT]: the suffix says which parts of the key stand for any."""
+    match = re.fullmatch(r"_?(.+)\.v([46])\.(\d+)\.(drop|reject)(?:\.(all|proto|protocol|port))?",
+                         set_["name"])
     if not match:
-        raise Failure(f"unexpected set name {text}")
-    return {"name": match[1], "length": int(match[3]),
-            "action": "reject" if match[4][0] == "r" else "drop"}
+        raise Failure(f"unexpected set name {set_['name']}")
+    detail = raw.get("elem", raw) if isinstance(raw, dict) else {"val": raw}
+    value = detail["val"]
+    fields = value["concat"] if isinstance(value, dict) else [value]
+    shape = match[5] or "exact"
+    proto = fields[1] if shape in ("exact", "proto", "protocol") else None
+    port = fields[-1] if shape in ("exact", "port") else None
+    length = int(match[3])
+    host = length == (32 if match[2] == "4" else 128)
+    return {"set": set_["name"], "name": match[1], "action": match[4],
+            "addr": fields[0] if host else f"{fields[0]}/{length}", "proto": proto, "port": port,
+            "timeout": detail.get("timeout"), "expires": detail.get("expires"),
+            "packets": detail.get("counter", {}).get("packets", 0)}
 
 
 def mount(kind, path, options="mode=0755"):
