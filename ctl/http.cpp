@@ -159,9 +159,11 @@ Failure refusal(const Reply& reply) {
     const auto body = parse_json(reply.body);
     auto text = body ? text_at(*body, "error") : std::string{};
     if (reply.status == 401 || reply.status == 403) {
+        constexpr std::string_view remedy = "you must be root or in the group egress";
+        const bool said = text.find(remedy) != std::string::npos; // the daemon knows it too
+        text = text.empty() ? "permission denied" : text;
         return {Exit::unreachable,
-                fmt::format("egressd refuses: {}; you must be root or in the group egress",
-                            text.empty() ? "permission denied" : text)};
+                fmt::format("egressd refuses: {}{}{}", text, said ? "" : "; ", said ? "" : remedy)};
     }
     if (text.empty()) {
         text = fmt::format("HTTP status {} without a reason", reply.status);

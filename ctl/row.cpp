@@ -91,6 +91,9 @@ std::string state_name(const store::Row& row) {
     case State::counting:
         return "counting";
     case State::blocked:
+        if ((row.flags & store::monitor) != 0) {
+            return "monitored";
+        }
         return (row.flags & store::in_force) != 0 ? "blocked" : "wanted";
     case State::releasing:
         break;
@@ -106,7 +109,9 @@ Json row_json(const store::Row& row) {
     if (row.port != 0) {
         json["port"] = row.port;
     }
-    json["protocol"] = protocol_name(row.protocol);
+    if (row.protocol != 0) {
+        json["protocol"] = protocol_name(row.protocol);
+    }
     json["count"] = row.count;
     if (row.nfail != 0) {
         json["nfail"] = row.nfail;

@@ -20,7 +20,8 @@ bool is_forgotten(const store::Row& row, std::int64_t now);
 
 // What follows takes rows that went through as_of().
 
-/// counting, blocked, wanted (the firewall has not confirmed it) or releasing.
+/// counting, blocked, wanted (the firewall has not confirmed it), monitored (judged under -m, in
+/// force nowhere) or releasing.
 std::string state_name(const store::Row& row);
 
 /// The keys of the control API, in order; what is not known is absent.

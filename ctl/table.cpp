@@ -38,8 +38,8 @@ constexpr Option block_options[] = {
 };
 
 constexpr Option unblock_options[] = {
-    {'\0', "name", "name", "only rows of this rule name"},
-    {'\0', "proto", "protocol", "only rows of this protocol"},
+    {'\0', "name", "name", "only blocks of this rule name"},
+    {'\0', "proto", "protocol", "only blocks of this protocol"},
 };
 
 constexpr std::span<const Option> none{};

@@ -59,7 +59,7 @@ std::span<const Option> global_options();
 const Command* find_command(std::string_view name);
 
 struct Line {
-    const Command* command = nullptr; ///< null only for a bare --help or --version
+    const Command* command = nullptr; ///< null only for a bare --help
     Arguments arguments;              ///< global options are among them
 };
 

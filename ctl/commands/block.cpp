@@ -124,8 +124,8 @@ Exit run_unblock(const Context& context, const Arguments& arguments) {
     if (*removed > 0) {
         return Exit::ok;
     }
-    return complain(context, {Exit::no, fmt::format("nothing is blocked or counted at {}; "
-                                                    "'egressctl dump -a' shows what is",
+    return complain(context, {Exit::no, fmt::format("no block stands at exactly {}; "
+                                                    "'egressctl dump -b' lists them",
                                                     printable(arguments.operands[0]))});
 }
 

@@ -105,7 +105,10 @@ void tell_helper(const Page& page, const Json& helper) {
     auto text = text_at(helper, "state");
     const auto implementation = text_at(helper, "implementation");
     text += implementation.empty() ? "" : fmt::format(" ({})", implementation);
-    const auto more = counts(helper, {{"pending", "pending"}, {"errors", "errors"}});
+    const auto more = counts(helper, {{"pending", "pending"},
+                                      {"errors", "errors"},
+                                      {"restarts", "restarts"},
+                                      {"reconciled", "times reconciled"}});
     text += !text.empty() && !more.empty() ? ", " + more : more;
     page.line("helper", with_path(helper, text));
 }
@@ -157,6 +160,7 @@ Exit run_status(const Context& context, const Arguments&) {
     print(context.out, "{}\n", first_line(*status));
     tell_troubles(page, *status);
     page.line("rows", counts(*status, {{"rows", "rows"},
+                                       {"rows_max", "at most"},
                                        {"counting", "counting"},
                                        {"blocked", "blocked"},
                                        {"releasing", "releasing"},
@@ -164,8 +168,9 @@ Exit run_status(const Context& context, const Arguments&) {
                                        {"evicted", "evicted"}}));
     tell_helper(page, part(*status, "helper"));
     const auto& store = part(*status, "store");
-    page.line("store",
-              with_path(store, counts(store, {{"pending", "pending"}, {"commits", "commits"}})));
+    page.line("store", with_path(store, counts(store, {{"pending", "pending"},
+                                                       {"commits", "commits"},
+                                                       {"failures", "failures"}})));
     tell_rules(page, part(*status, "rules"));
     page.line("reports", tally(part(*status, "reports")));
     tell_refused(page, part(*status, "refused"));

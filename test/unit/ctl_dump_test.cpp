@@ -116,9 +116,10 @@ TEST_CASE("dump: columns, selections, zero, past expiry") {
                               "      192.0.2.1/32:22\t\t2/3\t2026/11/22 11:58:30\n"
                               "      192.0.2.8/32:22\t\t0/*\t-\n"
                               "    203.0.113.9/32:22\t\t1/3\t2026/11/22 11:58:30\n");
-    CHECK(dump(directory, {"-bn"}).out == "      192.0.2.2/32:22\tOK-7\t5/3\t2026/11/22 11:58:30\n"
-                                          "      192.0.2.4/32:*\t\t0/3\t2026/11/22 11:58:30\n"
-                                          " 2001:db8:1:2::/64:22\tOK-7\t3/3\t2026/11/22 11:58:30\n");
+    CHECK(dump(directory, {"-bn"}).out ==
+          "      192.0.2.2/32:22\tOK-7\t5/3\t2026/11/22 11:58:30\n"
+          "      192.0.2.4/32:*\t\t0/3\t2026/11/22 11:58:30\n"
+          " 2001:db8:1:2::/64:22\tOK-7\t3/3\t2026/11/22 11:58:30\n");
     const auto all = dump(directory, {"-anr"});
     CHECK(all.out == "      192.0.2.1/32:22\t\t2/3\t10m\n"
                      "      192.0.2.2/32:22\tOK-7\t5/3\t1h\n"
@@ -161,7 +162,10 @@ TEST_CASE("dump --json: the keys, and what is unknown is absent") {
     CHECK(rows[2]["state"] == "releasing");
     CHECK(!rows[2].contains("until"));
     CHECK(rows[3] == Json::parse(R"({"name":"egress","addr":"192.0.2.4","prefixlen":32,
-        "protocol":"","count":0,"nfail":3,"state":"wanted","since":"2026-11-22T11:59:00Z"})"));
+        "count":0,"nfail":3,"state":"wanted","since":"2026-11-22T11:59:00Z"})"));
+    auto monitored = blocked(make("192.0.2.2", 22, 5, 3), noon32 + 1);
+    monitored.flags = store::monitor;
+    CHECK(row_json(monitored)["state"] == "monitored");
     CHECK(!rows[6].contains("nfail"));
     CHECK(rows[7]["reason"] == "\x1b[2J\nx");
     std::string keys;

@@ -60,7 +60,7 @@ TEST_CASE("unblock: found, not found") {
     const FakeServer server(FakeServer::says(200, R"({"removed":0})"));
     const auto ran = run_words({"unblock", "192.0.2.1"}, server.path());
     CHECK(ran.status == 1);
-    CHECK(has(ran.err, "nothing is blocked or counted at 192.0.2.1"));
+    CHECK(has(ran.err, "no block stands at exactly 192.0.2.1;"));
     const auto json = run_words({"--json", "unblock", "192.0.2.1"}, server.path());
     CHECK(json.status == 1);
     CHECK(Json::parse(json.out)["removed"] == 0);
@@ -159,7 +159,9 @@ TEST_CASE("refusals and failures of the daemon") {
              {503, "", 3, "HTTP status 503 without a reason"},
              {400, R"({"error":"bad address"})", 1, "refuses: bad address"},
              {404, "<html>", 1, "HTTP status 404"},
-             {403, R"({"error":"no"})", 3, "you must be root or in the group egress"},
+             {403, R"({"error":"no"})", 3, "no; you must be root or in the group egress\n"},
+             {403, R"({"error":"you must be root or in the group egress"})", 3,
+              "refuses: you must be root or in the group egress\n"},
              {302, "", 3, "HTTP status 302"},
          }) {
         const FakeServer server(FakeServer::says(http, body));
