@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::array<std::string_view, 5> actions = {"allow", "deny", "reject", "ask", "redirect"};
 constexpr std::size_t action_column = 5;
+constexpr std::size_t max_columns_bytes = max_line * 3 / 4; // leaves room for print()'s blanks
 
 /// "addr:port" or "[v6]:port".
 bool check_target(const Cell& cell, const Context& context) {
@@ -40,6 +41,15 @@ bool check_egress(const Line& line, const Context& context) {
         context.error(cells[std::min<std::size_t>(cells.size() - 1, 7)],
                       fmt::format("{} columns; a line of [egress] has 6 or 7", cells.size()),
                       "destination type proto owner program action [options]");
+        return false;
+    }
+    std::size_t bytes = 0;
+    for (const auto& each : cells) {
+        bytes += each.text.size();
+    }
+    if (bytes > max_columns_bytes) {
+        context.error(cells[0], fmt::format("the columns have {} bytes", bytes),
+                      fmt::format("{} are the most", max_columns_bytes));
         return false;
     }
     const Cell& cell = cells[action_column];

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -198,12 +200,17 @@ void warn_unenforced(const Policy& policy, Diagnostics& out) {
 
 /// Diagnostics of check() come after those of reading; back into the order of the text.
 void order(std::vector<Diagnostic>& list, const std::vector<std::string>& files) {
-    const auto key = [&](const Diagnostic& diagnostic) {
-        const auto at = std::ranges::find(files, diagnostic.place.file) - files.begin();
-        return std::tuple(at, diagnostic.place.line == 0, diagnostic.place.line,
-                          diagnostic.place.column);
-    };
-    std::ranges::stable_sort(list, {}, key);
+    std::multimap<std::tuple<std::ptrdiff_t, bool, int, int>, Diagnostic> sorted; // stable
+    for (auto& diagnostic : list) {
+        const Place place = diagnostic.place;
+        const auto at = std::ranges::find(files, place.file) - files.begin();
+        sorted.emplace(std::tuple(at, place.line == 0, place.line, place.column),
+                       std::move(diagnostic));
+    }
+    list.clear();
+    for (auto& entry : sorted) {
+        list.push_back(std::move(entry.second));
+    }
 }
 
 } // namespace

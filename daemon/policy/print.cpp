@@ -12,6 +12,8 @@ namespace {
 
 using Row = std::vector<std::string>;
 
+constexpr std::size_t widest = 40; // one long column must not make every line long
+
 std::string print_location(const Location& location) {
     std::string host = "*";
     if (!location.interface.empty()) {
@@ -153,7 +155,7 @@ void print_section(std::string& out, std::string_view name, const Row& titles, c
     std::array<std::size_t, 8> widths{};
     for (const auto& row : rows) {
         for (std::size_t i = 0; i < row.size(); ++i) {
-            widths[i] = std::max(widths[i], row[i].size());
+            widths[i] = std::min(std::max(widths[i], row[i].size()), widest);
         }
     }
     out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", name);
