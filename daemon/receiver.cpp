@@ -27,8 +27,13 @@ double now_seconds() {
     return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
-/// Descriptors and credentials that came with one message; closes what nobody took.
-struct Ancillary {
+// SCM_MAX_FD: with room for all, the kernel never closes a stranger's descriptor in our name.
+constexpr std::size_t most_fds = 253;
+
+} // namespace
+
+/// Descriptors and credentials that came with one message. Who makes it disposes of every fd.
+struct Receiver::Ancillary {
     explicit Ancillary(msghdr& message) {
         for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
              part = CMSG_NXTHDR(&message, part)) {
@@ -41,22 +46,16 @@ struct Ancillary {
                 sender = Sender{from.uid, from.pid};
                 known = true;
             } else if (part->cmsg_type == SCM_RIGHTS) {
-                const std::size_t sent = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-                for (std::size_t i = 0; i < sent; ++i) {
-                    int fd = -1;
-                    std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof fd);
-                    fds[std::min<std::size_t>(count++, fds.size() - 1)].reset(fd);
-                }
+                count = std::min((part->cmsg_len - CMSG_LEN(0)) / sizeof(int), most_fds);
+                std::memcpy(fds.data(), CMSG_DATA(part), count * sizeof(int));
             }
         }
     }
-    std::array<Fd, 2> fds;
+    std::array<int, most_fds> fds;
     std::size_t count = 0;
     Sender sender;
     bool known = false;
 };
-
-} // namespace
 
 struct Receiver::Uid {
     std::uint32_t uid = 0;
@@ -71,6 +70,7 @@ struct Receiver::Connection {
     Receiver* receiver = nullptr;
     Fd fd;
     Uid* uid = nullptr;
+    bool ended = false; ///< the peer is gone and everything was read
     Source source;
     std::list<std::unique_ptr<Connection>>::iterator place;
 };
@@ -227,45 +227,61 @@ bool Receiver::read_batch(Connection& connection) {
     const int got = recvmmsg(connection.fd.get(), buffers_->headers.data(), batch,
                              MSG_DONTWAIT | MSG_CMSG_CLOEXEC, nullptr);
     if (got < 0) {
-        return errno == EAGAIN || errno == EINTR;
+        // ECONNRESET is reported once; what was queued can still be read.
+        return errno == EAGAIN || errno == EINTR || errno == ECONNRESET;
     }
     for (int i = 0; i < got; ++i) {
         mmsghdr& header = buffers_->headers[static_cast<std::size_t>(i)];
         // A message of length 0 carries credentials, the end of the stream does not.
         if (header.msg_len == 0 && header.msg_hdr.msg_controllen == 0) {
+            connection.ended = true;
             return false;
         }
-        handle(header.msg_hdr, header.msg_len);
+        handle(header.msg_hdr, header.msg_len, connection);
     }
-    if (!spend(*connection.uid, static_cast<std::size_t>(got))) {
+    if (!spend(*connection.uid, static_cast<std::size_t>(got)) ||
+        closer_.full(connection.uid->uid)) {
         pause(*connection.uid);
     }
     return got > 0;
 }
 
-void Receiver::handle(msghdr& message, std::size_t length) {
+void Receiver::handle(msghdr& message, std::size_t length, const Connection& connection) {
     const Ancillary came(message);
+    const auto verdict = judge(message, length, came);
+    if (const auto* refusal = std::get_if<Refusal>(&verdict)) {
+        refuse(*refusal, came.known ? &came.sender : nullptr);
+    } else {
+        counters_.taken += 1;
+        sink_(std::get<Report>(verdict));
+    }
+    for (std::size_t i = 0; i < came.count; ++i) {
+        closer_.dispose(connection.uid->uid, came.fds[i]);
+    }
+}
+
+std::variant<Report, Refusal> Receiver::judge(const msghdr& message, std::size_t length,
+                                              const Ancillary& came) const {
     if (!came.known) {
-        return refuse(Refusal::no_credentials, nullptr);
+        return Refusal::no_credentials;
     }
     if (length > wire::max_record || (message.msg_flags & MSG_TRUNC) != 0) {
-        return refuse(Refusal::too_long, &came.sender);
+        return Refusal::too_long;
     }
     wire::Record record;
     const auto* const bytes = static_cast<const std::byte*>(message.msg_iov->iov_base);
     const auto fault = wire::decode(std::span(bytes, length), record);
     if (fault != wire::Fault::none) {
-        return refuse(refusal_of(fault), &came.sender);
+        return refusal_of(fault);
     }
-    if (came.count > 1 || ((message.msg_flags & MSG_CTRUNC) != 0 && came.count > 0)) {
-        return refuse(Refusal::many_fds, &came.sender);
+    if (came.count > 1) {
+        return Refusal::many_fds;
     }
-    const auto verdict = verify(record, came.fds[0].get(), came.sender, trusted_);
-    if (const auto* refusal = std::get_if<Refusal>(&verdict)) {
-        return refuse(*refusal, &came.sender);
+    // Truncated without a descriptor: there was one, and we are out of numbers for it.
+    if (came.count == 0 && (message.msg_flags & MSG_CTRUNC) != 0) {
+        return Refusal::lost_fd;
     }
-    counters_.taken += 1;
-    sink_(std::get<Report>(verdict));
+    return verify(record, came.count == 1 ? came.fds[0] : -1, came.sender, trusted_);
 }
 
 void Receiver::refuse(Refusal refusal, const Sender* sender) {
@@ -317,7 +333,7 @@ int Receiver::on_refill(sd_event_source* source, std::uint64_t, void* data) {
     auto& receiver = *static_cast<Receiver*>(data);
     bool waiting = false;
     for (auto& [number, uid] : receiver.uids_) {
-        if (uid.paused && receiver.spend(uid, 0)) {
+        if (uid.paused && receiver.spend(uid, 0) && !receiver.closer_.full(number)) {
             uid.paused = false;
         }
         waiting = waiting || uid.paused;
@@ -362,6 +378,10 @@ void Receiver::read_queued(Connection& connection) {
 
 void Receiver::close(Connection& connection) {
     connection.uid->connections -= 1;
+    connection.source.reset();
+    if (!connection.ended) { // unread messages may hold descriptors that are slow to close
+        closer_.dispose_connection(connection.uid->uid, connection.fd.release());
+    }
     connections_.erase(connection.place);
 }
 

@@ -17,6 +17,7 @@
 
 #include <systemd/sd-event.h>
 
+#include "daemon/closer.h"
 #include "daemon/report.h"
 #include "daemon/result.h"
 #include "daemon/unref.h"
@@ -66,6 +67,7 @@ class Receiver {
     struct Uid;
     struct Connection;
     struct Buffers;
+    struct Ancillary;
 
     static int on_listener(sd_event_source*, int fd, std::uint32_t, void* self);
     static int on_connection(sd_event_source*, int fd, std::uint32_t, void* connection);
@@ -75,7 +77,9 @@ class Receiver {
     void watch(std::unique_ptr<Connection> connection);
     bool read_batch(Connection& connection);
     void read_queued(Connection& connection);
-    void handle(msghdr& message, std::size_t length);
+    void handle(msghdr& message, std::size_t length, const Connection& connection);
+    std::variant<Report, Refusal> judge(const msghdr& message, std::size_t length,
+                                        const Ancillary& came) const;
     void refuse(Refusal refusal, const Sender* sender);
     bool spend(Uid& uid, std::size_t reports);
     void pause(Uid& uid);
@@ -86,6 +90,7 @@ class Receiver {
     const TrustedReporters& trusted_;
     std::function<void(const Report&)> sink_;
     Limits limits_;
+    Closer closer_;
     Counters counters_;
     std::map<std::uint32_t, Uid> uids_;
     std::list<std::unique_ptr<Connection>> connections_; ///< most recently active last

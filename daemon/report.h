@@ -27,6 +27,7 @@ enum class Refusal : std::uint8_t {
     bad_address,
     no_credentials,
     no_fd,            ///< no descriptor, and the reporter is not trusted to have none
+    lost_fd,          ///< a descriptor was sent, and we had no number left for it
     many_fds,         ///< more than one descriptor
     not_a_socket,     ///< a pipe, a file
     not_inet,         ///< AF_UNIX and others
@@ -40,11 +41,11 @@ enum class Refusal : std::uint8_t {
 };
 
 inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::count_)>
-    refusal_names = {"too_short",    "too_long",        "bad_magic",    "bad_version",
-                     "bad_length",   "bad_action",      "bad_address",  "no_credentials",
-                     "no_fd",        "many_fds",        "not_a_socket", "not_inet",
-                     "unbound",      "not_connected",   "listening",    "no_address",
-                     "wrong_family", "unusable_address"};
+    refusal_names = {"too_short",  "too_long",     "bad_magic",       "bad_version",
+                     "bad_length", "bad_action",   "bad_address",     "no_credentials",
+                     "no_fd",      "lost_fd",      "many_fds",        "not_a_socket",
+                     "not_inet",   "unbound",      "not_connected",   "listening",
+                     "no_address", "wrong_family", "unusable_address"};
 
 struct Report {
     Action action = Action::ok;
