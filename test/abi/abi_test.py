@@ -78,6 +78,12 @@ class Headers(unittest.TestCase):
                                           input=text, text=True, capture_output=True, check=False)
                     self.assertEqual(done.returncode, 0, done.stderr)
 
+    def test_signatures_and_values_are_version_1(self):
+        for kind, standard in STANDARDS:
+            with self.subTest(standard=standard):
+                run(*compiler(kind, standard), "-Wno-unused", "-fsyntax-only",
+                    f"{options.samples}/signatures.c")
+
     def test_both_names_together(self):
         text = "#include <blacklist.h>\n#include <blocklist.h>\nint x = BLOCKLIST_BAD_USER;\n"
         run(*compiler("cc", "c89"), "-fsyntax-only", "-", input=text)
