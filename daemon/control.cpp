@@ -7,9 +7,8 @@
 #include <grp.h>
 #include <microhttpd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
+#include "daemon/listener.h"
 #include "daemon/log.h"
 
 namespace egress {
@@ -65,38 +64,7 @@ struct Control::Exchange {
 };
 
 Result<Fd> Control::listen(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path) {
-        return fail("the socket path " + path + " is too long");
-    }
-    std::memcpy(address.sun_path, path.data(), path.size());
-    struct stat there {};
-    if (lstat(path.c_str(), &there) == 0) {
-        if (!S_ISSOCK(there.st_mode)) {
-            return fail(path + " is there and is not a socket; move it away");
-        }
-        unlink(path.c_str());
-    }
-    Fd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    const mode_t before = umask(0117); // never open to others, not even for a moment
-    const bool bound = listener && bind(listener.get(), reinterpret_cast<sockaddr*>(&address),
-                                        sizeof address) == 0;
-    const int code = errno;
-    umask(before);
-    if (!bound) {
-        return fail_errno("cannot make the control socket " + path, code);
-    }
-    if (const auto group = egress_group()) {
-        if (chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0) {
-            log::warning("control", "cannot give {} to the group egress: {}", path,
-                         std::strerror(errno));
-        }
-    }
-    if (::listen(listener.get(), SOMAXCONN) != 0) {
-        return fail_errno("cannot listen on " + path);
-    }
-    return listener;
+    return make_listener(path, SOCK_STREAM, 0660, egress_group());
 }
 
 Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Handler handler) {

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <systemd/sd-daemon.h>
 
+#include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/verbs.h"
 
@@ -145,13 +146,17 @@ Result<> Daemon::open_sockets() {
     bool reporting = false;
     const int handed = sd_listen_fds(1);
     for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + handed; ++fd) {
+        auto taken = take_listener(Fd(fd));
+        if (!taken) {
+            return std::unexpected(taken.error());
+        }
         if (sd_is_socket(fd, AF_UNIX, SOCK_SEQPACKET, 1) > 0) {
-            if (auto adopted = receiver_->adopt(Fd(fd)); !adopted) {
+            if (auto adopted = receiver_->adopt(std::move(*taken)); !adopted) {
                 return adopted;
             }
             reporting = true;
         } else if (sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0) {
-            control.reset(fd);
+            control = std::move(*taken);
         } else {
             log::warning("activation", "descriptor {} from socket activation is no socket of ours",
                          fd);

@@ -4,9 +4,8 @@
 #include <cstring>
 
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
+#include "daemon/listener.h"
 #include "daemon/log.h"
 
 namespace egress {
@@ -112,26 +111,8 @@ Receiver::Receiver(sd_event* event, const TrustedReporters& trusted,
 Receiver::~Receiver() = default;
 
 Result<> Receiver::listen(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path) {
-        return fail("the socket path " + path + " is too long");
-    }
-    std::memcpy(address.sun_path, path.data(), path.size());
-    struct stat there {};
-    if (lstat(path.c_str(), &there) == 0) {
-        if (!S_ISSOCK(there.st_mode)) {
-            return fail(path + " is there and is not a socket; move it away");
-        }
-        unlink(path.c_str());
-    }
-    Fd listener(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!listener ||
-        bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
-        chmod(path.c_str(), 0666) != 0 || ::listen(listener.get(), SOMAXCONN) != 0) {
-        return fail_errno("cannot listen on " + path);
-    }
-    return adopt(std::move(listener));
+    auto listener = make_listener(path, SOCK_SEQPACKET, 0666, std::nullopt);
+    return listener ? adopt(std::move(*listener)) : std::unexpected(listener.error());
 }
 
 Result<> Receiver::adopt(Fd listener) {

@@ -54,7 +54,7 @@ class Receiver {
     /// Makes a listening socket (mode 0666) at `path`; a stale socket is replaced, anything else
     /// that stands there is an error.
     Result<> listen(const std::string& path);
-    /// Takes a listening socket that was handed in (socket activation).
+    /// Takes a non-blocking listening socket.
     Result<> adopt(Fd listener);
 
     /// Reads everything that has been sent so far (at shutdown).
