@@ -155,13 +155,12 @@ def small_disk(world, size):
 
 def fill(path):
     """Takes all room that is left on the disk."""
-    with open(os.path.join(path, "filler"), "wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            pass
+    file = os.open(os.path.join(path, "filler"), os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        while True:
+            os.write(file, bytes(4096))
+    except OSError:
+        os.close(file)
 
 
 def test_disk_full_at_start(world):
@@ -186,7 +185,7 @@ def test_disk_full_while_running(world):
     # The firewall is closed all the same; what promises durability says no.
     wait_for(lambda: len(world.elements()) == 1000, 60, "1,000 elements")
     code, answer = daemon.request("POST", "/v1/blocks", {"addr": "192.0.2.77", "seconds": 600})
-    assert code >= 500 and "space" in json.dumps(answer).lower(), (code, answer)
+    assert code >= 500 and "database" in answer["error"], (code, answer)
     assert daemon.alive()
     os.unlink(os.path.join(path, "filler"))
     wait_for(lambda: set(addresses) <= database_blocks(world, daemon), 60,
@@ -206,7 +205,7 @@ def broken(world, spoil):
     assert code > 0, (code, again.log())
     log = again.log().lower()
     assert daemon.database in log, log
-    assert "damaged" in log or "corrupt" in log or "invalid" in log or "not a" in log, log
+    assert any(word in log for word in ("damaged", "truncated", "corrupt", "not a database")), log
     done = world.ctl("dump", "-D", daemon.database)
     assert done.returncode == 3 and done.stderr, done
 

@@ -163,26 +163,24 @@ def test_stopped(world):
 
 
 def test_flushed_table_comes_back(world):
-    daemon = world.daemon(CONF)
+    world.daemon(CONF, "-t", "2")
     for number in range(1, 6):
         world.fail(world.tcp(f"10.66.3.{number}"), 2)
         world.wait_element(f"10.66.3.{number}")
     harness.run("nft", "flush", "ruleset")
     assert world.elements() == []
-    daemon.request("POST", "/v1/reload")  # a reconcile comes by itself, too; this one comes now
-    wait_for(lambda: len(world.elements()) == 5, 180, "the blocks to come back")
+    wait_for(lambda: len(world.elements()) == 5, 30, "the blocks to come back")
     world.fail(world.tcp("10.66.3.9"), 2)
     world.wait_element("10.66.3.9")
 
 
 def test_element_removed_by_hand_comes_back_and_strangers_go(world):
-    daemon = world.daemon(CONF)
+    world.daemon(CONF, "-t", "2")
     world.fail(world.tcp("10.66.4.1"), 2)
     element = world.wait_element("10.66.4.1")
     harness.run("nft", f"delete element inet egress {element['set']} {{ 10.66.4.1 . tcp . 2222 }}")
     harness.run("nft", f"add element inet egress {element['set']} "
                        "{ 10.66.4.2 . tcp . 2222 timeout 1h }")
-    daemon.request("POST", "/v1/reload")
     wait_for(lambda: [e["addr"] for e in world.elements()] == ["10.66.4.1"], 180,
              "the set to hold what the daemon wants")
 

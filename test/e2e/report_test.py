@@ -378,13 +378,16 @@ def test_root_needs_a_trusted_line_for_the_service(world):
 def test_listening_socket_proves_nothing(world):
     daemon = world.daemon("[local]\n2222 stream tcp * * 1 10m\n")
     server = world.listener(HOST4, 2222)
-    world.library.report(FAIL, server, "whom?", check=False)
-    world.library.report(FAIL, server, "him!", sockaddr("10.66.14.9", 4000), check=False)
+
+    def misuse():
+        world.library.report(FAIL, server, "whom?", check=False)
+        world.library.report(FAIL, server, "him!", sockaddr("10.66.14.9", 4000), check=False)
+    harness.as_user(NOBODY, misuse)
     world.fail(world.tcp("10.66.14.8"))
     world.wait_element("10.66.14.8")
     all_read(daemon, 3)
     assert daemon.row("10.66.14.9") is None, daemon.blocks()
-    assert len(daemon.blocks()) == 1, daemon.blocks()
+    assert daemon.status()["refused"]["listening"] == 2, daemon.status()
 
 
 def test_table_is_bounded_and_blocks_are_kept(world):
