@@ -64,10 +64,9 @@ struct Table::Round {
     }
 };
 
-void write_gone(Batch& batch, const SetId& set, const std::string& name, const Target& target,
-                int owner) {
-    ElementWriter(batch, NFT_MSG_NEWSETELEM, set, name, owner).put(target);
-    ElementWriter(batch, NFT_MSG_DELSETELEM, set, name, owner).put(target);
+void write_gone(Batch& batch, const std::string& set, const Target& target, int owner) {
+    ElementWriter(batch, NFT_MSG_NEWSETELEM, set, owner).put(target);
+    ElementWriter(batch, NFT_MSG_DELSETELEM, set, owner).put(target);
 }
 
 void Table::write_rem(Batch& batch, const Change& change, int owner) {
@@ -76,7 +75,7 @@ void Table::write_rem(Batch& batch, const Change& change, int owner) {
         const std::string name = set_name(set);
         const auto known = layout_.sets.find(name);
         if (known != layout_.sets.end() && known->second.fits) {
-            write_gone(batch, set, name, change.block.target, owner);
+            write_gone(batch, name, change.block.target, owner);
         }
     }
 }
@@ -91,14 +90,14 @@ void Table::write_add(Batch& batch, const Change& change, Lifetime lifetime, int
     const SetId other_set = set_of(change.name, target, other);
     const std::string other_name = set_name(other_set);
     if (layout_.sets.contains(other_name)) {
-        write_gone(batch, other_set, other_name, target, owner);
+        write_gone(batch, other_name, target, owner);
     }
     lifetime.seconds = change.block.seconds;
     lifetime.renew = renews_;
     if (!renews_) {
-        write_gone(batch, set, name, target, owner);
+        write_gone(batch, name, target, owner);
     }
-    ElementWriter(batch, NFT_MSG_NEWSETELEM, set, name, owner).put(target, &lifetime);
+    ElementWriter(batch, NFT_MSG_NEWSETELEM, name, owner).put(target, &lifetime);
 }
 
 /// Where an element must be made anew to get another time, its counter is carried over.

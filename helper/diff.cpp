@@ -1,6 +1,8 @@
 #include "helper/diff.h"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace egress::helper {
 
@@ -15,14 +17,19 @@ bool same(std::uint64_t left, std::uint64_t right) {
 
 /// Sorted by target; of equal targets the last one is kept.
 void keep_last(std::vector<Block>& blocks) {
-    std::ranges::stable_sort(blocks, {}, &Block::target);
-    std::size_t kept = 0;
-    for (std::size_t i = 0; i < blocks.size(); ++i) {
-        if (i + 1 == blocks.size() || blocks[i].target != blocks[i + 1].target) {
-            blocks[kept++] = blocks[i];
+    std::vector<std::uint32_t> at(blocks.size());
+    std::iota(at.begin(), at.end(), 0U);
+    std::ranges::sort(at, {}, [&](std::uint32_t i) { return std::pair(blocks[i].target, i); });
+    std::vector<Block> kept;
+    kept.reserve(blocks.size());
+    for (const auto i : at) {
+        if (!kept.empty() && kept.back().target == blocks[i].target) {
+            kept.back() = blocks[i];
+        } else {
+            kept.push_back(blocks[i]);
         }
     }
-    blocks.resize(kept);
+    blocks = std::move(kept);
 }
 
 auto order(const Block& block) {

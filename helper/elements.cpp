@@ -189,9 +189,8 @@ void put_address_of_set(nlmsghdr* message, const std::string& name) {
 
 } // namespace
 
-ElementWriter::ElementWriter(Batch& batch, std::uint16_t type, const SetId& set,
-                             const std::string& name, int owner)
-    : batch_(batch), type_(type), set_(set), name_(name), owner_(owner) {}
+ElementWriter::ElementWriter(Batch& batch, std::uint16_t type, const std::string& set, int owner)
+    : batch_(batch), type_(type), set_(set), owner_(owner) {}
 
 void ElementWriter::put(const Target& target, const Lifetime* lifetime) {
     const bool one = owner_ != Batch::nobody;
@@ -203,7 +202,7 @@ void ElementWriter::put(const Target& target, const Lifetime* lifetime) {
         const std::uint16_t flags = type_ == NFT_MSG_NEWSETELEM ? NLM_F_CREATE : 0;
         message_ =
             batch_.open(type_, flags, one ? 2 * element_room : list_limit + element_room, owner_);
-        put_address_of_set(message_, name_);
+        put_address_of_set(message_, set_);
         list_ = mnl_attr_nest_start(message_, NFTA_SET_ELEM_LIST_ELEMENTS);
     }
     nlattr* const element = mnl_attr_nest_start(message_, NFTA_LIST_ELEM);

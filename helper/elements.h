@@ -23,8 +23,8 @@ struct Lifetime {
 /// owner to blame.
 class ElementWriter {
   public:
-    /// `type` is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM. Set and name must outlive the writer.
-    ElementWriter(Batch& batch, std::uint16_t type, const SetId& set, const std::string& name,
+    /// `type` is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM. The name must outlive the writer.
+    ElementWriter(Batch& batch, std::uint16_t type, const std::string& set,
                   int owner = Batch::nobody);
     ElementWriter(const ElementWriter&) = delete;
     ElementWriter& operator=(const ElementWriter&) = delete;
@@ -37,8 +37,7 @@ class ElementWriter {
 
     Batch& batch_;
     std::uint16_t type_;
-    const SetId& set_;
-    const std::string& name_;
+    const std::string& set_;
     int owner_;
     nlmsghdr* message_ = nullptr;
     nlattr* list_ = nullptr;

@@ -50,7 +50,7 @@ std::map<std::uint32_t, Shelf<Item>> shelve(const std::string& name,
 
 void write_adds(Batch& batch, const std::map<std::uint32_t, Shelf<Block>>& shelves) {
     for (const auto& [key, shelf] : shelves) {
-        ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.set, shelf.name);
+        ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.name);
         for (const Block* block : shelf.items) {
             const Lifetime lifetime{block->seconds, false, 0, 0};
             writer.put(block->target, &lifetime);
@@ -61,7 +61,7 @@ void write_adds(Batch& batch, const std::map<std::uint32_t, Shelf<Block>>& shelv
 /// Made and deleted, because one that was there when we looked may have expired since.
 void write_removals(Batch& batch, const Shelf<Block>& shelf) {
     for (const std::uint16_t type : {NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM}) {
-        ElementWriter writer(batch, type, shelf.set, shelf.name);
+        ElementWriter writer(batch, type, shelf.name);
         for (const Block* block : shelf.items) {
             writer.put(block->target);
         }
@@ -71,10 +71,10 @@ void write_removals(Batch& batch, const Shelf<Block>& shelf) {
 void write_renewals(Batch& batch, const Shelf<Element>& shelf, bool renews) {
     if (!renews) {
         for (const Element* element : shelf.items) {
-            write_gone(batch, shelf.set, shelf.name, element->block.target, Batch::nobody);
+            write_gone(batch, shelf.name, element->block.target, Batch::nobody);
         }
     }
-    ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.set, shelf.name);
+    ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.name);
     for (const Element* element : shelf.items) {
         const Lifetime lifetime{element->block.seconds, renews, renews ? 0 : element->packets,
                                 renews ? 0 : element->bytes};

@@ -74,7 +74,6 @@ Error disturbed();
 Error foreign(const std::string& set);
 
 /// Removes an element that may or may not be there: made first, it surely is.
-void write_gone(Batch& batch, const SetId& set, const std::string& name, const Target& target,
-                int owner);
+void write_gone(Batch& batch, const std::string& set, const Target& target, int owner);
 
 } // namespace egress::helper

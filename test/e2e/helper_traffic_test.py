@@ -2,6 +2,7 @@
 """What egress-helper's blocks do to packets: an attacker and a neighbour, IPv4 and IPv6, real
 connections. A block is believed when the connection fails and the element has counted packets."""
 
+import os
 import socket
 import struct
 import threading
@@ -9,6 +10,7 @@ import threading
 import harness
 from harness import run, wait_for
 from helper_serve import Serve, event
+from programs import SOURCE, free_environment
 
 PATIENCE = 0.7  # seconds a client waits before it calls a connection dead
 
@@ -355,6 +357,31 @@ def test_a_process_per_event_blocks_as_well(world):
     assert not lab.reaches(lab.attacker, 22) and lab.reaches(lab.neighbour, 22)
     assert event("rem", "egress", "", address, "32", "", "nft").returncode == 0
     assert lab.reaches(lab.attacker, 22)
+
+
+def test_the_shell_example_blocks_as_well(world):
+    lab = Lab(world)
+    script = os.path.join(SOURCE, "etc/helper-example.sh")
+
+    def example(*arguments, **environment):
+        done = run(script, *arguments, env={**free_environment(), **environment})
+        assert done.stdout == "OK\n", done
+
+    for address, width, version in ((lab.attacker.v4, "32", 4), (lab.attacker.v6, "128", 6)):
+        for proto, port in (("tcp", "22"), ("", ""), ("6", ""), ("", "22")):
+            target = ("egress", proto, address, width, port, "")
+            example("rem", *target)
+            example("add", *target, EGRESS_SECONDS="60")
+            example("add", *target, EGRESS_SECONDS="600")
+            assert not lab.reaches(lab.attacker, 22, version)
+            assert lab.reaches(lab.neighbour, 22, version)
+            assert lab.reaches(lab.attacker, 80, version) == (port == "22")
+            example("rem", *target)
+            assert lab.reaches(lab.attacker, 22, version)
+    example("add", "egress", "tcp", lab.attacker.v4, "32", "22", "", EGRESS_SECONDS="*")
+    example("flush", "egress")
+    assert lab.reaches(lab.attacker, 22)
+    assert run("nft", "list", "tables").stdout == ""
 
 
 if __name__ == "__main__":
