@@ -79,7 +79,7 @@ void tell_blocked(const Context& context, const Json& row) {
           until.empty() ? "for ever" : "until " + until);
     if (text_at(row, "state") == "wanted") {
         print(context.out,
-              "the firewall has not confirmed it yet; 'egressctl status' shows when\n");
+              "durable; the firewall has yet to confirm it ('egressctl status' tells)\n");
     }
 }
 

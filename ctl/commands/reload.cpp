@@ -7,13 +7,13 @@ namespace egress::ctl {
 
 namespace {
 
-void tell_each(const Context& context, const Json* list, std::string_view what) {
+void tell_each(const Context& context, const Json* list) {
     if (list == nullptr || !list->is_array()) {
         return;
     }
     for (const auto& item : *list) {
         if (item.is_string()) {
-            print(context.err, "{}{}\n", what, printable(item.get_ref<const std::string&>()));
+            print(context.err, "{}\n", printable(item.get_ref<const std::string&>()));
         }
     }
 }
@@ -32,17 +32,15 @@ Exit run_reload(const Context& context, const Arguments&) {
     }
     if (!good) {
         if (body && !context.json) {
-            tell_each(context, member(*body, "errors"), "");
+            tell_each(context, member(*body, "errors"));
         }
-        auto failure = refusal(*reply);
-        failure.text += reply->status == 422 ? "; the rules in force are unchanged" : "";
-        return complain(context, failure);
+        return complain(context, refusal(*reply));
     }
     if (!body) {
         return complain(context, {Exit::unreachable, "egressd's answer is not JSON"});
     }
     if (!context.json) {
-        tell_each(context, member(*body, "warnings"), "warning: ");
+        tell_each(context, member(*body, "warnings"));
         print(context.out, "rules reloaded\n");
     }
     return Exit::ok;

@@ -135,9 +135,11 @@ void tell_refused(const Page& page, const Json& refused) {
     if (!refused.is_object()) {
         return;
     }
+    std::string_view label = "refused";
     for (const auto& [kind, number] : refused.items()) {
         if (number.is_number_integer()) {
-            page.line("refused", fmt::format("{} {}", number.get<std::int64_t>(), printable(kind)));
+            page.line(label, fmt::format("{} {}", number.get<std::int64_t>(), printable(kind)));
+            label = "";
         }
     }
 }

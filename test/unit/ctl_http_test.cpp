@@ -37,7 +37,7 @@ TEST_CASE("block: what is asked, what is told") {
                                server.path());
     CHECK(ran.status == 0);
     CHECK(has(ran.out, "blocked 192.0.2.0/24 port 22 tcp in egress until 2026-11-22T13:00:00Z"));
-    CHECK(has(ran.out, "not confirmed"));
+    CHECK(has(ran.out, "yet to confirm it"));
     CHECK(server.request().starts_with("POST /v1/blocks HTTP/1.1\r\n"));
     CHECK(Json::parse(server.body()) ==
           Json::parse(R"({"addr":"192.0.2.0/24","port":22,"protocol":"tcp","name":"egress",)"
@@ -104,19 +104,20 @@ TEST_CASE("status: fields that are absent or of another type cost only themselve
 
 TEST_CASE("reload: warnings, errors") {
     {
-        const FakeServer server(FakeServer::says(200, R"({"warnings":["f:1:2: shadowed"]})"));
+        const FakeServer server(
+            FakeServer::says(200, R"({"warnings":["f:1:2: warning: shadowed"]})"));
         const auto ran = run_words({"reload"}, server.path());
         CHECK(ran.status == 0);
         CHECK(server.request().starts_with("POST /v1/reload HTTP/1.1\r\n"));
         CHECK(ran.out == "rules reloaded\n");
-        CHECK(has(ran.err, "warning: f:1:2: shadowed\n"));
+        CHECK(has(ran.err, "f:1:2: warning: shadowed\n"));
     }
     const FakeServer server(FakeServer::says(
         422, R"({"error":"2 errors","errors":["f:3:4: bad\u0007","f:5:6: worse"]})"));
     const auto ran = run_words({"reload"}, server.path());
     CHECK(ran.status == 1);
     CHECK(has(ran.err, "f:3:4: bad\\x07\nf:5:6: worse\n"));
-    CHECK(has(ran.err, "2 errors; the rules in force are unchanged"));
+    CHECK(has(ran.err, "refuses: 2 errors\n"));
     const auto json = run_words({"reload", "--json"}, server.path());
     CHECK(json.status == 1);
     CHECK(Json::parse(json.out)["errors"].size() == 2);
