@@ -198,10 +198,21 @@ void Ledger::begin_block(RowId id, const policy::Decision& rule) {
 void Ledger::say_block(RowId id, const policy::Decision& rule, const Report& report) {
     const TableRow& row = table_[id];
     const Seconds time = row.until == never32 ? forever : unpack(row.until) - unpack(row.since);
-    log::notice("block", "{}{} port {} for {}: {} failures, rule {}; \"{}\"",
-                options_.monitor ? "would block " : "block ", rule.counted.text(), row.key.port,
-                time == forever ? "ever" : policy::print_duration(time), row.count,
-                rule.local->place.text(), escape(report.message));
+    const std::string text =
+        fmt::format("{}{} port {} for {}: {} failures, rule {}; \"{}\"",
+                    options_.monitor ? "would block " : "block ", rule.counted.text(), row.key.port,
+                    time == forever ? "ever" : policy::print_duration(time), row.count,
+                    rule.local->place.text(), escape(report.message));
+    log::write(log::Level::notice, "block", text,
+               {{"EGRESS_ADDRESS", rule.counted.text()},
+                {"EGRESS_REMOTE", report.remote.address.text()},
+                {"EGRESS_PORT", std::to_string(row.key.port)},
+                {"EGRESS_NAME", names_.text(row.key.name)},
+                {"EGRESS_COUNT", std::to_string(row.count)},
+                {"EGRESS_SECONDS", time == forever ? "*" : std::to_string(time)},
+                {"EGRESS_RULE", rule.local->place.text()},
+                {"EGRESS_REPORTER_UID", std::to_string(report.uid)},
+                {"EGRESS_REPORTER_PID", std::to_string(report.pid)}});
 }
 
 void Ledger::join_group(RowId id, const policy::Decision& rule) {

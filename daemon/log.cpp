@@ -104,22 +104,24 @@ std::int64_t seconds() {
     return now.tv_sec;
 }
 
-void to_journal(Level level, std::string_view key, std::string_view text) {
-    const std::string message = fmt::format("MESSAGE={}", text);
-    const std::string priority = fmt::format("PRIORITY={}", static_cast<int>(level));
-    const std::string id = fmt::format("EGRESS_EVENT={}", key);
-    static constexpr std::string_view name = "SYSLOG_IDENTIFIER=egressd";
-    const auto part = [](std::string_view field) {
-        return iovec{const_cast<char*>(field.data()), field.size()};
-    };
-    const std::array<iovec, 4> fields = {part(message), part(priority), part(id), part(name)};
-    sd_journal_sendv(fields.data(), static_cast<int>(fields.size()));
+void to_journal(Level level, std::string_view key, std::string_view text, const Fields& fields) {
+    std::vector<std::string> lines = {
+        fmt::format("MESSAGE={}", text), fmt::format("PRIORITY={}", static_cast<int>(level)),
+        fmt::format("EGRESS_EVENT={}", key), "SYSLOG_IDENTIFIER=egressd"};
+    for (const auto& [name, value] : fields) {
+        lines.push_back(fmt::format("{}={}", name, value));
+    }
+    std::vector<iovec> parts;
+    for (auto& line : lines) {
+        parts.push_back({line.data(), line.size()});
+    }
+    sd_journal_sendv(parts.data(), static_cast<int>(parts.size()));
 }
 
-void emit(Level level, std::string_view key, std::string_view text) {
+void emit(Level level, std::string_view key, std::string_view text, const Fields& fields) {
     switch (state().target) {
     case Target::journal:
-        to_journal(level, key, text);
+        to_journal(level, key, text, fields);
         break;
     case Target::syslog:
         syslog(static_cast<int>(level), "%.*s", static_cast<int>(text.size()), text.data());
@@ -137,7 +139,7 @@ void emit(Level level, std::string_view key, std::string_view text) {
 
 void settle(std::string_view key, Fold& fold) {
     if (fold.repeats > 0) {
-        emit(fold.level, key, fmt::format("{} (and {} more like it)", fold.text, fold.repeats));
+        emit(fold.level, key, fmt::format("{} (and {} more like it)", fold.text, fold.repeats), {});
         fold.repeats = 0;
     }
 }
@@ -163,7 +165,7 @@ Level threshold() {
     return state().threshold;
 }
 
-void write(Level level, std::string_view key, std::string_view text) {
+void write(Level level, std::string_view key, std::string_view text, const Fields& fields) {
     if (level > state().threshold) {
         return;
     }
@@ -171,7 +173,7 @@ void write(Level level, std::string_view key, std::string_view text) {
     auto found = folds.find(key);
     if (found == folds.end()) {
         if (folds.size() >= max_folds) {
-            emit(level, key, text);
+            emit(level, key, text, fields);
             return;
         }
         found = folds.emplace(std::string(key), Fold{}).first;
@@ -190,7 +192,7 @@ void write(Level level, std::string_view key, std::string_view text) {
     if (fold.in_window < allowed && !(fold.in_window > 0 && fold.text == text)) {
         fold.in_window += 1;
         settle(key, fold);
-        emit(level, key, text);
+        emit(level, key, text, fields);
     } else {
         fold.repeats += 1;
     }

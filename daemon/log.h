@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -32,8 +34,13 @@ void open(Target target, Level threshold);
 Target best_target();
 Level threshold();
 
-/// `key` groups repeats (a message id such as "report-refused"), `text` is one safe line.
-void write(Level level, std::string_view key, std::string_view text);
+/// A journal field, such as {"EGRESS_ADDRESS", "192.0.2.1"}; both already safe.
+using Field = std::pair<std::string_view, std::string>;
+using Fields = std::vector<Field>;
+
+/// `key` groups repeats (a message id such as "report-refused"), `text` is one safe line. The
+/// journal gets the key as EGRESS_EVENT and `fields` beside it; elsewhere only the line is written.
+void write(Level level, std::string_view key, std::string_view text, const Fields& fields = {});
 /// Writes the pending "repeated N times" lines; called by the loop once a minute and at the end.
 void flush();
 
