@@ -40,7 +40,7 @@ std::optional<Address> Address::from_bytes(std::span<const std::uint8_t> bytes) 
 
 std::optional<Address> Address::parse(std::string_view text) {
     char buffer[INET6_ADDRSTRLEN];
-    if (text.empty() || text.size() >= sizeof buffer) {
+    if (text.empty() || text.size() >= sizeof buffer || text.find('\0') != text.npos) {
         return std::nullopt;
     }
     std::memcpy(buffer, text.data(), text.size());
@@ -115,7 +115,7 @@ std::optional<Prefix> Prefix::parse(std::string_view text) {
         const auto digits = text.substr(slash + 1);
         const auto [end, ec] =
             std::from_chars(digits.data(), digits.data() + digits.size(), length);
-        if (ec != std::errc{} || end != digits.data() + digits.size() || length < 0 ||
+        if (ec != std::errc{} || end != digits.data() + digits.size() || digits.front() == '-' ||
             length > address->width()) {
             return std::nullopt;
         }

@@ -194,6 +194,13 @@ void Child::read_lines() {
     }
     if (got <= 0) {
         stop_reading();
+        if (!in_.empty()) { // a last line without its newline
+            const std::string line = std::exchange(in_, {});
+            handlers_.line(line);
+            if (!*alive) {
+                return;
+            }
+        }
         handlers_.broken("closed its output");
         return;
     }
@@ -262,8 +269,9 @@ void Child::flush() {
         }
         written_ += static_cast<std::size_t>(put);
     }
-    if (queued() == 0) {
-        out_.clear();
+    constexpr std::size_t worth_moving = 64 << 10;
+    if (queued() == 0 || written_ > worth_moving) {
+        out_.erase(0, written_);
         written_ = 0;
     }
     update_interest();

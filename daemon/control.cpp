@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include <grp.h>
@@ -115,9 +116,15 @@ Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Ha
 }
 
 Control::~Control() {
+    stopping_ = true;
     ready_.reset();
     timeout_.reset();
     if (http_ != nullptr) {
+        // MHD ends the whole process over a connection that is suspended when it stops.
+        for (MHD_Connection* const connection : std::exchange(suspended_, {})) {
+            MHD_resume_connection(connection);
+        }
+        MHD_run(http_);
         MHD_stop_daemon(http_);
     }
 }
@@ -189,7 +196,12 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
     if (exchange.response || exchange.producer) {
         return reply(connection, exchange);
     }
+    if (stopping_) {
+        exchange.response = Response{503, R"({"error":"egressd is stopping"})"};
+        return reply(connection, exchange);
+    }
     exchange.suspended = true;
+    suspended_.insert(connection);
     MHD_suspend_connection(connection);
     return MHD_YES;
 }
@@ -209,6 +221,7 @@ void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
     const auto resume = [this, connection](Exchange& to) {
         if (to.suspended) {
             to.suspended = false;
+            suspended_.erase(connection);
             MHD_resume_connection(connection);
             work_ = true;
         }

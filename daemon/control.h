@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include <systemd/sd-event.h>
@@ -73,7 +74,9 @@ class Control {
     Source ready_;
     Source timeout_;
     bool work_ = false;
-    std::optional<gid_t> group_; ///< "egress", where it exists
+    bool stopping_ = false;
+    std::set<MHD_Connection*> suspended_; ///< wait for their answer
+    std::optional<gid_t> group_;          ///< "egress", where it exists
 };
 
 } // namespace egress

@@ -121,11 +121,9 @@ Result<> Daemon::open_store() {
     if (!before) {
         return std::unexpected(before.error());
     }
-    if (*before != boot || options_.restore) {
+    const bool anew = *before != boot || options_.restore;
+    if (anew) {
         ledger_->distrust(); // the firewall of another boot is gone
-        if (auto kept = env->set_boot(boot); !kept) {
-            return kept;
-        }
     }
     log::info("database", "{} rows in {}", rows, options_.database);
     auto store = store::Store::start(std::move(*env));
@@ -137,6 +135,14 @@ Result<> Daemon::open_store() {
         return std::unexpected(keeper.error());
     }
     keeper_ = std::move(*keeper);
+    if (anew) {
+        // Only when it is on disk that nothing is in force may the disk say that this boot is
+        // known.
+        if (auto flushed = keeper_->flush(); !flushed) {
+            return flushed;
+        }
+        return keeper_->store().env().set_boot(boot);
+    }
     return {};
 }
 

@@ -118,16 +118,16 @@ Outcome decide(const policy::Decision& rule, const Count& before, Past& past, Ac
     Count& next = outcome.next;
     next.count = counted_after(rule, before, past, action, now);
     next.last = now;
-    const bool over = rule.limited && next.count >= rule.nfail;
     if (before.state == State::blocked) {
-        if (over && !before.by_hand && before.until != never) {
+        next.count = std::max(next.count, before.count);
+        if (rule.limited && !before.by_hand && before.until != never) {
             const auto strikes = std::max<std::uint16_t>(before.strikes, 1);
             next.until = std::max(before.until, after(now, block_time(rule, strikes)));
             outcome.deed = next.until != before.until ? Deed::extend : Deed::none;
         }
         return outcome;
     }
-    if (over) {
+    if (rule.limited && next.count >= rule.nfail) {
         // Strikes are kept only where they mean something: without escalation nothing is
         // remembered.
         const bool escalates = rule.escalate_percent > 100;

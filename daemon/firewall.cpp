@@ -7,6 +7,7 @@
 
 #include "daemon/firewall_lines.h"
 #include "daemon/log.h"
+#include "daemon/set_name.h"
 
 namespace egress {
 
@@ -16,7 +17,11 @@ constexpr std::size_t most_in_flight = 4096;
 constexpr std::size_t most_queued_bytes = 1 << 20;
 constexpr std::size_t most_jobs = 4;
 constexpr std::int64_t handshake_ms = 3'000;
-constexpr std::int64_t hang_ms = 10'000;
+constexpr std::int64_t hang_ms = 10'000; // without a sign of life, something being asked
+constexpr std::int64_t slow_ms = 60'000; // for one answer, whatever else it says meanwhile
+constexpr std::int64_t serve_again_ms = 600'000;
+constexpr std::size_t most_names = 4096;
+constexpr int most_failed_looks = 3;
 constexpr std::int64_t first_backoff_ms = 250;
 constexpr std::int64_t most_backoff_ms = 30'000;
 constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get rarer in proportion
@@ -25,6 +30,13 @@ std::int64_t now_ms() {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
     return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+/// A helper's handle goes into the database and back to the helper: one printable word, or nothing.
+std::string_view handle_of(std::string_view text) {
+    constexpr std::size_t most = 255;
+    const auto plain = [](char c) { return c > 0x20 && c < 0x7f; };
+    return text.size() <= most && std::ranges::all_of(text, plain) ? text : std::string_view();
 }
 
 std::string end_of(int status) {
@@ -41,6 +53,7 @@ struct Firewall::Job {
     Key key;
     bool add = false;
     bool flush = false;
+    bool again = false; ///< the key was touched while this ran
     std::int64_t started = 0;
     bool answered = false;
     std::string answer;
@@ -85,7 +98,7 @@ void Firewall::start() {
                                [this](int status) { broken(end_of(status)); }});
     if (!child) {
         complain(child.error().text);
-        fail_over(child.error().text);
+        fail_over();
         return;
     }
     child_ = std::move(*child);
@@ -122,18 +135,24 @@ void Firewall::broken(const std::string& why) {
         // It does not know `serve`: blocklistd's contract, a process per event.
         log::info("per-event",
                   "the helper does not answer the handshake ({}); one process per event", why);
-        stop_child();
-        enter(State::per_event);
-        looked_ = true;
+        become_per_event();
         return;
     }
     complain(why);
-    fail_over(why);
+    fail_over();
 }
 
-void Firewall::fail_over(const std::string&) {
+void Firewall::become_per_event() {
     stop_child();
-    backoff_ms_ = std::clamp(backoff_ms_ * 2, first_backoff_ms, most_backoff_ms);
+    enter(State::per_event);
+    implementation_.clear();
+    // A sync that did not come to its end was going to carry these.
+    ledger_.touch_pending();
+}
+
+void Firewall::fail_over() {
+    stop_child();
+    back_off();
     restarts_ += 1;
     enter(State::backing_off);
 }
@@ -198,8 +217,9 @@ void Firewall::on_reply(Request& request, std::uint32_t, std::string_view verb,
         on_item(request, rest);
     } else if (verb == "name" && request.kind == Request::Kind::names) {
         const std::string name(lines::word(rest));
-        if (std::ranges::find(names_, name) == names_.end() && !name.empty() &&
-            name.size() <= store::max_name) {
+        if (names_.size() >= most_names) {
+            broken("names more sets than there can be");
+        } else if (is_set_name(name) && std::ranges::find(names_, name) == names_.end()) {
             names_.push_back(name);
         }
     }
@@ -227,24 +247,30 @@ void Firewall::finish(const Request& request, bool ok, std::string_view rest) {
     case Kind::add:
     case Kind::rem:
         if (ok) {
-            ledger_.confirm(request.key, request.kind == Kind::add, rest);
-            last_error_.clear();
-            backoff_ms_ = 0;
+            ledger_.confirm(request.key, request.kind == Kind::add, handle_of(rest));
+            went_well();
         } else {
+            if (request.kind == Kind::add) {
+                ledger_.deny(request.key);
+            }
             retry_later(request.key);
         }
         break;
     case Kind::names:
     case Kind::list:
+        // What was not listed would be deleted by the sync: better not to sync yet.
+        if (!ok && !looked_ && ++failed_looks_ < most_failed_looks) {
+            fail_over();
+            return;
+        }
         next_look();
         break;
     case Kind::sync:
-        if (!ok) {
-            fail_over("sync failed");
+        if (!ok) { // one name must not stop the others
+            sync_failed_ = true;
+            next_sync();
             return;
         }
-        last_error_.clear();
-        backoff_ms_ = 0;
         if (const auto added = lines::number<std::uint64_t>(lines::word(rest))) {
             reconciled_ += looked_ ? *added : 0;
         }
@@ -286,6 +312,7 @@ void Firewall::next_look() {
 void Firewall::begin_sync() {
     enter(State::syncing);
     reconcile_wanted_ = false;
+    sync_failed_ = false;
     // Everything is about to be sent: what was touched until now needs no request of its own.
     while (ledger_.next_touched()) {
     }
@@ -295,8 +322,14 @@ void Firewall::begin_sync() {
 void Firewall::next_sync() {
     if (names_.empty()) {
         enter(State::serving);
-        const auto factor = 1 + ledger_.blocked() / rows_per_interval;
-        reconcile_at_ = now_ms() + options_.reconcile * 1000 * static_cast<std::int64_t>(factor);
+        const auto factor = static_cast<std::int64_t>(1 + ledger_.blocked() / rows_per_interval);
+        if (sync_failed_) {
+            back_off();
+        } else {
+            went_well();
+        }
+        reconcile_at_ =
+            now_ms() + (sync_failed_ ? backoff_ms_ : options_.reconcile * 1000 * factor);
         return;
     }
     sync_name_ = names_.front();
@@ -387,8 +420,19 @@ void Firewall::pump_serving() {
 void Firewall::retry_later(const Key& key) {
     retry_.push_back(key);
     if (retry_.size() == 1) {
-        backoff_ms_ = std::clamp(backoff_ms_ * 2, first_backoff_ms, most_backoff_ms);
+        back_off();
         retry_at_ = now_ms() + backoff_ms_;
+    }
+}
+
+void Firewall::back_off() {
+    backoff_ms_ = std::clamp(backoff_ms_ * 2, first_backoff_ms, most_backoff_ms);
+}
+
+void Firewall::went_well() {
+    if (retry_.empty() && !sync_failed_) {
+        last_error_.clear();
+        backoff_ms_ = 0;
     }
 }
 
@@ -399,9 +443,10 @@ void Firewall::tick() {
         broken("no answer within 3 seconds");
     }
     const bool silent = !in_flight_.empty() && now - last_sign_ > hang_ms;
-    if (silent && child_) {
+    const bool slow = !in_flight_.empty() && now - in_flight_.begin()->second.asked_at > slow_ms;
+    if ((silent || slow) && child_) {
         complain("does not answer; it is killed and started anew");
-        fail_over("hangs");
+        fail_over();
     }
     if (state_ == State::backing_off && now - entered_ >= backoff_ms_) {
         start();
@@ -419,9 +464,12 @@ void Firewall::tick() {
         for (const Key& key : std::exchange(retry_, {})) {
             ledger_.touch_again(key);
         }
-        if (state_ == State::per_event && errors_ > 0 && jobs_.empty()) {
+        if (state_ == State::per_event && jobs_.empty()) {
             start(); // the helper may be another one by now
         }
+    }
+    if (state_ == State::per_event && jobs_.empty() && now - entered_ > serve_again_ms) {
+        start();
     }
     if (state_ == State::serving && in_flight_.empty() &&
         (reconcile_wanted_ || now >= reconcile_at_)) {
@@ -443,6 +491,13 @@ void Firewall::pump_events() {
         const auto key = ledger_.next_touched();
         if (!key) {
             return;
+        }
+        // Two processes for one key would race, and the loser's word would be the last.
+        const auto running = std::ranges::find_if(
+            jobs_, [&](const auto& job) { return !job.second->flush && job.second->key == *key; });
+        if (running != jobs_.end()) {
+            running->second->again = true;
+            continue;
         }
         start_job(*key, ledger_.wanted(*key).has_value());
     }
@@ -503,17 +558,20 @@ void Firewall::job_done(std::uint64_t number, int status) {
     job.child->drain(); // its output may still lie in the pipe
     const bool said_ok = job.answer == "OK" || job.answer.starts_with("OK ");
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && said_ok) {
-        last_error_.clear();
-        backoff_ms_ = 0;
+        went_well();
         if (!job.flush) {
-            ledger_.confirm(job.key, job.add,
-                            job.answer.size() > 3 ? job.answer.substr(3) : std::string());
+            const auto handle =
+                std::string_view(job.answer).substr(std::min<std::size_t>(3, job.answer.size()));
+            ledger_.confirm(job.key, job.add, handle_of(handle));
         }
     } else {
         complain(fmt::format("{} and said \"{}\"", end_of(status), escape(job.answer, 80)));
         if (!job.flush) {
             retry_later(job.key);
         }
+    }
+    if (job.again) {
+        ledger_.touch_again(job.key);
     }
     done_.push_back(std::move(found->second)); // this runs inside one of its handlers
     jobs_.erase(found);

@@ -79,7 +79,8 @@ class Firewall {
     void on_item(const Request& request, std::string_view rest);
     void finish(const Request& request, bool ok, std::string_view rest);
     void broken(const std::string& why);
-    void fail_over(const std::string& why);
+    void fail_over();
+    void become_per_event();
     void complain(const std::string& why);
     void stop_child();
     std::uint32_t send(Request request, std::string_view words);
@@ -99,6 +100,8 @@ class Firewall {
                  const std::vector<std::string>& environment);
     void job_done(std::uint64_t number, int status);
     void retry_later(const Key& key);
+    void back_off();
+    void went_well();
 
     sd_event* event_;
     Reaper& reaper_;
@@ -115,6 +118,8 @@ class Firewall {
     std::int64_t entered_ = 0;
     std::int64_t backoff_ms_ = 0;
     bool looked_ = false; ///< the first start's look at what the firewall holds is over
+    int failed_looks_ = 0;
+    bool sync_failed_ = false; ///< a name's sync was refused; it is tried again
 
     std::deque<std::string> names_; ///< still to list, or to sync
     std::size_t listed_ = 0;        ///< how many of them the first look has listed

@@ -57,21 +57,24 @@ void Keeper::settle(const store::Store::Outcome& outcome) {
         counters_.commits += 1;
         counters_.last_error.clear();
         durable_ = in_batch_;
-        while (!waiters_.empty() && waiters_.front().first <= durable_) {
-            auto done = std::move(waiters_.front().second);
-            waiters_.pop_front();
-            done(true);
-        }
+        answer_waiters(durable_, true);
         return;
     }
     counters_.failures += 1;
     counters_.last_error = outcome.error;
     log::error("store", "{}; nothing new is durable until this is mended, blocks go on",
                outcome.error);
-    for (auto waiters = std::exchange(waiters_, {}); auto& [number, done] : waiters) {
-        done(false);
-    }
+    answer_waiters(ledger_.change_number(), false);
     retry_later();
+}
+
+/// Tells those who wait for a change up to `number`.
+void Keeper::answer_waiters(std::uint64_t number, bool durable) {
+    while (!waiters_.empty() && waiters_.front().first <= number) {
+        auto done = std::move(waiters_.front().second);
+        waiters_.pop_front();
+        done(durable);
+    }
 }
 
 void Keeper::retry_later() {
@@ -92,27 +95,32 @@ int Keeper::on_retry(sd_event_source*, std::uint64_t, void* self) {
     return 0;
 }
 
-Result<> Keeper::finish() {
-    outcome_source_.reset();
-    retry_source_.reset();
-    constexpr int most_commits = 64;
+Result<> Keeper::flush() {
+    // Nothing changes any more, so this ends with the changes that are there.
     bool failed_before = !counters_.last_error.empty();
-    for (int i = 0; i < most_commits; ++i) {
+    while (!store_->idle() || ledger_.changed()) {
         if (failed_before) {
             store_->retry();
             failed_before = false;
-        } else if (store_->idle()) {
-            if (!ledger_.changed()) {
-                return {};
-            }
-            pump();
+        } else {
+            pump(); // does nothing while a batch is under way
         }
         const auto outcome = store_->wait();
         if (!outcome.durable) {
             return fail(outcome.error);
         }
+        durable_ = in_batch_;
+        counters_.commits += 1;
     }
     return {};
+}
+
+Result<> Keeper::finish() {
+    outcome_source_.reset();
+    retry_source_.reset();
+    auto flushed = flush();
+    answer_waiters(ledger_.change_number(), flushed.has_value());
+    return flushed;
 }
 
 } // namespace egress

@@ -29,7 +29,9 @@ class Keeper {
     /// Calls `done(true)` once everything that has changed until now is durable, `done(false)` if
     /// the next commit fails (the change stays, and is tried again).
     void when_durable(std::function<void(bool)> done);
-    /// Writes everything, waiting for it: at the end, when no loop runs any more.
+    /// Writes everything that has changed, and waits for it: before the loop runs.
+    Result<> flush();
+    /// The same at the end, when no loop runs any more; answers all who wait.
     Result<> finish();
 
     const Counters& counters() const { return counters_; }
@@ -45,6 +47,7 @@ class Keeper {
     static int on_retry(sd_event_source*, std::uint64_t, void* self);
     void settle(const store::Store::Outcome& outcome);
     void retry_later();
+    void answer_waiters(std::uint64_t number, bool durable);
 
     sd_event* event_;
     Ledger& ledger_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "daemon/ledger_bits.h"
 #include "daemon/log.h"
 #include "daemon/policy/print.h"
 
@@ -14,28 +15,6 @@ using store::State;
 
 constexpr std::size_t default_rows = 1'000'000;
 constexpr std::size_t most_kills = 4096; // waiting; under a flood the block itself comes first
-
-Count count_of(const TableRow& row) {
-    return Count{
-        row.state,        (row.flags & store::by_hand) != 0,      row.count,        row.strikes,
-        unpack(row.last), row.since == 0 ? 0 : unpack(row.since), unpack(row.until)};
-}
-
-std::uint8_t with(std::uint8_t flags, std::uint8_t flag, bool set) {
-    return static_cast<std::uint8_t>(set ? flags | flag : flags & ~flag);
-}
-
-std::uint32_t wall32(const Clock& clock, std::int32_t packed) {
-    if (packed == never32) {
-        return store::until_forever;
-    }
-    return static_cast<std::uint32_t>(
-        std::clamp<std::int64_t>(clock.to_wall(unpack(packed)), 1, 0xfffffffe));
-}
-
-std::int32_t boot32(const Clock& clock, std::uint32_t wall) {
-    return wall == store::until_forever ? never32 : pack(clock.from_wall(wall));
-}
 
 std::size_t rows_of(const policy::Policy& policy) {
     return policy.settings.rows ? static_cast<std::size_t>(*policy.settings.rows) : default_rows;
@@ -96,6 +75,8 @@ void Ledger::report(const Report& report) {
         if (report.action == Action::ok || (id = row_for(key)) == no_row) {
             return;
         }
+    } else if (rule.window == forever) {
+        table_.drop_past(id); // counted under a rule that had a window once
     }
     static thread_local Past no_past;
     no_past.clear();
@@ -108,7 +89,7 @@ void Ledger::report(const Report& report) {
     if (outcome.deed == Deed::block) {
         begin_block(id, rule);
         say_block(id, rule, report);
-    } else if (outcome.deed == Deed::none || outcome.deed == Deed::extend) {
+    } else if (log::threshold() >= log::Level::debug) {
         log::debug("counted", "{}: {}/{} ({}) {}", rule.counted.text(), outcome.next.count,
                    rule.nfail, policy::print(*rule.local), escape(report.message));
     }
@@ -352,9 +333,11 @@ std::size_t Ledger::unblock(const HandUnblock& wish) {
 
 void Ledger::forget(RowId id) {
     TableRow& row = table_[id];
-    snapshot(id, scratch_);
-    erased_.erase(scratch_);
     pushed_ += 1;
+    if (row.stored) {
+        snapshot(id, scratch_);
+        erased_.erase(scratch_);
+    }
     if (row.state == State::blocked) {
         leave_group(row);
     }
@@ -363,11 +346,11 @@ void Ledger::forget(RowId id) {
 }
 
 void Ledger::mark(RowId id) {
+    pushed_ += 1;
     if (!table_[id].dirty) {
         table_[id].dirty = true;
-        dirty_.push_back(id);
+        dirty_.emplace_back(id, pushed_);
     }
-    pushed_ += 1;
 }
 
 void Ledger::touch(RowId id) {
@@ -385,215 +368,6 @@ std::uint16_t Ledger::reason_of(const policy::Rule& rule) {
     const auto number = reasons_.number("failures, " + rule.place.text());
     rule_reasons_.emplace(&rule, number);
     return number;
-}
-
-// --- the store's side ---
-
-void Ledger::snapshot(RowId id, store::Row& out) const {
-    const TableRow& row = table_[id];
-    out.name = names_.text(row.key.name);
-    out.address = row.key.prefix();
-    out.protocol = row.key.protocol;
-    out.port = row.key.port;
-    out.state = row.state;
-    out.flags = with(row.flags, store::monitor, options_.monitor && row.state == State::blocked);
-    out.grow_length = row.grow_length;
-    out.count = row.count;
-    out.nfail = row.nfail;
-    out.strikes = row.strikes;
-    out.last = wall32(clock_, row.last);
-    out.since = row.since == 0 ? 0 : wall32(clock_, row.since);
-    out.until = wall32(clock_, row.until);
-    out.history.clear();
-    if (row.has_past) {
-        if (const Past* const past = table_.find_past(id)) {
-            for (const auto& [time, failures] : *past) {
-                out.history.push_back({wall32(clock_, time), failures});
-            }
-        }
-    }
-    out.id.clear();
-    if (row.has_id) {
-        out.id = table_.id(id);
-    }
-    out.reason = reasons_.text(row.reason);
-}
-
-void Ledger::load(const store::Row& stored) {
-    const Key key =
-        Key::of(names_.number(stored.name), stored.address, stored.protocol, stored.port);
-    if (table_.find(key) != no_row) {
-        return;
-    }
-    const RowId id = table_.add(key);
-    TableRow& row = table_[id];
-    row.flags = static_cast<std::uint8_t>(stored.flags & ~(store::monitor | store::in_force));
-    set_state(row, stored.state);
-    set_in_force(row, stored.state == State::blocked && (stored.flags & store::in_force) != 0);
-    row.grow_length = stored.grow_length;
-    row.count = stored.count;
-    row.nfail = stored.nfail;
-    row.strikes = stored.strikes;
-    row.last = boot32(clock_, stored.last);
-    row.since = stored.since == 0 ? 0 : boot32(clock_, stored.since);
-    row.reason = reasons_.number(stored.reason);
-    table_.set_deadline(id, unpack(boot32(clock_, stored.until)));
-    for (const auto& [time, failures] : stored.history) {
-        table_.past(id).emplace_back(boot32(clock_, time), failures);
-    }
-    if (!stored.id.empty()) {
-        table_.set_id(id, stored.id);
-    }
-    table_.refresh(id);
-    if (row.state == State::releasing ||
-        (row.state == State::blocked && (row.flags & store::in_force) == 0)) {
-        touch(id);
-    }
-}
-
-void Ledger::collect(store::Batch& batch, std::size_t most) {
-    batch.append(erased_);
-    erased_.clear();
-    while (!dirty_.empty() && batch.size() < most) {
-        const RowId id = dirty_.front();
-        dirty_.pop_front();
-        TableRow& row = table_[id];
-        if (row.used && row.dirty) { // else it went meanwhile, and its deletion is in the batch
-            row.dirty = false;
-            snapshot(id, scratch_);
-            batch.put(scratch_);
-        }
-    }
-    if (dirty_.empty()) {
-        collected_ = pushed_;
-    }
-}
-
-// --- the firewall's side ---
-
-std::optional<Key> Ledger::next_touched() {
-    while (!touched_.empty()) {
-        const Key key = touched_.front();
-        touched_.pop_front();
-        const RowId id = table_.find(key);
-        if (id != no_row && table_[id].touched) {
-            table_[id].touched = false;
-            return key;
-        }
-    }
-    return std::nullopt;
-}
-
-void Ledger::touch_again(const Key& key) {
-    if (const RowId id = table_.find(key); id != no_row) {
-        touch(id);
-    }
-}
-
-std::optional<Key> Ledger::next_kill() {
-    if (kills_.empty()) {
-        return std::nullopt;
-    }
-    const Key key = kills_.front();
-    kills_.pop_front();
-    counters_.killed += 1;
-    return key;
-}
-
-Element Ledger::element(const Key& key) const {
-    Element element{
-        names_.text(key.name), key.prefix(), key.protocol, key.port, forever, false, {}};
-    if (const RowId id = table_.find(key); id != no_row && table_[id].has_id) {
-        element.id = table_.id(id);
-    }
-    return element;
-}
-
-bool Ledger::wanted(RowId id, Element& out) const {
-    const TableRow& row = table_[id];
-    if (!row.used || row.state != State::blocked || options_.monitor) {
-        return false;
-    }
-    out.name = names_.text(row.key.name);
-    out.address = row.key.prefix();
-    out.protocol = row.key.protocol;
-    out.port = row.key.port;
-    out.reject = (row.flags & store::reject) != 0;
-    out.seconds = row.until == never32 ? forever : unpack(row.until) - clock_.now();
-    return out.seconds > 0;
-}
-
-std::optional<Element> Ledger::wanted(const Key& key) const {
-    Element out;
-    const RowId id = table_.find(key);
-    if (id == no_row || !wanted(id, out)) {
-        return std::nullopt;
-    }
-    return out;
-}
-
-void Ledger::confirm(const Key& key, bool present, std::string_view handle) {
-    const RowId id = table_.find(key);
-    if (id == no_row) {
-        return;
-    }
-    TableRow& row = table_[id];
-    if (present && row.state == State::blocked) {
-        const bool known = (row.flags & store::in_force) != 0;
-        if (!handle.empty() && table_.id(id) != handle) {
-            table_.set_id(id, handle);
-        } else if (known) {
-            return;
-        }
-        set_in_force(row, true);
-        mark(id);
-    } else if (!present && row.state == State::releasing) {
-        apply(id, released(count_of(row), clock_.now()));
-    }
-}
-
-void Ledger::distrust() {
-    for (RowId id = 0; id < table_.rows_end(); ++id) {
-        TableRow& row = table_[id];
-        if (row.used && row.state == State::blocked) {
-            set_in_force(row, false);
-            touch(id);
-        }
-    }
-}
-
-void Ledger::adopt(const Element& element) {
-    const Key key =
-        Key::of(names_.number(element.name), element.address, element.protocol, element.port);
-    if (table_.find(key) != no_row) {
-        return; // remembered, whatever its state: the rows decide
-    }
-    const RowId id = row_for(key);
-    if (id == no_row) {
-        return;
-    }
-    Count counted;
-    const Moment now = clock_.now();
-    counted.state = State::blocked;
-    counted.last = now;
-    counted.since = now;
-    counted.until = after(now, element.seconds);
-    apply(id, Outcome{counted, Deed::none});
-    TableRow& row = table_[id];
-    row.flags = with(row.flags, store::reject, element.reject);
-    row.reason = reasons_.number("found in the firewall at start");
-    set_in_force(row, true);
-    log::notice("adopt",
-                "block of {} port {} stood in the firewall and not in the database; remembered",
-                element.address.text(), element.port);
-}
-
-std::vector<std::string> Ledger::names() const {
-    std::vector<std::string> names;
-    for (std::size_t i = 0; i < names_.size(); ++i) {
-        names.push_back(names_.text(static_cast<std::uint16_t>(i)));
-    }
-    return names;
 }
 
 } // namespace egress

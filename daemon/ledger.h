@@ -114,8 +114,12 @@ class Ledger final : public TrustedReporters {
     Element element(const Key& key) const;
     /// The firewall holds it (or holds it no longer).
     void confirm(const Key& key, bool present, std::string_view id);
+    /// The firewall refused to hold it.
+    void deny(const Key& key);
     /// Nothing is known to be in force any more (the firewall starts afresh).
     void distrust();
+    /// Touches every row whose wish the firewall has not confirmed.
+    void touch_pending();
     /// A block found in the firewall that nobody remembers: a crash came before its commit.
     void adopt(const Element& element);
     /// Every set name that rules or rows use.
@@ -158,7 +162,8 @@ class Ledger final : public TrustedReporters {
     std::size_t releasing_ = 0;
     std::size_t in_force_ = 0;
 
-    std::deque<RowId> dirty_;
+    /// Rows to make durable, each with the change number that put it there: oldest first.
+    std::deque<std::pair<RowId, std::uint64_t>> dirty_;
     store::Batch erased_;
     std::uint64_t pushed_ = 0;
     std::uint64_t collected_ = 0;

@@ -41,7 +41,9 @@ std::size_t printable(std::string_view text) {
     const bool control = point < 0xa0;
     const bool surrogate = point >= 0xd800 && point <= 0xdfff;
     // Line and paragraph separators, direction overrides and invisible marks fool a reader's eye.
-    const bool deceptive = (point >= 0x200b && point <= 0x200f) ||
+    const bool deceptive = point == 0x061c || (point >= 0xfff9 && point <= 0xfffb) ||
+                           (point >= 0xe0000 && point <= 0xe007f) ||
+                           (point >= 0x200b && point <= 0x200f) ||
                            (point >= 0x2028 && point <= 0x202e) ||
                            (point >= 0x2060 && point <= 0x206f) || point == 0xfeff;
     return overlong || control || surrogate || deceptive || point > 0x10ffff ? 0 : length;

@@ -6,7 +6,7 @@
 #include <getopt.h>
 
 #include "daemon/log.h"
-#include "daemon/store/records.h"
+#include "daemon/set_name.h"
 #include "egress-paths.h"
 
 namespace egress {
@@ -25,16 +25,7 @@ Result<Seconds> parse_seconds(std::string_view text) {
 }
 
 Result<std::string> parse_name(std::string_view text) {
-    const auto fits = [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-               c == '_' || c == '-' || c == '.';
-    };
-    bool ok = !text.empty() && text.size() <= store::max_name && text.front() != '-' &&
-              text.front() != '.';
-    for (const char c : text) {
-        ok = ok && fits(c);
-    }
-    if (!ok) {
+    if (!is_set_name(text)) {
         return fail(fmt::format(
             "-R takes a set name of letters, digits, \"_\", \"-\" and \".\", not \"{}\"",
             escape(text, 64)));

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "daemon/listener.h"
 #include "daemon/log.h"
@@ -12,12 +14,16 @@ namespace egress {
 
 namespace {
 
-constexpr std::size_t batch = 32;     // messages a connection may have read in one turn
+constexpr unsigned batch = 32; // messages a connection may have read in one turn
+constexpr unsigned one_shot =
+    2; // a message and the end of the stream: reading that costs a slot each time
 constexpr int accepts_per_turn = 256; // keeps the backlog short under a flood of one-shots
 constexpr std::uint64_t refill_usec = 50'000;
 // More than a socket's send buffer can hold: what a hostile sender adds meanwhile is not waited
 // for.
-constexpr int batches_queued = 64;
+constexpr int batches_queued = 1024;
+constexpr std::size_t most_uids_remembered =
+    1024; // without a connection; a user may have 65,536 uids
 constexpr int accepts_at_end = 16384;
 
 double now_seconds() {
@@ -86,8 +92,8 @@ struct Receiver::Buffers {
     std::array<Message, batch> messages;
     std::array<mmsghdr, batch> headers;
 
-    void reset() {
-        for (std::size_t i = 0; i < batch; ++i) {
+    void reset(std::size_t most) {
+        for (std::size_t i = 0; i < most; ++i) {
             Message& message = messages[i];
             message.vector = {message.bytes.data(), message.bytes.size()};
             headers[i] = {};
@@ -156,18 +162,28 @@ bool Receiver::accept_one(int listener) {
         return true;
     }
     counters_.connections += 1;
+    if (uids_.size() >= most_uids_remembered) {
+        std::erase_if(uids_, [](const auto& one) {
+            return one.second.connections == 0 && !one.second.paused;
+        });
+    }
     Uid& uid = uids_[peer.uid];
     uid.uid = peer.uid;
     connection->receiver = this;
     connection->uid = &uid;
     if (connections_.size() >= limits_.connections ||
         uid.connections >= limits_.connections_per_uid) {
-        make_room(uid);
+        make_room(uid.connections >= limits_.connections_per_uid ? uid : greediest());
     }
     uid.connections += 1;
     // A one-shot report has been sent and closed by now: it never needs to be watched.
-    if (!uid.paused && !read_batch(*connection)) {
+    if (!uid.paused && !read_batch(*connection, one_shot)) {
         uid.connections -= 1;
+        return true;
+    }
+    if (draining_) { // the loop is over: nothing can be watched any more
+        uid.connections -= 1;
+        read_queued(*connection);
         return true;
     }
     watch(std::move(connection));
@@ -193,7 +209,7 @@ void Receiver::watch(std::unique_ptr<Connection> connection) {
 int Receiver::on_connection(sd_event_source*, int, std::uint32_t, void* data) {
     auto& connection = *static_cast<Connection*>(data);
     Receiver& receiver = *connection.receiver;
-    if (!receiver.read_batch(connection)) {
+    if (!receiver.read_batch(connection, batch)) {
         receiver.close(connection);
         return 0;
     }
@@ -203,13 +219,17 @@ int Receiver::on_connection(sd_event_source*, int, std::uint32_t, void* data) {
 }
 
 /// Reads one batch. False: the peer is gone and everything that it sent was read.
-bool Receiver::read_batch(Connection& connection) {
-    buffers_->reset();
-    const int got = recvmmsg(connection.fd.get(), buffers_->headers.data(), batch,
+bool Receiver::read_batch(Connection& connection, unsigned most) {
+    buffers_->reset(most);
+    const int got = recvmmsg(connection.fd.get(), buffers_->headers.data(), most,
                              MSG_DONTWAIT | MSG_CMSG_CLOEXEC, nullptr);
     if (got < 0) {
         // ECONNRESET is reported once; what was queued can still be read.
         return errno == EAGAIN || errno == EINTR || errno == ECONNRESET;
+    }
+    const bool within = spend(*connection.uid, static_cast<std::size_t>(got));
+    if (!within || closer_.full(connection.uid->uid)) {
+        pause(*connection.uid);
     }
     for (int i = 0; i < got; ++i) {
         mmsghdr& header = buffers_->headers[static_cast<std::size_t>(i)];
@@ -220,10 +240,6 @@ bool Receiver::read_batch(Connection& connection) {
         }
         handle(header.msg_hdr, header.msg_len, connection);
     }
-    if (!spend(*connection.uid, static_cast<std::size_t>(got)) ||
-        closer_.full(connection.uid->uid)) {
-        pause(*connection.uid);
-    }
     return got > 0;
 }
 
@@ -233,8 +249,13 @@ void Receiver::handle(msghdr& message, std::size_t length, const Connection& con
     if (const auto* refusal = std::get_if<Refusal>(&verdict)) {
         refuse(*refusal, came.known ? &came.sender : nullptr);
     } else {
+        const Report& report = std::get<Report>(verdict);
         counters_.taken += 1;
-        sink_(std::get<Report>(verdict));
+        sink_(report);
+        if (came.count == 1 && report.protocol == IPPROTO_UDP) {
+            ::close(came.fds[0]); // known to be UDP: this never waits, and the closer need not ask
+            return;
+        }
     }
     for (std::size_t i = 0; i < came.count; ++i) {
         closer_.dispose(connection.uid->uid, came.fds[i]);
@@ -282,12 +303,13 @@ bool Receiver::spend(Uid& uid, std::size_t reports) {
     const double fresh = (now - uid.filled_at) * limits_.reports_per_second;
     uid.tokens = std::min(uid.tokens + fresh, limits_.reports_per_second);
     uid.filled_at = now;
-    uid.tokens -= static_cast<double>(reports);
+    // A debt is bounded, so that a user waits a second at most for what was read without asking.
+    uid.tokens = std::max(uid.tokens - static_cast<double>(reports), -limits_.reports_per_second);
     return uid.tokens > 0;
 }
 
 void Receiver::pause(Uid& uid) {
-    if (uid.paused) {
+    if (uid.paused || draining_) {
         return;
     }
     uid.paused = true;
@@ -331,6 +353,13 @@ int Receiver::on_refill(sd_event_source* source, std::uint64_t, void* data) {
     return 0;
 }
 
+Receiver::Uid& Receiver::greediest() {
+    const auto by_connections = [](const auto& a, const auto& b) {
+        return a.second.connections < b.second.connections;
+    };
+    return std::ranges::max_element(uids_, by_connections)->second;
+}
+
 void Receiver::make_room(Uid& uid) {
     const auto oldest =
         std::ranges::find_if(connections_, [&](const auto& it) { return it->uid == &uid; });
@@ -351,7 +380,7 @@ void Receiver::make_room(Uid& uid) {
 void Receiver::read_queued(Connection& connection) {
     for (int i = 0; i < batches_queued; ++i) {
         errno = 0;
-        if (!read_batch(connection) || errno == EAGAIN) {
+        if (!read_batch(connection, batch) || errno == EAGAIN) {
             return;
         }
     }
@@ -367,6 +396,7 @@ void Receiver::close(Connection& connection) {
 }
 
 void Receiver::drain() {
+    draining_ = true;
     for (const auto& [listener, source] : listeners_) {
         for (int i = 0; i < accepts_at_end && accept_one(listener.get()); ++i) {
         }

@@ -75,7 +75,7 @@ class Receiver {
 
     bool accept_one(int listener);
     void watch(std::unique_ptr<Connection> connection);
-    bool read_batch(Connection& connection);
+    bool read_batch(Connection& connection, unsigned most);
     void read_queued(Connection& connection);
     void handle(msghdr& message, std::size_t length, const Connection& connection);
     std::variant<Report, Refusal> judge(const msghdr& message, std::size_t length,
@@ -84,6 +84,7 @@ class Receiver {
     bool spend(Uid& uid, std::size_t reports);
     void pause(Uid& uid);
     void close(Connection& connection);
+    Uid& greediest();
     void make_room(Uid& uid);
 
     sd_event* event_;
@@ -97,6 +98,7 @@ class Receiver {
     std::vector<std::pair<Fd, Source>> listeners_;
     std::unique_ptr<Buffers> buffers_;
     Source refill_;
+    bool draining_ = false;
 };
 
 } // namespace egress

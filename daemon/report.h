@@ -36,16 +36,19 @@ enum class Refusal : std::uint8_t {
     listening,        ///< a listening socket from a reporter who is not trusted
     no_address,       ///< nobody knows the remote address
     wrong_family,     ///< the address cannot have come in on that socket
+    other_namespace,  ///< a socket of another network namespace, where its maker may be any address
+    wrong_protocol,   ///< a protocol number that no packet carries
     unusable_address, ///< 0.0.0.0 or ::
     count_,
 };
 
 inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::count_)>
-    refusal_names = {"too_short",  "too_long",     "bad_magic",       "bad_version",
-                     "bad_length", "bad_action",   "bad_address",     "no_credentials",
-                     "no_fd",      "lost_fd",      "many_fds",        "not_a_socket",
-                     "not_inet",   "unbound",      "not_connected",   "listening",
-                     "no_address", "wrong_family", "unusable_address"};
+    refusal_names = {"too_short",       "too_long",     "bad_magic",       "bad_version",
+                     "bad_length",      "bad_action",   "bad_address",     "no_credentials",
+                     "no_fd",           "lost_fd",      "many_fds",        "not_a_socket",
+                     "not_inet",        "unbound",      "not_connected",   "listening",
+                     "no_address",      "wrong_family", "other_namespace", "wrong_protocol",
+                     "unusable_address"};
 
 struct Report {
     Action action = Action::ok;

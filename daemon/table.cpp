@@ -91,7 +91,9 @@ RowId Table::add(const Key& key) {
     assert(index_[slot] == no_row);
     index_[slot] = row;
     TableRow& fresh = (*this)[row];
+    const bool dirty = fresh.dirty;
     fresh = TableRow{};
+    fresh.dirty = dirty;
     fresh.key = key;
     fresh.used = true;
     fresh.until = never32;
@@ -104,9 +106,7 @@ void Table::remove(RowId row) {
     heap_remove(row);
     unlink(row);
     drop_past(row);
-    if ((*this)[row].has_id) {
-        ids_.erase(row);
-    }
+    drop_id(row);
     // Deletion without tombstones: what follows in the same run of slots moves up.
     const std::size_t mask = index_.size() - 1;
     std::size_t hole = slot_of((*this)[row].key);
@@ -118,7 +118,9 @@ void Table::remove(RowId row) {
         }
     }
     index_[hole] = no_row;
+    const bool dirty = (*this)[row].dirty;
     (*this)[row] = TableRow{};
+    (*this)[row].dirty = dirty;
     free_.push_back(row);
     --size_;
 }
@@ -251,6 +253,13 @@ const std::string& Table::id(RowId row) const {
 void Table::set_id(RowId row, std::string_view id) {
     ids_[row] = id;
     (*this)[row].has_id = true;
+}
+
+void Table::drop_id(RowId row) {
+    if ((*this)[row].has_id) {
+        ids_.erase(row);
+        (*this)[row].has_id = false;
+    }
 }
 
 void Table::drop_past(RowId row) {

@@ -7,6 +7,7 @@
 #include "daemon/firewall_lines.h"
 #include "daemon/log.h"
 #include "daemon/policy/print.h"
+#include "daemon/set_name.h"
 #include "daemon/status.h"
 
 namespace egress::verbs {
@@ -21,6 +22,11 @@ constexpr Seconds most_seconds = Seconds{100} * 366 * 24 * 60 * 60;
 /// JSON from outside may hold anything: what is not UTF-8 is replaced, never thrown at.
 std::string dump(const json& value) {
     return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+/// Helpers and databases may hold anything too.
+std::string row_text(const store::Row& row) {
+    return row_json(row).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 Response error(unsigned status, std::string_view text) {
@@ -42,16 +48,6 @@ std::optional<std::uint8_t> protocol_of(const json& value) {
         return static_cast<std::uint8_t>(value.get<unsigned>());
     }
     return std::nullopt;
-}
-
-bool is_name(const std::string& text) {
-    bool ok = !text.empty() && text.size() <= store::max_name && text.front() != '-' &&
-              text.front() != '.';
-    for (const char c : text) {
-        ok = ok &&
-             (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.');
-    }
-    return ok;
 }
 
 /// The columns that block and unblock share.
@@ -76,7 +72,7 @@ Result<Target> target_of(const json& body) {
     }
     target.address = *prefix;
     if (const auto name = body.find("name"); name != body.end()) {
-        if (!name->is_string() || !is_name(name->get_ref<const std::string&>())) {
+        if (!name->is_string() || !is_set_name(name->get_ref<const std::string&>())) {
             return fail("\"name\" is no set name (letters, digits, \"_\", \"-\", \".\")");
         }
         target.name = *name;
@@ -135,8 +131,8 @@ void block(Daemon& daemon, const Request& request, const Answer& answer) {
         return answer.send(error(507, row.error().text));
     }
     log::info("control", "uid {} blocked {}", request.uid, wish.address.text());
-    daemon.keeper().when_durable([answer, row = row_json(*row)](bool durable) {
-        answer.send(durable ? Response{201, row.dump() + "\n"} : error(500, not_durable));
+    daemon.keeper().when_durable([answer, row = row_text(*row)](bool durable) {
+        answer.send(durable ? Response{201, row + "\n"} : error(500, not_durable));
     });
 }
 
@@ -162,10 +158,10 @@ void list(Daemon& daemon, const Request& request, const Answer& answer) {
     if (state != "all" && state != "blocked" && state != "counting") {
         return answer.send(error(400, "\"state\" is blocked, counting or all"));
     }
-    answer.stream([&ledger = daemon.ledger(), state, next = RowId{0}, first = true,
+    answer.stream([&ledger = daemon.ledger(), state, next = RowId{0}, opened = false, first = true,
                    row = store::Row{}](std::string& out) mutable {
         const Table& table = ledger.table();
-        if (first) {
+        if (!std::exchange(opened, true)) {
             out += '[';
         }
         RowId looked = 0;
@@ -177,9 +173,8 @@ void list(Daemon& daemon, const Request& request, const Answer& answer) {
             }
             ledger.snapshot(next, row);
             out += std::exchange(first, false) ? "\n" : ",\n";
-            out += row_json(row).dump();
+            out += row_text(row);
         }
-        first = first && next < table.rows_end() ? true : first;
         if (next < table.rows_end()) {
             out += out.empty() ? " " : "";
             return true;

@@ -73,6 +73,21 @@ Result<Fd> take_lock(const std::string& directory) {
     return lock;
 }
 
+/// LMDB makes its reader table sparse and maps it: on a full disk the first touch would be a
+/// SIGBUS.
+Result<> reserve_reader_table(const std::string& directory) {
+    constexpr off_t table_bytes = 8192; // 126 readers of 64 bytes and the head
+    const std::string path = directory + "/lock.mdb";
+    const Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640));
+    if (!file) {
+        return fail_errno("cannot open " + path);
+    }
+    if (const int code = posix_fallocate(file.get(), 0, table_bytes); code != 0) {
+        return fail_errno("cannot use the database directory " + directory, code);
+    }
+    return {};
+}
+
 } // namespace
 
 std::unexpected<Error> fail_lmdb(std::string what, int code) {
@@ -104,6 +119,11 @@ Result<Env> Env::open(const std::string& directory, Mode mode) {
             return std::unexpected(lock.error());
         }
         env.lock_ = std::move(*lock);
+    }
+    if (mode == Mode::read_write) {
+        if (auto reserved = reserve_reader_table(directory); !reserved) {
+            return std::unexpected(reserved.error());
+        }
     }
     MDB_env* raw = nullptr;
     if (const int code = mdb_env_create(&raw); code != 0) {
@@ -241,7 +261,7 @@ Result<std::string> Env::boot() const {
     return text_of(value);
 }
 
-Result<> Env::set_boot(const std::string& boot) {
+Result<> Env::set_boot(const std::string& boot) const {
     auto txn = begin(env_.get(), 0);
     if (!txn) {
         return std::unexpected(txn.error());

@@ -36,8 +36,8 @@ class Env {
 
     /// Deletes every row, durably.
     Result<> clear();
-    Result<std::string> boot() const;           ///< empty where none was kept
-    Result<> set_boot(const std::string& boot); ///< durable
+    Result<std::string> boot() const;                 ///< empty where none was kept
+    Result<> set_boot(const std::string& boot) const; ///< durable
 
     MDB_env* handle() const { return env_.get(); }
     MDB_dbi rows() const { return rows_; }

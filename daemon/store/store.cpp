@@ -168,6 +168,8 @@ int Store::write_entries(MDB_txn* txn, const Batch& batch) const {
 Result<> Store::write(const Batch& batch) {
     // A full map is only address space: grow it and try again. What the disk refuses is an error.
     constexpr int most_growths = 16;
+    int dead = 0;
+    mdb_reader_check(env_.handle(), &dead); // a killed `dump` would pin old pages for ever
     for (int attempt = 0; attempt < most_growths; ++attempt) {
         MDB_txn* txn = nullptr;
         int code = mdb_txn_begin(env_.handle(), nullptr, 0, &txn);
