@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <ctime>
 
-#include <sys/wait.h>
-
+#include "daemon/firewall_job.h"
 #include "daemon/firewall_lines.h"
 #include "daemon/log.h"
 #include "daemon/set_name.h"
@@ -15,7 +14,6 @@ namespace {
 
 constexpr std::size_t most_in_flight = 4096;
 constexpr std::size_t most_queued_bytes = 1 << 20;
-constexpr std::size_t most_jobs = 4;
 constexpr std::int64_t handshake_ms = 3'000;
 constexpr std::int64_t hang_ms = 10'000; // without a sign of life, something being asked
 constexpr std::int64_t slow_ms = 60'000; // for one answer, whatever else it says meanwhile
@@ -26,39 +24,7 @@ constexpr std::int64_t first_backoff_ms = 250;
 constexpr std::int64_t most_backoff_ms = 30'000;
 constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get rarer in proportion
 
-std::int64_t now_ms() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
-}
-
-/// A helper's handle goes into the database and back to the helper: one printable word, or nothing.
-std::string_view handle_of(std::string_view text) {
-    constexpr std::size_t most = 255;
-    const auto plain = [](char c) { return c > 0x20 && c < 0x7f; };
-    return text.size() <= most && std::ranges::all_of(text, plain) ? text : std::string_view();
-}
-
-std::string end_of(int status) {
-    if (WIFSIGNALED(status)) {
-        return fmt::format("was killed by signal {}", WTERMSIG(status));
-    }
-    return fmt::format("exited with status {}", WEXITSTATUS(status));
-}
-
 } // namespace
-
-/// One process of the per-event contract: what it was asked, and its first line of output.
-struct Firewall::Job {
-    Key key;
-    bool add = false;
-    bool flush = false;
-    bool again = false; ///< the key was touched while this ran
-    std::int64_t started = 0;
-    bool answered = false;
-    std::string answer;
-    std::unique_ptr<Child> child;
-};
 
 Firewall::Firewall(sd_event* event, Reaper& reaper, Ledger& ledger, const Clock& clock,
                    Options options)
@@ -476,105 +442,6 @@ void Firewall::tick() {
         look();
     }
     pump();
-}
-
-// --- a process per event ---
-
-void Firewall::pump_events() {
-    if (options_.flush) {
-        options_.flush = false;
-        for (const auto& name : ledger_.names()) {
-            run_flush(name);
-        }
-    }
-    while (jobs_.size() < most_jobs && (retry_.empty() || now_ms() >= retry_at_)) {
-        const auto key = ledger_.next_touched();
-        if (!key) {
-            return;
-        }
-        // Two processes for one key would race, and the loser's word would be the last.
-        const auto running = std::ranges::find_if(
-            jobs_, [&](const auto& job) { return !job.second->flush && job.second->key == *key; });
-        if (running != jobs_.end()) {
-            running->second->again = true;
-            continue;
-        }
-        start_job(*key, ledger_.wanted(*key).has_value());
-    }
-}
-
-void Firewall::run_job(std::unique_ptr<Job> job, const std::vector<std::string>& words,
-                       const std::vector<std::string>& environment) {
-    const std::uint64_t number = next_job_++;
-    Job* const raw = job.get();
-    std::vector<std::string> argv = {options_.helper};
-    argv.insert(argv.end(), words.begin(), words.end());
-    raw->started = now_ms();
-    requests_ += 1;
-    auto child = Child::spawn(event_, reaper_, argv, environment,
-                              {[raw](std::string_view line) {
-                                   if (!std::exchange(raw->answered, true)) {
-                                       raw->answer = line;
-                                   }
-                               },
-                               [](const std::string&) {}, // the exit status follows
-                               [this, number](int status) { job_done(number, status); }});
-    if (!child) {
-        complain(child.error().text);
-        retry_later(raw->key);
-        return;
-    }
-    raw->child = std::move(*child);
-    jobs_.emplace(number, std::move(job));
-}
-
-void Firewall::run_flush(const std::string& name) {
-    auto job = std::make_unique<Job>();
-    job->flush = true;
-    run_job(std::move(job), {"flush", name}, {});
-}
-
-void Firewall::start_job(const Key& key, bool add) {
-    auto job = std::make_unique<Job>();
-    job->key = key;
-    job->add = add;
-    const Element element = add ? *ledger_.wanted(key) : ledger_.element(key);
-    const std::string id = add ? std::string() : element.id;
-    run_job(
-        std::move(job),
-        {add ? "add" : "rem", element.name, lines::protocol(element.protocol, ""),
-         element.address.base.text(), std::to_string(element.address.length),
-         element.port == 0 ? "" : std::to_string(element.port), id},
-        {"EGRESS_SECONDS=" + (element.seconds == forever ? "*" : std::to_string(element.seconds)),
-         std::string("EGRESS_ACTION=") + (element.reject ? "reject" : "drop")});
-}
-
-void Firewall::job_done(std::uint64_t number, int status) {
-    const auto found = jobs_.find(number);
-    if (found == jobs_.end()) {
-        return;
-    }
-    Job& job = *found->second;
-    job.child->drain(); // its output may still lie in the pipe
-    const bool said_ok = job.answer == "OK" || job.answer.starts_with("OK ");
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && said_ok) {
-        went_well();
-        if (!job.flush) {
-            const auto handle =
-                std::string_view(job.answer).substr(std::min<std::size_t>(3, job.answer.size()));
-            ledger_.confirm(job.key, job.add, handle_of(handle));
-        }
-    } else {
-        complain(fmt::format("{} and said \"{}\"", end_of(status), escape(job.answer, 80)));
-        if (!job.flush) {
-            retry_later(job.key);
-        }
-    }
-    if (job.again) {
-        ledger_.touch_again(job.key);
-    }
-    done_.push_back(std::move(found->second)); // this runs inside one of its handlers
-    jobs_.erase(found);
 }
 
 Firewall::Status Firewall::status() const {

@@ -2,28 +2,13 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 namespace egress::policy {
 
 namespace {
 
-constexpr std::uint8_t v6_code = 64;         // IPv4 lengths are 0..32, IPv6 ones 64..192
-constexpr std::uint8_t interface_code = 255; // an interface's name instead of an address
-
 // Bits of a shape, the most telling first.
 enum Shape : std::uint8_t { port = 16, protocol = 8, family = 4, type = 2, owner = 1 };
-
-std::uint64_t load(const std::uint8_t* bytes) {
-    std::uint64_t value = 0;
-    std::memcpy(&value, bytes, sizeof value);
-    return std::endian::native == std::endian::little ? __builtin_bswap64(value) : value;
-}
-
-/// A mask of the first `bits` of 64 (at most 64 are used, fewer than 0 are none).
-std::uint64_t mask(int bits) {
-    return bits <= 0 ? 0 : bits >= 64 ? ~std::uint64_t{0} : ~(~std::uint64_t{0} >> bits);
-}
 
 std::size_t mix(std::uint64_t a, std::uint64_t b) {
     // The finalizer of splitmix64 over both halves; attackers choose no keys that are stored.
@@ -46,60 +31,84 @@ std::uint8_t shape_of(const Rule& rule) {
 
 } // namespace
 
-std::size_t SectionIndex::Where::hash() const {
-    return mix(high ^ length, low);
-}
-
 std::size_t SectionIndex::Rest::hash() const {
     const auto wide = [](auto value) { return static_cast<std::uint64_t>(value); };
     return mix(wide(node) << 32 | owner, wide(port) << 48 | wide(protocol & 0xffff) << 32 |
                                              wide(type & 0xffff) << 16 | wide(family) << 8 | shape);
 }
 
-SectionIndex::Where SectionIndex::where_of(std::string_view interface) {
-    std::array<std::uint8_t, 16> name{};
-    std::memcpy(name.data(), interface.data(), std::min(interface.size(), name.size()));
-    return {load(name.data()), load(name.data() + 8), interface_code};
+SectionIndex::Bits SectionIndex::bits_of(const Address& address) {
+    Bits bits = 0;
+    for (const auto byte : address.raw()) {
+        bits = bits << 8 | byte;
+    }
+    return bits;
 }
 
-SectionIndex::Where SectionIndex::where_of(const Location& location) {
+std::uint32_t SectionIndex::add_node(const Location& location,
+                                     std::map<Prefix, std::uint32_t>& prefixes) {
+    const auto fresh = static_cast<std::uint32_t>(nodes_.size());
+    std::uint32_t node = any_node;
     if (!location.interface.empty()) {
-        return where_of(location.interface);
+        node = interfaces_.try_emplace(location.interface, fresh).first->second;
+    } else if (location.prefix) {
+        node = prefixes.try_emplace(*location.prefix, fresh).first->second;
     }
-    const auto& prefix = *location.prefix;
-    const auto* bytes = prefix.base.raw().data(); // its host bits are zero
-    const int code = prefix.length + (prefix.base.is_v4() ? 0 : v6_code);
-    return {load(bytes), load(bytes + 8), static_cast<std::uint8_t>(code)};
-}
-
-std::uint32_t SectionIndex::add_node(const Location& location) {
-    if (location.interface.empty() && !location.prefix) {
-        return any_node;
-    }
-    const auto fresh = static_cast<std::uint32_t>(shapes_.size());
-    const auto node = nodes_.insert(where_of(location), fresh);
     if (node == fresh) {
-        shapes_.push_back(0);
-    }
-    if (!location.interface.empty()) {
-        interfaces_ = true;
-        return node;
-    }
-    auto& lengths = location.prefix->base.is_v4() ? lengths_v4_ : lengths_v6_;
-    const auto length = location.prefix->length;
-    const auto at = std::ranges::lower_bound(lengths, length, std::ranges::greater{});
-    if (at == lengths.end() || *at != length) {
-        lengths.insert(at, length);
+        nodes_.push_back({});
     }
     return node;
 }
 
-SectionIndex::SectionIndex(std::span<const Rule> rules)
-    : nodes_(rules.size()), rules_(rules.size()), shapes_{0} {
+/// Sets the parents of one family's prefixes and gives the ranges between their ends. The map's
+/// order (base, then length) has every prefix after those that it is inside of.
+std::vector<SectionIndex::Range> SectionIndex::nest(const std::map<Prefix, std::uint32_t>& prefixes,
+                                                    bool v4) {
+    struct Open {
+        Bits last;
+        std::uint32_t node;
+    };
+    std::vector<Range> ranges;
+    std::vector<Open> open; // from the widest in
+    const auto begin_range = [&](Bits first) {
+        if (!ranges.empty() && ranges.back().first == first) {
+            ranges.pop_back(); // it would be empty
+        }
+        ranges.push_back({first, open.empty() ? any_node : open.back().node});
+    };
+    const auto close = [&] {
+        const Bits last = open.back().last;
+        open.pop_back();
+        if (last != ~Bits{0}) {
+            begin_range(last + 1);
+        }
+    };
+    for (const auto& [prefix, node] : prefixes) {
+        if (prefix.base.is_v4() != v4) {
+            continue;
+        }
+        const Bits first = bits_of(prefix.base);
+        while (!open.empty() && open.back().last < first) {
+            close();
+        }
+        const int host_bits = prefix.base.width() - prefix.length;
+        const Bits host_mask = host_bits == 128 ? ~Bits{0} : (Bits{1} << host_bits) - 1;
+        nodes_[node].parent = open.empty() ? any_node : open.back().node;
+        open.push_back({first | host_mask, node});
+        begin_range(first);
+    }
+    while (!open.empty()) {
+        close();
+    }
+    return ranges;
+}
+
+SectionIndex::SectionIndex(std::span<const Rule> rules) : rules_(rules.size()), nodes_(1) {
+    std::map<Prefix, std::uint32_t> prefixes;
     for (std::size_t i = 0; i < rules.size(); ++i) {
         const Rule& rule = rules[i];
         Rest rest;
-        rest.node = add_node(rule.location);
+        rest.node = add_node(rule.location, prefixes);
         rest.shape = shape_of(rule);
         rest.port = rule.location.port.value_or(0);
         rest.protocol = rule.protocol.number.value_or(0);
@@ -107,13 +116,15 @@ SectionIndex::SectionIndex(std::span<const Rule> rules)
         rest.type = static_cast<std::int16_t>(rule.type.value_or(0));
         rest.owner = rule.owner.value_or(0);
         rules_.insert(rest, static_cast<std::uint32_t>(i)); // an equal one before it stays
-        shapes_[rest.node] |= 1U << rest.shape;
+        nodes_[rest.node].shapes |= 1U << rest.shape;
     }
+    ranges_v4_ = nest(prefixes, true);
+    ranges_v6_ = nest(prefixes, false);
 }
 
 /// The rule of the highest shape at this node, or FlatTable::absent.
 std::uint32_t SectionIndex::find_at(std::uint32_t node, const Probe& probe) const {
-    for (std::uint32_t left = shapes_[node]; left != 0;) {
+    for (std::uint32_t left = nodes_[node].shapes; left != 0;) {
         const auto shape = static_cast<std::uint8_t>(31 - std::countl_zero(left));
         left &= ~(1U << shape);
         Rest rest;
@@ -131,28 +142,30 @@ std::uint32_t SectionIndex::find_at(std::uint32_t node, const Probe& probe) cons
     return FlatTable<Rest>::absent;
 }
 
+/// The node of the longest prefix that covers the address, or any_node.
+std::uint32_t SectionIndex::longest(const Address& address) const {
+    const auto& ranges = address.is_v4() ? ranges_v4_ : ranges_v6_;
+    const auto after =
+        std::ranges::upper_bound(ranges, bits_of(address), std::ranges::less{}, &Range::first);
+    return after == ranges.begin() ? any_node : std::prev(after)->node;
+}
+
 std::optional<std::size_t> SectionIndex::find(const Probe& probe) const {
-    std::uint32_t rule = FlatTable<Rest>::absent;
-    const auto look = [&](const Where& where) {
-        const auto node = nodes_.find(where);
-        rule = node == FlatTable<Where>::absent ? rule : find_at(node, probe);
-        return rule != FlatTable<Rest>::absent;
-    };
-    if (interfaces_ && !probe.interface.empty() && look(where_of(probe.interface))) {
-        return rule;
-    }
-    const bool v4 = probe.address->is_v4();
-    const auto high = load(probe.address->raw().data());
-    const auto low = load(probe.address->raw().data() + 8);
-    for (const int length : v4 ? lengths_v4_ : lengths_v6_) {
-        const int bits = v4 ? length + 96 : length;
-        const auto code = static_cast<std::uint8_t>(v4 ? length : length + v6_code);
-        if (look({high & mask(bits), low & mask(bits - 64), code})) {
-            return rule;
+    if (!interfaces_.empty() && !probe.interface.empty()) {
+        if (const auto at = interfaces_.find(probe.interface); at != interfaces_.end()) {
+            if (const auto rule = find_at(at->second, probe); rule != FlatTable<Rest>::absent) {
+                return rule;
+            }
         }
     }
-    rule = find_at(any_node, probe);
-    return rule == FlatTable<Rest>::absent ? std::nullopt : std::optional<std::size_t>(rule);
+    for (std::uint32_t node = longest(*probe.address);; node = nodes_[node].parent) {
+        if (const auto rule = find_at(node, probe); rule != FlatTable<Rest>::absent) {
+            return rule;
+        }
+        if (node == any_node) {
+            return std::nullopt;
+        }
+    }
 }
 
 } // namespace egress::policy

@@ -1,17 +1,19 @@
 // The tables behind Matcher: rules of one section by location, then by what else they give.
 //
-// A location becomes a node (an interface, a masked address, or "any"), found by hashing; the rest
-// of a rule (port, protocol, family, type, owner) becomes a key, of which a rule gives some fields.
-// Which it gives is its shape, five bits ordered by specificity. A look-up walks the few nodes that
-// cover an address from the longest prefix down, and in each the shapes that occur there, from the
-// highest down: the first hit is the most specific rule. At most 33 (129) nodes and 32 shapes,
-// however many rules there are.
+// A location becomes a node: an interface, a prefix, or "any". Prefixes nest, so each node knows
+// the next wider one, and a sorted list of the ranges between all their ends gives the longest
+// prefix of an address by binary search. The rest of a rule (port, protocol, family, type, owner)
+// becomes a key, of which a rule gives some fields. Which it gives is its shape, five bits ordered
+// by specificity. A look-up walks from the longest prefix outwards, in each node through the shapes
+// that occur there from the highest down, one hash each: the first hit is the most specific rule.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "daemon/policy/match.h"
@@ -82,12 +84,15 @@ class SectionIndex {
     std::optional<std::size_t> find(const Probe& probe) const;
 
   private:
-    struct Where {
-        std::uint64_t high = 0;
-        std::uint64_t low = 0;
-        std::uint8_t length = 0; // code of family and length; see index.cpp
-        std::size_t hash() const;
-        friend bool operator==(const Where&, const Where&) = default;
+    using Bits = unsigned __int128; // an address as a number, IPv4 mapped
+
+    struct Node {
+        std::uint32_t shapes = 0; // bit N set where a rule of shape N is
+        std::uint32_t parent = 0; // the next wider prefix, or any_node
+    };
+    struct Range {
+        Bits first;         // up to the next range's
+        std::uint32_t node; // of the longest prefix that covers it
     };
     struct Rest {
         std::uint32_t node = 0;
@@ -102,17 +107,17 @@ class SectionIndex {
     };
     static constexpr std::uint32_t any_node = 0;
 
-    static Where where_of(const Location& location);
-    static Where where_of(std::string_view interface);
-    std::uint32_t add_node(const Location& location);
+    static Bits bits_of(const Address& address);
+    std::uint32_t add_node(const Location& location, std::map<Prefix, std::uint32_t>& prefixes);
+    std::vector<Range> nest(const std::map<Prefix, std::uint32_t>& prefixes, bool v4);
+    std::uint32_t longest(const Address& address) const;
     std::uint32_t find_at(std::uint32_t node, const Probe& probe) const;
 
-    FlatTable<Where> nodes_;
     FlatTable<Rest> rules_;
-    std::vector<std::uint32_t> shapes_;    // per node: bit N set where a rule of shape N is
-    std::vector<std::uint8_t> lengths_v4_; // that occur, longest first
-    std::vector<std::uint8_t> lengths_v6_;
-    bool interfaces_ = false;
+    std::vector<Node> nodes_;
+    std::map<std::string, std::uint32_t, std::less<>> interfaces_;
+    std::vector<Range> ranges_v4_; // apart: "[::]/0" does not cover IPv4
+    std::vector<Range> ranges_v6_;
 };
 
 } // namespace egress::policy
