@@ -179,6 +179,20 @@ TEST_CASE("lines of [egress] are kept as they are and said not to be enforced") 
           "t:2:1: warning: 2 [egress] lines are checked but not enforced by this version");
 }
 
+TEST_CASE("a [remote] line for what no [local] line serves is warned of, another is not") {
+    const auto never = [](std::string_view remote) {
+        return said("ssh stream tcp4 0 * 3 1h\n[remote]\n" + std::string(remote) + " = =\n")
+                   .find("3:1: warning: the line never decides") != std::string::npos;
+    };
+    CHECK_FALSE(never("10.0.0.0/8:ssh stream tcp root ="));
+    CHECK_FALSE(never("10.0.0.0/8 * * * ="));
+    CHECK(never("10.0.0.0/8:smtp * * * ="));
+    CHECK(never("10.0.0.0/8 dgram * * ="));
+    CHECK(never("10.0.0.0/8 * udp * ="));
+    CHECK(never("10.0.0.0/8 * * 1000 ="));
+    CHECK(never("[2001:db8::]/32 * * * ="));
+}
+
 TEST_CASE("users and services come from the machine") {
     CHECK(one("ssh * * root * 3 1h") == "22 * * 0 * 3 1h");
     CHECK(one("domain * * 1000 * 3 1h") == "53 * * 1000 * 3 1h");
