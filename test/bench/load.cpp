@@ -3,6 +3,7 @@
 // prints one JSON object.
 //
 //   load reports handle|oneshot PORT FIRST COUNT [SPAN]  COUNT reports, until all are durable
+//   load reports tcp PORT 0 COUNT                        the same (handle) from 8,192 TCP peers
 //   load floor   handle|oneshot PORT FIRST COUNT         to a receiver that does nothing with them
 //   load idle    PORT FIRST COUNT                        one report at a time -> element in force
 //   load burst   PORT FIRST COUNT                        COUNT at once -> elements in force
@@ -15,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -65,20 +67,32 @@ struct Stretch {
     }
 };
 
-void send_all(Reporter& reporter, Peers& peers, const Stretch& stretch) {
+using Next = std::function<int(std::uint32_t)>; ///< a descriptor for address number i
+
+/// Sockets for a way of reporting.
+Next sockets_for(const std::string& way, const Stretch& stretch) {
+    if (way == "tcp") {
+        const auto tcp = std::make_shared<Connections>(stretch.port, sockets_in_turn);
+        return [tcp](std::uint32_t) { return tcp->next(); };
+    }
+    const auto udp = std::make_shared<Peers>(stretch.port, sockets_in_turn);
+    return [udp](std::uint32_t i) { return udp->at(i); };
+}
+
+void send_all(Reporter& reporter, const Next& next, const Stretch& stretch) {
     for (std::uint32_t i = 0; i < stretch.count; ++i) {
-        reporter.report(peers.at(stretch.at(i)));
+        reporter.report(next(stretch.at(i)));
     }
 }
 
-json reports(bool handle, const Stretch& stretch) {
+json reports(const std::string& way, const Stretch& stretch) {
     const std::string control = control_socket();
-    Peers peers(stretch.port, sockets_in_turn);
-    Reporter reporter(handle);
+    const Next next = sockets_for(way, stretch);
+    Reporter reporter(way != "oneshot");
     const json before = status(control);
     const double cpu = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
     const auto start = Clock::now();
-    send_all(reporter, peers, stretch);
+    send_all(reporter, next, stretch);
     const double sent = seconds_since(start);
     const double send_cpu = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     json after;
@@ -105,18 +119,18 @@ json reports(bool handle, const Stretch& stretch) {
                             before["store"]["commits"].get<std::uint64_t>()}};
 }
 
-json floor(bool handle, const Stretch& stretch) {
+json floor(const std::string& way, const Stretch& stretch) {
     const char* const path = std::getenv("EGRESS_SOCKET");
     if (path == nullptr) {
         errx(2, "EGRESS_SOCKET must name the floor's socket");
     }
-    Peers peers(stretch.port, sockets_in_turn);
+    const Next next = sockets_for(way, stretch);
     FloorReceiver receiver(path);
     clockid_t clock{};
     clock_getcpuclockid(receiver.pid(), &clock);
-    Reporter reporter(handle);
+    Reporter reporter(way != "oneshot");
     const auto start = Clock::now();
-    send_all(reporter, peers, stretch);
+    send_all(reporter, next, stretch);
     while (receiver.taken() < stretch.count && seconds_since(start) < 60) {
         std::this_thread::sleep_for(100us);
     }
@@ -230,7 +244,7 @@ json burst(const Stretch& stretch) {
 }
 
 int usage() {
-    std::fputs("usage: load reports|floor handle|oneshot PORT FIRST COUNT [SPAN]\n"
+    std::fputs("usage: load reports|floor handle|oneshot|tcp PORT FIRST COUNT [SPAN]\n"
                "       load idle|burst PORT FIRST COUNT\n"
                "       load element FIRST COUNT\n",
                stderr);
@@ -248,9 +262,9 @@ int run(const std::vector<std::string>& words) {
     const std::string command = words.empty() ? "" : words[0];
     json out;
     if (command == "reports" && words.size() >= 5) {
-        out = reports(words[1] == "handle", stretch(2));
+        out = reports(words[1], stretch(2));
     } else if (command == "floor" && words.size() == 5) {
-        out = floor(words[1] == "handle", stretch(2));
+        out = floor(words[1], stretch(2));
     } else if (command == "idle" && words.size() == 4) {
         out = idle(stretch(1));
     } else if (command == "burst" && words.size() == 4) {

@@ -44,11 +44,11 @@ void take(msghdr& message) {
     }
 }
 
-/// Number of messages that were there; 0: the peer is gone.
-int receive(int fd) {
+/// Number of messages that were there, of `most`; 0: the peer is gone.
+int receive(int fd, std::size_t most) {
     static std::array<Message, batch> messages;
     static std::array<mmsghdr, batch> headers;
-    for (std::size_t i = 0; i < batch; ++i) {
+    for (std::size_t i = 0; i < most; ++i) {
         messages[i].vector = {messages[i].bytes.data(), messages[i].bytes.size()};
         headers[i] = {};
         headers[i].msg_hdr.msg_iov = &messages[i].vector;
@@ -56,7 +56,8 @@ int receive(int fd) {
         headers[i].msg_hdr.msg_control = messages[i].control.data();
         headers[i].msg_hdr.msg_controllen = messages[i].control.size();
     }
-    const int got = recvmmsg(fd, headers.data(), batch, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, nullptr);
+    const int got = recvmmsg(fd, headers.data(), static_cast<unsigned>(most),
+                             MSG_DONTWAIT | MSG_CMSG_CLOEXEC, nullptr);
     int taken = 0;
     for (; taken < got && headers[static_cast<std::size_t>(taken)].msg_len > 0; ++taken) {
         take(headers[static_cast<std::size_t>(taken)].msg_hdr);
@@ -110,7 +111,7 @@ void FloorReceiver::run(int listener) {
             continue;
         }
         if (event.data.fd != listener) {
-            const int got = receive(event.data.fd);
+            const int got = receive(event.data.fd, batch);
             taken_->fetch_add(static_cast<std::uint64_t>(got));
             if (got == 0) {
                 close(event.data.fd);
@@ -118,12 +119,13 @@ void FloorReceiver::run(int listener) {
             continue;
         }
         for (int fd = -1; (fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK)) >= 0;) {
-            const int got = receive(fd);
-            taken_->fetch_add(static_cast<std::uint64_t>(got));
-            char byte = 0;
-            if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
-                close(fd); // a one-shot report: sent, closed, and read
+            // A one-shot report is two messages long: itself and the end. recvmmsg would read the
+            // end again for every slot that it is given.
+            if (const int got = receive(fd, 2); got == 1) {
+                taken_->fetch_add(1);
+                close(fd);
             } else {
+                taken_->fetch_add(static_cast<std::uint64_t>(got));
                 watch(fd);
             }
         }

@@ -32,4 +32,16 @@ class Peers {
     std::size_t next_ = 0;
 };
 
+/// The same as accepted TCP connections, whose peers cannot be changed: address number 0, 1, ...
+class Connections {
+  public:
+    Connections(std::uint16_t port, std::size_t connections);
+    int next() { return servers_[next_++ % servers_.size()].get(); }
+
+  private:
+    std::vector<Fd> clients_;
+    std::vector<Fd> servers_;
+    std::size_t next_ = 0;
+};
+
 } // namespace egress::bench

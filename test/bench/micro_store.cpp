@@ -98,13 +98,11 @@ void lmdb(benchmark::State& state) {
     for (auto _ : state) {
         mdb_txn_begin(env, nullptr, 0, &txn);
         mdb_dbi_open(txn, nullptr, 0, &dbi);
-        // Steps of the same stride as above come out in order when they are taken by their rank.
+        // Spread over all keys, in order, at other places each time.
         const std::uint64_t gap =
             (std::uint64_t{1} << 32) / static_cast<std::uint64_t>(state.range(0));
-        const std::uint32_t shift = next++ * 2654435761U % static_cast<std::uint32_t>(gap);
-        for (std::int64_t i = 0; i < state.range(0); ++i) {
-            const auto number =
-                static_cast<std::uint32_t>(static_cast<std::uint64_t>(i) * gap + shift);
+        std::uint64_t number = next++ * std::uint64_t{2654435761} % gap;
+        for (std::int64_t i = 0; i < state.range(0); ++i, number += gap) {
             for (std::size_t byte = 0; byte < 4; ++byte) {
                 key[byte] = static_cast<std::uint8_t>(number >> (24 - 8 * byte));
             }

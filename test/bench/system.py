@@ -21,6 +21,7 @@ from pathlib import Path
 COUNTING, BLOCKING, STORM = 2222, 2223, 2224
 RULES = f"""[local]
 {COUNTING} dgram udp * counted 1000000 1h
+{COUNTING} stream tcp * counted 1000000 1h
 {BLOCKING} dgram udp * blocked 1 1h
 {STORM} dgram udp * storm 1 1h
 [settings]
@@ -121,7 +122,8 @@ class Daemon:
 
 def rate(out, floor):
     return (f"{out['per_s']:>9,.0f}/s  {out['per_s'] / floor['per_s']:.2f} of the floor;  "
-            f"{out['cpu_us']:.2f} us CPU (loop {out['loop_us']:.2f});  {out['commits']} commits, "
+            f"{out['cpu_us']:.2f} us CPU (loop {out['loop_us']:.2f}: "
+            f"{1e6 / out['loop_us']:,.0f}/s);  {out['commits']} commits, "
             f"{out['retries']} EAGAIN, lost {out['sent'] - out['taken']}")
 
 
@@ -130,7 +132,7 @@ def reports(args):
     env = dict(os.environ, EGRESS_SOCKET=str(args.work / "floor.sock"))
     count = 20_000 if args.quick else 50_000
     floors = {}
-    for way in ("handle", "oneshot"):
+    for way in ("handle", "oneshot", "tcp"):
         run = subprocess.run([load, "floor", way, str(COUNTING), "0", str(count * 2)], env=env,
                              check=True, stdout=subprocess.PIPE)
         floors[way] = json.loads(run.stdout)
@@ -158,6 +160,9 @@ def reports(args):
         say(f"shot {level}", text + "new addresses, one-shot", rate(shot, floors["oneshot"]))
         wanted = level + 2 * count
         rows = daemon.status()["rows"]
+        if level == 10_000:
+            say("tcp", "8,192 TCP peers, handle",
+                rate(daemon.measured("tcp", COUNTING, 0, count), floors["tcp"]))
         if rows != wanted:
             say(f"rows {level}", text + "ROWS ARE MISSING", f"{rows} instead of {wanted}")
         daemon.stop()
@@ -207,7 +212,7 @@ def nft_floor(args, count):
                        for i in range(count))
     file = args.work / "floor.nft"
     file.write_text("table inet floor { set s { type ipv4_addr . inet_proto . inet_service; "
-                    "flags timeout; counter; elements = {" + lines + "} } }\n")
+                    "flags timeout; counter; elements = {" + lines + "}\n} }\n")
     begun = time.monotonic()
     subprocess.run(["nft", "-f", file], check=True)
     spent = time.monotonic() - begun
