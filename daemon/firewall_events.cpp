@@ -1,6 +1,7 @@
 // The older contract of the helper: a process per event (blocklistd's, see egress-helper(7)).
 #include "daemon/firewall_job.h"
 #include "daemon/firewall_lines.h"
+#include "daemon/log.h"
 
 namespace egress {
 

@@ -227,20 +227,23 @@ bool Receiver::read_batch(Connection& connection, unsigned most) {
         // ECONNRESET is reported once; what was queued can still be read.
         return errno == EAGAIN || errno == EINTR || errno == ECONNRESET;
     }
-    const bool within = spend(*connection.uid, static_cast<std::size_t>(got));
+    int messages = 0;
+    while (messages < got && !connection.ended) {
+        // A message of length 0 carries credentials, the end of the stream (every slot after it)
+        // does not.
+        const mmsghdr& header = buffers_->headers[static_cast<std::size_t>(messages)];
+        connection.ended = header.msg_len == 0 && header.msg_hdr.msg_controllen == 0;
+        messages += !connection.ended;
+    }
+    const bool within = spend(*connection.uid, static_cast<std::size_t>(messages));
     if (!within || closer_.full(connection.uid->uid)) {
         pause(*connection.uid);
     }
-    for (int i = 0; i < got; ++i) {
+    for (int i = 0; i < messages; ++i) {
         mmsghdr& header = buffers_->headers[static_cast<std::size_t>(i)];
-        // A message of length 0 carries credentials, the end of the stream does not.
-        if (header.msg_len == 0 && header.msg_hdr.msg_controllen == 0) {
-            connection.ended = true;
-            return false;
-        }
         handle(header.msg_hdr, header.msg_len, connection);
     }
-    return got > 0;
+    return !connection.ended;
 }
 
 void Receiver::handle(msghdr& message, std::size_t length, const Connection& connection) {
