@@ -50,7 +50,10 @@ Outcome<std::string> read_file(const Context& context, const std::string& path) 
 
 Outcome<policy::Parsed> parse(const Context& context, const Arguments& arguments) {
     if (arguments.operands.empty()) {
-        // What the daemon does at start: an unreadable file is one of the errors in the list.
+        // What the daemon does at start; a file that cannot be read is no wrong rule, though.
+        if (const auto text = read_file(context, EGRESS_CONF); !text) {
+            return std::unexpected(text.error());
+        }
         return policy::parse_files(EGRESS_CONF, EGRESS_CONF_DIR);
     }
     const auto& path = arguments.operands[0];

@@ -12,6 +12,7 @@
 #include "ctl/row.h"
 #include "daemon/store/env.h"
 #include "daemon/store/store.h"
+#include "egress-paths.h"
 
 using namespace egress;
 using namespace egress::ctl;
@@ -284,4 +285,7 @@ TEST_CASE("check: good, bad, printed, unreadable") {
 
     CHECK(run_words({"check", directory / "absent"}).status == 3);
     CHECK(run_words({"check", directory.path()}).status == 3);
+    if (!std::filesystem::exists(EGRESS_CONF)) {
+        CHECK(run_words({"check"}).status == 3);
+    }
 }
