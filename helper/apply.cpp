@@ -170,6 +170,11 @@ void Table::run(Round& round) {
             return round.refuse_all(outcome.error());
         }
         if (outcome->committed()) {
+            const auto now = kernel_now();
+            for (const auto index : round.todo) {
+                const Change& change = round.changes[index];
+                memory_.note(change.name, change.block, change.add, now);
+            }
             round.todo.clear();
         } else if (!outcome->stale && !round.refuse_blamed(*outcome)) {
             const int code = outcome->refusals.front().code;

@@ -12,6 +12,8 @@ bool same(std::uint64_t left, std::uint64_t right) {
     if (left == for_ever || right == for_ever) {
         return left == right;
     }
+    left = std::min(left, longest_timeout);
+    right = std::min(right, longest_timeout);
     return (left > right ? left - right : right - left) <= same_time;
 }
 

@@ -11,14 +11,11 @@
 #include <linux/netfilter/nfnetlink.h>
 
 #include "helper/attributes.h"
+#include "helper/memory.h"
 
 namespace egress::helper {
 
 namespace {
-
-/// Where the kernel keeps time in ticks of 1/300 s, more than 64 years overflow in its arithmetic.
-/// The block is renewed long before.
-constexpr std::uint64_t longest_timeout = 2'000'000'000;
 
 constexpr std::size_t list_limit = 60'000; ///< bytes of elements in one attribute of at most 65,535
 constexpr std::size_t element_room = 256;  ///< more than one element and what surrounds it
@@ -222,14 +219,26 @@ void ElementWriter::finish() {
 }
 
 Result<> read_elements(Netlink& netlink, const SetId& set, const std::string& name,
-                       std::vector<Element>& out) {
+                       std::int64_t start, std::vector<Element>& out, const Show& show) {
     char buffer[512];
     nlmsghdr* const request = request_header(buffer, NFT_MSG_GETSETELEM, NLM_F_DUMP);
     put_address_of_set(request, name);
     const std::size_t before = out.size();
+    const auto take = [&](const nlmsghdr* message) {
+        const std::size_t known = out.size();
+        read_reply(message, set, out);
+        const auto elapsed = static_cast<std::uint64_t>(kernel_now() - start) / 1000;
+        for (std::size_t i = known; i < out.size(); ++i) {
+            if (show) {
+                show(out[i]);
+            }
+            if (out[i].block.seconds != for_ever) {
+                out[i].block.seconds += elapsed;
+            }
+        }
+    };
     return netlink.ask(
-        request, [&] { out.resize(before); },
-        [&](const nlmsghdr* message) { read_reply(message, set, out); });
+        request, [&] { out.resize(before); }, take);
 }
 
 Result<std::optional<Element>> read_element(Netlink& netlink, const SetId& set,

@@ -24,6 +24,9 @@ inline constexpr std::string_view hello = "HELLO egress-helper 1";
 /// What the kernel takes: milliseconds that as nanoseconds fit 64 bits, 584 years.
 inline constexpr std::uint64_t max_seconds = 18'446'744'073;
 inline constexpr std::uint64_t for_ever = 0; ///< in place of seconds
+/// More is given to the kernel as this: where it keeps time in ticks of 1/300 s, its arithmetic
+/// overflows at 65 years.
+inline constexpr std::uint64_t longest_timeout = 2'000'000'000;
 
 enum class Action : std::uint8_t { drop, reject };
 

@@ -189,20 +189,20 @@ void Server::end_sync(std::uint64_t id) {
                    synced->removed);
 }
 
+/// Items are written as they are found: a large set takes seconds, and the peer sees that we live.
 void Server::list(const Request& request) {
-    const auto elements = table_.list(request.name);
-    if (!elements) {
-        return refuse(request.id, elements.error());
-    }
-    for (const Element& element : *elements) {
+    const auto shown = table_.list(request.name, [&](const Element& element) {
         fmt::format_to(std::back_inserter(output_), "{} item ", request.id);
         append(output_, element);
         output_ += '\n';
         if (output_.size() >= output_limit) {
             flush_output();
         }
+    });
+    if (!shown) {
+        return refuse(request.id, shown.error());
     }
-    fmt::format_to(std::back_inserter(output_), "{} ok {}\n", request.id, elements->size());
+    fmt::format_to(std::back_inserter(output_), "{} ok {}\n", request.id, *shown);
 }
 
 void Server::names(const Request& request) {

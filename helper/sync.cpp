@@ -5,7 +5,6 @@
 
 #include <linux/netfilter/nf_tables.h>
 
-#include "helper/diff.h"
 #include "helper/table.h"
 
 namespace egress::helper {
@@ -48,11 +47,11 @@ std::map<std::uint32_t, Shelf<Item>> shelve(const std::string& name,
     return shelves;
 }
 
-void write_adds(Batch& batch, const std::map<std::uint32_t, Shelf<Block>>& shelves) {
+void write_adds(Batch& batch, const std::map<std::uint32_t, Shelf<Block>>& shelves, bool renews) {
     for (const auto& [key, shelf] : shelves) {
         ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.name);
         for (const Block* block : shelf.items) {
-            const Lifetime lifetime{block->seconds, false, 0, 0};
+            const Lifetime lifetime{block->seconds, renews, 0, 0};
             writer.put(block->target, &lifetime);
         }
     }
@@ -84,19 +83,43 @@ void write_renewals(Batch& batch, const Shelf<Element>& shelf, bool renews) {
 
 } // namespace
 
-Result<Outcome> Table::sync_once(const std::string& name, const std::vector<Block>& wanted,
-                                 Synced& synced) {
-    if (auto ready = refresh(); !ready) {
-        return std::unexpected(ready.error());
+/// What is there under this name, in force or not: remembered, or read.
+Result<std::vector<Element>> Table::elements(const std::string& name) {
+    const auto now = kernel_now();
+    if (auto remembered = memory_.recall(name, now)) {
+        return std::move(*remembered);
     }
-    auto have = read(name, false);
-    if (!have) {
-        return std::unexpected(have.error());
+    std::vector<Element> found;
+    for (const auto& [set, known] : layout_.sets) {
+        if (known.id.name == name && known.fits) {
+            if (auto got = read_elements(netlink_, known.id, set, now, found); !got) {
+                return std::unexpected(got.error());
+            }
+        }
     }
-    const Plan plan = diff(std::move(*have), wanted);
-    synced = Synced{plan.add.size(), plan.remove.size()};
+    memory_.learn(name, found, now);
+    return found;
+}
 
-    Batch batch(netlink_, layout_.generation);
+/// Counters of what must be made anew to get another time.
+Result<> Table::read_counters(const std::string& name, std::vector<Element>& renewals) {
+    for (Element& element : renewals) {
+        const SetId set = set_of(name, element.block.target, element.block.action);
+        const auto now = read_element(netlink_, set, set_name(set), element.block.target);
+        if (!now) {
+            return std::unexpected(now.error());
+        }
+        if (*now) {
+            element.packets = (*now)->packets;
+            element.bytes = (*now)->bytes;
+        }
+    }
+    return {};
+}
+
+/// Sets first, so that all that follows has one; those that nothing is wanted in go whole.
+Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vector<Block>& wanted,
+                           const Plan& plan) {
     if (!wanted.empty()) {
         put_base(batch, layout_);
     }
@@ -122,11 +145,52 @@ Result<Outcome> Table::sync_once(const std::string& name, const std::vector<Bloc
             write_removals(batch, shelf);
         }
     }
-    write_adds(batch, shelve(name, plan.add));
+    write_adds(batch, shelve(name, plan.add), renews_);
     for (const auto& [key, shelf] : shelve(name, plan.renew)) {
         write_renewals(batch, shelf, renews_);
     }
-    return finish(batch);
+    return {};
+}
+
+Result<Outcome> Table::sync_once(const std::string& name, const std::vector<Block>& wanted,
+                                 Synced& synced) {
+    if (auto ready = refresh(); !ready) {
+        return std::unexpected(ready.error());
+    }
+    auto have = elements(name);
+    if (!have) {
+        return std::unexpected(have.error());
+    }
+    Plan plan = diff(std::move(*have), wanted);
+    if (!renews_) {
+        if (auto read = read_counters(name, plan.renew); !read) {
+            return std::unexpected(read.error());
+        }
+    }
+    synced = Synced{plan.add.size(), plan.remove.size()};
+
+    Batch batch(netlink_, layout_.generation);
+    if (auto written = write_plan(batch, name, wanted, plan); !written) {
+        return std::unexpected(written.error());
+    }
+    auto outcome = finish(batch);
+    if (outcome && outcome->committed()) {
+        remember(name, plan);
+    }
+    return outcome;
+}
+
+void Table::remember(const std::string& name, const Plan& plan) {
+    const auto now = kernel_now();
+    for (const Block& block : plan.remove) {
+        memory_.note(name, block, false, now);
+    }
+    for (const Block& block : plan.add) {
+        memory_.note(name, block, true, now);
+    }
+    for (const Element& element : plan.renew) {
+        memory_.note(name, element.block, true, now);
+    }
 }
 
 Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wanted) {

@@ -60,12 +60,18 @@ Result<> Table::refresh() {
         layout_.changed = true;
         return std::unexpected(read.error());
     }
+    if (read->generation != layout_.generation) {
+        memory_.forget(); // another program has changed something, perhaps ours
+    }
     layout_ = std::move(*read);
     return {};
 }
 
 Result<Outcome> Table::finish(Batch& batch) {
     auto outcome = commit(netlink_, batch);
+    if (!outcome) {
+        memory_.forget(); // who knows what was done
+    }
     if (!outcome || !outcome->committed()) {
         layout_.changed = true; // it says what the batch would have made
         return outcome;
@@ -104,6 +110,7 @@ Result<> Table::flush(const std::string& name) {
             return std::unexpected(outcome.error());
         }
         if (outcome->committed()) {
+            memory_.learn(name, {}, kernel_now());
             return {};
         }
         if (!outcome->stale) {
@@ -114,29 +121,45 @@ Result<> Table::flush(const std::string& name) {
     return std::unexpected(disturbed());
 }
 
-/// The elements of all sets of a name, or of those only that a rule looks up.
-Result<std::vector<Element>> Table::read(const std::string& name, bool in_force) {
+/// Reads the sets of a name that are in force, and remembers if these were all.
+Result<> Table::show_sets(const std::string& name, const Show& show) {
+    const auto start = kernel_now();
     std::vector<Element> elements;
+    bool all = true;
     for (const auto& [set, known] : layout_.sets) {
-        const bool works = layout_.table && layout_.hooked && known.rule != 0;
-        if (known.id.name != name || !known.fits || (in_force && !works)) {
+        if (known.id.name != name || !known.fits) {
             continue;
         }
-        if (auto got = read_elements(netlink_, known.id, set, elements); !got) {
-            return std::unexpected(got.error());
+        if (!layout_.table || !layout_.hooked || known.rule == 0) {
+            all = false;
+            continue;
+        }
+        if (auto got = read_elements(netlink_, known.id, set, start, elements, show); !got) {
+            return got;
         }
     }
-    return elements;
+    if (all) {
+        memory_.learn(name, elements, start);
+    }
+    return {};
 }
 
-Result<std::vector<Element>> Table::list(const std::string& name) {
+Result<std::size_t> Table::list(const std::string& name, const Show& show) {
+    std::size_t shown = 0;
+    const auto counted = [&](const Element& element) {
+        ++shown;
+        show(element);
+    };
     for (int attempt = 0; attempt < attempts; ++attempt) {
-        if (auto ready = refresh(); !ready) {
-            return std::unexpected(ready.error());
+        auto done = refresh();
+        if (done) {
+            done = show_sets(name, counted);
         }
-        auto elements = read(name, true);
-        if (elements || elements.error().code != ENOENT) {
-            return elements;
+        if (done) {
+            return shown;
+        }
+        if (done.error().code != ENOENT) {
+            return std::unexpected(done.error());
         }
         layout_.changed = true; // a set went away under our eyes
     }

@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "helper/diff.h"
 #include "helper/elements.h"
+#include "helper/memory.h"
 
 namespace egress::helper {
 
@@ -37,8 +39,9 @@ class Table {
     /// Removes everything of this name, its sets and rules too.
     Result<> flush(const std::string& name);
 
-    /// What of this name is in force: elements whose rule someone deleted are not.
-    Result<std::vector<Element>> list(const std::string& name);
+    /// Shows what of this name is in force (elements whose rule someone deleted are not), as it is
+    /// read; an element may come twice. Returns how many times `show` was called.
+    Result<std::size_t> list(const std::string& name, const Show& show);
 
     Result<std::vector<std::string>> names();
 
@@ -59,13 +62,20 @@ class Table {
     void write_add(Batch& batch, const Change& change, Lifetime lifetime, int owner);
     void write_rem(Batch& batch, const Change& change, int owner);
     bool fits(const std::string& set) const;
-    Result<std::vector<Element>> read(const std::string& name, bool in_force);
+    Result<> show_sets(const std::string& name, const Show& show);
+
+    Result<std::vector<Element>> elements(const std::string& name);
+    Result<> read_counters(const std::string& name, std::vector<Element>& renewals);
+    Result<> write_plan(Batch& batch, const std::string& name, const std::vector<Block>& wanted,
+                        const Plan& plan);
+    void remember(const std::string& name, const Plan& plan);
     Result<Outcome> sync_once(const std::string& name, const std::vector<Block>& wanted,
                               Synced& synced);
 
     Netlink netlink_;
     bool renews_; ///< the kernel gives an element that is there a new time in place
     Layout layout_;
+    Memory memory_; ///< of the ruleset of the layout's generation
 };
 
 /// Of others' commits that make ours stale, before we give up.

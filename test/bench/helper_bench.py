@@ -109,7 +109,7 @@ def floor(count):
     elements = ",\n".join(f"{address(i)} . tcp . 22 timeout 3600s" for i in range(count))
     with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
         file.write("table inet floor { set s { type ipv4_addr . inet_proto . inet_service; "
-                   "flags timeout; counter; elements = {" + elements + "} } }\n")
+                   "flags timeout; counter; elements = {" + elements + "}; }; }\n")
         file.flush()
         timed(f"floor: nft -f with {count:,}",
               lambda: subprocess.run(["nft", "-f", file.name], check=True).returncode)

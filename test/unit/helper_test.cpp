@@ -3,6 +3,7 @@
 #include "helper/diff.h"
 #include "helper/layout.h"
 #include "helper/lines.h"
+#include "helper/memory.h"
 #include "helper/proto.h"
 
 #include <string>
@@ -236,4 +237,51 @@ TEST_CASE("a sync adds, renews and removes what differs, and nothing else") {
     CHECK(plan.remove[0].target.source.text() == "192.0.2.2");
     CHECK(plan.remove[0].action == Action::drop);
     CHECK(plan.remove[1].target.source.text() == "192.0.2.4");
+}
+
+TEST_CASE("what was read or written is remembered until it ends") {
+    Memory memory;
+    const auto held = [&](std::int64_t now) {
+        std::string text;
+        const auto elements = memory.recall("egress", now);
+        REQUIRE(elements);
+        for (const Element& element : *elements) {
+            append(text, element);
+            text += ';';
+        }
+        return text;
+    };
+    memory.note("egress", block("tcp 192.0.2.1 32 22 10 drop"), true, 0);
+    CHECK_FALSE(memory.recall("egress", 0)); // what came before is not known
+
+    memory.learn("egress",
+                 {Element{block("tcp 192.0.2.2 32 22 10 drop"), 7, 7},
+                  Element{block("tcp 192.0.2.1 32 22 * drop"), 0, 0},
+                  Element{block("tcp 192.0.2.1 32 22 * drop"), 0, 0}},
+                 1000);
+    CHECK(held(1000) == "tcp 192.0.2.1 32 22 * drop 0;tcp 192.0.2.2 32 22 10 drop 0;");
+    CHECK(held(1001) == "tcp 192.0.2.1 32 22 * drop 0;tcp 192.0.2.2 32 22 10 drop 0;");
+    CHECK(held(10'001) == "tcp 192.0.2.1 32 22 * drop 0;tcp 192.0.2.2 32 22 1 drop 0;");
+    CHECK(held(11'000) == "tcp 192.0.2.1 32 22 * drop 0;");
+
+    memory.note("egress", block("tcp 192.0.2.1 32 22 5 reject"), true, 11'000);
+    memory.note("egress", block("tcp 192.0.2.3 32 22 * drop"), true, 11'000);
+    memory.note("egress", block("tcp 192.0.2.3 32 22 1 drop"), false, 11'000);
+    memory.note("egress", block("tcp 192.0.2.0 32 22 1 drop"), false, 11'000);
+    CHECK(held(12'000) == "tcp 192.0.2.1 32 22 4 reject 0;");
+    memory.note("egress", block("tcp 192.0.2.1 32 22 1 reject"), true, 12'000);
+    CHECK(held(13'000).empty()); // the longer time that it had before is not back
+
+    for (int i = 0; i < 20'000; ++i) {
+        const auto line = "tcp 10.0.0." + std::to_string(i % 200) + " 32 22 " +
+                          std::to_string(1 + i % 300) + " drop";
+        memory.note("egress", block(line), i % 200 != 7, 20'000);
+    }
+    const auto many = memory.recall("egress", 20'000);
+    CHECK(many->size() == 199);
+    CHECK(many->front().block.seconds == 1 + 19'800 % 300);
+    memory.note("egress", block("tcp 10.0.0.0 32 22 * drop"), true, 20'000);
+    CHECK(memory.recall("egress", 20'000)->front().block.seconds == for_ever);
+    memory.forget();
+    CHECK_FALSE(memory.recall("egress", 20'000));
 }
