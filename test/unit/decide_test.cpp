@@ -1,0 +1,355 @@
+// The decision function: fixtures for every branch, then properties over random histories.
+#include "daemon/decide.h"
+
+#include <algorithm>
+#include <random>
+
+#include "core_test.h"
+
+using namespace egress;
+using store::State;
+
+namespace {
+
+constexpr Moment now = 100'000;
+constexpr auto unlimited = [](policy::Decision& rule) { rule.limited = false; };
+constexpr auto plain = [](policy::Decision&) {};
+constexpr auto doubling = [](policy::Decision& rule) {
+    rule.escalate_percent = 200;
+    rule.max = 1000;
+};
+
+policy::Decision rule_of(std::uint32_t nfail, Seconds disable) {
+    policy::Decision rule;
+    rule.nfail = nfail;
+    rule.disable = disable;
+    return rule;
+}
+
+Count counting(std::uint32_t count, Moment last = now - 10) {
+    Count before;
+    before.count = count;
+    before.last = last;
+    before.until = last + 600;
+    return before;
+}
+
+Count blocked(std::uint32_t count, Moment until, bool by_hand = false) {
+    return {State::blocked, by_hand, count, 1, now - 10, now - 10, until};
+}
+
+Count releasing() {
+    return {State::releasing, false, 0, 1, now - 10, 0, never};
+}
+
+struct Fixture {
+    const char* description;
+    policy::Decision rule;
+    void (*tweak)(policy::Decision&);
+    Count before;
+    Action action;
+    State state;
+    std::uint32_t count;
+    Moment until;
+    Deed deed;
+};
+
+} // namespace
+
+TEST_CASE("decide: fixtures") {
+    const Fixture fixtures[] = {
+        {"the first of three",
+         rule_of(3, 600),
+         plain,
+         {},
+         Action::fail,
+         State::counting,
+         1,
+         now + 600,
+         Deed::none},
+        {"the last of three", rule_of(3, 600), plain, counting(2), Action::fail, State::blocked, 3,
+         now + 600, Deed::block},
+        {"nfail 1 blocks at once",
+         rule_of(1, 60),
+         plain,
+         {},
+         Action::fail,
+         State::blocked,
+         1,
+         now + 60,
+         Deed::block},
+        {"a bad user counts one", rule_of(3, 600), plain, counting(1), Action::bad_user,
+         State::counting, 2, now + 600, Deed::none},
+        {"abuse blocks at once",
+         rule_of(3, 600),
+         plain,
+         {},
+         Action::abusive,
+         State::blocked,
+         3,
+         now + 600,
+         Deed::block},
+        {"abuse on top of two", rule_of(3, 600), plain, counting(2), Action::abusive,
+         State::blocked, 3, now + 600, Deed::block},
+        {"nfail * never blocks", rule_of(0, 600), unlimited, counting(4'000'000), Action::fail,
+         State::counting, 4'000'001, now + 600, Deed::none},
+        {"nfail * : abuse counts one", rule_of(0, 600), unlimited, counting(7), Action::abusive,
+         State::counting, 8, now + 600, Deed::none},
+        {"disable * is for ever",
+         rule_of(1, forever),
+         plain,
+         {},
+         Action::fail,
+         State::blocked,
+         1,
+         never,
+         Deed::block},
+        {"disable * : a count is kept for ever",
+         rule_of(3, forever),
+         plain,
+         {},
+         Action::fail,
+         State::counting,
+         1,
+         never,
+         Deed::none},
+        {"the rule got stricter: what is counted counts", rule_of(2, 600), plain, counting(5),
+         Action::fail, State::blocked, 6, now + 600, Deed::block},
+        {"the rule got laxer", rule_of(10, 600), plain, counting(2), Action::fail, State::counting,
+         3, now + 600, Deed::none},
+        {"success forgets a count", rule_of(3, 600), plain, counting(2), Action::ok,
+         State::counting, 0, 0, Deed::forget},
+        {"success lifts a block", rule_of(3, 600), plain, blocked(3, now + 500), Action::ok,
+         State::releasing, 0, never, Deed::lift},
+        {"success leaves a permanent block", rule_of(3, forever), plain, blocked(3, never),
+         Action::ok, State::blocked, 3, never, Deed::none},
+        {"success leaves a block by hand", rule_of(3, 600), plain, blocked(3, now + 500, true),
+         Action::ok, State::blocked, 3, now + 500, Deed::none},
+        {"success while releasing changes nothing", rule_of(3, 600), plain, releasing(), Action::ok,
+         State::releasing, 0, never, Deed::none},
+        {"a failure while blocked extends", rule_of(3, 600), plain, blocked(3, now + 500),
+         Action::fail, State::blocked, 4, now + 600, Deed::extend},
+        {"a shorter rule never cuts a standing block", rule_of(3, 10), plain, blocked(3, now + 500),
+         Action::fail, State::blocked, 4, now + 500, Deed::none},
+        {"a block by hand is not extended", rule_of(3, 600), plain, blocked(3, now + 5, true),
+         Action::fail, State::blocked, 4, now + 5, Deed::none},
+        {"a permanent block stays permanent", rule_of(3, 600), plain, blocked(3, never),
+         Action::fail, State::blocked, 4, never, Deed::none},
+        {"a failure while releasing is counted", rule_of(3, 600), plain, releasing(), Action::fail,
+         State::releasing, 1, never, Deed::none},
+        {"abuse while releasing blocks again", rule_of(3, 600), plain, releasing(), Action::abusive,
+         State::blocked, 3, now + 600, Deed::block},
+        {"counts saturate", rule_of(0, 600), unlimited, counting(0xffffffff), Action::fail,
+         State::counting, 0xffffffff, now + 600, Deed::none},
+    };
+    for (const auto& one : fixtures) {
+        INFO(one.description);
+        policy::Decision rule = one.rule;
+        one.tweak(rule);
+        Past past;
+        const Outcome outcome = decide(rule, one.before, past, one.action, now);
+        CHECK(outcome.deed == one.deed);
+        CHECK(outcome.next.count == one.count);
+        if (one.deed != Deed::forget) {
+            CHECK(outcome.next.state == one.state);
+            CHECK(outcome.next.until == one.until);
+            CHECK(outcome.next.by_hand == one.before.by_hand);
+        }
+        if (one.deed == Deed::block) {
+            CHECK(outcome.next.since == now);
+        }
+    }
+}
+
+TEST_CASE("escalation multiplies at each repeat, up to max, and is remembered over a success") {
+    policy::Decision rule = rule_of(1, 60);
+    doubling(rule);
+    Past past;
+    Count row;
+    Moment time = now;
+    for (const Seconds expected : {60, 120, 240, 480, 960, 1000, 1000}) {
+        const Outcome block = decide(rule, row, past, Action::fail, time);
+        REQUIRE(block.deed == Deed::block);
+        CHECK(block.next.until == time + expected);
+        time = block.next.until;
+        const Outcome lifted = expire(block.next);
+        REQUIRE(lifted.deed == Deed::lift);
+        const Outcome gone = released(lifted.next, time);
+        CHECK(gone.deed == Deed::none); // strikes are kept
+        CHECK(gone.next.until == time + 24 * 60 * 60);
+        row = gone.next;
+        time += 5;
+    }
+    const Outcome good = decide(rule, row, past, Action::ok, time);
+    CHECK(good.deed == Deed::none);
+    CHECK(good.next.strikes == 7);
+}
+
+TEST_CASE("block_time: no overflow, max never shortens disable, escalate 1 is flat") {
+    policy::Decision rule = rule_of(1, 3600);
+    CHECK(block_time(rule, 65535) == 3600);
+    rule.escalate_percent = 100'000;
+    CHECK(block_time(rule, 65535) > 3600);
+    CHECK(after(now, block_time(rule, 65535)) > now);
+    rule.max = 60; // below disable
+    CHECK(block_time(rule, 1) == 3600);
+    CHECK(block_time(rule, 9) == 3600);
+    rule.max = 7200;
+    CHECK(block_time(rule, 2) == 7200);
+    rule.disable = forever;
+    CHECK(block_time(rule, 2) == forever);
+    rule = rule_of(1, 100);
+    rule.escalate_percent = 150;
+    CHECK(block_time(rule, 2) == 150);
+    CHECK(block_time(rule, 3) == 225);
+}
+
+TEST_CASE("without escalation nothing is left after a block") {
+    Past past;
+    const Outcome block = decide(rule_of(1, 60), {}, past, Action::fail, now);
+    CHECK(block.next.strikes == 0);
+    CHECK(released(expire(block.next).next, now + 60).deed == Deed::forget);
+    CHECK(expire(counting(2)).deed == Deed::forget);
+}
+
+TEST_CASE("window: failures older than it no longer count") {
+    policy::Decision rule = rule_of(3, 600);
+    rule.window = 60;
+    Past past;
+    Count row;
+    const auto fail_at = [&](Moment time) {
+        const Outcome outcome = decide(rule, row, past, Action::fail, time);
+        row = outcome.next;
+        return outcome;
+    };
+    CHECK(fail_at(now).next.count == 1);
+    CHECK(fail_at(now + 59).next.count == 2);
+    CHECK(fail_at(now + 60).next.count == 2); // the first is 60 s old: gone
+    CHECK(fail_at(now + 200).next.count == 1);
+    CHECK(fail_at(now + 200).next.count == 2);
+    CHECK(fail_at(now + 201).deed == Deed::block);
+}
+
+TEST_CASE("window: a count from before the rule had one is taken over, a success clears it") {
+    policy::Decision rule = rule_of(5, 600);
+    rule.window = 60;
+    Past past;
+    const Outcome taken = decide(rule, counting(3, now - 30), past, Action::fail, now);
+    CHECK(taken.next.count == 4);
+    const Outcome late = decide(rule, taken.next, past, Action::fail, now + 31);
+    CHECK(late.next.count == 2); // the three went with their time
+    CHECK(decide(rule, late.next, past, Action::ok, now + 32).deed == Deed::forget);
+    CHECK(past.empty());
+}
+
+TEST_CASE("window: abuse blocks at once whatever nfail is") {
+    for (const std::uint32_t nfail : {1u, 3u, 65535u, 65536u, 4'000'000'000u}) {
+        policy::Decision rule = rule_of(nfail, 600);
+        rule.window = 60;
+        Past past;
+        const Outcome outcome = decide(rule, {}, past, Action::abusive, now);
+        CHECK(outcome.deed == Deed::block);
+        CHECK(outcome.next.count == nfail);
+    }
+}
+
+TEST_CASE("window: a failure while blocked extends, however old the others are") {
+    policy::Decision rule = rule_of(3, 600);
+    rule.window = 60;
+    Past past;
+    Count row;
+    for (int i = 0; i < 3; ++i) {
+        row = decide(rule, row, past, Action::fail, now).next;
+    }
+    REQUIRE(row.state == State::blocked);
+    const Outcome outcome = decide(rule, row, past, Action::fail, now + 300);
+    CHECK(outcome.deed == Deed::extend);
+    CHECK(outcome.next.until == now + 900);
+}
+
+TEST_CASE("window: exact up to max_history times, beyond it never too few and never too late") {
+    std::mt19937 random(3);
+    for (int round = 0; round < 400; ++round) {
+        policy::Decision rule = rule_of(0, 600);
+        rule.limited = false;
+        rule.window = 1 + static_cast<Seconds>(random() % 100);
+        std::vector<Moment> all; // the plain truth
+        Past past;
+        Count row;
+        Moment time = now;
+        for (int i = 0; i < 200; ++i) {
+            time += static_cast<Moment>(random() % 12);
+            row = decide(rule, row, past, Action::fail, time).next;
+            all.push_back(time);
+            std::erase_if(all, [&](Moment one) { return one + rule.window <= time; });
+            std::vector<Moment> times = all;
+            times.erase(std::unique(times.begin(), times.end()), times.end());
+            REQUIRE(past.size() <= store::max_history);
+            REQUIRE(row.count >= all.size());
+            if (times.size() < store::max_history && past.size() < store::max_history) {
+                REQUIRE(row.count == all.size());
+            }
+        }
+    }
+}
+
+TEST_CASE("properties over random histories and rules that change between reports") {
+    std::mt19937 random(5);
+    const auto pick = [&](std::uint32_t below) {
+        return static_cast<std::uint32_t>(random() % below);
+    };
+    for (int round = 0; round < 3000; ++round) {
+        Past past;
+        Count row;
+        Moment time = now;
+        for (int i = 0; i < 60; ++i) {
+            policy::Decision rule = rule_of(1 + pick(6), 1 + pick(1000));
+            rule.limited = pick(8) != 0;
+            rule.disable = pick(12) == 0 ? forever : rule.disable;
+            rule.escalate_percent = 100 + pick(3) * 100;
+            rule.window = pick(3) == 0 ? 1 + pick(200) : forever;
+            time += pick(120);
+            if (row.until <= time) {
+                const Outcome outcome = expire(row);
+                row = outcome.deed == Deed::forget ? Count{} : outcome.next;
+                past.clear();
+            }
+            if (row.state == State::releasing && pick(2) == 0) {
+                const Outcome outcome = released(row, time);
+                row = outcome.deed == Deed::forget ? Count{} : outcome.next;
+            }
+            const auto action = static_cast<Action>(pick(4));
+            const Outcome outcome = decide(rule, row, past, action, time);
+            const Count& next = outcome.next;
+            if (row.state == State::blocked && next.state == State::blocked) {
+                REQUIRE(next.until >= row.until);
+                REQUIRE(next.since == row.since);
+                REQUIRE(outcome.deed != Deed::block);
+            }
+            if (row.state != State::blocked && next.state == State::blocked) {
+                REQUIRE(outcome.deed == Deed::block);
+                REQUIRE(rule.limited);
+                REQUIRE(next.count >= rule.nfail);
+                REQUIRE(next.until > time);
+            }
+            if (row.state == State::blocked && next.state != State::blocked) {
+                REQUIRE(action == Action::ok);
+                REQUIRE(outcome.deed == Deed::lift);
+                REQUIRE(row.until != never);
+            }
+            if (action != Action::ok && rule.limited && next.state != State::blocked) {
+                REQUIRE(next.count < rule.nfail);
+            }
+            if (action == Action::ok && next.state != State::blocked) {
+                REQUIRE(next.count == 0);
+            }
+            if (action != Action::ok && rule.window == forever && row.count < 0xffffff) {
+                REQUIRE(next.count > row.count);
+            }
+            row = outcome.deed == Deed::forget ? Count{} : next;
+            if (outcome.deed == Deed::forget) {
+                past.clear();
+            }
+        }
+    }
+}

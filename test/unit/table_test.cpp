@@ -1,0 +1,248 @@
+// The table against a plain map: a million random operations, then its orders and its bounds.
+#include "daemon/table.h"
+
+#include <algorithm>
+#include <list>
+#include <map>
+#include <random>
+#include <set>
+
+#include "core_test.h"
+
+using namespace egress;
+using namespace egress::test;
+using store::State;
+
+namespace {
+
+Key key_of(std::uint32_t number) {
+    std::array<std::uint8_t, 16> bytes{0x20, 0x01, 0x0d, 0xb8};
+    for (int i = 0; i < 4; ++i) {
+        bytes[static_cast<std::size_t>(12 + i)] = static_cast<std::uint8_t>(number >> i * 8);
+    }
+    return Key::of(static_cast<policy::NameId>(number % 3),
+                   Prefix::host(*Address::from_bytes(bytes)), 6,
+                   static_cast<std::uint16_t>(number % 5));
+}
+
+/// What the table should hold of one key.
+struct Plain {
+    RowId row = no_row;
+    Moment until = never;
+    std::string id;
+    std::size_t past = 0;
+};
+
+/// The table and the truth, changed together.
+class Pair {
+  public:
+    Table table{1'000'000};
+    std::map<std::uint32_t, Plain> truth;
+    std::list<std::uint32_t> by_age; // oldest first
+    std::set<std::pair<std::int32_t, RowId>> deadlines;
+
+    void add(std::uint32_t number) {
+        Plain& plain = truth[number];
+        plain.row = table.add(key_of(number));
+        by_age.push_back(number);
+    }
+    void remove(std::uint32_t number) {
+        const Plain& plain = truth.at(number);
+        deadlines.erase({pack(plain.until), plain.row});
+        table.remove(plain.row);
+        truth.erase(number);
+        by_age.remove(number);
+    }
+    void deadline(std::uint32_t number, Moment until) {
+        Plain& plain = truth.at(number);
+        deadlines.erase({pack(plain.until), plain.row});
+        plain.until = until;
+        table.set_deadline(plain.row, until);
+        if (pack(until) != never32) {
+            deadlines.insert({pack(until), plain.row});
+        }
+    }
+    void refresh(std::uint32_t number) {
+        const RowId row = truth.at(number).row;
+        table.refresh(row);
+        by_age.remove(number);
+        if (table[row].state == State::counting) {
+            by_age.push_back(number);
+        }
+    }
+    void check() const {
+        REQUIRE(table.size() == truth.size());
+        REQUIRE(table.first_deadline().has_value() == !deadlines.empty());
+        if (!deadlines.empty()) {
+            REQUIRE(table[*table.first_deadline()].until == deadlines.begin()->first);
+        }
+        const RowId oldest = table.oldest_counting();
+        REQUIRE((oldest == no_row) == by_age.empty());
+        if (!by_age.empty()) {
+            REQUIRE(oldest == truth.at(by_age.front()).row);
+        }
+    }
+    void check_all() const {
+        check();
+        for (const auto& [number, plain] : truth) {
+            REQUIRE(table.find(key_of(number)) == plain.row);
+            REQUIRE(table[plain.row].used);
+            REQUIRE(table[plain.row].key == key_of(number));
+            REQUIRE(unpack(table[plain.row].until) == plain.until);
+            REQUIRE(table.id(plain.row) == plain.id);
+            const Past* const past = table.find_past(plain.row);
+            REQUIRE((past == nullptr ? 0 : past->size()) == plain.past);
+        }
+        std::size_t counted = 0;
+        RowId newer = no_row;
+        for (RowId row = table.oldest_counting(); row != no_row; row = table[row].newer) {
+            REQUIRE(table[row].older == newer);
+            newer = row;
+            ++counted;
+        }
+        REQUIRE(counted == by_age.size());
+    }
+};
+
+} // namespace
+
+TEST_CASE("a million random operations agree with a map") {
+    // Few keys, so that the list of the oracle stays short and the same slots are used again.
+    Pair pair;
+    std::mt19937 random(17);
+    constexpr std::uint32_t keys = 96;
+    for (int step = 0; step < 1'000'000; ++step) {
+        const auto number = static_cast<std::uint32_t>(random() % keys);
+        const auto found = pair.truth.find(number);
+        const RowId row = pair.table.find(key_of(number));
+        REQUIRE((row == no_row) == (found == pair.truth.end()));
+        if (found == pair.truth.end()) {
+            pair.add(number);
+        } else {
+            REQUIRE(row == found->second.row);
+            switch (random() % 8) {
+            case 0:
+            case 1:
+                pair.remove(number);
+                break;
+            case 2:
+                pair.deadline(number,
+                              random() % 8 == 0 ? never : static_cast<Moment>(random() % 1000));
+                break;
+            case 3:
+                pair.table[row].state = static_cast<State>(random() % 3);
+                pair.refresh(number);
+                break;
+            case 4:
+                pair.refresh(number);
+                break;
+            case 5:
+                pair.table.set_id(row, std::to_string(step));
+                found->second.id = std::to_string(step);
+                break;
+            case 6:
+                pair.table.past(row).emplace_back(1, 1);
+                found->second.past += 1;
+                break;
+            default:
+                pair.table.drop_past(row);
+                found->second.past = 0;
+                break;
+            }
+        }
+        pair.check();
+        if (step % 20'000 == 0) {
+            pair.check_all();
+        }
+    }
+    pair.check_all();
+}
+
+TEST_CASE("the index grows and shrinks back to nothing with every row still found") {
+    Table table(1'000'000);
+    constexpr std::uint32_t rows = 200'000;
+    std::vector<RowId> ids;
+    std::vector<TableRow*> places;
+    for (std::uint32_t i = 0; i < rows; ++i) {
+        ids.push_back(table.add(key_of(i)));
+        places.push_back(&table[ids.back()]);
+        table.set_deadline(ids.back(), static_cast<Moment>(i * 7919u % rows));
+    }
+    CHECK(table.size() == rows);
+    CHECK(table.rows_end() == rows);
+    for (std::uint32_t i = 0; i < rows; ++i) {
+        REQUIRE(table.find(key_of(i)) == ids[i]);
+        REQUIRE(&table[ids[i]] == places[i]); // rows never move
+    }
+    CHECK(table.find(key_of(rows)) == no_row);
+    // Deadlines come out in order.
+    Moment last = 0;
+    for (std::uint32_t i = 0; i < rows; ++i) {
+        const auto first = table.first_deadline();
+        REQUIRE(first);
+        REQUIRE(unpack(table[*first].until) >= last);
+        last = unpack(table[*first].until);
+        table.remove(*first);
+    }
+    CHECK(table.size() == 0);
+    CHECK_FALSE(table.first_deadline());
+    CHECK(table.oldest_counting() == no_row);
+    for (std::uint32_t i = 0; i < rows; i += 997) {
+        REQUIRE(table.find(key_of(i)) == no_row);
+    }
+    // Freed row numbers are used again before new ones.
+    table.add(key_of(1));
+    CHECK(table.rows_end() == rows);
+}
+
+TEST_CASE("a removed row leaves nothing behind for the next one in its place") {
+    Table table(10);
+    const RowId row = table.add(key_of(1));
+    table.past(row).emplace_back(5, 5);
+    table.set_id(row, "7");
+    table[row].count = 9;
+    table[row].state = State::blocked;
+    table.refresh(row);
+    table.set_deadline(row, 50);
+    table.remove(row);
+    const RowId again = table.add(key_of(2));
+    REQUIRE(again == row);
+    CHECK(table[again].count == 0);
+    CHECK(table[again].state == State::counting);
+    CHECK(table.id(again).empty());
+    CHECK(table.find_past(again) == nullptr);
+    CHECK_FALSE(table.first_deadline());
+    CHECK(table.oldest_counting() == again);
+}
+
+TEST_CASE("the four columns and the prefix length make different keys") {
+    Table table(100);
+    const Prefix host = prefix("192.0.2.0");
+    std::vector<Key> keys = {Key::of(0, host, 6, 22),
+                             Key::of(1, host, 6, 22),
+                             Key::of(0, host, 17, 22),
+                             Key::of(0, host, 6, 23),
+                             Key::of(0, host, 0, 22),
+                             Key::of(0, host, 6, 0),
+                             Key::of(0, prefix("192.0.2.0/24"), 6, 22),
+                             Key::of(0, prefix("192.0.2.1"), 6, 22),
+                             Key::of(0, prefix("::"), 6, 22)};
+    for (const Key& key : keys) {
+        REQUIRE(table.find(key) == no_row);
+        table.add(key);
+    }
+    for (const Key& key : keys) {
+        CHECK(table[table.find(key)].key == key);
+        CHECK(Key::of(key.name, key.prefix(), key.protocol, key.port) == key);
+    }
+    CHECK(table.size() == keys.size());
+}
+
+TEST_CASE("moments are packed into 32 bits, saturating") {
+    CHECK(pack(5) == 5);
+    CHECK(unpack(pack(-5)) == -5);
+    CHECK(unpack(pack(never)) == never);
+    CHECK(pack(Moment{1} << 40) == never32);
+    CHECK(pack(-(Moment{1} << 40)) == -never32);
+    CHECK(unpack(never32 - 1) == never32 - 1);
+}
