@@ -34,7 +34,7 @@ EXPECTED = """
 {prefix}/share/man/man8/egressctl.8
 {prefix}/share/man/man8/egressd.8
 {prefix}/share/man/man8/pam_egress.8
-{prefix}/share/pam-configs/egress
+/usr/share/pam-configs/egress
 """
 MAY = ("/libegress.so.1.", "/bash-completion/", "/zsh/", "/doc/", "/egress-compat/")
 
