@@ -285,6 +285,7 @@ int Daemon::on_tick(sd_event_source* source, std::uint64_t, void* self) {
 void Daemon::tick() {
     expiring_ = ledger_->expire(deadlines_per_turn);
     firewall_->tick();
+    keeper_->tick();
     if (clock_.now() % fold_every == 0) {
         log::flush();
     }

@@ -1,5 +1,9 @@
 #include "daemon/keeper.h"
 
+#include <utility>
+
+#include <malloc.h>
+
 #include "daemon/log.h"
 
 namespace egress {
@@ -31,6 +35,20 @@ void Keeper::pump() {
     ledger_.collect(batch_, rows_per_commit);
     in_batch_ = ledger_.collected();
     store_->submit(batch_);
+}
+
+void Keeper::tick() {
+    const bool quiet =
+        store_->idle() && !ledger_.changed() && counters_.commits == commits_at_tick_;
+    commits_at_tick_ = counters_.commits;
+    if (!quiet) {
+        shrunk_ = false;
+    } else if (!std::exchange(shrunk_, true)) {
+        batch_ = store::Batch{};
+        store_->shrink();
+        ledger_.shrink();
+        malloc_trim(0);
+    }
 }
 
 void Keeper::when_durable(std::function<void(bool)> done) {

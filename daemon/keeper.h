@@ -26,6 +26,8 @@ class Keeper {
 
     /// Submits what changed, if the writer is idle. Called at the end of every turn of the loop.
     void pump();
+    /// Once a second: after a burst, gives its memory back.
+    void tick();
     /// Calls `done(true)` once everything that has changed until now is durable, `done(false)` if
     /// the next commit fails (the change stays, and is tried again).
     void when_durable(std::function<void(bool)> done);
@@ -56,6 +58,8 @@ class Keeper {
     Counters counters_;
     std::uint64_t in_batch_ = 0; ///< change number that the batch under way reaches
     std::uint64_t durable_ = 0;
+    std::uint64_t commits_at_tick_ = 0;
+    bool shrunk_ = true;
     std::deque<std::pair<std::uint64_t, std::function<void(bool)>>> waiters_;
     Source outcome_source_;
     Source retry_source_;

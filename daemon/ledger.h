@@ -96,6 +96,8 @@ class Ledger final : public TrustedReporters {
     void load(const store::Row& row);
     /// Moves up to `most` changes into the batch, oldest first.
     void collect(store::Batch& batch, std::size_t most);
+    /// Gives back what a burst left in the queues.
+    void shrink();
     bool changed() const { return !dirty_.empty() || !erased_.empty(); }
     /// Grows by one with every change; collected() follows it.
     std::uint64_t change_number() const { return pushed_; }

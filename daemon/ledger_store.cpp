@@ -99,6 +99,14 @@ void Ledger::load(const store::Row& stored) {
     }
 }
 
+void Ledger::shrink() {
+    dirty_.shrink_to_fit();
+    touched_.shrink_to_fit();
+    if (erased_.empty()) {
+        erased_ = store::Batch{};
+    }
+}
+
 void Ledger::collect(store::Batch& batch, std::size_t most) {
     batch.append(erased_);
     erased_.clear();

@@ -119,6 +119,10 @@ std::optional<Store::Outcome> Store::take_outcome() {
     return outcome;
 }
 
+void Store::shrink() {
+    batch_ = Batch{};
+}
+
 Store::Outcome Store::wait() {
     {
         std::unique_lock lock(mutex_);

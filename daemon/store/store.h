@@ -29,6 +29,8 @@ class Batch {
     /// Everything of the other batch, behind what is here.
     void append(const Batch& other);
     void clear();
+    /// Bytes that it holds on to.
+    std::size_t capacity() const { return bytes_.capacity() + entries_.capacity() * sizeof(Entry); }
     std::size_t size() const { return entries_.size(); }
     bool empty() const { return entries_.empty(); }
 
@@ -67,6 +69,8 @@ class Store {
     /// Nothing while the commit goes on. After a failure retry() must be called (later).
     std::optional<Outcome> take_outcome();
     void retry();
+    /// Only while idle: gives back the memory that a burst left in the batch.
+    void shrink();
     /// Waits for the batch under way (at shutdown).
     Outcome wait();
 
