@@ -252,7 +252,7 @@ Result<> Daemon::run() {
     log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
                 ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
     sd_notify(0, "READY=1");
-    trim_text();
+    trim_memory();
     const int code = sd_event_loop(event_.get());
     sd_notify(0, "STOPPING=1");
     receiver_->drain();

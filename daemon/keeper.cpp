@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include <malloc.h>
+#include "daemon/trim.h"
 
 #include "daemon/log.h"
 
@@ -47,7 +47,7 @@ void Keeper::tick() {
         batch_ = store::Batch{};
         store_->shrink();
         ledger_.shrink();
-        malloc_trim(0);
+        trim_memory();
     }
 }
 
