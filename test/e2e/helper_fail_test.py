@@ -185,7 +185,7 @@ def test_element_removed_by_hand_comes_back_and_strangers_go(world):
              "the set to hold what the daemon wants")
 
 
-SHELL_HELPER = os.path.join(harness.SOURCE, "etc/egress-helper.sh")
+SHELL_HELPER = os.path.join(harness.SOURCE, "etc/helper-example.sh")
 
 
 def test_shell_helper_example(world):

@@ -185,7 +185,7 @@ def test_sigterm_ends_it_even_where_the_parent_blocked_it(world):
 def test_a_thousand_adds_in_one_write_are_few_transactions(world):
     serve = Serve()
     serve.ok("add egress tcp 192.0.2.1 32 22 600 drop")
-    monitor = subprocess.Popen(["nft", "monitor", "elements"], stdout=subprocess.PIPE, text=True)
+    monitor = subprocess.Popen(["nft", "monitor"], stdout=subprocess.PIPE, text=True)
     # The monitor is ready when it reports a change of ours.
     wait_for(lambda: monitor_sees(serve, monitor), 30, "nft monitor")
     serve.write("".join(f"{i} add egress tcp 10.9.{i >> 8}.{i & 255} 32 22 600 drop\n"
@@ -340,6 +340,25 @@ def test_others_who_commit_all_the_time_do_not_stop_it(world):
         noise.wait()
 
 
+def test_two_helpers_at_war_refuse_nothing(world):
+    """Each makes and removes sets that the other has just seen."""
+    one, two = Serve(), Serve()
+    for serve in (one, two):
+        serve.write("".join(f"{i} {'flush egress' if i % 3 == 0 else request(i)}\n"
+                            for i in range(1, 1501)))
+    for serve in (one, two):
+        replies = serve.lines(1500)
+        assert all(reply.endswith(" ok") for reply in replies), [
+            reply for reply in replies if not reply.endswith(" ok")][:5]
+    assert one.sync("egress", ["tcp 192.0.2.1 32 22 600 drop"]).startswith("ok")
+    assert two.targets() == ["tcp 192.0.2.1 32 22 drop"]
+    assert table().count("comment") == 1
+
+
+def request(i):
+    return f"add egress tcp 192.0.2.{i % 250} 32 22 600 {'drop' if i % 2 else 'reject'}"
+
+
 # --- sync --------------------------------------------------------------------------------------
 
 def test_sync_changes_what_differs_only(world):
@@ -433,6 +452,7 @@ def test_many_processes_at_once(world):
                                  stdout=subprocess.DEVNULL) for i in range(1, 41)]
     assert [child.wait(60) for child in children] == [0] * 40
     assert len(Serve().items()) == 40
+    assert table().count('comment "egress.v4.32.drop"') == 1  # all saw the same state before
 
 
 if __name__ == "__main__":

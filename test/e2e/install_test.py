@@ -26,7 +26,7 @@ EXPECTED = """
 {prefix}/libexec/egress/egress-helper
 {prefix}/sbin/egressctl
 {prefix}/sbin/egressd
-{prefix}/share/egress/egress-helper.sh
+{prefix}/share/egress/helper-example.sh
 {prefix}/share/egress/egress-openapi.yaml
 {prefix}/share/man/man3/egress.3
 {prefix}/share/man/man5/egress.conf.5

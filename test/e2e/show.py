@@ -13,7 +13,7 @@ DROP_IN = f"""\
 # The shipped rules count this service too; this more specific line only makes the block so short
 # that the end of it can be watched.
 [local]
-{{address}}:ssh  stream  tcp  *  *  5  {BLOCK_TIME}s
+{{address}}:ssh  stream  tcp  *  *  6  {BLOCK_TIME}s  kill
 """
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 started = time.monotonic()
@@ -90,8 +90,8 @@ def set_up(world, attacker):
 
 def attack(world, daemon, attacker):
     say("hydra attacks from the other namespace; each failure is reported by PAM and counted")
-    show("hydra -l alice -P passwords -t 4 ssh://" + attacker.host4, "")
-    process = stock.hydra(world, attacker, attacker.host4, user="alice")
+    show("hydra -l alice -P passwords -t 1 ssh://" + attacker.host4, "")
+    process = stock.hydra(world, attacker, attacker.host4, user="alice", tasks=1)
     watch_counting(daemon, attacker)
     return process
 
@@ -103,7 +103,7 @@ def cut_off(world, attacker, client):
     wait_for(lambda: world.element(attacker.v4)["packets"] > 0, 30, "a dropped packet")
     bad(f"{world.element(attacker.v4)['packets']} packets of the attacker dropped so far, "
         f"{element['timeout']} s of block")
-    say("Meanwhile the honest client gets in, at the same address family, the same port")
+    say("Meanwhile the honest client gets in: the same sshd, the same port")
     done = stock.log_in(client, client.host4, "alice", command="echo welcome $USER from $SSH_CLIENT")
     if done.returncode != 0:
         raise harness.Failure(f"the client did not get in: {done.stderr}")

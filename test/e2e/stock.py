@@ -104,7 +104,7 @@ class Sshd:
         self.process.wait(20)
 
 
-def hydra(world, host, target, user="root", words=400):
+def hydra(world, host, target, user="root", words=400, tasks=4):
     """An attack with a list of wrong passwords from that host; the running process."""
     if not shutil.which("hydra"):
         raise Skip("hydra is not installed (test/deps installs it)")
@@ -112,7 +112,7 @@ def hydra(world, host, target, user="root", words=400):
     target = f"[{target}]" if ":" in target else target
     family = ["-6"] if ":" in target else []
     return subprocess.Popen(
-        host.command("hydra", *family, "-I", "-l", user, "-P", passwords, "-t", "4", "-W", "1",
+        host.command("hydra", *family, "-I", "-l", user, "-P", passwords, "-t", str(tasks), "-W", "1",
                      f"ssh://{target}"),
         stdin=subprocess.DEVNULL, stdout=open(world.path(f"hydra-{host.name}.log"), "wb"),
         stderr=subprocess.STDOUT, cwd=world.scratch, env=harness.free_environment())
