@@ -247,14 +247,6 @@ int Child::on_error_output(sd_event_source* source, int fd, std::uint32_t, void*
     return 0;
 }
 
-void Child::write(std::string_view bytes) {
-    const bool idle = queued() == 0;
-    out_.append(bytes);
-    if (idle) {
-        flush();
-    }
-}
-
 void Child::flush() {
     while (queued() > 0) {
         const ssize_t put =

@@ -58,8 +58,10 @@ class Child {
     /// is not.
     void abandon();
 
-    /// Queues bytes for standard input and writes what the pipe takes now.
-    void write(std::string_view bytes);
+    /// Queues bytes for standard input; flush() sends them, many requests in one system call.
+    void write(std::string_view bytes) { out_.append(bytes); }
+    /// Writes what the pipe takes now; the rest follows when it takes more.
+    void flush();
     /// Reads what lies in the output pipe now (a child that has ended may have left it there).
     void drain();
     std::size_t queued() const { return out_.size() - written_; }
@@ -73,7 +75,6 @@ class Child {
     Result<> watch();
     void read_lines();
     void stop_reading();
-    void flush();
     void update_interest();
 
     sd_event* event_;

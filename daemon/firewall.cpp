@@ -70,6 +70,7 @@ void Firewall::start() {
     child_ = std::move(*child);
     enter(State::starting);
     child_->write(fmt::format("{}\n", lines::hello));
+    child_->flush();
 }
 
 void Firewall::stop_child() {
@@ -355,6 +356,9 @@ void Firewall::pump() {
         stream_sync();
     } else if (state_ == State::per_event) {
         pump_events();
+    }
+    if (child_ && child_->queued() > 0) {
+        child_->flush();
     }
 }
 

@@ -29,8 +29,7 @@ void say(const std::string& text) {
 /// Prints what the parser found; false where there are errors.
 bool report(const policy::Parsed& parsed) {
     for (const auto& diagnostic : parsed.diagnostics) {
-        const bool error = diagnostic.severity == policy::Diagnostic::Severity::error;
-        fmt::print(stderr, "{}{}\n", error ? "" : "warning: ", diagnostic.message());
+        fmt::print(stderr, "{}\n", diagnostic.message());
     }
     return parsed.ok();
 }

@@ -25,9 +25,10 @@ Result<Seconds> parse_seconds(std::string_view text) {
 }
 
 Result<std::string> parse_name(std::string_view text) {
-    if (!is_set_name(text)) {
+    constexpr std::size_t most = 32; // a rule may put as much behind it ("-x")
+    if (!is_set_name(text) || text.size() > most) {
         return fail(fmt::format(
-            "-R takes a set name of letters, digits, \"_\", \"-\" and \".\", not \"{}\"",
+            "-R takes a set name of at most 32 letters, digits, \"_\", \"-\" and \".\", not \"{}\"",
             escape(text, 64)));
     }
     return std::string(text);
