@@ -78,8 +78,9 @@ Closer::~Closer() {
     }
 }
 
-void Closer::dispose(std::uint32_t uid, int fd) {
-    if (is_udp(fd) || (uid == 0 && is_prompt_socket(fd))) {
+void Closer::dispose(std::uint32_t uid, int fd, int protocol) {
+    const bool udp = protocol == 0 ? is_udp(fd) : protocol == IPPROTO_UDP;
+    if (udp || (uid == 0 && is_prompt_socket(fd))) {
         close(fd);
         return;
     }

@@ -17,7 +17,8 @@ class Closer {
     ~Closer(); ///< does not wait for stuck lanes: they end with the process
 
     /// Takes the descriptor. Closes it here where that cannot wait, else in the user's lane.
-    void dispose(std::uint32_t uid, int fd);
+    /// `protocol` is what the kernel said of it, 0 where nobody has asked.
+    void dispose(std::uint32_t uid, int fd, int protocol);
     /// Takes a connection that may still hold unread messages (and the descriptors in them).
     void dispose_connection(std::uint32_t uid, int fd);
     /// The user's lane holds as much as it may: read nothing more from this user for now.

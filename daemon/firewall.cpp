@@ -281,8 +281,7 @@ void Firewall::begin_sync() {
     reconcile_wanted_ = false;
     sync_failed_ = false;
     // Everything is about to be sent: what was touched until now needs no request of its own.
-    while (ledger_.next_touched()) {
-    }
+    ledger_.drop_touched();
     next_sync();
 }
 

@@ -9,8 +9,10 @@
 namespace egress {
 
 namespace {
-/// Rows in one commit: bounds how long the loop encodes and how long the writer is away.
-constexpr std::size_t rows_per_commit = 65'536;
+/// Rows in one commit: bounds how long the loop encodes, how long the writer is away, and the pages
+/// that LMDB keeps for its next transaction. Beyond some thousands the fsync hardly counts any
+/// more.
+constexpr std::size_t rows_per_commit = 8'192;
 constexpr std::uint64_t retry_usec = 1'000'000;
 } // namespace
 

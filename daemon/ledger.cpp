@@ -219,6 +219,9 @@ void Ledger::join_group(RowId id, const policy::Decision& rule) {
         decide(group_rule, count_of(table_[group_id]), none, Action::fail, clock_.now());
     table_[group_id].nfail = rule.grow.count;
     apply(group_id, outcome);
+    if (outcome.next.state == State::counting) {
+        table_.set_deadline(group_id, never); // it goes with its last member, not by age
+    }
     if (outcome.deed == Deed::block) {
         TableRow& row = table_[group_id];
         row.flags = with(row.flags, store::reject, rule.reject);

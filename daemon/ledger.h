@@ -106,6 +106,8 @@ class Ledger final : public TrustedReporters {
     // The firewall's side.
     std::optional<Key> next_touched();
     void touch_again(const Key& key);
+    /// Everything is going to be sent anyway: nothing needs a look of its own any more.
+    void drop_touched();
     bool touched() const { return !touched_.empty(); }
     /// Addresses whose live connections are to be cut.
     std::optional<Key> next_kill();

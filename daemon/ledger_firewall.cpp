@@ -22,6 +22,12 @@ std::optional<Key> Ledger::next_touched() {
     return std::nullopt;
 }
 
+void Ledger::drop_touched() {
+    while (next_touched()) {
+    }
+    std::deque<Key>().swap(touched_); // a start may have touched every row
+}
+
 void Ledger::touch_again(const Key& key) {
     if (const RowId id = table_.find(key); id != no_row) {
         touch(id);

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include <netinet/in.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "daemon/listener.h"
 #include "daemon/log.h"
@@ -249,19 +247,17 @@ bool Receiver::read_batch(Connection& connection, unsigned most) {
 void Receiver::handle(msghdr& message, std::size_t length, const Connection& connection) {
     const Ancillary came(message);
     const auto verdict = judge(message, length, came);
+    int protocol = 0;
     if (const auto* refusal = std::get_if<Refusal>(&verdict)) {
         refuse(*refusal, came.known ? &came.sender : nullptr);
     } else {
         const Report& report = std::get<Report>(verdict);
         counters_.taken += 1;
+        protocol = came.count == 1 ? report.protocol : 0;
         sink_(report);
-        if (came.count == 1 && report.protocol == IPPROTO_UDP) {
-            ::close(came.fds[0]); // known to be UDP: this never waits, and the closer need not ask
-            return;
-        }
     }
     for (std::size_t i = 0; i < came.count; ++i) {
-        closer_.dispose(connection.uid->uid, came.fds[i]);
+        closer_.dispose(connection.uid->uid, came.fds[i], protocol);
     }
 }
 
