@@ -44,8 +44,8 @@ void take(msghdr& message) {
     }
 }
 
-/// Number of messages that were there, of `most`; 0: the peer is gone.
-int receive(int fd, std::size_t most) {
+/// Takes up to `most` messages and returns their number; `ended`: the peer is gone.
+int receive(int fd, std::size_t most, bool& ended) {
     static std::array<Message, batch> messages;
     static std::array<mmsghdr, batch> headers;
     for (std::size_t i = 0; i < most; ++i) {
@@ -62,6 +62,7 @@ int receive(int fd, std::size_t most) {
     for (; taken < got && headers[static_cast<std::size_t>(taken)].msg_len > 0; ++taken) {
         take(headers[static_cast<std::size_t>(taken)].msg_hdr);
     }
+    ended = got == 0 || taken < got;
     return taken;
 }
 
@@ -110,10 +111,13 @@ void FloorReceiver::run(int listener) {
         if (epoll_wait(poller, &event, 1, -1) != 1) {
             continue;
         }
+        const auto read = [&](int fd, std::size_t most) {
+            bool ended = false;
+            taken_->fetch_add(static_cast<std::uint64_t>(receive(fd, most, ended)));
+            return !ended;
+        };
         if (event.data.fd != listener) {
-            const int got = receive(event.data.fd, batch);
-            taken_->fetch_add(static_cast<std::uint64_t>(got));
-            if (got == 0) {
+            if (!read(event.data.fd, batch)) {
                 close(event.data.fd);
             }
             continue;
@@ -121,12 +125,10 @@ void FloorReceiver::run(int listener) {
         for (int fd = -1; (fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK)) >= 0;) {
             // A one-shot report is two messages long: itself and the end. recvmmsg would read the
             // end again for every slot that it is given.
-            if (const int got = receive(fd, 2); got == 1) {
-                taken_->fetch_add(1);
-                close(fd);
-            } else {
-                taken_->fetch_add(static_cast<std::uint64_t>(got));
+            if (read(fd, 2)) {
                 watch(fd);
+            } else {
+                close(fd);
             }
         }
     }
