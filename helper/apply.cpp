@@ -163,7 +163,7 @@ void Table::run(Round& round) {
         if (!ready) {
             return round.refuse_all(ready.error());
         }
-        Batch batch(netlink_, layout_.generation);
+        Batch batch = begin(attempt);
         write(batch, round);
         const auto outcome = finish(batch);
         if (!outcome) {

@@ -218,8 +218,8 @@ void ElementWriter::finish() {
     }
 }
 
-Result<> read_elements(Netlink& netlink, const SetId& set, const std::string& name,
-                       std::int64_t start, std::vector<Element>& out, const Show& show) {
+Result<bool> read_elements(Netlink& netlink, const SetId& set, const std::string& name,
+                           std::int64_t start, std::vector<Element>& out, const Show& show) {
     char buffer[512];
     nlmsghdr* const request = request_header(buffer, NFT_MSG_GETSETELEM, NLM_F_DUMP);
     put_address_of_set(request, name);

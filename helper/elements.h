@@ -49,8 +49,8 @@ using Show = std::function<void(const Element&)>;
 /// Appends what is in the set to `out`, nothing that has expired, with the time that was left at
 /// `start` (kernel_now(); reading may take seconds). `show`, if any, is called at once for each,
 /// with the time that is left then; for some twice, if the set changes meanwhile.
-Result<> read_elements(Netlink& netlink, const SetId& set, const std::string& name,
-                       std::int64_t start, std::vector<Element>& out, const Show& show = {});
+Result<bool> read_elements(Netlink& netlink, const SetId& set, const std::string& name,
+                           std::int64_t start, std::vector<Element>& out, const Show& show = {});
 
 /// One element, if it is there.
 Result<std::optional<Element>> read_element(Netlink& netlink, const SetId& set,

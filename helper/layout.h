@@ -24,6 +24,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "helper/nft.h"
 #include "helper/proto.h"
@@ -65,8 +66,10 @@ struct Layout {
 
     struct Set {
         SetId id;
-        bool fits = false;      ///< its key and flags are as we make them
-        std::uint64_t rule = 0; ///< handle; 0: no rule looks it up, so nothing in it is in force
+        bool fits = false; ///< its key and flags are as we make them
+        /// Handles of the rules that look it up: one, or more where two helpers made it at the same
+        /// time. Where there is none, nothing in the set is in force.
+        std::vector<std::uint64_t> rules{};
     };
 
     std::uint32_t generation = 0; ///< that this was read at; 0: never

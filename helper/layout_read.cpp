@@ -23,7 +23,7 @@ using Take = std::function<void(const nlmsghdr*)>;
 Result<> ask_if_there(Netlink& netlink, nlmsghdr* request, const std::function<void()>& restart,
                       const Take& take) {
     const auto asked = netlink.ask(request, restart, take);
-    return asked || asked.error().code == ENOENT ? Result<>{} : asked;
+    return asked || asked.error().code == ENOENT ? Result<>{} : std::unexpected(asked.error());
 }
 
 Result<> read_table(Netlink& netlink, Layout& layout) {
@@ -74,7 +74,7 @@ Result<> read_sets(Netlink& netlink, Layout& layout) {
                                             NFT_SET_INTERVAL | NFT_SET_MAP | NFT_SET_OBJECT;
             const bool fits = (flags & NFT_SET_TIMEOUT) != 0 && (flags & other) == 0 &&
                               nftnl_set_get_u32(set.get(), NFTNL_SET_KEY_LEN) == key_size(*id);
-            layout.sets[name] = Layout::Set{std::move(*id), fits, 0};
+            layout.sets[name] = Layout::Set{std::move(*id), fits, {}};
         }
     };
     return ask_if_there(
@@ -120,13 +120,13 @@ Result<> read_rules(Netlink& netlink, const char* chain, const std::function<voi
 Result<> read_hook_rules(Netlink& netlink, Layout& layout) {
     const auto restart = [&] {
         for (auto& [name, set] : layout.sets) {
-            set.rule = 0;
+            set.rules.clear();
         }
     };
     return read_rules(netlink, hook_chain, restart, [&](const nftnl_rule* rule) {
         const auto set = layout.sets.find(comment_of(rule));
         if (set != layout.sets.end()) {
-            set->second.rule = nftnl_rule_get_u64(rule, NFTNL_RULE_HANDLE);
+            set->second.rules.push_back(nftnl_rule_get_u64(rule, NFTNL_RULE_HANDLE));
         }
     });
 }
@@ -135,7 +135,7 @@ Result<> read_refuse_rules(Netlink& netlink, Layout& layout) {
     int rules = 0;
     const auto read = read_rules(
         netlink, refuse_chain, [&] { rules = 0; }, [&](const nftnl_rule*) { ++rules; });
-    layout.refuses = rules == 2;
+    layout.refuses = rules >= 2;
     return read;
 }
 

@@ -231,8 +231,8 @@ void put_base(Batch& batch, Layout& layout) {
 
 void put_set(Batch& batch, Layout& layout, const SetId& set, int owner) {
     const std::string name = set_name(set);
-    const auto [known, missing] = layout.sets.try_emplace(name, Layout::Set{set, true, 0});
-    if (!missing && known->second.rule != 0) {
+    const auto [known, missing] = layout.sets.try_emplace(name, Layout::Set{set, true, {}});
+    if (!known->second.rules.empty()) {
         return;
     }
     if (set.action == Action::reject && !layout.refuses) {
@@ -243,17 +243,17 @@ void put_set(Batch& batch, Layout& layout, const SetId& set, int owner) {
         put_empty_set(batch, set, name, owner);
     }
     put_set_rule(batch, set, name, owner);
-    known->second.rule = Layout::planned;
+    known->second.rules.push_back(Layout::planned);
     layout.changed = true;
 }
 
 void drop_set(Batch& batch, Layout& layout, const std::string& name) {
     const auto known = layout.sets.find(name);
-    if (known->second.rule != 0) {
+    for (const auto handle : known->second.rules) {
         nlmsghdr* const rule = batch.open(NFT_MSG_DELRULE, 0, room);
         mnl_attr_put_strz(rule, NFTA_RULE_TABLE, table_name);
         mnl_attr_put_strz(rule, NFTA_RULE_CHAIN, hook_chain);
-        mnl_attr_put_u64(rule, NFTA_RULE_HANDLE, htobe64(known->second.rule));
+        mnl_attr_put_u64(rule, NFTA_RULE_HANDLE, htobe64(handle));
         batch.close();
     }
     nlmsghdr* const message = batch.open(NFT_MSG_DELSET, 0, room);

@@ -16,7 +16,7 @@ constexpr std::size_t input_size = 64 * 1024;
 constexpr int receive_buffer = 8 * 1024 * 1024; ///< holds an error for each of 10,000 messages
 constexpr std::size_t largest_send = 1U << 30;  ///< what the kernel lets SO_SNDBUFFORCE be
 constexpr int answer_seconds = 10; ///< the kernel answers within the call; this is for a bug in it
-constexpr int dump_attempts = 32;
+constexpr int dump_attempts = 4;   ///< any commit to any table disturbs, and some hosts never rest
 
 } // namespace
 
@@ -118,15 +118,22 @@ Result<std::span<const char>> Netlink::receive(int flags) {
     }
 }
 
-Result<> Netlink::ask(nlmsghdr* request, const std::function<void()>& restart, const Take& take) {
-    for (int attempt = 0; attempt < dump_attempts; ++attempt) {
+Result<bool> Netlink::ask(nlmsghdr* request, const std::function<void()>& restart,
+                          const Take& take) {
+    for (int attempt = 1;; ++attempt) {
         restart();
         const auto asked = ask_once(request, take);
-        if (asked || (asked.error().code != EINTR && asked.error().code != ENOBUFS)) {
-            return asked;
+        if (asked) {
+            return true;
+        }
+        const int code = asked.error().code;
+        if (code == EINTR && attempt >= dump_attempts) {
+            return false;
+        }
+        if ((code != EINTR && code != ENOBUFS) || attempt >= dump_attempts) {
+            return std::unexpected(asked.error());
         }
     }
-    return fail("the firewall changed during each of many attempts to read it", EINTR);
 }
 
 /// One attempt; EINTR where the view is not consistent. A reply is read to its end in any case.

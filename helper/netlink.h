@@ -36,9 +36,11 @@ class Netlink {
 
     /// Sends the request (header by the caller, sequence by us) and gives each reply to `take`.
     /// A dump that a change disturbed is asked anew after `restart`, so that what was taken since
-    /// the last restart is one consistent view. The kernel's error keeps its errno as code.
-    Result<> ask(nlmsghdr* request, const std::function<void()>& restart,
-                 const std::function<void(const nlmsghdr*)>& take);
+    /// the last restart is one consistent view. Returns false where changes never ceased: then the
+    /// view is what the last attempt saw, and something may be missing or be there twice. The
+    /// kernel's error keeps its errno as code.
+    Result<bool> ask(nlmsghdr* request, const std::function<void()>& restart,
+                     const std::function<void(const nlmsghdr*)>& take);
 
   private:
     struct Closer {

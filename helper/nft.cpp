@@ -18,12 +18,24 @@ namespace {
 
 constexpr std::size_t first_buffer = 4096;
 constexpr std::size_t header_room = 256; ///< for headers and the batch's own begin and end
+constexpr std::uint16_t new_generation = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN;
+
+std::uint32_t generation_in(const nlmsghdr* message) {
+    for (const nlattr* attribute : Attributes(message, sizeof(nfgenmsg))) {
+        if (mnl_attr_get_type(attribute) == NFTA_GEN_ID &&
+            mnl_attr_validate(attribute, MNL_TYPE_U32) >= 0) {
+            return ntohl(mnl_attr_get_u32(attribute));
+        }
+    }
+    return 0;
+}
 
 } // namespace
 
 Batch::Batch(Netlink& netlink, std::uint32_t generation)
     : first_sequence_(netlink.next_sequence()) {
     nlmsghdr* const header = nftnl_batch_begin(reserve(0), first_sequence_);
+    header->nlmsg_flags |= NLM_F_ECHO; // tell us the generation that the commit makes
     if (generation != 0) {
         mnl_attr_put_u32(header, NFNL_BATCH_GENID, htonl(generation));
     }
@@ -67,6 +79,9 @@ Result<> conclude(Netlink& netlink, const Batch& batch, Outcome& outcome) {
         }
         for_each_message(*datagram, [&](const nlmsghdr* message) {
             const std::uint32_t nth = message->nlmsg_seq - batch.first_sequence_;
+            if (message->nlmsg_type == new_generation && nth == 0) {
+                outcome.generation = generation_in(message);
+            }
             if (message->nlmsg_type != NLMSG_ERROR || nth > count + 1) {
                 return; // a late answer to an earlier question
             }
@@ -113,16 +128,10 @@ nlmsghdr* request_header(char* buffer, std::uint16_t type, std::uint16_t flags) 
 Result<std::uint32_t> generation(Netlink& netlink) {
     char buffer[256];
     std::uint32_t found = 0;
-    const auto take = [&](const nlmsghdr* message) {
-        for (const nlattr* attribute : Attributes(message, sizeof(nfgenmsg))) {
-            if (mnl_attr_get_type(attribute) == NFTA_GEN_ID &&
-                mnl_attr_validate(attribute, MNL_TYPE_U32) >= 0) {
-                found = ntohl(mnl_attr_get_u32(attribute));
-            }
-        }
-    };
+    const auto take = [&](const nlmsghdr* message) { found = generation_in(message); };
+    nlmsghdr* const request = request_header(buffer, NFT_MSG_GETGEN, 0);
     if (auto asked = netlink.ask(
-            request_header(buffer, NFT_MSG_GETGEN, 0), [] {}, take);
+            request, [] {}, take);
         !asked) {
         return std::unexpected(asked.error());
     }

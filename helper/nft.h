@@ -20,6 +20,7 @@ struct Outcome {
     };
     std::vector<Refusal> refusals; ///< empty: committed
     bool stale = false;            ///< the ruleset was not of the batch's generation any more
+    std::uint32_t generation = 0;  ///< that the commit made; 0 where it changed nothing
 
     bool committed() const { return refusals.empty() && !stale; }
 };

@@ -90,14 +90,19 @@ Result<std::vector<Element>> Table::elements(const std::string& name) {
         return std::move(*remembered);
     }
     std::vector<Element> found;
+    bool whole = true;
     for (const auto& [set, known] : layout_.sets) {
         if (known.id.name == name && known.fits) {
-            if (auto got = read_elements(netlink_, known.id, set, now, found); !got) {
+            const auto got = read_elements(netlink_, known.id, set, now, found);
+            if (!got) {
                 return std::unexpected(got.error());
             }
+            whole = whole && *got;
         }
     }
-    memory_.learn(name, found, now);
+    if (whole) {
+        memory_.learn(name, found, now);
+    }
     return found;
 }
 
@@ -152,8 +157,8 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
     return {};
 }
 
-Result<Outcome> Table::sync_once(const std::string& name, const std::vector<Block>& wanted,
-                                 Synced& synced) {
+Result<Outcome> Table::sync_once(int attempt, const std::string& name,
+                                 const std::vector<Block>& wanted, Synced& synced) {
     if (auto ready = refresh(); !ready) {
         return std::unexpected(ready.error());
     }
@@ -169,7 +174,7 @@ Result<Outcome> Table::sync_once(const std::string& name, const std::vector<Bloc
     }
     synced = Synced{plan.add.size(), plan.remove.size()};
 
-    Batch batch(netlink_, layout_.generation);
+    Batch batch = begin(attempt);
     if (auto written = write_plan(batch, name, wanted, plan); !written) {
         return std::unexpected(written.error());
     }
@@ -196,7 +201,7 @@ void Table::remember(const std::string& name, const Plan& plan) {
 Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wanted) {
     for (int attempt = 0; attempt < attempts; ++attempt) {
         Synced synced;
-        const auto outcome = sync_once(name, wanted, synced);
+        const auto outcome = sync_once(attempt, name, wanted, synced);
         if (!outcome && outcome.error().code == ENOENT) {
             layout_.changed = true; // a set went away under our eyes
             continue;

@@ -1,6 +1,7 @@
 #include "helper/table.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 
@@ -67,20 +68,31 @@ Result<> Table::refresh() {
     return {};
 }
 
+/// A batch that commits only on the ruleset that we know. After many attempts on one that others
+/// change all the time, the batch takes its chance: what it makes is no error where it is there.
+Batch Table::begin(int attempt) {
+    guarded_ = attempt < attempts / 2;
+    return Batch(netlink_, guarded_ ? layout_.generation : 0);
+}
+
 Result<Outcome> Table::finish(Batch& batch) {
     auto outcome = commit(netlink_, batch);
-    if (!outcome) {
+    if (!outcome || !guarded_) {
         memory_.forget(); // who knows what was done
+        layout_.changed = true;
     }
-    if (!outcome || !outcome->committed()) {
-        layout_.changed = true; // it says what the batch would have made
+    if (!outcome) {
         return outcome;
     }
-    // A commit counts the generation up by one, or not at all where it came to nothing. Anything
-    // else was not us alone: then the next look at the generation finds it changed.
-    const auto now = generation(netlink_);
-    if (now && *now == layout_.generation + 1) {
-        layout_.generation = *now;
+    if (!outcome->committed()) {
+        layout_.changed = true; // it says what the batch would have made
+        const auto gone = [](const Outcome::Refusal& refusal) { return refusal.code == ENOENT; };
+        outcome->stale =
+            outcome->stale || (!guarded_ && std::ranges::any_of(outcome->refusals, gone));
+        return outcome;
+    }
+    if (outcome->generation != 0) {
+        layout_.generation = outcome->generation;
     }
     return outcome;
 }
@@ -101,7 +113,7 @@ Result<> Table::flush(const std::string& name) {
                 ours.push_back(set);
             }
         }
-        Batch batch(netlink_, layout_.generation);
+        Batch batch = begin(attempt);
         for (const auto& set : ours) {
             drop_set(batch, layout_, set);
         }
@@ -130,13 +142,15 @@ Result<> Table::show_sets(const std::string& name, const Show& show) {
         if (known.id.name != name || !known.fits) {
             continue;
         }
-        if (!layout_.table || !layout_.hooked || known.rule == 0) {
+        if (!layout_.table || !layout_.hooked || known.rules.empty()) {
             all = false;
             continue;
         }
-        if (auto got = read_elements(netlink_, known.id, set, start, elements, show); !got) {
-            return got;
+        const auto got = read_elements(netlink_, known.id, set, start, elements, show);
+        if (!got) {
+            return std::unexpected(got.error());
         }
+        all = all && *got;
     }
     if (all) {
         memory_.learn(name, elements, start);

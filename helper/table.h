@@ -54,6 +54,7 @@ class Table {
     Table(Netlink netlink, bool renews) : netlink_(std::move(netlink)), renews_(renews) {}
 
     Result<> refresh();
+    Batch begin(int attempt);
     Result<Outcome> finish(Batch& batch);
     void run(Round& round);
     void halve(Round& round);
@@ -69,13 +70,14 @@ class Table {
     Result<> write_plan(Batch& batch, const std::string& name, const std::vector<Block>& wanted,
                         const Plan& plan);
     void remember(const std::string& name, const Plan& plan);
-    Result<Outcome> sync_once(const std::string& name, const std::vector<Block>& wanted,
-                              Synced& synced);
+    Result<Outcome> sync_once(int attempt, const std::string& name,
+                              const std::vector<Block>& wanted, Synced& synced);
 
     Netlink netlink_;
     bool renews_; ///< the kernel gives an element that is there a new time in place
     Layout layout_;
-    Memory memory_; ///< of the ruleset of the layout's generation
+    Memory memory_;       ///< of the ruleset of the layout's generation
+    bool guarded_ = true; ///< the batch being written commits on that generation only
 };
 
 /// Of others' commits that make ours stale, before we give up.
