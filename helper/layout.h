@@ -31,7 +31,6 @@
 
 namespace egress::helper {
 
-inline constexpr const char* table_name = "egress";
 inline constexpr const char* hook_chain = "prerouting";
 inline constexpr const char* refuse_chain = "refuse"; ///< "reject" is a word of nft's language
 inline constexpr std::int32_t hook_priority = -300;

@@ -35,11 +35,16 @@ std::uint32_t generation_in(const nlmsghdr* message) {
 Batch::Batch(Netlink& netlink, std::uint32_t generation)
     : first_sequence_(netlink.next_sequence()) {
     nlmsghdr* const header = nftnl_batch_begin(reserve(0), first_sequence_);
-    header->nlmsg_flags |= NLM_F_ECHO; // tell us the generation that the commit makes
     if (generation != 0) {
         mnl_attr_put_u32(header, NFNL_BATCH_GENID, htonl(generation));
     }
     size_ = MNL_ALIGN(header->nlmsg_len);
+    // The kernel tells him who asks for an echo with the first message which generation the commit
+    // made, and blames that message for what is nobody's fault. So the first is one that changes
+    // nothing: our table, which is there or comes next.
+    nlmsghdr* const first = open(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ECHO, header_room);
+    mnl_attr_put_strz(first, NFTA_TABLE_NAME, table_name);
+    close();
 }
 
 char* Batch::reserve(std::size_t room) {
@@ -79,7 +84,7 @@ Result<> conclude(Netlink& netlink, const Batch& batch, Outcome& outcome) {
         }
         for_each_message(*datagram, [&](const nlmsghdr* message) {
             const std::uint32_t nth = message->nlmsg_seq - batch.first_sequence_;
-            if (message->nlmsg_type == new_generation && nth == 0) {
+            if (message->nlmsg_type == new_generation && nth <= 1) {
                 outcome.generation = generation_in(message);
             }
             if (message->nlmsg_type != NLMSG_ERROR || nth > count + 1) {

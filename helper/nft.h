@@ -12,6 +12,8 @@
 
 namespace egress::helper {
 
+inline constexpr const char* table_name = "egress";
+
 /// How a commit ended.
 struct Outcome {
     struct Refusal {
@@ -38,7 +40,7 @@ class Batch {
     nlmsghdr* open(std::uint16_t type, std::uint16_t flags, std::size_t room, int owner = nobody);
     void close();
 
-    bool empty() const { return owners_.empty(); }
+    bool empty() const { return owners_.size() == 1; } ///< but for what begins each
     std::size_t size() const { return size_; }
 
   private:
