@@ -146,12 +146,6 @@ std::string local_time(std::int64_t wall_seconds) {
     return localtime_r(&seconds, &parts) == nullptr ? "-" : formatted("%Y/%m/%d %H:%M:%S", parts);
 }
 
-std::string iso_time(std::int64_t wall_seconds) {
-    const auto seconds = static_cast<std::time_t>(wall_seconds);
-    std::tm parts{};
-    return gmtime_r(&seconds, &parts) == nullptr ? "-" : formatted("%Y-%m-%dT%H:%M:%SZ", parts);
-}
-
 Exit complain(const Context& context, const Failure& failure) {
     print(context.err, "egressctl: {}\n", failure.text);
     return failure.status;

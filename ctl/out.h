@@ -43,8 +43,6 @@ const Json* member(const Json& object, const char* key);
 
 /// "2026/11/22 18:03:59" in local time, as blocklistctl writes it.
 std::string local_time(std::int64_t wall_seconds);
-/// "2026-11-22T18:03:59Z".
-std::string iso_time(std::int64_t wall_seconds);
 
 template <typename... T>
 void print(std::FILE* to, fmt::format_string<T...> form, T&&... values) {

@@ -1,8 +1,7 @@
 #include "ctl/row.h"
 
-#include <netinet/in.h>
-
 #include "daemon/policy/print.h"
+#include "daemon/store/json.h"
 
 namespace egress::ctl {
 
@@ -47,26 +46,13 @@ std::string detail_columns(const store::Row& row) {
         return seconds == 0 ? std::string("-") : local_time(seconds);
     };
     const auto until = row.until == store::until_forever ? "never" : moment(row.until);
-    const auto protocol = protocol_name(row.protocol);
-    return fmt::format("\t{}\t{}\t{}\t{}\t{}\t{}", protocol.empty() ? "*" : protocol,
-                       or_dash(printable(row.name)), state_name(row), moment(row.since), until,
+    const auto protocol = store::protocol_name(row.protocol, "*");
+    return fmt::format("\t{}\t{}\t{}\t{}\t{}\t{}", protocol, or_dash(printable(row.name)),
+                       store::state_name(row), moment(row.since), until,
                        or_dash(printable(row.reason)));
 }
 
 } // namespace
-
-std::string protocol_name(int protocol) {
-    switch (protocol) {
-    case 0:
-        return "";
-    case IPPROTO_TCP:
-        return "tcp";
-    case IPPROTO_UDP:
-        return "udp";
-    default:
-        return std::to_string(protocol);
-    }
-}
 
 bool is_forgotten(const store::Row& row, std::int64_t now) {
     return row.state == State::counting && ends(row) && row.until <= now;
@@ -84,52 +70,6 @@ store::Row as_of(store::Row row, std::int64_t now) {
         row.id.clear();
     }
     return row;
-}
-
-std::string state_name(const store::Row& row) {
-    switch (row.state) {
-    case State::counting:
-        return "counting";
-    case State::blocked:
-        if ((row.flags & store::monitor) != 0) {
-            return "monitored";
-        }
-        return (row.flags & store::in_force) != 0 ? "blocked" : "wanted";
-    case State::releasing:
-        break;
-    }
-    return "releasing";
-}
-
-Json row_json(const store::Row& row) {
-    Json json;
-    json["name"] = row.name;
-    json["addr"] = row.address.base.text();
-    json["prefixlen"] = row.address.length;
-    if (row.port != 0) {
-        json["port"] = row.port;
-    }
-    if (row.protocol != 0) {
-        json["protocol"] = protocol_name(row.protocol);
-    }
-    json["count"] = row.count;
-    if (row.nfail != 0) {
-        json["nfail"] = row.nfail;
-    }
-    json["state"] = state_name(row);
-    if (is_blocked(row) && row.since != 0) {
-        json["since"] = iso_time(row.since);
-    }
-    if (is_blocked(row) && ends(row)) {
-        json["until"] = iso_time(row.until);
-    }
-    if (!row.id.empty()) {
-        json["id"] = row.id;
-    }
-    if (!row.reason.empty()) {
-        json["reason"] = row.reason;
-    }
-    return json;
 }
 
 std::string row_header(const RowStyle& style) {

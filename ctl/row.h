@@ -9,9 +9,6 @@
 
 namespace egress::ctl {
 
-/// "tcp", "udp", a number; "" for every protocol.
-std::string protocol_name(int protocol);
-
 /// The row as the daemon would have it now: whether or not one ran to see it, a block that is past
 /// its end blocks nobody and counts from zero, and a count past its time counts nothing.
 store::Row as_of(store::Row row, std::int64_t now);
@@ -19,13 +16,6 @@ store::Row as_of(store::Row row, std::int64_t now);
 bool is_forgotten(const store::Row& row, std::int64_t now);
 
 // What follows takes rows that went through as_of().
-
-/// counting, blocked, wanted (the firewall has not confirmed it), monitored (judged under -m, in
-/// force nowhere) or releasing.
-std::string state_name(const store::Row& row);
-
-/// The keys of the control API, in order; what is not known is absent.
-Json row_json(const store::Row& row);
 
 struct RowStyle {
     bool header = true;

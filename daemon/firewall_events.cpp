@@ -71,7 +71,7 @@ void Firewall::start_job(const Key& key, bool add) {
     const std::string id = add ? std::string() : element.id;
     run_job(
         std::move(job),
-        {add ? "add" : "rem", element.name, lines::protocol(element.protocol, ""),
+        {add ? "add" : "rem", element.name, store::protocol_name(element.protocol, ""),
          element.address.base.text(), std::to_string(element.address.length),
          element.port == 0 ? "" : std::to_string(element.port), id},
         {"EGRESS_SECONDS=" + (element.seconds == forever ? "*" : std::to_string(element.seconds)),

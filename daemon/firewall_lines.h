@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "daemon/ledger.h"
+#include "daemon/store/json.h"
 
 namespace egress::lines {
 
@@ -31,24 +32,10 @@ std::optional<T> number(std::string_view text) {
                : std::nullopt;
 }
 
-/// "tcp", "udp", a number; `any` where it is 0.
-inline std::string protocol(std::uint8_t number, std::string_view any) {
-    switch (number) {
-    case 0:
-        return std::string(any);
-    case 6:
-        return "tcp";
-    case 17:
-        return "udp";
-    default:
-        return std::to_string(number);
-    }
-}
-
 /// "PROTO ADDR MASKLEN PORT".
 inline std::string where(const Element& element) {
-    return fmt::format("{} {} {} {}", protocol(element.protocol, "*"), element.address.base.text(),
-                       element.address.length,
+    return fmt::format("{} {} {} {}", store::protocol_name(element.protocol, "*"),
+                       element.address.base.text(), element.address.length,
                        element.port == 0 ? "*" : std::to_string(element.port));
 }
 

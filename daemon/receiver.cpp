@@ -368,6 +368,8 @@ void Receiver::make_room(Uid& uid) {
     if (victim == nullptr) {
         return;
     }
+    // From here on its sends fail in its own process; what was taken before is read.
+    shutdown(victim->fd.get(), SHUT_RD);
     read_queued(*victim);
     counters_.closed_idle += 1;
     log::warning("connections",

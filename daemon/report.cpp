@@ -155,7 +155,7 @@ std::variant<Report, Refusal> verify(const wire::Record& record, int fd, const S
         sockaddr_storage storage{};
         socklen_t length = sizeof storage;
         if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) {
-            return errno == ENOTSOCK ? Refusal::not_a_socket : Refusal::not_inet;
+            return errno == ENOTSOCK || errno == EBADF ? Refusal::not_a_socket : Refusal::not_inet;
         }
         const int domain = storage.ss_family;
         const auto local = Endpoint::from(reinterpret_cast<const sockaddr*>(&storage), length);

@@ -1,12 +1,10 @@
 #include "daemon/status.h"
 
-#include <ctime>
-
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include "daemon/daemon.h"
-#include "daemon/firewall_lines.h"
+#include "daemon/store/json.h"
 #include "egress-paths.h"
 
 namespace egress {
@@ -54,9 +52,12 @@ json helper_json(Daemon& daemon) {
 
 json rules_json(Daemon& daemon) {
     const auto& policy = daemon.ledger().policy();
-    return {{"files", daemon.rules().files},          {"local", policy.local.size()},
-            {"remote", policy.remote.size()},         {"trusted", policy.trusted.size()},
-            {"egress", policy.egress.size()},         {"loaded", iso_time(daemon.rules().loaded)},
+    return {{"files", daemon.rules().files},
+            {"local", policy.local.size()},
+            {"remote", policy.remote.size()},
+            {"trusted", policy.trusted.size()},
+            {"egress", policy.egress.size()},
+            {"loaded", store::iso_time(daemon.rules().loaded)},
             {"last_error", daemon.rules().last_error}};
 }
 
@@ -69,31 +70,7 @@ json users_json(Daemon& daemon) {
     return users;
 }
 
-std::string_view state_text(const store::Row& row) {
-    switch (row.state) {
-    case store::State::counting:
-        return "counting";
-    case store::State::releasing:
-        return "releasing";
-    case store::State::blocked:
-        break;
-    }
-    if ((row.flags & store::monitor) != 0) {
-        return "monitored";
-    }
-    return (row.flags & store::in_force) != 0 ? "blocked" : "wanted";
-}
-
 } // namespace
-
-std::string iso_time(std::int64_t wall) {
-    const std::time_t seconds = wall;
-    std::tm parts{};
-    gmtime_r(&seconds, &parts);
-    char text[32];
-    std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-    return text;
-}
 
 json status_json(Daemon& daemon) {
     Ledger& ledger = daemon.ledger();
@@ -153,37 +130,6 @@ std::string metrics_text(Daemon& daemon) {
             {"restarts", status["helper"]["restarts"]}});
     family("store_total", "Commits of the database.",
            {{"commits", status["store"]["commits"]}, {"failures", status["store"]["failures"]}});
-    return out;
-}
-
-nlohmann::ordered_json row_json(const store::Row& row) {
-    nlohmann::ordered_json out;
-    out["name"] = row.name;
-    out["addr"] = row.address.base.text();
-    out["prefixlen"] = row.address.length;
-    if (row.port != 0) {
-        out["port"] = row.port;
-    }
-    if (row.protocol != 0) {
-        out["protocol"] = lines::protocol(row.protocol, "");
-    }
-    out["count"] = row.count;
-    if (row.nfail != 0) {
-        out["nfail"] = row.nfail;
-    }
-    out["state"] = state_text(row);
-    if (row.since != 0) {
-        out["since"] = iso_time(row.since);
-    }
-    if (row.state == store::State::blocked && row.until != store::until_forever) {
-        out["until"] = iso_time(row.until);
-    }
-    if (!row.id.empty()) {
-        out["id"] = row.id;
-    }
-    if (!row.reason.empty()) {
-        out["reason"] = row.reason;
-    }
     return out;
 }
 

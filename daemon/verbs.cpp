@@ -9,6 +9,7 @@
 #include "daemon/policy/print.h"
 #include "daemon/set_name.h"
 #include "daemon/status.h"
+#include "daemon/store/json.h"
 
 namespace egress::verbs {
 
@@ -26,7 +27,7 @@ std::string dump(const json& value) {
 
 /// Helpers and databases may hold anything too.
 std::string row_text(const store::Row& row) {
-    return row_json(row).dump(-1, ' ', false, json::error_handler_t::replace);
+    return store::row_json(row).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 Response error(unsigned status, std::string_view text) {

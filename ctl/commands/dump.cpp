@@ -6,6 +6,7 @@
 #include "ctl/row.h"
 #include "daemon/clock.h"
 #include "daemon/store/env.h"
+#include "daemon/store/json.h"
 #include "egress-paths.h"
 
 namespace egress::ctl {
@@ -47,7 +48,7 @@ class Listing {
     void add(const store::Row& row) {
         if (json_) {
             text_ += rows_ == 0 ? "[\n" : ",\n";
-            text_ += to_text(row_json(row), -1);
+            text_ += to_text(store::row_json(row), -1);
         } else {
             text_ += row_line(row, style_, now_);
             text_ += '\n';

@@ -11,6 +11,7 @@
 #include "ctl/out.h"
 #include "ctl/row.h"
 #include "daemon/store/env.h"
+#include "daemon/store/json.h"
 #include "daemon/store/store.h"
 #include "egress-paths.h"
 
@@ -166,13 +167,13 @@ TEST_CASE("dump --json: the keys, and what is unknown is absent") {
         "count":0,"nfail":3,"state":"wanted","since":"2026-11-22T11:59:00Z"})"));
     auto monitored = blocked(make("192.0.2.2", 22, 5, 3), noon32 + 1);
     monitored.flags = store::monitor;
-    CHECK(row_json(monitored)["state"] == "monitored");
+    CHECK(store::row_json(monitored)["state"] == "monitored");
     CHECK(!rows[6].contains("nfail"));
     CHECK(rows[7]["reason"] == "\x1b[2J\nx");
     std::string keys;
     auto full = blocked(make("192.0.2.2", 22, 5, 3), noon32 + 1);
     full.reason = "r";
-    const auto object = row_json(full);
+    const auto object = store::row_json(full);
     for (const auto& [key, value] : object.items()) {
         keys += key + " ";
     }

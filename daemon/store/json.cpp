@@ -1,0 +1,80 @@
+#include "daemon/store/json.h"
+
+#include <ctime>
+
+#include <netinet/in.h>
+
+namespace egress::store {
+
+nlohmann::ordered_json row_json(const Row& row) {
+    const bool blocked = row.state == State::blocked;
+    nlohmann::ordered_json out;
+    out["name"] = row.name;
+    out["addr"] = row.address.base.text();
+    out["prefixlen"] = row.address.length;
+    if (row.port != 0) {
+        out["port"] = row.port;
+    }
+    if (row.protocol != 0) {
+        out["protocol"] = protocol_name(row.protocol, "");
+    }
+    out["count"] = row.count;
+    if (row.nfail != 0) {
+        out["nfail"] = row.nfail;
+    }
+    out["state"] = state_name(row);
+    if (blocked && row.since != 0) {
+        out["since"] = iso_time(row.since);
+    }
+    if (blocked && row.until != 0 && row.until != until_forever) {
+        out["until"] = iso_time(row.until);
+    }
+    if (!row.id.empty()) {
+        out["id"] = row.id;
+    }
+    if (!row.reason.empty()) {
+        out["reason"] = row.reason;
+    }
+    return out;
+}
+
+std::string_view state_name(const Row& row) {
+    switch (row.state) {
+    case State::counting:
+        return "counting";
+    case State::releasing:
+        return "releasing";
+    case State::blocked:
+        break;
+    }
+    if ((row.flags & monitor) != 0) {
+        return "monitored";
+    }
+    return (row.flags & in_force) != 0 ? "blocked" : "wanted";
+}
+
+std::string protocol_name(int protocol, std::string_view any) {
+    switch (protocol) {
+    case 0:
+        return std::string(any);
+    case IPPROTO_TCP:
+        return "tcp";
+    case IPPROTO_UDP:
+        return "udp";
+    default:
+        return std::to_string(protocol);
+    }
+}
+
+std::string iso_time(std::int64_t wall) {
+    const std::time_t seconds = wall;
+    std::tm parts{};
+    if (gmtime_r(&seconds, &parts) == nullptr) {
+        return "-";
+    }
+    char text[64];
+    std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+    return text;
+}
+
+} // namespace egress::store
