@@ -58,15 +58,13 @@ def test_watchdog_is_fed(world):
 
 
 ACTIVATE = """\
-import os, sys
-fds = [int(fd) for fd in sys.argv[1].split(",")]
-for fd in fds:
-    os.set_inheritable(fd, True)
+import fcntl, os, sys
 # In two steps, so that a number that is wanted is not overwritten before it is moved.
-high = [os.dup(fd) for fd in fds]
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
 for target, fd in enumerate(high, 3):
     os.dup2(fd, target, inheritable=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)),
+    os.close(fd)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)),
                   LISTEN_FDNAMES=sys.argv[2])
 os.execv(sys.argv[3], sys.argv[3:])
 """
