@@ -116,10 +116,15 @@ Receiver::~Receiver() = default;
 
 Result<> Receiver::listen(const std::string& path) {
     auto listener = make_listener(path, SOCK_SEQPACKET, 0666, std::nullopt);
-    return listener ? adopt(std::move(*listener)) : std::unexpected(listener.error());
+    return listener ? watch_listener(std::move(*listener), false)
+                    : std::unexpected(listener.error());
 }
 
 Result<> Receiver::adopt(Fd listener) {
+    return watch_listener(std::move(listener), true);
+}
+
+Result<> Receiver::watch_listener(Fd listener, bool kept) {
     const int on = 1;
     // Accepted sockets inherit it, so that what was sent before accept() carries credentials too.
     if (setsockopt(listener.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0) {
@@ -130,7 +135,7 @@ Result<> Receiver::adopt(Fd listener) {
     if (code < 0) {
         return fail_errno("cannot watch the report socket", -code);
     }
-    listeners_.emplace_back(std::move(listener), Source(source));
+    listeners_.push_back({std::move(listener), Source(source), kept});
     return {};
 }
 
@@ -181,6 +186,7 @@ bool Receiver::accept_one(int listener) {
     }
     if (draining_) { // the loop is over: nothing can be watched any more
         uid.connections -= 1;
+        shutdown(connection->fd.get(), SHUT_RD);
         read_queued(*connection);
         return true;
     }
@@ -398,11 +404,16 @@ void Receiver::close(Connection& connection) {
 
 void Receiver::drain() {
     draining_ = true;
-    for (const auto& [listener, source] : listeners_) {
-        for (int i = 0; i < accepts_at_end && accept_one(listener.get()); ++i) {
+    for (const Listener& listener : listeners_) {
+        if (listener.kept) {
+            continue;
+        }
+        shutdown(listener.fd.get(), SHUT_RD);
+        for (int i = 0; i < accepts_at_end && accept_one(listener.fd.get()); ++i) {
         }
     }
     for (const auto& connection : connections_) {
+        shutdown(connection->fd.get(), SHUT_RD);
         read_queued(*connection);
     }
 }

@@ -54,10 +54,11 @@ class Receiver {
     /// Makes a listening socket (mode 0666) at `path`; a stale socket is replaced, anything else
     /// that stands there is an error.
     Result<> listen(const std::string& path);
-    /// Takes a non-blocking listening socket.
+    /// Takes a non-blocking listening socket of the service manager's.
     Result<> adopt(Fd listener);
 
-    /// Reads everything that has been sent so far (at shutdown).
+    /// The end: what comes from now on fails at its sender, what was taken is read. What waits in a
+    /// service manager's socket is left to the next daemon.
     void drain();
 
     const Counters& counters() const { return counters_; }
@@ -73,6 +74,7 @@ class Receiver {
     static int on_connection(sd_event_source*, int fd, std::uint32_t, void* connection);
     static int on_refill(sd_event_source*, std::uint64_t, void* self);
 
+    Result<> watch_listener(Fd listener, bool kept);
     bool accept_one(int listener);
     void watch(std::unique_ptr<Connection> connection);
     bool read_batch(Connection& connection, unsigned most);
@@ -95,7 +97,12 @@ class Receiver {
     Counters counters_;
     std::map<std::uint32_t, Uid> uids_;
     std::list<std::unique_ptr<Connection>> connections_; ///< most recently active last
-    std::vector<std::pair<Fd, Source>> listeners_;
+    struct Listener {
+        Fd fd;
+        Source source;
+        bool kept = false; ///< by the service manager, together with what waits in it
+    };
+    std::vector<Listener> listeners_;
     std::unique_ptr<Buffers> buffers_;
     Source refill_;
     bool draining_ = false;
