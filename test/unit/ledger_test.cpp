@@ -326,9 +326,7 @@ TEST_CASE("kill: asked for at a block by a rule that says so, once, bounded") {
     CHECK(kills == 4096);
 }
 
-// Known to fail: the group is forgotten with its own last failure's time.
-TEST_CASE("grow: one whose time ends leaves, one whose block was extended stays" *
-          doctest::should_fail()) {
+TEST_CASE("grow: one whose time ends leaves, one whose block was extended stays") {
     World world("ssh stream tcp * * 1 10m grow=24:3\n");
     world.report("192.0.2.1");
     world.report("192.0.2.2");

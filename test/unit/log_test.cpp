@@ -65,6 +65,7 @@ TEST_CASE("escape: what a reader may see stays, everything else is written out")
         {"overlong slash, 2 bytes", "\xc0\xaf", "\\xc0\\xaf"},
         {"overlong slash, 3 bytes", "\xe0\x80\xaf", "\\xe0\\x80\\xaf"},
         {"overlong new line, 4 bytes", "\xf0\x80\x80\x8a", "\\xf0\\x80\\x80\\x8a"},
+        {"overlong copyright sign", "\xe0\x82\xa9", "\\xe0\\x82\\xa9"},
         {"a surrogate", "\xed\xa0\x80", "\\xed\\xa0\\x80"},
         {"over U+10FFFF", "\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"},
         {"0xff", "\xff", "\\xff"},
