@@ -1,5 +1,6 @@
 #include "daemon/keeper.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "daemon/trim.h"
@@ -13,6 +14,9 @@ namespace {
 /// that LMDB keeps for its next transaction. Beyond some thousands the fsync hardly counts any
 /// more.
 constexpr std::size_t rows_per_commit = 8'192;
+/// ... except where the tree is large: each commit copies a page for nearly every row that it
+/// touches, so a part of the whole at a time writes far less.
+constexpr std::size_t share_per_commit = 16;
 constexpr std::uint64_t retry_usec = 1'000'000;
 } // namespace
 
@@ -34,7 +38,7 @@ void Keeper::pump() {
         return;
     }
     batch_.clear();
-    ledger_.collect(batch_, rows_per_commit);
+    ledger_.collect(batch_, std::max(rows_per_commit, ledger_.table().size() / share_per_commit));
     in_batch_ = ledger_.collected();
     store_->submit(batch_);
 }
