@@ -355,11 +355,11 @@ TEST_CASE("the firewall goes while its helper works, and takes the helper with i
         server, R"(open(sys.argv[0] + ".pid", "w").write(str(__import__("os").getpid())))"));
     world.firewall->start();
     REQUIRE(world.until_state(Firewall::State::serving));
+    pid_t pid = 0;
+    std::ifstream(world.path + ".pid") >> pid; // written anew at each request: read between them
+    REQUIRE(pid > 1);
     world.report("192.0.2.1", Action::abusive);
     world.firewall->pump();
-    pid_t pid = 0;
-    std::ifstream(world.path + ".pid") >> pid;
-    REQUIRE(pid > 1);
     world.firewall.reset();
     siginfo_t info{};
     CHECK(waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT) == 0);
