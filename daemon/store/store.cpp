@@ -52,9 +52,17 @@ std::span<const std::uint8_t> Batch::key_of(const Entry& entry) const {
 }
 
 void Batch::sort() {
-    // In key order the tree is walked once from left to right; stable, so the last word stays last.
-    std::ranges::stable_sort(entries_, [this](const Entry& a, const Entry& b) {
-        return std::ranges::lexicographical_compare(key_of(a), key_of(b));
+    // In key order the tree is walked once from left to right. Offsets grow, so the last word stays
+    // last.
+    std::ranges::sort(entries_, [this](const Entry& a, const Entry& b) {
+        const auto left = key_of(a);
+        const auto right = key_of(b);
+        const int order =
+            std::memcmp(left.data(), right.data(), std::min(left.size(), right.size()));
+        if (order != 0) {
+            return order < 0;
+        }
+        return left.size() != right.size() ? left.size() < right.size() : a.key < b.key;
     });
 }
 

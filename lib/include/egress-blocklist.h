@@ -47,68 +47,68 @@ enum {
 #define EGRESS_COMPAT static
 #endif
 
-EGRESS_COMPAT int blocklist(int action, int fd, const char *msg) {
+EGRESS_COMPAT int blocklist(int action, int fd, const char* msg) {
     return egress_report(action, fd, msg);
 }
 
-EGRESS_COMPAT int blocklist_sa(int action, int fd, const struct sockaddr *sa, socklen_t salen,
-                               const char *msg) {
+EGRESS_COMPAT int blocklist_sa(int action, int fd, const struct sockaddr* sa, socklen_t salen,
+                               const char* msg) {
     return egress_report_sa(action, fd, sa, salen, msg);
 }
 
-EGRESS_COMPAT struct blocklist *blocklist_open(void) {
-    return (struct blocklist *)(void *)egress_open();
+EGRESS_COMPAT struct blocklist* blocklist_open(void) {
+    return (struct blocklist*)(void*)egress_open();
 }
 
-EGRESS_COMPAT struct blocklist *blocklist_open2(void (*logger)(int, struct syslog_data *,
-                                                               const char *, va_list)) {
+EGRESS_COMPAT struct blocklist* blocklist_open2(void (*logger)(int, struct syslog_data*,
+                                                               const char*, va_list)) {
     (void)logger;
     return blocklist_open();
 }
 
-EGRESS_COMPAT void blocklist_close(struct blocklist *handle) {
-    egress_close((struct egress *)(void *)handle);
+EGRESS_COMPAT void blocklist_close(struct blocklist* handle) {
+    egress_close((struct egress*)(void*)handle);
 }
 
-EGRESS_COMPAT int blocklist_r(struct blocklist *handle, int action, int fd, const char *msg) {
-    return egress_report_r((struct egress *)(void *)handle, action, fd, msg);
+EGRESS_COMPAT int blocklist_r(struct blocklist* handle, int action, int fd, const char* msg) {
+    return egress_report_r((struct egress*)(void*)handle, action, fd, msg);
 }
 
-EGRESS_COMPAT int blocklist_sa_r(struct blocklist *handle, int action, int fd,
-                                 const struct sockaddr *sa, socklen_t salen, const char *msg) {
-    return egress_report_sa_r((struct egress *)(void *)handle, action, fd, sa, salen, msg);
+EGRESS_COMPAT int blocklist_sa_r(struct blocklist* handle, int action, int fd,
+                                 const struct sockaddr* sa, socklen_t salen, const char* msg) {
+    return egress_report_sa_r((struct egress*)(void*)handle, action, fd, sa, salen, msg);
 }
 
-EGRESS_COMPAT int blacklist(int action, int fd, const char *msg) {
+EGRESS_COMPAT int blacklist(int action, int fd, const char* msg) {
     return egress_report(action, fd, msg);
 }
 
-EGRESS_COMPAT int blacklist_sa(int action, int fd, const struct sockaddr *sa, socklen_t salen,
-                               const char *msg) {
+EGRESS_COMPAT int blacklist_sa(int action, int fd, const struct sockaddr* sa, socklen_t salen,
+                               const char* msg) {
     return egress_report_sa(action, fd, sa, salen, msg);
 }
 
-EGRESS_COMPAT struct blacklist *blacklist_open(void) {
-    return (struct blacklist *)(void *)egress_open();
+EGRESS_COMPAT struct blacklist* blacklist_open(void) {
+    return (struct blacklist*)(void*)egress_open();
 }
 
-EGRESS_COMPAT struct blacklist *blacklist_open2(void (*logger)(int, struct syslog_data *,
-                                                               const char *, va_list)) {
+EGRESS_COMPAT struct blacklist* blacklist_open2(void (*logger)(int, struct syslog_data*,
+                                                               const char*, va_list)) {
     (void)logger;
     return blacklist_open();
 }
 
-EGRESS_COMPAT void blacklist_close(struct blacklist *handle) {
-    egress_close((struct egress *)(void *)handle);
+EGRESS_COMPAT void blacklist_close(struct blacklist* handle) {
+    egress_close((struct egress*)(void*)handle);
 }
 
-EGRESS_COMPAT int blacklist_r(struct blacklist *handle, int action, int fd, const char *msg) {
-    return egress_report_r((struct egress *)(void *)handle, action, fd, msg);
+EGRESS_COMPAT int blacklist_r(struct blacklist* handle, int action, int fd, const char* msg) {
+    return egress_report_r((struct egress*)(void*)handle, action, fd, msg);
 }
 
-EGRESS_COMPAT int blacklist_sa_r(struct blacklist *handle, int action, int fd,
-                                 const struct sockaddr *sa, socklen_t salen, const char *msg) {
-    return egress_report_sa_r((struct egress *)(void *)handle, action, fd, sa, salen, msg);
+EGRESS_COMPAT int blacklist_sa_r(struct blacklist* handle, int action, int fd,
+                                 const struct sockaddr* sa, socklen_t salen, const char* msg) {
+    return egress_report_sa_r((struct egress*)(void*)handle, action, fd, sa, salen, msg);
 }
 
 #undef EGRESS_COMPAT

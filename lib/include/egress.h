@@ -94,15 +94,15 @@ struct egress;
  * msg is text for people and logs, or NULL; 1,024 bytes of it are sent, cut at a UTF-8
  * character. It may hold text from the peer as it came: the daemon escapes it.
  */
-int egress_report(int action, int fd, const char *msg);
+int egress_report(int action, int fd, const char* msg);
 
 /*
  * The same with the peer's address (AF_INET or AF_INET6; salen in bytes), for unconnected
  * datagram sockets and for fd -1. On a connected socket the kernel's word counts, not sa.
  * sa NULL with salen 0 is egress_report.
  */
-int egress_report_sa(int action, int fd, const struct sockaddr *sa, socklen_t salen,
-                     const char *msg);
+int egress_report_sa(int action, int fd, const struct sockaddr* sa, socklen_t salen,
+                     const char* msg);
 
 /*
  * One connection for many reports: four times as fast as a connection each, and
@@ -111,15 +111,15 @@ int egress_report_sa(int action, int fd, const struct sockaddr *sa, socklen_t sa
  * handle then connects at its first report that finds one. A handle survives a restart of
  * the daemon: the report that finds the connection broken connects again and is sent.
  */
-struct egress *egress_open(void);
+struct egress* egress_open(void);
 
 /* egress_report and egress_report_sa over a handle, which must not be NULL (EINVAL). */
-int egress_report_r(struct egress *handle, int action, int fd, const char *msg);
-int egress_report_sa_r(struct egress *handle, int action, int fd, const struct sockaddr *sa,
-                       socklen_t salen, const char *msg);
+int egress_report_r(struct egress* handle, int action, int fd, const char* msg);
+int egress_report_sa_r(struct egress* handle, int action, int fd, const struct sockaddr* sa,
+                       socklen_t salen, const char* msg);
 
 /* Close the connection and free the handle; NULL does nothing. errno is left alone. */
-void egress_close(struct egress *handle);
+void egress_close(struct egress* handle);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,6 @@
 /* A server as it is patched for NetBSD and FreeBSD: nothing in here knows of egress. */
-#include <sys/types.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 #include <netinet/in.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 
 #include <blocklist.h>
 
-static void no_log(int level, struct syslog_data *data, const char *format, va_list arguments) {
+static void no_log(int level, struct syslog_data* data, const char* format, va_list arguments) {
     (void)level;
     (void)data;
     (void)format;
@@ -18,7 +18,7 @@ static void no_log(int level, struct syslog_data *data, const char *format, va_l
 
 int main(void) {
     struct sockaddr_in remote;
-    struct blocklist *state;
+    struct blocklist* state;
     int failures = 0;
     int fd = socket(AF_INET, SOCK_DGRAM, 0);
 
@@ -27,11 +27,11 @@ int main(void) {
 
     failures += blocklist(1, fd, "by number") != 0;
     failures += blocklist(BLOCKLIST_AUTH_OK, fd, "by name") != 0;
-    failures += blocklist_sa(BLOCKLIST_BAD_USER, fd, (struct sockaddr *)&remote, sizeof remote,
+    failures += blocklist_sa(BLOCKLIST_BAD_USER, fd, (struct sockaddr*)&remote, sizeof remote,
                              "address") != 0;
     state = blocklist_open();
     failures += blocklist_r(state, BLOCKLIST_ABUSIVE_BEHAVIOR, fd, "handle") != 0;
-    failures += blocklist_sa_r(state, BLOCKLIST_AUTH_FAIL, fd, (struct sockaddr *)&remote,
+    failures += blocklist_sa_r(state, BLOCKLIST_AUTH_FAIL, fd, (struct sockaddr*)&remote,
                                sizeof remote, "handle and address") != 0;
     blocklist_close(state);
     state = blocklist_open2(no_log);
