@@ -248,6 +248,7 @@ Result<> Daemon::open_sources() {
 }
 
 Result<> Daemon::run() {
+    log::start_thread();
     firewall_->start();
     log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
                 ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
@@ -259,6 +260,7 @@ Result<> Daemon::run() {
     auto finished = keeper_->finish();
     log::notice("end", "stopped; blocks stay in force until their time ends");
     log::flush();
+    log::stop_thread();
     if (code < 0) {
         return fail_errno("the event loop failed", -code);
     }

@@ -2,10 +2,17 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <ctime>
+#include <deque>
 #include <map>
-#include <tuple>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
 
 #include <sys/uio.h>
 #include <syslog.h>
@@ -120,8 +127,16 @@ void to_journal(Level level, std::string_view key, std::string_view text, const 
     sd_journal_sendv(parts.data(), static_cast<int>(parts.size()));
 }
 
-void emit(Level level, std::string_view key, std::string_view text, const Fields& fields) {
-    switch (state().target) {
+struct Line {
+    Level level = Level::info;
+    std::string key;
+    std::string text;
+    Fields fields;
+};
+
+void put(Target target, const Line& line_of) {
+    const auto& [level, key, text, fields] = line_of;
+    switch (target) {
     case Target::journal:
         to_journal(level, key, text, fields);
         break;
@@ -137,6 +152,62 @@ void emit(Level level, std::string_view key, std::string_view text, const Fields
         break;
     }
     }
+}
+
+/// The thread that writes, and what waits for it.
+struct Queue {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::deque<Line> lines;
+    std::uint64_t lost = 0;
+    bool stop = false;
+    bool done = false;
+
+    void run(Target target) {
+        std::unique_lock lock(mutex);
+        while (true) {
+            changed.wait(lock, [this] { return stop || !lines.empty(); });
+            if (lines.empty()) {
+                break;
+            }
+            const Line line = std::move(lines.front());
+            lines.pop_front();
+            const auto missing = std::exchange(lost, 0);
+            lock.unlock();
+            put(target, line);
+            if (missing > 0) {
+                put(target, {Level::warning,
+                             "log",
+                             fmt::format("{} lines of the log were lost: it was full", missing),
+                             {}});
+            }
+            lock.lock();
+        }
+        done = true;
+        changed.notify_all();
+    }
+};
+
+std::shared_ptr<Queue>& queue() {
+    static std::shared_ptr<Queue> instance;
+    return instance;
+}
+
+void emit(Level level, std::string_view key, std::string_view text, const Fields& fields) {
+    Line line{level, std::string(key), std::string(text), fields};
+    const auto to = queue();
+    if (!to) {
+        put(state().target, line);
+        return;
+    }
+    constexpr std::size_t most_lines = 4096;
+    const std::scoped_lock lock(to->mutex);
+    if (to->lines.size() >= most_lines) {
+        to->lost += 1;
+        return;
+    }
+    to->lines.push_back(std::move(line));
+    to->changed.notify_one();
 }
 
 void settle(std::string_view key, Fold& fold) {
@@ -206,6 +277,33 @@ void flush() {
     for (auto& [key, fold] : state().folds) {
         settle(key, fold);
     }
+}
+
+void start_thread() {
+    auto fresh = std::make_shared<Queue>();
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); // signals belong to the loop
+    try {
+        std::thread([fresh, target = state().target] { fresh->run(target); }).detach();
+        queue() = fresh;
+    } catch (const std::system_error&) {
+        // No thread to be had: the loop goes on writing itself.
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void stop_thread() {
+    const auto ending = std::exchange(queue(), nullptr);
+    if (!ending) {
+        return;
+    }
+    std::unique_lock lock(ending->mutex);
+    ending->stop = true;
+    ending->changed.notify_all();
+    // A log that is stuck keeps its thread, which goes with the process.
+    ending->changed.wait_for(lock, std::chrono::seconds(2), [&] { return ending->done; });
 }
 
 } // namespace log

@@ -2,7 +2,7 @@
 //
 // Text that came from outside goes through escape() and nothing else; a message that repeats is
 // folded: the first is written at once, then one line with the count when it changes or once a
-// minute. One thread (the loop's) logs; the writer thread hands its errors over instead.
+// minute. One thread (the loop's) logs; the store's writer hands its errors over.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +43,12 @@ using Fields = std::vector<Field>;
 void write(Level level, std::string_view key, std::string_view text, const Fields& fields = {});
 /// Writes the pending "repeated N times" lines; called by the loop once a minute and at the end.
 void flush();
+
+/// From here on a thread writes, because a journal or a pipe that is full would hold up the loop.
+/// Lines that it cannot take are counted, and the number is logged when it can again.
+void start_thread();
+/// Writes what is queued, for a moment at most, and ends the thread.
+void stop_thread();
 
 template <typename... Args>
 void error(std::string_view key, fmt::format_string<Args...> format, Args&&... args) {

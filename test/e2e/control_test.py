@@ -1,0 +1,81 @@
+"""The control API as anything that speaks HTTP meets it, and a log that nobody reads."""
+
+import fcntl
+import os
+
+import harness
+from harness import wait_for
+
+CONF = "[local]\n2222 stream tcp * * 3 1h\n"
+
+
+def test_lists_are_json_however_many_rows_do_not_match(world):
+    daemon = world.daemon(CONF)
+    # More rows than one piece of the answer looks at, and none of them blocked.
+    for host in range(600):
+        body = {"addr": f"198.51.{100 + host // 256}.{host % 256}", "port": 22, "protocol": "tcp"}
+        assert daemon.request("POST", "/v1/blocks", body)[0] == 201
+    status, rows = daemon.get("/v1/blocks?state=counting")
+    assert (status, rows) == (200, []), rows
+    status, rows = daemon.get("/v1/blocks?state=blocked")
+    assert status == 200 and len(rows) == 600
+    assert len({row["addr"] for row in rows}) == 600
+    assert len(daemon.get("/v1/blocks")[1]) == 600
+
+
+def test_bad_requests_get_a_reason_and_change_nothing(world):
+    daemon = world.daemon(CONF)
+    bad = [
+        ("POST", "/v1/blocks", {}),
+        ("POST", "/v1/blocks", {"addr": "nobody"}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1/24"}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1\0"}),
+        ("POST", "/v1/blocks", {"addr": 7}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "port": 65536}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "port": "ssh"}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "protocol": "tcpp"}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "seconds": 0}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "seconds": -1}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "seconds": 1 << 62}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "name": "a;b"}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "name": "x" * 64}),
+        ("POST", "/v1/blocks", {"addr": "192.0.2.1", "reason": ["no", "text"]}),
+        ("DELETE", "/v1/blocks", {"addr": ""}),
+        ("GET", "/v1/blocks?state=none", None),
+        ("PUT", "/v1/blocks", {"addr": "192.0.2.1"}),
+        ("GET", "/v1/nothing", None),
+    ]
+    for method, path, body in bad:
+        status, answer = daemon.request(method, path, body)
+        assert 400 <= status < 500, (method, path, body, status, answer)
+        assert answer["error"], (method, path, body)
+    assert daemon.status()["rows"] == 0
+
+
+def test_a_reason_is_text_and_nothing_more(world):
+    daemon = world.daemon(CONF)
+    body = {"addr": "192.0.2.1", "reason": "one\n\x1b[2Jtwo\u202ethree"}
+    status, row = daemon.request("POST", "/v1/blocks", body)
+    assert status == 201
+    assert row["reason"] == "one\\n\\x1b[2Jtwo\\xe2\\x80\\xaethree", row
+    assert daemon.get("/v1/blocks")[1][0]["reason"] == row["reason"]
+    assert "\x1b" not in daemon.log()
+
+
+def test_a_log_that_nobody_reads_stops_nothing(world):
+    fifo = world.path("log")
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDWR)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)  # repeats are folded: a large pipe would take them
+    daemon = world.daemon(CONF, "-v", wrapper=("sh", "-c", f'exec "$@" 2<>{fifo}', "sh"))
+    for number in range(3000):
+        body = {"addr": f"2001:db8::{number:x}", "reason": "x" * 200}
+        assert daemon.request("POST", "/v1/blocks", body)[0] == 201, number
+    assert daemon.status()["blocked"] == 3000
+    connection = world.tcp("10.66.1.1")
+    world.fail(connection, 3)
+    wait_for(lambda: daemon.status()["blocked"] == 3001, 10, "the report to count all the same")
+    os.close(reader)
+
+
+harness.main(globals())
