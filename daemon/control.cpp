@@ -69,7 +69,7 @@ Result<Fd> Control::listen(const std::string& path) {
 }
 
 Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Handler handler) {
-    std::unique_ptr<Control> control(new Control(event, std::move(handler)));
+    std::unique_ptr<Control> control(new Control(std::move(handler)));
     control->group_ =
         egress_group(); // once: a look-up may ask the network, and the loop never waits
     const auto access = [](void* self, MHD_Connection* connection, const char* path,

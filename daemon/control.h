@@ -59,7 +59,7 @@ class Control {
 
   private:
     struct Exchange;
-    Control(sd_event* event, Handler handler) : event_(event), handler_(std::move(handler)) {}
+    explicit Control(Handler handler) : handler_(std::move(handler)) {}
     static int on_ready(sd_event_source*, int, std::uint32_t, void* self);
     static int on_timeout(sd_event_source*, std::uint64_t, void* self);
     int handle(MHD_Connection* connection, const char* path, const char* method, const char* data,
@@ -68,7 +68,6 @@ class Control {
     static int reply(MHD_Connection* connection, Exchange& exchange);
     bool allowed(MHD_Connection* connection, std::uint32_t& uid) const;
 
-    sd_event* event_;
     Handler handler_;
     MHD_Daemon* http_ = nullptr;
     Source ready_;
