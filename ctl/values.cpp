@@ -107,24 +107,6 @@ Outcome<Prefix> parse_prefix(std::string_view whole, const Split& split) {
     return prefix;
 }
 
-/// Seconds of one unit letter; 0: no such unit.
-Seconds unit_seconds(char unit) {
-    switch (unit) {
-    case 's':
-        return 1;
-    case 'm':
-        return 60;
-    case 'h':
-        return 3600;
-    case 'd':
-        return 86400;
-    case 'w':
-        return 604800;
-    default:
-        return 0;
-    }
-}
-
 } // namespace
 
 std::string Target::text() const {

@@ -22,6 +22,24 @@ constexpr Moment after(Moment start, Seconds span) {
     return span >= never - start ? never : start + span;
 }
 
+/// Seconds in one of the units that people write (s m h d w); 0: no such unit.
+constexpr Seconds unit_seconds(char unit) {
+    switch (unit) {
+    case 's':
+        return 1;
+    case 'm':
+        return 60;
+    case 'h':
+        return 60 * 60;
+    case 'd':
+        return 24 * 60 * 60;
+    case 'w':
+        return 7 * 24 * 60 * 60;
+    default:
+        return 0;
+    }
+}
+
 /// Given by the owner, so that tests can move time by hand.
 class Clock {
   public:

@@ -21,23 +21,6 @@ Digits digits_of(std::string_view text) {
     return {text, text.size() > 1 && text[0] == '0' ? 8 : 10};
 }
 
-Seconds unit_of(char unit) {
-    switch (unit) {
-    case 's':
-        return 1;
-    case 'm':
-        return 60;
-    case 'h':
-        return 3600;
-    case 'd':
-        return 86400;
-    case 'w':
-        return 7 * 86400;
-    default:
-        return 0;
-    }
-}
-
 } // namespace
 
 std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& context,
@@ -82,7 +65,7 @@ std::optional<Seconds> parse_duration(const Cell& cell, const Context& context) 
         if (!number) {
             return std::nullopt;
         }
-        const Seconds unit = stop == cell.text.size() ? 1 : unit_of(cell.text[stop]);
+        const Seconds unit = stop == cell.text.size() ? 1 : unit_seconds(cell.text[stop]);
         if (unit == 0) {
             return context.error(
                 cell.part(stop),
