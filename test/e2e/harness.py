@@ -346,7 +346,9 @@ def child(function, name, report):
     world = None
     os.set_inheritable(report, False)
     if sanitized():
+        # The runtime is in this process now; programs that are started bring their own or none.
         os.environ["ASAN_OPTIONS"] = os.environ.get("EGRESS_ASAN_OPTIONS", "")
+        os.environ.pop("LD_PRELOAD", None)
     try:
         if libc.unshare(CLONE_NEWNET | CLONE_NEWNS) != 0:
             raise Skip("no network namespace: " + os.strerror(ctypes.get_errno()))
