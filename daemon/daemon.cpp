@@ -215,30 +215,30 @@ Result<> Daemon::open_sources() {
     wanted.adopt = !options_.flush;
     firewall_ = std::make_unique<Firewall>(event, *reaper_, *ledger_, clock_, wanted);
 
-    const auto keep = [this](int code, sd_event_source* source) {
+    sd_event_source* source = nullptr;
+    // Captured, not passed: the order in which a call's arguments are read is nobody's to rely on.
+    const auto keep = [&](int code) {
         if (code >= 0) {
             sources_.emplace_back(source);
         }
         return code;
     };
-    sd_event_source* source = nullptr;
-    int code = keep(sd_event_add_post(event, &source, on_turn, this), source);
+    int code = keep(sd_event_add_post(event, &source, on_turn, this));
     if (code >= 0) {
         code = keep(sd_event_add_time_relative(event, &source, CLOCK_MONOTONIC, tick_usec, 0,
-                                               on_tick, this),
-                    source);
+                                               on_tick, this));
     }
     if (code >= 0) {
-        code = keep(sd_event_add_signal(event, &source, SIGHUP, on_hangup, this), source);
+        code = keep(sd_event_add_signal(event, &source, SIGHUP, on_hangup, this));
     }
     for (const int signal : {SIGTERM, SIGINT}) {
         if (code >= 0) {
-            code = keep(sd_event_add_signal(event, &source, signal, nullptr, nullptr), source);
+            code = keep(sd_event_add_signal(event, &source, signal, nullptr, nullptr));
         }
     }
     if (code >= 0 && interfaces_.fd() >= 0) {
-        code = keep(sd_event_add_io(event, &source, interfaces_.fd(), EPOLLIN, on_interfaces, this),
-                    source);
+        code =
+            keep(sd_event_add_io(event, &source, interfaces_.fd(), EPOLLIN, on_interfaces, this));
     }
     if (code < 0) {
         return fail_errno("cannot set the event loop up", -code);
