@@ -4,7 +4,6 @@
 #include <fstream>
 
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <systemd/sd-daemon.h>
 
 #include "daemon/listener.h"
@@ -25,31 +24,6 @@ std::string boot_id() {
     std::string id;
     file >> id;
     return id;
-}
-
-/// Reads the whole database in a child: a page that is garbage can make LMDB crash, and that must
-/// be an error text here and not the end of the daemon. A clean failure is left to the real
-/// reading.
-Result<> try_database(const std::string& directory) {
-    const pid_t pid = fork();
-    if (pid < 0) {
-        return fail_errno("cannot fork");
-    }
-    if (pid == 0) {
-        const auto env = store::Env::open(directory, store::Env::Mode::read_only);
-        const bool well = env && env->each([](store::Row&&) { return true; }).has_value();
-        _exit(well ? 0 : 1);
-    }
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    if (WIFSIGNALED(status)) {
-        return fail(fmt::format(
-            "the database in {} is damaged (reading it ended with signal {}); move it away "
-            "to start afresh, or restore a copy",
-            directory, WTERMSIG(status)));
-    }
-    return {};
 }
 
 std::vector<std::string> paths_in(const std::string& file) {
@@ -94,7 +68,7 @@ Result<std::unique_ptr<Daemon>> Daemon::make(const Options& options, policy::Pol
 
 Result<> Daemon::open_store() {
     if (access((options_.database + "/data.mdb").c_str(), F_OK) == 0) {
-        if (auto tried = try_database(options_.database); !tried) {
+        if (auto tried = store::probe(options_.database); !tried) {
             return tried;
         }
     }

@@ -88,9 +88,12 @@ void leave_terminal(Fd& ready) {
 
 int serve(const Options& options, policy::Policy policy) {
     const bool foreground = options.foreground || getenv("NOTIFY_SOCKET") != nullptr;
-    const auto in_run = [](const std::string& path) { return path.starts_with(EGRESS_RUN_DIR "/"); };
+    const auto in_run = [](const std::string& path) {
+        return path.starts_with(EGRESS_RUN_DIR "/");
+    };
     if (!foreground || in_run(options.report_socket) || in_run(options.control_socket)) {
-        mkdir(EGRESS_RUN_DIR, 0755); // there already, or made by the unit; a failure shows at the sockets
+        mkdir(EGRESS_RUN_DIR,
+              0755); // there already, or made by the unit; a failure shows at the sockets
     }
     Fd ready = foreground ? Fd() : go_background();
     block_signals();

@@ -76,6 +76,9 @@ class Listing {
 
 /// Walks the database and closes it again.
 Result<> collect(const std::string& directory, Wanted wanted, std::int64_t now, Listing& listing) {
+    if (auto readable = store::probe(directory); !readable) {
+        return readable;
+    }
     const auto env = store::Env::open(directory, store::Env::Mode::read_only);
     if (!env) {
         return std::unexpected(env.error());

@@ -4,7 +4,10 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "daemon/log.h"
 
@@ -272,6 +275,30 @@ Result<> Env::set_boot(const std::string& boot) const {
         return fail_lmdb("cannot write the database in " + directory_, code);
     }
     return commit(std::move(*txn));
+}
+
+Result<> probe(const std::string& directory) {
+    const pid_t pid = fork();
+    if (pid < 0) {
+        return fail_errno("cannot fork");
+    }
+    if (pid == 0) {
+        const rlimit none{0, 0};
+        setrlimit(RLIMIT_CORE, &none); // a crash here is an answer, not an accident
+        const auto env = Env::open(directory, Env::Mode::read_only);
+        const bool well = env && env->each([](Row&&) { return true; }).has_value();
+        _exit(well ? 0 : 1);
+    }
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (WIFSIGNALED(status)) {
+        return fail(
+            fmt::format("the database in {} is damaged (reading it ended with signal {}); move "
+                        "it away to start afresh, or restore a copy",
+                        directory, WTERMSIG(status)));
+    }
+    return {};
 }
 
 } // namespace egress::store

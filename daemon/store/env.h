@@ -58,4 +58,9 @@ class Env {
     std::string directory_;
 };
 
+/// Reads the whole database in a child process: a page that is garbage can make LMDB crash, and
+/// that must be an error text here. A failure that the reading itself reports is left to the real
+/// reading.
+Result<> probe(const std::string& directory);
+
 } // namespace egress::store
