@@ -30,6 +30,7 @@ class Recorder:
     def __init__(self, path="/run/egress/report.sock"):
         self.path = path
         self.reports = []
+        self.lock = threading.Lock()
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.server.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.server.bind(path)
@@ -48,10 +49,12 @@ class Recorder:
                 data, ancillary, _, _ = connection.recvmsg(2048, 256)
                 if not data:
                     return
-                self.reports.append(self.decode(data, ancillary))
+                report = self.decode(data, ancillary)
+                with self.lock:
+                    self.reports.append(report)
 
     def decode(self, data, ancillary):
-        magic, _, length, action, family, port, raw, _, text, _ = HEAD.unpack_from(data)
+        magic, _, length, action, family, port, raw, _, said, _ = HEAD.unpack_from(data)
         assert magic == MAGIC and length == len(data), data
         pid = uid = descriptor = None
         for _, kind, value in ancillary:
@@ -63,8 +66,8 @@ class Recorder:
         remote = local = None
         listening = False
         if family:
-            remote = (socket.inet_ntop(family, raw[:4] if family == socket.AF_INET else raw),
-                      socket.ntohs(port))
+            text = socket.inet_ntop(family, raw[:4] if family == socket.AF_INET else raw)
+            remote = (unmapped(text), socket.ntohs(port))
         if descriptor is not None:
             with socket.socket(fileno=descriptor) as peer:
                 local = (unmapped(peer.getsockname()[0]), peer.getsockname()[1])
@@ -72,7 +75,7 @@ class Recorder:
                 if not listening:
                     remote = self.peer(peer) or remote
         return Report(NAMES[action], remote, local, listening, uid, pid, seccomp,
-                      data[HEAD.size:HEAD.size + text].decode(errors="replace"))
+                      data[HEAD.size:HEAD.size + said].decode(errors="replace"))
 
     @staticmethod
     def peer(connected):
@@ -90,17 +93,18 @@ class Recorder:
         except (OSError, StopIteration):
             return None
 
-    def actions(self, address):
-        return [report.action for report in list(self.reports)
-                if report.remote and report.remote[0] == address]
+    def of(self, address):
+        with self.lock:
+            return [report for report in self.reports if report.remote[0] == address]
 
     def expect(self, address, actions, timeout=30):
         """Waits for exactly these actions of that address, forgets them and returns the reports."""
-        wait_for(lambda: len(self.actions(address)) >= len(actions), timeout,
+        wait_for(lambda: len(self.of(address)) >= len(actions), timeout,
                  lambda: f"{actions} from {address}; there are {self.reports}")
-        found = [report for report in list(self.reports) if report.remote[0] == address]
+        found = self.of(address)
         assert sorted(report.action for report in found) == sorted(actions), (actions, found)
-        self.reports = [report for report in self.reports if report not in found]
+        with self.lock:
+            self.reports = [report for report in self.reports if report not in found]
         return found
 
     def close(self):

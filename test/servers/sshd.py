@@ -111,14 +111,15 @@ class Client:
         self.target = self.host.host6 if six else self.host.host4
         self.address = self.host.v6 if six else self.host.v4
 
-    def start(self, user="alice", answer="wrong", tries=1, methods="password", options=(), hang=False):
+    def start(self, user="alice", answer="wrong", tries=1, methods="password", options=(), hang=False,
+              patience=20):
         """Starts ssh, which gives the same answer to every question of so many tries; with `hang`
         it never answers the second."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.askpass + ".used")
         command = ["ssh", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o",
-                   "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "-o", "LogLevel=ERROR",
-                   "-o", f"PreferredAuthentications={methods}", "-o",
+                   "UserKnownHostsFile=/dev/null", "-o", f"ConnectTimeout={patience}", "-o",
+                   "LogLevel=ERROR", "-o", f"PreferredAuthentications={methods}", "-o",
                    f"NumberOfPasswordPrompts={tries}", "-o", "IdentitiesOnly=yes"]
         for option in options:
             command += ["-o", option]
@@ -142,7 +143,7 @@ class Client:
         """ssh options for so many keys that no server knows."""
         options = []
         for index in range(number):
-            path = self.world.path(f"key-{index}")
+            path = f"{self.askpass}.key-{index}"
             if not os.path.exists(path):
                 run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
             options.append(f"IdentityFile={path}")
