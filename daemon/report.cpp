@@ -92,20 +92,20 @@ Verdict without_fd(Report report, const wire::Record& record, const TrustedRepor
     return report;
 }
 
-/// A socket without a peer: an unconnected datagram socket may bring the address; so may a
-/// listening socket, from those who could have reported without any.
+/// A socket without a peer: an unconnected datagram socket may bring the address; so may a stream
+/// socket, from those who could have reported without any: one that listens, or whose connection
+/// was reset before we read of it.
 Verdict without_peer(Report report, const wire::Record& record, int fd, int domain,
                      const TrustedReporters& trusted) {
     const bool datagram = report.type == SOCK_DGRAM;
     if (!datagram) {
-        if (option(fd, SOL_SOCKET, SO_ACCEPTCONN) != 1) {
-            return Refusal::not_connected;
-        }
+        const bool listens = option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1;
+        const bool says = record.remote_length != 0;
         Endpoint local;
         int type = 0;
         int protocol = 0;
-        if (!trusted.service_of(report.uid, local, type, protocol)) {
-            return Refusal::listening;
+        if ((!listens && !says) || !trusted.service_of(report.uid, local, type, protocol)) {
+            return listens ? Refusal::listening : Refusal::not_connected;
         }
     }
     const auto remote = said(record);

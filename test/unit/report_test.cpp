@@ -189,6 +189,24 @@ TEST_CASE("stream sockets without a peer") {
     CHECK(judge.refused(pair.listener, "2001:db8::1") == Refusal::wrong_family);
 }
 
+TEST_CASE("a connection that was reset: the address comes from those who need no descriptor") {
+    Judge judge;
+    Connected pair("127.0.0.1");
+    const Endpoint service = judge.taken(pair.server).local;
+    const linger at_once{1, 0};
+    REQUIRE(setsockopt(pair.client.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+    pair.client.reset();
+    CHECK(judge.refused(pair.server) == Refusal::not_connected);
+    CHECK(judge.refused(pair.server, "203.0.113.1") == Refusal::not_connected);
+    judge.uid = 107;
+    CHECK(judge.refused(pair.server) == Refusal::not_connected);
+    const Report report = judge.taken(pair.server, "203.0.113.1");
+    CHECK(report.remote.address == address("203.0.113.1"));
+    CHECK(report.local.address == service.address);
+    CHECK(report.local.port == service.port);
+    CHECK_FALSE(report.forgeable);
+}
+
 TEST_CASE("datagram sockets: unconnected bring an address that may be forged, unless vouched for") {
     Judge judge;
     const Fd v4 = bound("127.0.0.1", SOCK_DGRAM);

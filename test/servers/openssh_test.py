@@ -1,0 +1,262 @@
+"""OpenSSH with our patches: what each kind of client makes it report, and what that leads to."""
+
+import concurrent.futures
+import os
+import signal
+
+import built
+import harness
+import sshd as servers
+import stock
+from harness import run, wait_for
+from recorder import Recorder
+
+RULE = "[local]\n22 stream tcp * * {nfail} 10m\n"
+
+
+def sigsys():
+    """How often the kernel says that it killed an sshd for a system call."""
+    done = run("dmesg", check=False)
+    return sum("sig=31" in line and "sshd" in line for line in done.stdout.splitlines())
+
+
+def check(reports, client):
+    """What is common to all reports of a connection."""
+    for report in reports:
+        assert report.uid == 0 and report.seccomp in (0, None), report
+        assert report.local == (client.target, 22), report
+        assert report.listening or report.remote[1] != 0, report
+
+
+def behave(recorder, client, sshd, pam):
+    """One client of each kind; exactly its reports."""
+    def expect(*actions):
+        check(recorder.expect(client.address, list(actions)), client)
+
+    assert not client.ssh()
+    expect("FAIL")
+    assert client.log_in(), (client.said, sshd.text())
+    expect("OK")
+    assert not client.ssh(tries=2)
+    expect("FAIL", "FAIL")
+    assert not client.ssh(user="nosuch")
+    expect("BAD_USER")
+    assert not client.ssh(user="nosuch", tries=2)
+    expect("BAD_USER", "FAIL")
+    assert not client.ssh(tries=5)
+    expect("FAIL", "FAIL", "FAIL", "ABUSIVE")
+    if pam == "yes":
+        assert not client.ssh(methods="keyboard-interactive", tries=2)
+        expect("FAIL", "FAIL")
+        assert client.ssh(methods="keyboard-interactive", answer=stock.PASSWORD), client.said
+        expect("OK")
+        assert not client.ssh(user="nosuch", methods="keyboard-interactive")
+        expect("BAD_USER")
+    for keys in (2, 6):  # fewer and more than MaxAuthTries
+        assert not client.ssh(methods="publickey", options=client.keys(keys))
+        expect("FAIL")
+    assert client.ssh(methods="publickey,password", answer=stock.PASSWORD, options=client.keys(2))
+    expect("OK")
+    assert not client.ssh(options=["KexAlgorithms=diffie-hellman-group1-sha1"])
+    expect("FAIL")
+    client.connect().close()  # says nothing: the next report is the garbage's
+    client.garbage()
+    expect("FAIL")
+    client.garbage(b"SSH-1.5-old\r\n")
+    expect("FAIL")
+
+
+def each_behaviour(world, version, pam):
+    recorder = Recorder()
+    before = sigsys()
+    sshd = servers.Sshd(world, version, pam=pam, tries=3)
+    clients = [servers.Client(world, f"client{int(six)}", six) for six in (False, True)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # PAM makes each failure wait
+        for done in [pool.submit(behave, recorder, client, sshd, pam) for client in clients]:
+            done.result()
+    sshd.stop()
+    assert not recorder.reports, recorder.reports
+    assert sigsys() == before, "a sandboxed process was killed for a system call"
+
+
+def grace(world, version):
+    recorder = Recorder()
+    sshd = servers.Sshd(world, version, grace=3)
+    client = servers.Client(world, "client")
+    silent = []
+    for six in (False, True):
+        client.use(six)
+        silent.append(client.connect())
+    # Idle after the key exchange, when there is a monitor and a sandboxed process.
+    idle = servers.Client(world, "idle")
+    with idle.connect() as connection:
+        connection.sendall(b"SSH-2.0-idle\r\n")
+        check(recorder.expect(idle.address, ["FAIL"]), idle)
+    for six in (False, True):
+        client.use(six)
+        check(recorder.expect(client.address, ["FAIL"]), client)
+    # Who has failed already is not counted again for being slow.
+    slow = servers.Client(world, "slow")
+    before = sshd.text().count("Timeout before authentication")
+    process = slow.start(tries=2, hang=True)
+    wait_for(lambda: sshd.text().count("Timeout before authentication") > before, 40, "the timeout")
+    process.kill()
+    process.wait()
+    check(recorder.expect(slow.address, ["FAIL"]), slow)
+    sshd.stop()
+    assert not recorder.reports, recorder.reports
+    for connection in silent:
+        connection.close()
+
+
+def crash(world, version):
+    """The sandboxed process dies of a signal; with 10.0 the privileged one, too."""
+    recorder = Recorder()
+    sshd = servers.Sshd(world, version)
+    client = servers.Client(world, "client")
+    with client.connect() as connection:
+        connection.sendall(b"SSH-2.0-victim\r\n")
+        os.kill(wait_for(lambda: sandboxed(sshd), what="a sandboxed process"), signal.SIGSEGV)
+        check(recorder.expect(client.address, ["FAIL"]), client)
+    for six in (False, True) if sshd.modern else ():
+        client.use(six)
+        with client.connect() as connection:
+            connection.recv(3)
+            os.kill(sshd.processes("sshd-session")[-1], signal.SIGSEGV)
+            (report,) = recorder.expect(client.address, ["FAIL"])
+            assert report.listening and report.local[1] == 22 and report.uid == 0, report
+    sshd.stop()
+    assert not recorder.reports, recorder.reports
+
+
+def sandboxed(sshd):
+    """The process that the kernel filters, once it does."""
+    for pid in sshd.processes("sshd-auth" if sshd.modern else "sshd"):
+        if Recorder.seccomp(pid) == 2:
+            return pid
+    return None
+
+
+def from_inetd(world, version):
+    recorder = Recorder()
+    sshd = servers.Sshd(world, version, grace=3, listen=False)
+    client = servers.Client(world, "client")
+    with servers.inetd(sshd):
+        for six in (False, True):
+            client.use(six)
+            assert not client.ssh()
+            check(recorder.expect(client.address, ["FAIL"]), client)
+            assert client.log_in(), (client.said, sshd.text())
+            check(recorder.expect(client.address, ["OK"]), client)
+            client.garbage()
+            check(recorder.expect(client.address, ["FAIL"]), client)
+            with client.connect():
+                check(recorder.expect(client.address, ["FAIL"]), client)
+    assert not recorder.reports, recorder.reports
+
+
+def attack(world, version, pam):
+    """hydra ends in the firewall, over IPv4 and IPv6, and others are served."""
+    daemon = world.daemon(RULE.format(nfail=4), "-v")
+    sshd = servers.Sshd(world, version, pam=pam)
+    friend = servers.Client(world, "friend")
+    for six in (False, True):
+        friend.use(six)
+        attacker = servers.Client(world, f"attacker{int(six)}", six)
+        process = stock.hydra(world, attacker.host, attacker.target, user="alice")
+        world.wait_element(attacker.address, 90)
+        wait_for(lambda: world.element(attacker.address)["packets"] > 0, 60, "dropped packets")
+        process.kill()
+        process.wait()
+        row = daemon.row(attacker.address)
+        assert row["state"] == "blocked" and row["port"] == 22 and row["count"] >= 4, row
+        assert friend.log_in(), (friend.said, sshd.text())
+        assert not attacker.ssh(answer=stock.PASSWORD, patience=2)
+    assert not any(daemon.status()["refused"].values()), daemon.status()
+    sshd.stop()
+
+
+def counted(world, version):
+    """egressd takes the reports, the listening socket's too: count, clear, block at once."""
+    daemon = world.daemon(RULE.format(nfail=9), "-v")
+    sshd = servers.Sshd(world, version, tries=3)
+    client = servers.Client(world, "client")
+
+    def count(number):
+        wait_for(lambda: (daemon.row(client.address) or {"count": 0})["count"] == number,
+                 what=lambda: f"count {number}: {daemon.blocks()}")
+    for six in (False, True):
+        client.use(six)
+        assert not client.ssh()
+        count(1)
+        assert not client.ssh(user="nosuch")
+        count(2)
+        client.garbage()
+        count(3)
+        if sshd.modern:
+            with client.connect() as connection:
+                connection.recv(3)
+                os.kill(sshd.processes("sshd-session")[-1], signal.SIGSEGV)
+                count(4)
+        assert client.log_in(), (client.said, sshd.text())
+        count(0)
+    for six in (False, True):
+        client.use(six)
+        client.ssh(tries=3)
+        world.wait_element(client.address)
+    assert not any(daemon.status()["refused"].values()), daemon.status()
+    sshd.stop()
+
+
+def without_egressd(world, version):
+    """Absent, stopped, or with a full queue: sshd serves, refuses and hangs up as before."""
+    sshd = servers.Sshd(world, version, grace=8, tries=2)
+    client = servers.Client(world, "client")
+
+    def same():
+        silent = client.connect()
+        assert not client.ssh()
+        assert not client.ssh(tries=3)
+        assert client.log_in(), (client.said, sshd.text())
+        client.garbage()
+        with silent:  # LoginGraceTime has to end it
+            while silent.recv(100):
+                pass
+    same()
+    descriptors = len(os.listdir(f"/proc/{sshd.process.pid}/fd"))
+    daemon = world.daemon(RULE.format(nfail=1000))
+    daemon.send(signal.SIGSTOP)
+    same()
+    with open("/proc/sys/net/core/somaxconn") as file:
+        limit = int(file.read())
+    full = 0
+    for _ in range(2 * limit):  # until nobody can even connect
+        full = world.library.report(harness.FAIL, -1, "fill", check=False)
+        if full:
+            break
+    assert full, "the daemon's queue never filled"
+    same()
+    daemon.send(signal.SIGCONT)
+    daemon.stop()
+    same()
+    wait_for(lambda: len(os.listdir(f"/proc/{sshd.process.pid}/fd")) <= descriptors,
+             what="the listener's descriptors to be as before")
+    sshd.stop()
+
+
+def define():
+    """A test per version, so that each can be run and fail by itself."""
+    for version in servers.VERSIONS:
+        short = version.replace("openssh-", "").replace(".", "_")
+        for function in (each_behaviour, attack):
+            for pam in ("yes", "no"):
+                globals()[f"test_{function.__name__}_{short}_pam_{pam}"] = (
+                    lambda world, f=function, v=version, p=pam: f(world, v, p))
+        for function in (grace, crash, from_inetd, counted, without_egressd):
+            globals()[f"test_{function.__name__}_{short}"] = (
+                lambda world, f=function, v=version: f(world, v))
+
+
+define()
+built.prepare(*servers.VERSIONS)
+harness.main(globals())
