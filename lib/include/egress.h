@@ -30,6 +30,12 @@
  * no signal (no SIGPIPE either), writes no log, allocates no memory and keeps no
  * descriptor. Without a daemon it is one failed system call, connect(2).
  *
+ * THE CONNECTION. A report carries a duplicate of fd. Until the daemon has read it, close(2)
+ * alone does not end the connection: a server that hangs up calls shutdown(2) first, and
+ * then gives the client's address to egress_report_sa, because a connection that is shut
+ * down or was reset no longer has a peer to ask for. The daemon takes that address from
+ * root and from the owners that its rules trust.
+ *
  * SIGNAL HANDLERS. The report functions may be called in signal handlers, also while the
  * interrupted code is inside a report, also on the same handle. The forms without a handle
  * read the environment: do not use them in a handler that can interrupt setenv(3) or
