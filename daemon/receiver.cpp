@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "daemon/listener.h"
@@ -150,14 +151,15 @@ bool Receiver::accept_one(int listener) {
     auto connection = std::make_unique<Connection>();
     connection->fd.reset(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!connection->fd) {
-        if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM) && !connections_.empty()) {
-            log::error("accept",
-                       "cannot accept a reporter ({}); closing the one that was idle longest",
-                       std::strerror(errno));
-            counters_.closed_idle += 1;
-            close(*connections_.front());
+        const int code = errno; // before anything else can change it
+        // The kernel looks for a number before it looks for a caller: without one there is no need.
+        pollfd waiting{listener, POLLIN, 0};
+        const bool short_of = code == EMFILE || code == ENFILE || code == ENOMEM;
+        if (short_of && !connections_.empty() && poll(&waiting, 1, 0) > 0) {
+            log::error("accept", "cannot accept a reporter: {}", std::strerror(code));
+            make_room(greediest());
         }
-        return errno == ECONNABORTED || errno == EINTR;
+        return code == ECONNABORTED || code == EINTR;
     }
     ucred peer{};
     socklen_t length = sizeof peer;

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -289,6 +290,25 @@ TEST_CASE("what is sent to a connection that was closed for room fails") {
     const bool sent = send_text(first, "lost");
     world.run();
     CHECK(sent == (world.taken.size() == 1));
+}
+
+TEST_CASE("out of descriptor numbers: room is made, and what the idlest had sent is read first") {
+    World world({.connections_per_uid = 100, .connections = 100, .reports_per_second = 1e6});
+    const Fd first = connected(world.path);
+    world.run();
+    const Fd second = connected(world.path);
+    REQUIRE(send_text(first, "sent before"));
+    REQUIRE(send_text(second, "sent by the newcomer"));
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    rlimit none = before;
+    none.rlim_cur = static_cast<rlim_t>(Fd(dup(first.get())).get()); // the next free number
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    world.run_until(2);
+    setrlimit(RLIMIT_NOFILE, &before);
+    CHECK(std::ranges::count(world.taken, "sent before") == 1);
+    CHECK(std::ranges::count(world.taken, "sent by the newcomer") == 1);
+    CHECK(world.receiver->counters().closed_idle == 1);
 }
 
 TEST_CASE("a uid over its share waits, and nothing of it is lost") {
