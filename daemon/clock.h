@@ -4,6 +4,7 @@
 // Wall-clock time exists only at the edges (rules file, database, log, JSON).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <limits>
 
@@ -44,21 +45,28 @@ constexpr Seconds unit_seconds(char unit) {
 class Clock {
   public:
     virtual ~Clock() = default;
-    virtual Moment now() const = 0;        ///< seconds since boot
-    virtual std::int64_t wall() const = 0; ///< seconds since the epoch
+    virtual Moment now() const = 0; ///< seconds since boot
+    /// Wall-clock time at Moment 0, in seconds since the epoch. It changes only when the wall clock
+    /// is set, so that a moment is the same second wherever and whenever it is written down.
+    virtual std::int64_t at_boot() const = 0;
 
+    /// Seconds since the epoch; within a second of the wall clock.
+    std::int64_t wall() const { return now() + at_boot(); }
     std::int64_t to_wall(Moment moment) const {
-        return moment == never ? never : moment - now() + wall();
+        return moment == never ? never : moment + at_boot();
     }
     Moment from_wall(std::int64_t seconds) const {
-        return seconds == never ? never : seconds - wall() + now();
+        return seconds == never ? never : seconds - at_boot();
     }
 };
 
 class SystemClock final : public Clock {
   public:
     Moment now() const override;
-    std::int64_t wall() const override;
+    std::int64_t at_boot() const override;
+
+  private:
+    mutable std::atomic<std::int64_t> at_boot_{0}; ///< as last given; 0: not yet
 };
 
 } // namespace egress

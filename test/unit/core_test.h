@@ -19,7 +19,7 @@ namespace egress::test {
 class FakeClock final : public Clock {
   public:
     Moment now() const override { return boot; }
-    std::int64_t wall() const override { return boot + offset; }
+    std::int64_t at_boot() const override { return offset; }
     void pass(Seconds seconds) { boot += seconds; }
 
     Moment boot = 10'000;

@@ -27,7 +27,7 @@ inline constexpr std::int64_t noon = 1'795'348'800; ///< 2026-11-22 12:00:00 UTC
 class StandingClock final : public Clock {
   public:
     Moment now() const override { return 1000; }
-    std::int64_t wall() const override { return noon; }
+    std::int64_t at_boot() const override { return noon - now(); }
 };
 
 class TemporaryDirectory {

@@ -1,5 +1,9 @@
 // Addresses, prefixes and the clock's arithmetic.
+#include <chrono>
+#include <cstdlib>
+#include <ctime>
 #include <random>
+#include <thread>
 
 #include <arpa/inet.h>
 
@@ -191,5 +195,17 @@ TEST_CASE("time saturates at never and converts both ways") {
     CHECK(clock.from_wall(never) == never);
     SystemClock system;
     CHECK(system.now() > 0);
-    CHECK(system.wall() > 1'700'000'000);
+    CHECK(std::abs(system.wall() - std::time(nullptr)) <= 1);
+}
+
+TEST_CASE("a moment is the same second of the day whenever it is asked for") {
+    const SystemClock system;
+    const Moment moment = system.now();
+    const std::int64_t wall = system.to_wall(moment);
+    // Over more than a second, so that each clock's second turns over in between.
+    for (int i = 0; i < 120; ++i) {
+        REQUIRE(system.to_wall(moment) == wall);
+        REQUIRE(system.from_wall(wall) == moment);
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
 }
