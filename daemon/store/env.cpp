@@ -1,5 +1,7 @@
 #include "daemon/store/env.h"
 
+#include <csignal>
+
 #include <fmt/format.h>
 
 #include <fcntl.h>
@@ -285,6 +287,9 @@ Result<> probe(const std::string& directory) {
     if (pid == 0) {
         const rlimit none{0, 0};
         setrlimit(RLIMIT_CORE, &none); // a crash here is an answer, not an accident
+        for (const int crash : {SIGBUS, SIGSEGV, SIGABRT, SIGFPE, SIGILL}) {
+            (void)std::signal(crash, SIG_DFL); // a handler (a sanitizer's) would make it an exit
+        }
         const auto env = Env::open(directory, Env::Mode::read_only);
         const bool well = env && env->each([](Row&&) { return true; }).has_value();
         _exit(well ? 0 : 1);
