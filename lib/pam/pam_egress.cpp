@@ -76,20 +76,34 @@ bool is_unknown_user(const char* user) {
     return ::getpwnam_r(user, &entry, buffer, sizeof buffer, &found) == 0 && found == nullptr;
 }
 
-/// The service's socket or, without one, the address alone. False: not known who logs in.
+/// The service's socket and the client's address, or one of both. False: not known who logs in.
+///
+/// The address goes along with the socket because the client may hang up before egressd reads the
+/// report, and a connection that was reset has no peer to ask for.
 bool find_remote(const char* rhost, Report& report, sockaddr_storage& address) {
-    const socklen_t length = parse_numeric(rhost, address);
+    // Who starts a set-uid program chooses its descriptors: those prove nothing about a client.
+    const bool chosen = getauxval(AT_SECURE) != 0;
+    socklen_t length = parse_numeric(rhost, address);
     if (length > 0) {
         report.fd = find_socket_of(address);
-        if (report.fd < 0) {
-            report.remote = reinterpret_cast<const sockaddr*>(&address);
-            report.remote_length = length;
+        if (report.fd < 0 && !chosen) {
+            report.fd = find_reset_socket(address);
         }
-        return true;
+    } else {
+        report.fd = chosen ? -1 : find_only_socket();
+        if (report.fd < 0) {
+            return false;
+        }
     }
-    // Who starts a set-uid program chooses its descriptors: those prove nothing about a client.
-    report.fd = getauxval(AT_SECURE) != 0 ? -1 : find_only_socket();
-    return report.fd >= 0;
+    // The socket knows the port, too.
+    if (const socklen_t asked = peer_of(report.fd, address); asked > 0) {
+        length = asked;
+    }
+    if (length > 0) {
+        report.remote = reinterpret_cast<const sockaddr*>(&address);
+        report.remote_length = length;
+    }
+    return true;
 }
 
 void log_debug(pam_handle_t* pamh, const Report& report, const char* rhost, int error) {

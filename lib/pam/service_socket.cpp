@@ -72,28 +72,29 @@ PortRange ephemeral_ports() {
     return range;
 }
 
-/// Both ends of a connected TCP socket; false for any other descriptor.
-bool ends_of(int fd, Endpoint& local, Endpoint& remote) {
+/// A number among the options of the socket; -1 where the descriptor is none.
+int option(int fd, int name) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return ::getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+}
+
+bool local_end(int fd, Endpoint& local) {
     sockaddr_storage address;
     socklen_t length = sizeof address;
-    if (::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) < 0 ||
-        !fold(address, remote)) {
-        return false;
-    }
-    int type = 0;
-    length = sizeof type;
-    if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 || type != SOCK_STREAM) {
-        return false;
-    }
-    length = sizeof address;
     return ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0 &&
            fold(address, local);
 }
 
+/// Both ends of a connected TCP socket; false for any other descriptor.
+bool ends_of(int fd, Endpoint& local, Endpoint& remote) {
+    sockaddr_storage address;
+    return peer_of(fd, address) > 0 && fold(address, remote) &&
+           option(fd, SO_TYPE) == SOCK_STREAM && local_end(fd, local);
+}
+
 bool has_reuse_address(int fd) {
-    int reuse = 0;
-    socklen_t length = sizeof reuse;
-    return ::getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, &length) == 0 && reuse != 0;
+    return option(fd, SO_REUSEADDR) > 0;
 }
 
 /// Calls `visit(fd)` for the descriptors of this process, up to a limit.
@@ -163,6 +164,16 @@ socklen_t parse_numeric(const char* text, sockaddr_storage& out) {
     return sizeof in6;
 }
 
+socklen_t peer_of(int fd, sockaddr_storage& out) {
+    sockaddr_storage address;
+    socklen_t length = sizeof address;
+    if (::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) < 0) {
+        return 0;
+    }
+    std::memcpy(&out, &address, length);
+    return length;
+}
+
 int find_socket_of(const sockaddr_storage& remote) {
     Endpoint wanted;
     if (!fold(remote, wanted)) {
@@ -184,6 +195,27 @@ int find_socket_of(const sockaddr_storage& remote) {
         }
     });
     return best >= 0 ? best : second;
+}
+
+int find_reset_socket(const sockaddr_storage& remote) {
+    const PortRange ephemeral = ephemeral_ports();
+    int found = -1;
+    bool ambiguous = false;
+    in_port_t port = 0;
+    each_descriptor([&](int fd) {
+        Endpoint here;
+        sockaddr_storage peer;
+        if (option(fd, SO_TYPE) != SOCK_STREAM || option(fd, SO_ACCEPTCONN) != 0 ||
+            peer_of(fd, peer) > 0 || !local_end(fd, here) || here.port == 0 ||
+            ephemeral.contains(here.port) ||
+            (remote.ss_family == AF_INET6 && option(fd, SO_DOMAIN) != AF_INET6)) {
+            return;
+        }
+        ambiguous = ambiguous || (found >= 0 && port != here.port);
+        port = here.port;
+        found = lower(fd, found) ? fd : found;
+    });
+    return ambiguous ? -1 : found;
 }
 
 int find_only_socket() {

@@ -21,9 +21,18 @@ socklen_t parse_numeric(const char* text, sockaddr_storage& out);
 /// -1: none. The descriptor stays the service's.
 int find_socket_of(const sockaddr_storage& remote);
 
+/// For a client that hung up before anybody could ask: a TCP socket that has neither a peer nor
+/// listens and is still bound to a port outside the ephemeral range, which says what service it
+/// was. Only of a family that `remote` can arrive on, and only if all such sockets have the same
+/// port. -1: none, or ambiguous.
+int find_reset_socket(const sockaddr_storage& remote);
+
 /// The client's socket where its address is unknown: a connected TCP socket on a local port outside
 /// the ephemeral range, from a remote port that is no service's (1024 and up), and only if all such
 /// sockets have the same remote address. -1: none, or ambiguous.
 int find_only_socket();
+
+/// The remote address of a connected socket into `out`; its length, or 0 with `out` untouched.
+socklen_t peer_of(int fd, sockaddr_storage& out);
 
 } // namespace egress

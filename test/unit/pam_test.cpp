@@ -144,7 +144,7 @@ TEST_CASE("a failed log-in is reported with the service's socket, and stays fail
     REQUIRE(got.fault == wire::Fault::none);
     CHECK(got.record.action == EGRESS_AUTH_FAIL);
     CHECK(got.record.message == "test: user root");
-    CHECK(got.record.remote_length == 0);
+    CHECK(address_of(got) == "127.0.0.1"); // for the case that the client hangs up meanwhile
     CHECK(proves(got, connection.served));
     CHECK_FALSE(service.listener.has_connection());
 }
@@ -193,6 +193,31 @@ TEST_CASE("a numeric address without a socket is reported as an address") {
     }
     CHECK(Login(service, "root", "::ffff:192.0.2.8").authenticate() == PAM_AUTH_ERR);
     CHECK(address_of(service.listener.one()) == "192.0.2.8");
+}
+
+TEST_CASE("of a client that has hung up the socket says which service, PAM_RHOST who it was") {
+    const Service service;
+    service.configure("pam_deny");
+    const Server server;
+    const Server another;
+    auto gone = server.connect_from(2);
+    const linger at_once{1, 0};
+    REQUIRE(setsockopt(gone.client.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+    gone.client.reset();
+    CHECK(Login(service, "root", "127.0.0.2").authenticate() == PAM_AUTH_ERR);
+    const Received got = service.listener.one();
+    CHECK(proves(got, gone.served));
+    CHECK(address_of(got) == "127.0.0.2");
+    // An IPv6 client cannot have come over this socket; without an address nobody is known.
+    CHECK(Login(service, "root", "2001:db8::9").authenticate() == PAM_AUTH_ERR);
+    CHECK(service.listener.one().fds.empty());
+    CHECK(Login(service, "root", nullptr).authenticate() == PAM_AUTH_ERR);
+    CHECK_FALSE(service.listener.has_connection());
+    auto second = another.connect_from(3); // now it could have been either service
+    REQUIRE(setsockopt(second.client.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+    second.client.reset();
+    CHECK(Login(service, "root", "127.0.0.2").authenticate() == PAM_AUTH_ERR);
+    CHECK(service.listener.one().fds.empty());
 }
 
 TEST_CASE("a connection that the service made is not taken for the client's") {
