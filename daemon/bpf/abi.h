@@ -1,0 +1,243 @@
+/* What the kernel half and the daemon share: sizes, tables of a policy, process state, events.
+ *
+ * Plain C for both compilers. Addresses and the inode's device are in the kernel's own forms:
+ * addresses in network byte order, devices as MAJOR << 20 | MINOR (not what stat(2) gives). Everything
+ * else is in host byte order. Times are nanoseconds of the boot clock.
+ */
+#ifndef EGRESS_BPF_ABI_H
+#define EGRESS_BPF_ABI_H
+
+#ifndef __bpf__
+#include <linux/types.h>
+#endif
+
+/* A change of any structure below gets another number; pinned maps of another number are not adopted. */
+#define EGRESS_ABI 1
+
+#define EGRESS_MAX_RULES 1024
+#define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
+#define EGRESS_MAX_ANCESTORS 16
+#define EGRESS_PATH_SIZE 256 /* of a path with its terminator */
+#define EGRESS_COMMAND_SIZE 16
+#define EGRESS_MAX_WINDOWS 16 /* spans of a week in one rule */
+#define EGRESS_CGROUP_LEVELS 10 /* of nesting that are looked at */
+#define EGRESS_SLOTS 2 /* policies that may be there at once: the one in force and the next */
+
+/* A set of rules, one bit each, the first rule at bit 0 of words[0]. */
+struct egress_vector {
+    __u64 any; /* bit w: words[w] is not zero */
+    __u64 words[EGRESS_WORDS];
+};
+
+/* A file as the kernel knows it. */
+struct egress_file {
+    __u64 inode;
+    __u32 device;
+    __u32 zero;
+};
+
+/* An entry of a destination table is the index of a vector and perhaps one of these. */
+#define EGRESS_BLOCK 0x80000000U /* v4_top: not a vector but a block of 256 entries */
+#define EGRESS_FINER 0x40000000U /* there are longer prefixes below: look further */
+#define EGRESS_INDEX 0x3fffffffU
+#define EGRESS_BLOCK_SIZE 256
+
+#define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0 is "not there" */
+
+#define EGRESS_TYPES 8
+#define EGRESS_PROTOCOLS 256
+
+enum egress_rule_verdict { EGRESS_ALLOW = 0, EGRESS_DENY = 1, EGRESS_REJECT = 2 };
+
+enum egress_rule_flag {
+    EGRESS_RULE_AUDIT = 1, /* record, do not enforce */
+    EGRESS_RULE_LOG = 2,   /* an event for what is allowed, too */
+    EGRESS_RULE_QUIET = 4, /* no event */
+    EGRESS_RULE_ALARM = 8,
+    EGRESS_RULE_TIMED = 16, /* `until` and `windows` say when it is in force */
+};
+
+/* Seconds of the week, Monday 00:00 local time is 0; `to` is not included. */
+struct egress_window {
+    __u32 from;
+    __u32 to;
+};
+
+struct egress_rule {
+    __u64 until; /* boot clock; 0: no end */
+    __u32 line;  /* number of the rule among all, from 1: how events name it */
+    __u16 flags;
+    __u8 verdict;
+    __u8 windows_used;
+    struct egress_window windows[EGRESS_MAX_WINDOWS];
+};
+
+/* What of a policy has a fixed size. An index is one into the policy's vectors. */
+struct egress_base {
+    __u64 generation;
+    __u32 rules_used;
+    __u32 has_cgroups;  /* some rule asks for one */
+    __u32 has_lineage;  /* some rule asks for parent or under */
+    __u32 has_places;   /* some rule asks for container or host */
+    __u32 has_trees;    /* some rule names a directory tree */
+    __u32 other_uids;   /* index: users that no rule names */
+    __u32 other_gids;   /* index */
+    __u32 zero;
+    struct egress_vector nothing;     /* empty */
+    struct egress_vector stranger;    /* rules that name neither program nor ancestry */
+    struct egress_vector any_program; /* rules that name no program */
+    struct egress_vector any_parent;
+    struct egress_vector any_under;
+    struct egress_vector any_cgroup;
+    struct egress_vector at_create; /* rules that may decide when only the kind of socket is known */
+    struct egress_vector on_host;      /* rules that may match on the host */
+    struct egress_vector in_container; /* rules that may match in a container */
+    struct egress_rule rules[EGRESS_MAX_RULES];
+    __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
+    __u32 ports[65536];                              /* indexes */
+    __u32 v4_top[65536]; /* by the first 16 bits: index, FINER never alone; or BLOCK */
+    __u32 v6_top[65536]; /* by the first 16 bits: index, perhaps FINER */
+};
+
+struct egress_block {
+    __u32 entries[EGRESS_BLOCK_SIZE]; /* by the third byte: index, perhaps FINER */
+};
+
+/* Keys of longest-prefix tables; `bits` as bpf wants it, in front. */
+struct egress_prefix4 {
+    __u32 bits;
+    __u8 address[4];
+};
+struct egress_prefix6 {
+    __u32 bits;
+    __u8 address[16];
+};
+struct egress_tree {
+    __u32 bits;
+    char path[EGRESS_PATH_SIZE]; /* of a tree: with the '/' at its end; zero-padded */
+};
+
+/* Rules of a program named by tree. */
+struct egress_tree_rules {
+    __u32 host; /* index: where the path is the host's own */
+    __u32 any;  /* index: wherever; root of another mount namespace can fake it */
+};
+
+enum egress_process_flag {
+    EGRESS_PROCESS_HOST_PATH = 1, /* `path` was walked in the host's own mount namespace */
+    EGRESS_PROCESS_SWEPT = 2,     /* older than the hooks: path and command are what it says itself */
+};
+
+/* The rules that a process' program and ancestry select, under one generation. */
+struct egress_subject {
+    __u64 generation; /* 0: not worked out; written last */
+    struct egress_vector vector;
+};
+
+/* By tgid. Filled at fork and exec, removed when the last thread ends. */
+struct egress_process {
+    __u64 started; /* start of the thread group's leader, boot clock: tells tgids used again apart */
+    __u64 exec_id; /* the leader's self_exec_id */
+    __u64 path_hash;
+    struct egress_file program;
+    struct egress_file ancestors[EGRESS_MAX_ANCESTORS]; /* programs; 0 is who forked it */
+    __u32 ancestors_used;
+    __u32 tgid;
+    __u32 ppid;  /* tgid of who forked it */
+    __u32 flags; /* egress_process_flag */
+    char command[EGRESS_COMMAND_SIZE]; /* last component of what exec was given */
+    struct egress_tree path; /* as a key of the trees: bits of the text without its terminator */
+    __u32 zero;
+    struct egress_subject subjects[EGRESS_SLOTS];
+};
+
+/* What a hook asks. */
+struct egress_flow {
+    __u8 address[16]; /* network byte order; IPv4 mapped */
+    __u16 port;
+    __u8 type;     /* SOCK_* */
+    __u8 protocol; /* IPPROTO_* */
+    __u32 uid;     /* real, as the initial user namespace numbers it */
+    __u32 gid;
+    __u32 in_container;
+};
+
+/* What one look of a hook led to; the daemon folds nothing more. */
+enum egress_event_action { EGRESS_EVENT_ALLOWED = 0, EGRESS_EVENT_BLOCKED = 1, EGRESS_EVENT_MONITOR = 2 };
+
+enum egress_hook {
+    EGRESS_HOOK_CONNECT4 = 0,
+    EGRESS_HOOK_CONNECT6 = 1,
+    EGRESS_HOOK_SENDMSG4 = 2,
+    EGRESS_HOOK_SENDMSG6 = 3,
+    EGRESS_HOOK_CREATE = 4,
+    EGRESS_HOOK_PACKET = 5,
+    EGRESS_HOOKS = 6,
+};
+
+/* Why an event is not there. */
+enum egress_loss {
+    EGRESS_LOST_RING = 0,    /* the ring was full */
+    EGRESS_LOST_PROCESS = 1, /* a process could not be taken into the table */
+    EGRESS_LOST_BROKEN = 2,  /* the tables did not hang together: the flow was let through */
+    EGRESS_LOSSES = 3,
+};
+
+#define EGRESS_HOSTNAME_SIZE 65
+
+struct egress_event {
+    __u64 sequence;   /* counts every event, lost ones too */
+    __u64 time;       /* boot clock */
+    __u64 generation; /* of the policy that decided */
+    __u64 cgroup;     /* id */
+    __u64 count;      /* looks that this event stands for */
+    struct egress_flow flow;
+    __u32 rule; /* index, or EGRESS_UNMATCHED */
+    __u32 pid;  /* the thread */
+    __u32 tgid;
+    __u32 ppid;
+    __u8 action; /* egress_event_action */
+    __u8 hook;
+    __u16 rule_flags;
+    __u32 known; /* 0: the process is not in the table; what follows is the thread's own word */
+    __u32 ancestors_used;
+    struct egress_file program;
+    struct egress_file ancestors[EGRESS_MAX_ANCESTORS];
+    char comm[EGRESS_COMMAND_SIZE]; /* the thread's; it chooses it itself */
+    char hostname[EGRESS_HOSTNAME_SIZE];
+    char path[EGRESS_PATH_SIZE];
+};
+
+/* Repeats of the same look are one event: the first at once, then a count per interval. */
+struct egress_fold_key {
+    __u8 address[16];
+    __u64 program; /* inode */
+    __u32 tgid;
+    __u32 uid;
+    __u32 rule;
+    __u16 port;
+    __u8 protocol;
+    __u8 action;
+};
+struct egress_fold {
+    __u64 sent;  /* when an event was made last, boot clock */
+    __u64 count; /* looks since */
+};
+
+/* What is the same for all policies. */
+struct egress_config {
+    __u64 generation; /* of the policy in force, which is in slot generation % EGRESS_SLOTS;
+                         0: none, everything passes unjudged */
+    __u64 week_at_boot; /* second of the local week at zero of the boot clock */
+    __u64 fold_interval; /* nanoseconds */
+    __u64 sequence;      /* of the last event; counted by the hooks */
+    __u32 monitor;       /* judge and record, block nothing */
+    __u32 mount_namespace; /* of the host: inode number */
+    __u32 pid_namespace;
+    __u32 abi;
+};
+
+#define EGRESS_UNMATCHED 0xffffffffU
+#define EGRESS_BROKEN 0xfffffffeU /* the tables do not hang together: counted, never silent */
+
+#endif

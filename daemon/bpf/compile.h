@@ -1,0 +1,96 @@
+// [egress] rules -> the tables that the kernel looks up (abi.h), built off line.
+//
+// Each dimension of a question (destination, port, protocol, user, group, program, ancestry, cgroup,
+// place) has a table from its value to the set of rules that the value satisfies, as a bit vector. The
+// sets of all tables are ANDed, and the lowest bit is the first rule that matches: the cost does not
+// depend on how many rules or prefixes there are. Equal vectors are stored once.
+//
+// A destination's vector holds the rules of every prefix around it, so the longest prefix is enough.
+// IPv4: a table of the first 16 bits, blocks for the third byte, and, only below entries that say
+// FINER, a hash of hosts and a longest-prefix table for /25../31. IPv6: the first 16 bits, then a hash
+// of hosts and a longest-prefix table.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/bpf/abi.h"
+#include "daemon/policy/rule.h"
+#include "daemon/result.h"
+
+namespace egress::bpf {
+
+/// A cgroup2.
+struct Cgroup {
+    std::uint64_t id = 0;
+    std::string path; ///< below the cgroup2 root, "/system.slice/nginx.service"
+};
+
+/// What a policy names and only the running system can tell.
+struct World {
+    /// The files that a path stands for now, as the kernel names them; none where it does not exist.
+    std::function<std::vector<egress_file>(const std::string& path)> files;
+    /// The cgroup options.cgroup, or the cgroups of options.unit; none where there is no such thing.
+    std::function<std::vector<Cgroup>(const policy::EgressOptions& options)> cgroups;
+    std::int64_t wall_at_boot = 0; ///< seconds since the epoch at zero of the boot clock
+};
+
+/// Index of a vector.
+using Index = std::uint32_t;
+
+template <typename Key>
+using Table = std::vector<std::pair<Key, Index>>; ///< sorted by key, each key once
+
+using Command = std::array<char, EGRESS_COMMAND_SIZE>; ///< zero-padded
+struct FileLess {
+    bool operator()(const egress_file& a, const egress_file& b) const {
+        return a.inode != b.inode ? a.inode < b.inode : a.device < b.device;
+    }
+};
+struct Host6Key {
+    std::array<std::uint8_t, 16> address;
+    friend auto operator<=>(const Host6Key&, const Host6Key&) = default;
+};
+struct Prefix4Key {
+    std::uint32_t address; ///< host byte order
+    std::uint8_t length;   ///< 25..31
+    friend auto operator<=>(const Prefix4Key&, const Prefix4Key&) = default;
+};
+struct Prefix6Key {
+    std::array<std::uint8_t, 16> address;
+    std::uint8_t length; ///< 17..127
+    friend auto operator<=>(const Prefix6Key&, const Prefix6Key&) = default;
+};
+
+/// The tables of one policy. Movable, large (about a megabyte without lists).
+struct Tables {
+    std::unique_ptr<egress_base> base;
+    std::vector<egress_vector> vectors;
+    std::vector<egress_block> blocks;
+    Table<std::uint32_t> hosts4; ///< by address in host byte order
+    Table<Prefix4Key> prefixes4;
+    Table<Host6Key> hosts6;
+    Table<Prefix6Key> prefixes6;
+    Table<std::uint32_t> uids;
+    Table<std::uint32_t> gids;
+    Table<std::uint64_t> cgroups;  ///< by id
+    Table<std::uint64_t> paths;    ///< by path_hash()
+    Table<Command> commands;
+    std::vector<std::pair<egress_file, Index>> programs; ///< sorted by FileLess
+    std::vector<std::pair<egress_file, Index>> parents;
+    std::vector<std::pair<egress_file, Index>> unders;
+    std::vector<std::pair<std::string, egress_tree_rules>> trees; ///< by path with '/' at its end
+};
+
+/// As the kernel half computes it when a program starts.
+std::uint64_t path_hash(std::string_view path);
+
+/// The tables of policy.egress. Fails where a line asks for more than there is (too many rules, too
+/// many windows), with its place.
+Result<Tables> compile(const policy::Policy& policy, const World& world, std::uint64_t generation);
+
+} // namespace egress::bpf

@@ -1,0 +1,12 @@
+// The destination column of all rules -> the address tables.
+#pragma once
+
+#include "daemon/bpf/compile.h"
+#include "daemon/bpf/vectors.h"
+
+namespace egress::bpf {
+
+/// Fills the address tables of `out`; base->v4_top and v6_top with them.
+void compile_destinations(const policy::Policy& policy, VectorPool& pool, Tables& out);
+
+} // namespace egress::bpf

@@ -1,0 +1,304 @@
+/* Where a process goes: judged when it connects, sends or makes a socket that is not judged later. */
+#ifndef EGRESS_BPF_FLOW_H
+#define EGRESS_BPF_FLOW_H
+
+#include "kernel.h"
+#include "maps.h"
+#include "tag.h"
+#include "verdict.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_RAW 3
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_MPTCP 262
+#define EPERM 1
+#define ECONNREFUSED 111
+
+#define EGRESS_PASS 1
+#define EGRESS_REFUSE 0
+
+/* Which rules the process' program and ancestry select: worked out once per process and policy. Two
+ * threads may do so at once; they write the same words. */
+static __noinline int select_subject(struct egress_process *process, struct egress_view *view) {
+    struct egress_vector chosen;
+    if (!process || !view || !view->base) {
+        return 0;
+    }
+    egress_select(view, process, &chosen);
+    struct egress_subject *subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
+    subject->vector = chosen;
+    __sync_lock_test_and_set(&subject->generation, view->generation);
+    return 1;
+}
+
+struct egress_look {
+    struct egress_flow flow;
+    struct egress_view view;
+    struct egress_process *process; /* null: not in the table */
+    const struct egress_config *settings;
+    __u32 rule;
+    __u8 hook;
+};
+
+EGRESS_INLINE int may_fold(const struct egress_look *look, __u8 action, __u64 now, __u64 *count) {
+    struct egress_fold_key key = {
+        .program = look->process ? look->process->program.inode : 0,
+        .tgid = bpf_get_current_pid_tgid() >> 32,
+        .uid = look->flow.uid,
+        .rule = look->rule,
+        .port = look->flow.port,
+        .protocol = look->flow.protocol,
+        .action = action,
+    };
+    __builtin_memcpy(key.address, look->flow.address, sizeof key.address);
+    struct egress_fold *fold = bpf_map_lookup_elem(&folds, &key);
+    if (!fold) {
+        struct egress_fold first = {.sent = now, .count = 0};
+        bpf_map_update_elem(&folds, &key, &first, BPF_NOEXIST);
+        *count = 1;
+        return 0;
+    }
+    const __u64 sent = fold->sent;
+    if (now - sent < look->settings->fold_interval ||
+        __sync_val_compare_and_swap(&fold->sent, sent, now) != sent) {
+        __sync_fetch_and_add(&fold->count, 1);
+        return 1;
+    }
+    *count = __sync_lock_test_and_set(&fold->count, 0) + 1;
+    return 0;
+}
+
+static __noinline int emit(struct egress_look *look, __u32 action, __u32 flags) {
+    if (!look || !look->settings) {
+        return 0;
+    }
+    const __u64 now = bpf_ktime_get_boot_ns();
+    __u64 count = 1;
+    if (may_fold(look, action, now, &count)) {
+        return 0;
+    }
+    const __u64 number = __sync_fetch_and_add((__u64 *)&look->settings->sequence, 1) + 1;
+    struct egress_event *event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
+    if (!event) {
+        egress_lose(EGRESS_LOST_RING);
+        return 0;
+    }
+    struct task_struct *task = (void *)bpf_get_current_task();
+    const __u64 ids = bpf_get_current_pid_tgid();
+    event->sequence = number;
+    event->time = now;
+    event->generation = look->view.generation;
+    event->cgroup = bpf_get_current_cgroup_id();
+    event->count = count;
+    event->flow = look->flow;
+    event->rule = look->rule;
+    event->pid = (__u32)ids;
+    event->tgid = ids >> 32;
+    event->action = action;
+    event->hook = look->hook;
+    event->rule_flags = flags;
+    event->known = look->process != 0;
+    event->ppid = 0;
+    event->ancestors_used = 0;
+    __builtin_memset(event->path, 0, sizeof event->path);
+    if (look->process) {
+        event->ppid = look->process->ppid;
+        event->program = look->process->program;
+        event->ancestors_used = look->process->ancestors_used;
+        __builtin_memcpy(event->ancestors, look->process->ancestors, sizeof event->ancestors);
+        __builtin_memcpy(event->path, look->process->path.path, sizeof event->path);
+    }
+    bpf_get_current_comm(event->comm, sizeof event->comm);
+    BPF_CORE_READ_INTO(&event->hostname, task, nsproxy, uts_ns, name.nodename);
+    bpf_ringbuf_submit(event, 0);
+    return 0;
+}
+
+/* Fills what the current task tells; false: nothing is in force. */
+EGRESS_INLINE int look_up(struct egress_look *look) {
+    const __u32 zero = 0;
+    look->settings = bpf_map_lookup_elem(&config, &zero);
+    if (!look->settings) {
+        return 0;
+    }
+    /* Read once: everything below belongs to this policy, whatever is switched meanwhile. */
+    look->view.generation = *(volatile const __u64 *)&look->settings->generation;
+    if (!look->view.generation) {
+        return 0;
+    }
+    look->view.slot = look->view.generation & (EGRESS_SLOTS - 1);
+    look->view.base = EGRESS_FIND(&look->view, bases, &zero);
+    if (!look->view.base) {
+        egress_lose(EGRESS_LOST_BROKEN);
+        return 0;
+    }
+    struct task_struct *task = (void *)bpf_get_current_task();
+    const __u64 owner = bpf_get_current_uid_gid();
+    const __u32 tgid = bpf_get_current_pid_tgid() >> 32;
+    look->flow.uid = (__u32)owner;
+    look->flow.gid = owner >> 32;
+    look->flow.in_container = mount_namespace_of(task) != look->settings->mount_namespace ||
+                              pid_namespace_of(task) != look->settings->pid_namespace;
+    look->process = bpf_map_lookup_elem(&processes, &tgid);
+    return 1;
+}
+
+EGRESS_INLINE const struct egress_vector *cgroup_of(const struct egress_view *view) {
+    if (view->base->has_cgroups) {
+        /* The innermost that a rule names knows the rules of those around it. */
+        for (int level = EGRESS_CGROUP_LEVELS - 1; level >= 0; --level) {
+            __u64 id = bpf_get_current_ancestor_cgroup_id(level);
+            if (id) {
+                const __u32 index = EGRESS_FIND_INDEX(view, cgroups, &id);
+                if (index) {
+                    return vector_at(view, index);
+                }
+            }
+        }
+    }
+    return &view->base->any_cgroup;
+}
+
+/* The process' rules under this policy. Not called from judge(): the stack is small. */
+EGRESS_INLINE void prepare_subject(struct egress_look *look) {
+    struct egress_process *process = look->process;
+    if (process && process->subjects[look->view.slot & (EGRESS_SLOTS - 1)].generation !=
+                       look->view.generation) {
+        select_subject(process, &look->view);
+    }
+}
+
+EGRESS_INLINE const struct egress_vector *subject_of(const struct egress_look *look) {
+    return look->process ? &look->process->subjects[look->view.slot & (EGRESS_SLOTS - 1)].vector
+                         : &look->view.base->stranger;
+}
+
+/* What the rule found means here and now. */
+EGRESS_INLINE int carry_out(struct egress_look *look) {
+    const __u32 index = look->rule;
+    if (index == EGRESS_BROKEN) {
+        egress_lose(EGRESS_LOST_BROKEN);
+        return EGRESS_PASS;
+    }
+    if (index >= EGRESS_MAX_RULES) {
+        emit(look, EGRESS_EVENT_ALLOWED, 0);
+        return EGRESS_PASS;
+    }
+    const struct egress_rule *rule = &look->view.base->rules[index];
+    const __u32 flags = rule->flags;
+    const int refused = rule->verdict != EGRESS_ALLOW;
+    const int only_seen = (flags & EGRESS_RULE_AUDIT) || (refused && look->settings->monitor);
+    if (!(flags & EGRESS_RULE_QUIET) && (refused || (flags & (EGRESS_RULE_AUDIT | EGRESS_RULE_LOG)))) {
+        emit(look, only_seen ? EGRESS_EVENT_MONITOR : refused ? EGRESS_EVENT_BLOCKED : EGRESS_EVENT_ALLOWED,
+             flags);
+    }
+    if (!refused || only_seen) {
+        return EGRESS_PASS;
+    }
+    if (rule->verdict == EGRESS_REJECT) {
+        bpf_set_retval(-ECONNREFUSED);
+    }
+    return EGRESS_REFUSE;
+}
+
+EGRESS_INLINE void put_v4(struct egress_flow *flow, __u32 address) {
+    __u32 *words = (__u32 *)flow->address;
+    words[0] = 0;
+    words[1] = 0;
+    words[2] = bpf_htonl(0xffff);
+    words[3] = address ? address : bpf_htonl(0x7f000001); /* the kernel connects 0.0.0.0 to itself */
+}
+
+EGRESS_INLINE void put_v6(struct egress_flow *flow, __u32 a, __u32 b, __u32 c, __u32 d) {
+    __u32 *words = (__u32 *)flow->address;
+    if (a == 0 && b == 0 && c == bpf_htonl(0xffff)) {
+        put_v4(flow, d);
+        return;
+    }
+    words[0] = a;
+    words[1] = b;
+    words[2] = c;
+    words[3] = a | b | c | d ? d : bpf_htonl(1);
+}
+
+static __noinline int judge(struct egress_look *look) {
+    if (!look || !look->view.base || !look->settings) {
+        return EGRESS_PASS;
+    }
+    struct egress_question question;
+    egress_ask(&look->view, &look->flow, subject_of(look), cgroup_of(&look->view), &question);
+    if (look->hook == EGRESS_HOOK_CREATE) {
+        question.destination = &look->view.base->at_create;
+        question.port = question.destination;
+    }
+    look->rule = egress_first(&look->view, &question, bpf_ktime_get_boot_ns(),
+                              look->settings->week_at_boot);
+    return carry_out(look);
+}
+
+EGRESS_INLINE int judge_address(struct bpf_sock_addr *ctx, __u8 hook, int v6) {
+    struct egress_look look = {.hook = hook};
+    if (!look_up(&look)) {
+        return EGRESS_PASS;
+    }
+    if (v6) {
+        put_v6(&look.flow, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
+    } else {
+        put_v4(&look.flow, ctx->user_ip4);
+    }
+    const __u32 protocol = ctx->protocol;
+    look.flow.port = bpf_ntohs((__u16)ctx->user_port);
+    look.flow.type = ctx->type;
+    look.flow.protocol = protocol == IPPROTO_MPTCP ? IPPROTO_TCP : protocol;
+    egress_count(&looks, hook);
+    prepare_subject(&look);
+    return judge(&look);
+}
+
+SEC("cgroup/connect4")
+int egress_connect4(struct bpf_sock_addr *ctx) {
+    return judge_address(ctx, EGRESS_HOOK_CONNECT4, 0);
+}
+
+SEC("cgroup/connect6")
+int egress_connect6(struct bpf_sock_addr *ctx) {
+    return judge_address(ctx, EGRESS_HOOK_CONNECT6, 1);
+}
+
+SEC("cgroup/sendmsg4")
+int egress_sendmsg4(struct bpf_sock_addr *ctx) {
+    return judge_address(ctx, EGRESS_HOOK_SENDMSG4, 0);
+}
+
+SEC("cgroup/sendmsg6")
+int egress_sendmsg6(struct bpf_sock_addr *ctx) {
+    return judge_address(ctx, EGRESS_HOOK_SENDMSG6, 1);
+}
+
+/* What is neither TCP nor UDP is not seen by the hooks above: judged by its kind here, and by its
+ * packets. */
+SEC("cgroup/sock_create")
+int egress_create(struct bpf_sock *ctx) {
+    struct egress_look look = {.hook = EGRESS_HOOK_CREATE};
+    const __u32 protocol = ctx->protocol;
+    if (ctx->type != SOCK_RAW && (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ||
+                                  protocol == IPPROTO_MPTCP)) {
+        return EGRESS_PASS;
+    }
+    if (!look_up(&look)) {
+        return EGRESS_PASS;
+    }
+    if (ctx->family == AF_INET) {
+        put_v4(&look.flow, bpf_htonl(0xffffffff)); /* no destination; the family is for the reader */
+    }
+    look.flow.type = ctx->type;
+    look.flow.protocol = protocol;
+    egress_count(&looks, EGRESS_HOOK_CREATE);
+    prepare_subject(&look);
+    return judge(&look);
+}
+
+#endif

@@ -1,0 +1,183 @@
+#include "daemon/bpf/install.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <filesystem>
+
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <linux/bpf.h>
+
+#include "daemon/bpf/map.h"
+
+namespace egress::bpf {
+
+namespace {
+
+constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
+constexpr std::array<std::string_view, 16> names = {
+    "bases", "vectors", "blocks",   "hosts4",   "prefixes4", "hosts6",  "prefixes6", "uids",
+    "gids",  "cgroups", "paths",    "commands", "programs",  "parents", "unders",    "trees"};
+
+class Slot {
+  public:
+    Slot(std::uint32_t slot, const OuterMap& outer) : slot_(slot), outer_(outer) {}
+
+    template <typename Value>
+    void array(std::string_view name, const Value* values, std::size_t count) {
+        const MapShape shape{BPF_MAP_TYPE_ARRAY, std::string(name), sizeof(std::uint32_t),
+                             sizeof(Value), entries(count), array_flags};
+        put(shape, [&](const Fd& map) {
+            return fill_array(map, shape, values, count * sizeof(Value));
+        });
+    }
+
+    /// `convert` gives each entry's key as the kernel has it.
+    template <typename Key, typename Value, typename Entries, typename Convert>
+    void table(std::string_view name, int type, const Entries& from, Convert convert) {
+        std::vector<Key> keys;
+        std::vector<Value> values;
+        keys.reserve(from.size());
+        values.reserve(from.size());
+        for (const auto& [key, value] : from) {
+            keys.push_back(convert(key));
+            values.push_back(value);
+        }
+        const std::uint32_t flags = type == BPF_MAP_TYPE_LPM_TRIE ? BPF_F_NO_PREALLOC : 0;
+        const MapShape shape{type,          std::string(name),    sizeof(Key),
+                             sizeof(Value), entries(from.size()), flags};
+        put(shape, [&](const Fd& map) {
+            return fill_table(map, shape, keys.data(), values.data(),
+                              static_cast<std::uint32_t>(keys.size()));
+        });
+    }
+
+    template <typename Key, typename Entries>
+    void hash(std::string_view name, const Entries& from) {
+        table<Key, Index>(name, BPF_MAP_TYPE_HASH, from, [](const auto& key) {
+            Key out;
+            static_assert(sizeof out == sizeof key);
+            std::memcpy(&out, &key, sizeof out);
+            return out;
+        });
+    }
+
+    Result<> result() { return std::move(result_); }
+
+  private:
+    static std::uint32_t entries(std::size_t count) {
+        return static_cast<std::uint32_t>(std::max<std::size_t>(count, 1));
+    }
+
+    template <typename Fill>
+    void put(const MapShape& shape, Fill fill) {
+        if (!result_) {
+            return;
+        }
+        auto map = make_map(shape);
+        if (!map) {
+            result_ = std::unexpected(map.error());
+            return;
+        }
+        result_ = fill(*map);
+        const int inner = map->get();
+        if (result_ && bpf_map_update_elem(outer_(shape.name), &slot_, &inner, BPF_ANY) < 0) {
+            result_ = fail_errno("cannot put the kernel's table " + shape.name + " in its place");
+        }
+    }
+
+    std::uint32_t slot_;
+    const OuterMap& outer_;
+    Result<> result_;
+};
+
+egress_prefix4 key4(const Prefix4Key& key) {
+    egress_prefix4 out{key.length, {}};
+    const std::uint32_t address = htonl(key.address);
+    std::memcpy(out.address, &address, sizeof address);
+    return out;
+}
+
+egress_prefix6 key6(const Prefix6Key& key) {
+    egress_prefix6 out{key.length, {}};
+    std::copy(key.address.begin(), key.address.end(), out.address);
+    return out;
+}
+
+egress_tree key_of_tree(const std::string& path) {
+    egress_tree out{};
+    const std::size_t size = std::min(path.size(), sizeof out.path - 1);
+    out.bits = static_cast<std::uint32_t>(size * 8);
+    std::copy_n(path.begin(), size, out.path);
+    return out;
+}
+
+} // namespace
+
+Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& outer) {
+    Slot to(slot, outer);
+    to.array("vectors", tables.vectors.data(), tables.vectors.size());
+    to.array("blocks", tables.blocks.data(), tables.blocks.size());
+    to.table<std::uint32_t, Index>("hosts4", BPF_MAP_TYPE_HASH, tables.hosts4,
+                                   [](std::uint32_t address) { return htonl(address); });
+    to.table<egress_prefix4, Index>("prefixes4", BPF_MAP_TYPE_LPM_TRIE, tables.prefixes4, key4);
+    to.hash<Host6Key>("hosts6", tables.hosts6);
+    to.table<egress_prefix6, Index>("prefixes6", BPF_MAP_TYPE_LPM_TRIE, tables.prefixes6, key6);
+    to.hash<std::uint32_t>("uids", tables.uids);
+    to.hash<std::uint32_t>("gids", tables.gids);
+    to.hash<std::uint64_t>("cgroups", tables.cgroups);
+    to.hash<std::uint64_t>("paths", tables.paths);
+    to.hash<Command>("commands", tables.commands);
+    to.hash<egress_file>("programs", tables.programs);
+    to.hash<egress_file>("parents", tables.parents);
+    to.hash<egress_file>("unders", tables.unders);
+    to.table<egress_tree, egress_tree_rules>("trees", BPF_MAP_TYPE_LPM_TRIE, tables.trees,
+                                             key_of_tree);
+    to.array("bases", tables.base.get(), 1);
+    return to.result();
+}
+
+Result<> empty_slot(std::uint32_t slot, std::uint32_t in_force, const OuterMap& outer) {
+    // Changing a map of maps waits for every program that may still see what was there. So first
+    // something that changes nothing, then what would hurt who began before.
+    const int bases = outer("bases");
+    std::uint32_t id = 0;
+    if (bpf_map_lookup_elem(bases, &in_force, &id) == 0) {
+        const Fd inner(bpf_map_get_fd_by_id(id));
+        const int fd = inner.get();
+        if (fd < 0 || bpf_map_update_elem(bases, &in_force, &fd, BPF_ANY) < 0) {
+            return fail_errno("cannot wait for the policy before to be left");
+        }
+    }
+    for (const auto name : names) {
+        (void)bpf_map_delete_elem(outer(name), &slot); // ENOENT: there was none
+    }
+    return {};
+}
+
+Result<> remove_pins(const std::string& directory) {
+    std::error_code code;
+    std::vector<std::filesystem::path> pins;
+    for (const auto& entry : std::filesystem::directory_iterator(directory, code)) {
+        pins.push_back(entry.path());
+    }
+    if (code == std::errc::no_such_file_or_directory) {
+        return {};
+    }
+    // The links first: no program may run without its maps being whole.
+    std::ranges::stable_partition(pins, [](const auto& path) {
+        return path.filename().string().starts_with("link_");
+    });
+    for (const auto& path : pins) {
+        if (!std::filesystem::remove(path, code) && code) {
+            return fail("cannot remove " + path.string() + ": " + code.message(), code.value());
+        }
+    }
+    if (!std::filesystem::remove(directory, code) && code) {
+        return fail("cannot remove " + directory + ": " + code.message(), code.value());
+    }
+    return {};
+}
+
+} // namespace egress::bpf

@@ -1,0 +1,84 @@
+// The kernel half: loaded, attached, pinned, fed with policies.
+//
+// Everything in the kernel is pinned, so that it outlives the daemon: verdicts go on without it, and
+// the next one adopts what it finds. A policy is put beside the one in force and switched to by one
+// write, so that every verdict belongs to exactly one of them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/bpf/compile.h"
+#include "daemon/result.h"
+
+struct bpf_program;
+
+namespace egress::bpf {
+
+/// What one hook does on this kernel.
+struct Coverage {
+    std::string hook;
+    bool attached = false;
+    std::string why; ///< not attached: the kernel's reason
+};
+
+struct LoaderOptions {
+    std::string cgroup; ///< directory to attach at
+    std::string pins;   ///< directory in a bpf file system
+    bool monitor = false;
+};
+
+/// Counters of the hooks; see abi.h. They go on over restarts.
+struct KernelCounters {
+    std::uint64_t sequence = 0; ///< events made, lost ones included
+    std::uint64_t losses[EGRESS_LOSSES] = {};
+    std::uint64_t looks[EGRESS_HOOKS] = {};
+};
+
+class Loader {
+  public:
+    using OnEvent = std::function<void(const egress_event&)>;
+
+    /// Loads, adopts what is pinned, attaches, pins, and takes in the processes that run. Afterwards
+    /// the policy that was in force before still is, or none.
+    static Result<std::unique_ptr<Loader>> start(const LoaderOptions& options);
+    /// Removes everything that start() left in the kernel; nothing there is no error.
+    static Result<> detach(const std::string& pins);
+
+    ~Loader(); ///< the kernel goes on
+    Loader(const Loader&) = delete;
+    Loader& operator=(const Loader&) = delete;
+
+    /// Puts the policy in force; tables.base->generation must be next_generation(). On an error the
+    /// one before stays. Takes time with long lists: not for the loop.
+    Result<> install(const Tables& tables);
+    std::uint64_t next_generation() const;
+    std::uint64_t generation() const; ///< in force; 0: none
+
+    void set_monitor(bool monitor);
+    /// Second of the local week at zero of the boot clock.
+    void set_week_at_boot(std::uint64_t second);
+
+    int event_fd() const; ///< readable when there are events
+    /// Hands over at most `most` events; how many there were.
+    std::size_t read_events(std::size_t most, const OnEvent& on_event);
+
+    KernelCounters counters() const;
+    const std::vector<Coverage>& coverage() const { return coverage_; }
+    std::string path_of(const egress_file& file) const; ///< "" where it is not known
+
+  private:
+    struct Kernel;
+    explicit Loader(LoaderOptions options);
+    Result<> load();
+    Result<> attach();
+    Result<> walk_processes(bpf_program* program);
+
+    LoaderOptions options_;
+    std::unique_ptr<Kernel> kernel_;
+    std::vector<Coverage> coverage_;
+};
+
+} // namespace egress::bpf

@@ -1,0 +1,34 @@
+// Maps of the kernel as values: made, filled, put into their slot.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "daemon/result.h"
+#include "lib/fd.h"
+
+namespace egress::bpf {
+
+struct MapShape {
+    int type = 0; ///< BPF_MAP_TYPE_*
+    std::string name;
+    std::uint32_t key_size = 0;
+    std::uint32_t value_size = 0;
+    std::uint32_t entries = 0; ///< at least 1
+    std::uint32_t flags = 0;
+};
+
+Result<Fd> make_map(const MapShape& shape);
+
+/// Writes all values of an array made with BPF_F_MMAPABLE; `size` bytes in the map's own layout.
+Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std::size_t size);
+
+/// Adds `count` entries; keys and values follow each other without gaps.
+Result<> fill_table(const Fd& map, const MapShape& shape, const void* keys, const void* values,
+                    std::uint32_t count);
+
+/// Sums a value of eight bytes over all CPUs.
+std::uint64_t sum_over_cpus(int map, std::uint32_t index);
+
+} // namespace egress::bpf

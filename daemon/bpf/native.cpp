@@ -1,0 +1,151 @@
+#include "daemon/bpf/native.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace {
+
+using egress::bpf::Command;
+using egress::bpf::FileLess;
+using egress::bpf::Index;
+using egress::bpf::Tables;
+
+} // namespace
+
+// What verdict.h asks to be defined: a policy and how its tables are looked up.
+struct egress_view {
+    const egress_base* base;
+    const Tables* tables;
+};
+
+namespace {
+
+template <typename Key, typename Less = std::less<Key>>
+Index find(const std::vector<std::pair<Key, Index>>& table, const Key& key) {
+    const auto at = std::lower_bound(
+        table.begin(), table.end(), key,
+        [](const auto& entry, const Key& wanted) { return Less()(entry.first, wanted); });
+    return at != table.end() && !Less()(key, at->first) ? at->second : 0;
+}
+
+const egress_vector* vector_at(const egress_view* view, Index index) {
+    return index < view->tables->vectors.size() ? &view->tables->vectors[index] : nullptr;
+}
+
+Index low_entry(const egress_view* view, std::uint32_t block, std::uint8_t third) {
+    return block < view->tables->blocks.size() ? view->tables->blocks[block].entries[third] : 0;
+}
+
+std::uint32_t number(const std::uint8_t* address) {
+    return std::uint32_t{address[0]} << 24 | std::uint32_t{address[1]} << 16 |
+           std::uint32_t{address[2]} << 8 | address[3];
+}
+
+Index host4(const egress_view* view, const std::uint8_t* address) {
+    return find(view->tables->hosts4, number(address));
+}
+
+Index prefix4(const egress_view* view, const std::uint8_t* address) {
+    for (std::uint8_t length = 31; length >= 25; --length) {
+        const std::uint32_t mask = ~std::uint32_t{0} << (32 - length);
+        if (const Index found = find(view->tables->prefixes4, {number(address) & mask, length})) {
+            return found;
+        }
+    }
+    return 0;
+}
+
+Index host6(const egress_view* view, const std::uint8_t* address) {
+    egress::bpf::Host6Key key{};
+    std::copy_n(address, key.address.size(), key.address.begin());
+    return find(view->tables->hosts6, key);
+}
+
+Index prefix6(const egress_view* view, const std::uint8_t* address) {
+    egress::bpf::Prefix6Key key{};
+    std::copy_n(address, key.address.size(), key.address.begin());
+    for (key.length = 127; key.length > 16; --key.length) {
+        key.address[key.length / 8] &= static_cast<std::uint8_t>(0xff00 >> key.length % 8);
+        if (const Index found = find(view->tables->prefixes6, key)) {
+            return found;
+        }
+    }
+    return 0;
+}
+
+Index uid_rules(const egress_view* view, std::uint32_t uid) {
+    return find(view->tables->uids, uid);
+}
+
+Index gid_rules(const egress_view* view, std::uint32_t gid) {
+    return find(view->tables->gids, gid);
+}
+
+Index program_rules(const egress_view* view, const egress_file* file) {
+    return find<egress_file, FileLess>(view->tables->programs, *file);
+}
+
+Index parent_rules(const egress_view* view, const egress_file* file) {
+    return find<egress_file, FileLess>(view->tables->parents, *file);
+}
+
+Index under_rules(const egress_view* view, const egress_file* file) {
+    return find<egress_file, FileLess>(view->tables->unders, *file);
+}
+
+Index path_rules(const egress_view* view, std::uint64_t hash) {
+    return find(view->tables->paths, hash);
+}
+
+Index command_rules(const egress_view* view, const char* text) {
+    Command key{};
+    std::copy_n(text, key.size(), key.begin());
+    return find(view->tables->commands, key);
+}
+
+const egress_tree_rules* tree_rules(const egress_view* view, const egress_tree* path) {
+    const egress_tree_rules* best = nullptr;
+    std::size_t longest = 0;
+    const std::string_view text(path->path, path->bits / 8);
+    for (const auto& [tree, rules] : view->tables->trees) {
+        if (text.starts_with(tree) && tree.size() > longest) {
+            best = &rules;
+            longest = tree.size();
+        }
+    }
+    return best;
+}
+
+} // namespace
+
+#include "daemon/bpf/verdict.h"
+
+namespace egress::bpf {
+
+Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
+                       const std::vector<std::uint64_t>& cgroups, std::uint64_t now,
+                       std::uint64_t week_at_boot) {
+    const egress_view view{tables.base.get(), &tables};
+    Decision out;
+    egress_select(&view, &process, &out.subject);
+    out.cgroup = tables.base->any_cgroup;
+    for (const auto id : cgroups) {
+        if (const Index found = find(tables.cgroups, id)) {
+            out.cgroup = tables.vectors[found];
+            break;
+        }
+    }
+    struct egress_question question {};
+    egress_ask(&view, &flow, &out.subject, &out.cgroup, &question);
+    out.rule = egress_first(&view, &question, now, week_at_boot);
+    const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };
+    out.destination = copy(question.destination);
+    out.port = copy(question.port);
+    out.protocol = copy(question.protocol);
+    out.uid = copy(question.uid);
+    out.gid = copy(question.gid);
+    out.place = copy(question.place);
+    return out;
+}
+
+} // namespace egress::bpf

@@ -1,0 +1,21 @@
+// The verdict of verdict.h over Tables in memory: for `egressctl explain`, and for the tests that
+// compare it with the plain matcher and with the kernel.
+#pragma once
+
+#include "daemon/bpf/compile.h"
+
+namespace egress::bpf {
+
+/// What native_decide() found.
+struct Decision {
+    std::uint32_t rule = EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
+    // The sets of rules that each dimension leaves, for explaining.
+    egress_vector destination, port, protocol, uid, gid, place, subject, cgroup;
+};
+
+/// `cgroups` are the ids of the process' cgroup and of those around it, the innermost first.
+Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
+                       const std::vector<std::uint64_t>& cgroups, std::uint64_t now,
+                       std::uint64_t week_at_boot);
+
+} // namespace egress::bpf

@@ -1,0 +1,254 @@
+/* The verdict: process, destination, time -> the first rule that matches.
+ *
+ * One text for the kernel's hooks, for `egressctl explain` and for the tests. Who includes it has
+ * defined, before, how a policy's tables are looked up:
+ *
+ *   struct egress_view                                   a policy; has `const struct egress_base *base`
+ *   vector_at(view, index)                               a vector, or null
+ *   low_entry(view, block, third_byte)                   an entry of a block, 0 if there is none
+ *   host4(view, address), host6(...)                     index, 0: not there (0 is the empty vector)
+ *   prefix4(view, address), prefix6(...)                 the same, by the longest prefix
+ *   uid_rules(view, uid), gid_rules(...)                 the same
+ *   program_rules(view, file), parent_rules, under_rules the same
+ *   path_rules(view, hash), command_rules(view, text)    the same
+ *   tree_rules(view, path)                               const struct egress_tree_rules *, or null
+ *
+ * Index 0 means "not there" in a table and is the empty vector; a table that says "no rule" says
+ * EGRESS_EMPTY, another empty one. Nothing here parses, waits or allocates.
+ */
+#ifndef EGRESS_BPF_VERDICT_H
+#define EGRESS_BPF_VERDICT_H
+
+#include "abi.h"
+
+#ifndef EGRESS_INLINE
+#define EGRESS_INLINE static inline __attribute__((always_inline))
+#endif
+
+#ifdef __clang__
+#define EGRESS_UNROLL _Pragma("unroll")
+#else
+#define EGRESS_UNROLL
+#endif
+
+#ifndef EGRESS_LOOP
+/* step(number, context) until it gives something else than 0. */
+#define EGRESS_LOOP(times, step, context)                                                              \
+    do {                                                                                               \
+        for (__u32 number_ = 0; number_ < (times) && !step(number_, context); ++number_) {             \
+        }                                                                                              \
+    } while (0)
+#endif
+
+#define EGRESS_SECOND 1000000000ULL
+#define EGRESS_WEEK 604800ULL
+/* Words to look at and rules out of their time to pass over, before it is called broken. */
+#define EGRESS_STEPS (EGRESS_WORDS + 112)
+
+/* Number of the lowest bit that is set; `word` is not 0. The kernel's machine has no instruction for
+ * it, and branches would multiply the paths that its verifier follows: a de Bruijn sequence has each
+ * run of six bits once. */
+static const __u8 egress_bit_of[64] = {
+    0,  1,  2,  53, 3,  7,  54, 27, 4,  38, 41, 8,  34, 55, 48, 28, 62, 5,  39, 46, 44, 42,
+    22, 9,  24, 35, 59, 56, 49, 18, 29, 11, 63, 52, 6,  26, 37, 40, 33, 47, 61, 45, 43, 21,
+    23, 58, 17, 10, 51, 25, 36, 32, 60, 20, 57, 16, 50, 31, 19, 15, 30, 14, 13, 12,
+};
+
+EGRESS_INLINE __u32 egress_lowest(__u64 word) {
+    return egress_bit_of[((word & -word) * 0x022fdd63cc95386dULL) >> 58];
+}
+
+EGRESS_INLINE int egress_is_v4(const __u8 *address) {
+    const __u32 *words = (const __u32 *)address;
+    return words[0] == 0 && words[1] == 0 && words[2] == __builtin_bswap32(0xffff);
+}
+
+/* Index of the vector of a destination. */
+EGRESS_INLINE __u32 egress_destination(const struct egress_view *view, const __u8 *address) {
+    __u32 entry;
+    __u32 found;
+    if (!egress_is_v4(address)) {
+        entry = view->base->v6_top[(__u32)address[0] << 8 | address[1]];
+        if (!(entry & EGRESS_FINER)) {
+            return entry & EGRESS_INDEX;
+        }
+        found = host6(view, address);
+        if (!found) {
+            found = prefix6(view, address);
+        }
+        return found ? found : entry & EGRESS_INDEX;
+    }
+    entry = view->base->v4_top[(__u32)address[12] << 8 | address[13]];
+    if (entry & EGRESS_BLOCK) {
+        entry = low_entry(view, entry & EGRESS_INDEX, address[14]);
+    }
+    if (!(entry & EGRESS_FINER)) {
+        return entry & EGRESS_INDEX;
+    }
+    found = host4(view, address + 12);
+    if (!found) {
+        found = prefix4(view, address + 12);
+    }
+    return found ? found : entry & EGRESS_INDEX;
+}
+
+EGRESS_INLINE void egress_add(struct egress_vector *to, const struct egress_vector *what) {
+    if (what) {
+        to->any |= what->any;
+        for (int w = 0; w < EGRESS_WORDS; ++w) {
+            to->words[w] |= what->words[w];
+        }
+    }
+}
+
+/* The vector, or an empty one: never null. */
+EGRESS_INLINE const struct egress_vector *egress_rules_at(const struct egress_view *view,
+                                                          __u32 index) {
+    const struct egress_vector *found = index ? vector_at(view, index) : 0;
+    return found ? found : &view->base->nothing;
+}
+
+/* Works out which rules a process' program and ancestry select. One vector and pointers: the kernel's
+ * stack has 512 bytes for all of it. */
+EGRESS_INLINE void egress_select(const struct egress_view *view, const struct egress_process *process,
+                                 struct egress_vector *out) {
+    const struct egress_base *base = view->base;
+    const struct egress_tree_rules *tree = base->has_trees ? tree_rules(view, &process->path) : 0;
+    const int on_host = process->flags & EGRESS_PROCESS_HOST_PATH;
+    __u64 any = 0;
+
+    *out = base->any_under;
+    if (base->has_lineage) {
+        for (int i = 0; i < EGRESS_MAX_ANCESTORS; ++i) {
+            if (i < (int)process->ancestors_used) {
+                const __u32 index = under_rules(view, &process->ancestors[i]);
+                if (index) {
+                    egress_add(out, vector_at(view, index));
+                }
+            }
+        }
+    }
+    const struct egress_vector *parent = egress_rules_at(
+        view, process->ancestors_used ? parent_rules(view, &process->ancestors[0]) : 0);
+    const struct egress_vector *program =
+        egress_rules_at(view, program_rules(view, &process->program));
+    const struct egress_vector *command =
+        egress_rules_at(view, command_rules(view, process->command));
+    const struct egress_vector *path = egress_rules_at(view, path_rules(view, process->path_hash));
+    const struct egress_vector *tree_any = egress_rules_at(view, tree ? tree->any : 0);
+    const struct egress_vector *tree_host = egress_rules_at(view, tree && on_host ? tree->host : 0);
+    for (int w = 0; w < EGRESS_WORDS; ++w) {
+        out->words[w] &= (base->any_parent.words[w] | parent->words[w]) &
+                         (base->any_program.words[w] | program->words[w] |
+                          command->words[w] | path->words[w] |
+                          tree_any->words[w] | tree_host->words[w]);
+        any |= (__u64)(out->words[w] != 0) << w;
+    }
+    out->any = any;
+}
+
+/* Whether a rule with a time is in force. `week` is the second of the local week. Without branches,
+ * for the verifier's sake: a window that is not used has no length. */
+EGRESS_INLINE int egress_in_force(const struct egress_rule *rule, __u64 now, __u32 week) {
+    __u64 inside = rule->windows_used == 0;
+    EGRESS_UNROLL
+    for (int i = 0; i < EGRESS_MAX_WINDOWS; ++i) {
+        const __u64 since = (__u32)(week - rule->windows[i].from);
+        inside |= (since - (rule->windows[i].to - rule->windows[i].from)) >> 63;
+    }
+    return inside && (!rule->until || now < rule->until);
+}
+
+/* The vectors of one question, one per dimension. */
+struct egress_question {
+    const struct egress_vector *destination;
+    const struct egress_vector *port;
+    const struct egress_vector *protocol;
+    const struct egress_vector *uid;
+    const struct egress_vector *gid;
+    const struct egress_vector *place;   /* container or host */
+    const struct egress_vector *subject; /* program and ancestry */
+    const struct egress_vector *cgroup;
+};
+
+/* The vectors of a flow. `subject` and `cgroup` are worked out by the caller. */
+EGRESS_INLINE void egress_ask(const struct egress_view *view, const struct egress_flow *flow,
+                              const struct egress_vector *subject,
+                              const struct egress_vector *cgroup, struct egress_question *q) {
+    const struct egress_base *base = view->base;
+    __u32 index;
+
+    q->destination = vector_at(view, egress_destination(view, flow->address));
+    q->port = vector_at(view, base->ports[flow->port]);
+    q->protocol = vector_at(view, base->protocols[flow->type & (EGRESS_TYPES - 1)][flow->protocol]);
+    index = uid_rules(view, flow->uid);
+    q->uid = vector_at(view, index ? index : base->other_uids);
+    index = gid_rules(view, flow->gid);
+    q->gid = vector_at(view, index ? index : base->other_gids);
+    q->place = flow->in_container ? &base->in_container : &base->on_host;
+    q->subject = subject;
+    q->cgroup = cgroup;
+}
+
+/* The search, a step at a time: the verifier would follow a plain loop through every path. */
+struct egress_search {
+    const struct egress_view *view;
+    const struct egress_question *question;
+    __u64 any;  /* words that are left */
+    __u64 word; /* what is left of the one looked at */
+    __u64 now;
+    __u32 week;
+    __u32 at;   /* number of that word */
+    __u32 rule; /* what was found */
+};
+
+static long egress_step(__u32 number, struct egress_search *search) {
+    (void)number;
+    const struct egress_question *q = search->question;
+    if (!search->word) {
+        if (!search->any) {
+            search->rule = EGRESS_UNMATCHED;
+            return 1;
+        }
+        const __u32 w = egress_lowest(search->any) & (EGRESS_WORDS - 1);
+        search->any &= search->any - 1;
+        search->at = w;
+        search->word = q->destination->words[w] & q->port->words[w] & q->protocol->words[w] &
+                       q->uid->words[w] & q->gid->words[w] & q->place->words[w] &
+                       q->subject->words[w] & q->cgroup->words[w];
+        return 0;
+    }
+    const __u32 index = (search->at * 64 + egress_lowest(search->word)) & (EGRESS_MAX_RULES - 1);
+    const struct egress_rule *rule = &search->view->base->rules[index];
+    if (!(rule->flags & EGRESS_RULE_TIMED) || egress_in_force(rule, search->now, search->week)) {
+        search->rule = index;
+        return 1;
+    }
+    search->word &= search->word - 1;
+    return 0;
+}
+
+/* Index into base->rules of the first that matches, or EGRESS_UNMATCHED, or EGRESS_BROKEN. `now` is
+ * the boot clock, `week_at_boot` the second of the local week at its zero. */
+EGRESS_INLINE __u32 egress_first(const struct egress_view *view, const struct egress_question *q,
+                                 __u64 now, __u64 week_at_boot) {
+    if (!q->destination || !q->port || !q->protocol || !q->uid || !q->gid || !q->subject ||
+        !q->cgroup) {
+        return EGRESS_BROKEN;
+    }
+    struct egress_search search = {
+        .view = view,
+        .question = q,
+        .any = q->destination->any & q->port->any & q->protocol->any & q->uid->any & q->gid->any &
+               q->place->any & q->subject->any & q->cgroup->any,
+        .word = 0,
+        .now = now,
+        .week = (__u32)((now / EGRESS_SECOND + week_at_boot) % EGRESS_WEEK),
+        .at = 0,
+        .rule = EGRESS_BROKEN,
+    };
+    EGRESS_LOOP(EGRESS_STEPS, egress_step, &search);
+    return search.rule;
+}
+
+#endif
