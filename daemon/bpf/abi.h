@@ -83,7 +83,6 @@ struct egress_base {
     __u32 other_uids;   /* index: users that no rule names */
     __u32 other_gids;   /* index */
     __u32 zero;
-    struct egress_vector nothing;     /* empty */
     struct egress_vector stranger;    /* rules that name neither program nor ancestry */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
@@ -117,9 +116,9 @@ struct egress_tree {
     char path[EGRESS_PATH_SIZE]; /* of a tree: with the '/' at its end; zero-padded */
 };
 
-/* Rules of a program named by tree. */
-struct egress_tree_rules {
-    __u32 host; /* index: where the path is the host's own */
+/* Rules of a program named by path or tree. */
+struct egress_path_rules {
+    __u32 host; /* index: where the path is the host's own, walked by the kernel */
     __u32 any;  /* index: wherever; root of another mount namespace can fake it */
 };
 

@@ -172,22 +172,27 @@ class Compiler {
 
     void programs() {
         Sets<egress_file, FileLess> files;
-        Sets<std::uint64_t> paths;
+        std::map<std::uint64_t, std::pair<egress_vector, egress_vector>> paths; // host, any
         Sets<Command> commands;
         for (std::size_t i = 0; i < rules_.size(); ++i) {
             const Program& program = rules_[i].program;
             if (program.kind == Program::Kind::command) {
                 set(commands[command_key(program.text)], i);
             } else if (program.kind == Program::Kind::path) {
-                if (by_recorded_path(rules_[i].options)) {
-                    set(paths[path_hash(program.text)], i);
-                } else {
+                // The path as exec recorded it finds a file that has replaced another at once; the
+                // file itself is found under other names, too (links, bind mounts).
+                auto& [host, any] = paths[path_hash(program.text)];
+                set(by_recorded_path(rules_[i].options) ? any : host, i);
+                if (!by_recorded_path(rules_[i].options)) {
                     add_files(files, program.text, i);
                 }
             }
         }
         out_.programs = files.table(pool_);
-        out_.paths = paths.table(pool_);
+        for (const auto& [hash, rules] : paths) {
+            out_.paths.emplace_back(
+                hash, egress_path_rules{pool_.add(rules.first), pool_.add(rules.second)});
+        }
         out_.commands = commands.table(pool_);
         out_.base->any_program = where(
             [](const EgressRule& rule) { return rule.program.kind == Program::Kind::any; });
@@ -215,7 +220,7 @@ class Compiler {
                     any = combine(any, rules.second);
                 }
             }
-            out_.trees.emplace_back(path, egress_tree_rules{pool_.add(host), pool_.add(any)});
+            out_.trees.emplace_back(path, egress_path_rules{pool_.add(host), pool_.add(any)});
         }
         out_.base->has_trees = found.empty() ? 0 : 1;
     }

@@ -27,7 +27,9 @@ static __noinline int select_subject(struct egress_process *process, struct egre
     if (!process || !view || !view->base) {
         return 0;
     }
-    egress_select(view, process, &chosen);
+    if (!egress_select(view, process, &chosen)) {
+        return 0;
+    }
     struct egress_subject *subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
     subject->vector = chosen;
     __sync_lock_test_and_set(&subject->generation, view->generation);
@@ -172,8 +174,15 @@ EGRESS_INLINE void prepare_subject(struct egress_look *look) {
 }
 
 EGRESS_INLINE const struct egress_vector *subject_of(const struct egress_look *look) {
-    return look->process ? &look->process->subjects[look->view.slot & (EGRESS_SLOTS - 1)].vector
-                         : &look->view.base->stranger;
+    if (look->process) {
+        const struct egress_subject *subject =
+            &look->process->subjects[look->view.slot & (EGRESS_SLOTS - 1)];
+        if (subject->generation == look->view.generation) {
+            return &subject->vector;
+        }
+        egress_lose(EGRESS_LOST_BROKEN);
+    }
+    return &look->view.base->stranger;
 }
 
 /* What the rule found means here and now. */

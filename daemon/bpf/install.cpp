@@ -127,12 +127,13 @@ Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& out
     to.hash<std::uint32_t>("uids", tables.uids);
     to.hash<std::uint32_t>("gids", tables.gids);
     to.hash<std::uint64_t>("cgroups", tables.cgroups);
-    to.hash<std::uint64_t>("paths", tables.paths);
+    to.table<std::uint64_t, egress_path_rules>("paths", BPF_MAP_TYPE_HASH, tables.paths,
+                                               [](std::uint64_t hash) { return hash; });
     to.hash<Command>("commands", tables.commands);
     to.hash<egress_file>("programs", tables.programs);
     to.hash<egress_file>("parents", tables.parents);
     to.hash<egress_file>("unders", tables.unders);
-    to.table<egress_tree, egress_tree_rules>("trees", BPF_MAP_TYPE_LPM_TRIE, tables.trees,
+    to.table<egress_tree, egress_path_rules>("trees", BPF_MAP_TYPE_LPM_TRIE, tables.trees,
                                              key_of_tree);
     to.array("bases", tables.base.get(), 1);
     return to.result();

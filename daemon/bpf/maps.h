@@ -78,7 +78,7 @@ EGRESS_DESCRIBE(egress_block);
 EGRESS_DESCRIBE(egress_prefix4);
 EGRESS_DESCRIBE(egress_prefix6);
 EGRESS_DESCRIBE(egress_tree);
-EGRESS_DESCRIBE(egress_tree_rules);
+EGRESS_DESCRIBE(egress_path_rules);
 EGRESS_DESCRIBE(egress_file);
 EGRESS_DESCRIBE(egress_key6);
 EGRESS_DESCRIBE(egress_key_command);
@@ -111,12 +111,12 @@ EGRESS_TABLE(prefixes6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_
 EGRESS_TABLE(uids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
 EGRESS_TABLE(gids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
 EGRESS_TABLE(cgroups, BPF_MAP_TYPE_HASH, 0, __u64, __u32);
-EGRESS_TABLE(paths, BPF_MAP_TYPE_HASH, 0, __u64, __u32);
+EGRESS_TABLE(paths, BPF_MAP_TYPE_HASH, 0, __u64, struct egress_path_rules);
 EGRESS_TABLE(commands, BPF_MAP_TYPE_HASH, 0, struct egress_key_command, __u32);
 EGRESS_TABLE(programs, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
 EGRESS_TABLE(parents, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
 EGRESS_TABLE(unders, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
-EGRESS_TABLE(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree, struct egress_tree_rules);
+EGRESS_TABLE(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree, struct egress_path_rules);
 
 #define EGRESS_INLINE static __always_inline
 #define EGRESS_LOOP(times, step, context) bpf_loop(times, step, context, 0)
@@ -178,8 +178,8 @@ EGRESS_INLINE __u32 gid_rules(const struct egress_view *view, __u32 gid) {
     return EGRESS_FIND_INDEX(view, gids, &gid);
 }
 
-EGRESS_INLINE __u32 path_rules(const struct egress_view *view, __u64 hash) {
-    return EGRESS_FIND_INDEX(view, paths, &hash);
+EGRESS_INLINE const struct egress_path_rules *path_rules(const struct egress_view *view, __u64 hash) {
+    return EGRESS_FIND(view, paths, &hash);
 }
 
 EGRESS_INLINE __u32 command_rules(const struct egress_view *view, const char *text) {
@@ -199,7 +199,7 @@ EGRESS_INLINE __u32 under_rules(const struct egress_view *view, const struct egr
 }
 
 /* The key has 260 bytes, too many for the stack beside everything else: the process keeps it. */
-EGRESS_INLINE const struct egress_tree_rules *tree_rules(const struct egress_view *view,
+EGRESS_INLINE const struct egress_path_rules *tree_rules(const struct egress_view *view,
                                                          const struct egress_tree *path) {
     return EGRESS_FIND(view, trees, path);
 }

@@ -93,8 +93,10 @@ Index under_rules(const egress_view* view, const egress_file* file) {
     return find<egress_file, FileLess>(view->tables->unders, *file);
 }
 
-Index path_rules(const egress_view* view, std::uint64_t hash) {
-    return find(view->tables->paths, hash);
+const egress_path_rules* path_rules(const egress_view* view, std::uint64_t hash) {
+    const auto at = std::ranges::lower_bound(view->tables->paths, hash, {},
+                                             [](const auto& entry) { return entry.first; });
+    return at != view->tables->paths.end() && at->first == hash ? &at->second : nullptr;
 }
 
 Index command_rules(const egress_view* view, const char* text) {
@@ -103,8 +105,8 @@ Index command_rules(const egress_view* view, const char* text) {
     return find(view->tables->commands, key);
 }
 
-const egress_tree_rules* tree_rules(const egress_view* view, const egress_tree* path) {
-    const egress_tree_rules* best = nullptr;
+const egress_path_rules* tree_rules(const egress_view* view, const egress_tree* path) {
+    const egress_path_rules* best = nullptr;
     std::size_t longest = 0;
     const std::string_view text(path->path, path->bits / 8);
     for (const auto& [tree, rules] : view->tables->trees) {
@@ -127,7 +129,10 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
                        std::uint64_t week_at_boot) {
     const egress_view view{tables.base.get(), &tables};
     Decision out;
-    egress_select(&view, &process, &out.subject);
+    if (!egress_select(&view, &process, &out.subject)) {
+        out.rule = EGRESS_BROKEN;
+        return out;
+    }
     out.cgroup = tables.base->any_cgroup;
     for (const auto id : cgroups) {
         if (const Index found = find(tables.cgroups, id)) {

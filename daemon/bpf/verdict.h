@@ -10,8 +10,8 @@
  *   prefix4(view, address), prefix6(...)                 the same, by the longest prefix
  *   uid_rules(view, uid), gid_rules(...)                 the same
  *   program_rules(view, file), parent_rules, under_rules the same
- *   path_rules(view, hash), command_rules(view, text)    the same
- *   tree_rules(view, path)                               const struct egress_tree_rules *, or null
+ *   command_rules(view, text)                            the same
+ *   path_rules(view, hash), tree_rules(view, path)       const struct egress_path_rules *, or null
  *
  * Index 0 means "not there" in a table and is the empty vector; a table that says "no rule" says
  * EGRESS_EMPTY, another empty one. Nothing here parses, waits or allocates.
@@ -101,50 +101,68 @@ EGRESS_INLINE void egress_add(struct egress_vector *to, const struct egress_vect
     }
 }
 
-/* The vector, or an empty one: never null. */
-EGRESS_INLINE const struct egress_vector *egress_rules_at(const struct egress_view *view,
-                                                          __u32 index) {
-    const struct egress_vector *found = index ? vector_at(view, index) : 0;
-    return found ? found : &view->base->nothing;
+/* 1 where the word is not 0, without a branch for the verifier to follow sixteen times over. */
+EGRESS_INLINE __u64 egress_not_zero(__u64 word) {
+    __u64 sign = word | -word;
+    __asm__ volatile("" : "+r"(sign)); /* or the compiler makes a branch of it again */
+    return sign >> 63;
 }
 
-/* Works out which rules a process' program and ancestry select. One vector and pointers: the kernel's
+/* Adds the rules of each ancestor. */
+struct egress_climb {
+    const struct egress_view *view;
+    const struct egress_process *process;
+    struct egress_vector *out;
+};
+
+static long egress_climb_step(__u32 number, struct egress_climb *climb) {
+    if (number >= climb->process->ancestors_used || number >= EGRESS_MAX_ANCESTORS) {
+        return 1;
+    }
+    const __u32 index = under_rules(climb->view, &climb->process->ancestors[number]);
+    if (index) {
+        egress_add(climb->out, vector_at(climb->view, index));
+    }
+    return 0;
+}
+
+/* Works out which rules a process' program and ancestry select; 0: the tables are broken. One vector and pointers: the kernel's
  * stack has 512 bytes for all of it. */
-EGRESS_INLINE void egress_select(const struct egress_view *view, const struct egress_process *process,
+EGRESS_INLINE int egress_select(const struct egress_view *view, const struct egress_process *process,
                                  struct egress_vector *out) {
     const struct egress_base *base = view->base;
-    const struct egress_tree_rules *tree = base->has_trees ? tree_rules(view, &process->path) : 0;
+    const struct egress_path_rules *tree = base->has_trees ? tree_rules(view, &process->path) : 0;
+    const struct egress_path_rules *path = path_rules(view, process->path_hash);
     const int on_host = process->flags & EGRESS_PROCESS_HOST_PATH;
     __u64 any = 0;
 
+    struct egress_climb climb = {view, process, out};
     *out = base->any_under;
     if (base->has_lineage) {
-        for (int i = 0; i < EGRESS_MAX_ANCESTORS; ++i) {
-            if (i < (int)process->ancestors_used) {
-                const __u32 index = under_rules(view, &process->ancestors[i]);
-                if (index) {
-                    egress_add(out, vector_at(view, index));
-                }
-            }
-        }
+        EGRESS_LOOP(EGRESS_MAX_ANCESTORS, egress_climb_step, &climb);
     }
-    const struct egress_vector *parent = egress_rules_at(
+    /* Index 0 is an empty vector: the verifier sees the same for what is there and what is not. */
+    const struct egress_vector *parent = vector_at(
         view, process->ancestors_used ? parent_rules(view, &process->ancestors[0]) : 0);
-    const struct egress_vector *program =
-        egress_rules_at(view, program_rules(view, &process->program));
-    const struct egress_vector *command =
-        egress_rules_at(view, command_rules(view, process->command));
-    const struct egress_vector *path = egress_rules_at(view, path_rules(view, process->path_hash));
-    const struct egress_vector *tree_any = egress_rules_at(view, tree ? tree->any : 0);
-    const struct egress_vector *tree_host = egress_rules_at(view, tree && on_host ? tree->host : 0);
+    const struct egress_vector *program = vector_at(view, program_rules(view, &process->program));
+    const struct egress_vector *command = vector_at(view, command_rules(view, process->command));
+    const struct egress_vector *path_any = vector_at(view, path ? path->any : 0);
+    const struct egress_vector *path_host = vector_at(view, path && on_host ? path->host : 0);
+    const struct egress_vector *tree_any = vector_at(view, tree ? tree->any : 0);
+    const struct egress_vector *tree_host = vector_at(view, tree && on_host ? tree->host : 0);
+    if (!parent || !program || !command || !path_any || !path_host || !tree_any || !tree_host) {
+        return 0;
+    }
     for (int w = 0; w < EGRESS_WORDS; ++w) {
-        out->words[w] &= (base->any_parent.words[w] | parent->words[w]) &
-                         (base->any_program.words[w] | program->words[w] |
-                          command->words[w] | path->words[w] |
-                          tree_any->words[w] | tree_host->words[w]);
-        any |= (__u64)(out->words[w] != 0) << w;
+        const __u64 word = out->words[w] & (base->any_parent.words[w] | parent->words[w]) &
+                           (base->any_program.words[w] | program->words[w] | command->words[w] |
+                            path_any->words[w] | path_host->words[w] | tree_any->words[w] |
+                            tree_host->words[w]);
+        out->words[w] = word;
+        any |= egress_not_zero(word) << w;
     }
     out->any = any;
+    return 1;
 }
 
 /* Whether a rule with a time is in force. `week` is the second of the local week. Without branches,
