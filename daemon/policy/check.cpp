@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 
 #include "daemon/policy/diagnostics.h"
+#include "daemon/policy/egress_check.h"
 #include "daemon/policy/names.h"
 #include "daemon/policy/parser.h"
 
@@ -49,6 +50,7 @@ bool meet(const Service& a, const Service& b) {
 class Checker {
   public:
     std::vector<Diagnostic> take() { return out_.take(); }
+    Diagnostics& out() { return out_; }
 
     void shadowed(const auto& lines) {
         using Line = std::remove_cvref_t<decltype(lines[0])>;
@@ -207,7 +209,7 @@ class Checker {
 
 } // namespace
 
-std::vector<Diagnostic> check(const Policy& policy) {
+std::vector<Diagnostic> check(const Policy& policy, const Sources& sources) {
     Checker checker;
     checker.shadowed(policy.local);
     for (const auto& rule : policy.local) {
@@ -231,6 +233,7 @@ std::vector<Diagnostic> check(const Policy& policy) {
     for (const auto& line : policy.trusted) {
         checker.impossible(line);
     }
+    check_egress(policy, sources, checker.out());
     return checker.take();
 }
 

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <span>
+#include <vector>
 
 #include <fmt/format.h>
 #include <netinet/in.h>
@@ -10,6 +13,30 @@
 namespace egress::policy {
 
 namespace {
+
+struct ProtocolWord {
+    std::string_view text;
+    Protocol protocol;
+};
+// IANA's names; a machine may well have no /etc/protocols.
+constexpr std::array<ProtocolWord, 17> protocols = {{{"tcp", {IPPROTO_TCP, AF_UNSPEC}},
+                                                     {"tcp4", {IPPROTO_TCP, AF_INET}},
+                                                     {"tcp6", {IPPROTO_TCP, AF_INET6}},
+                                                     {"udp", {IPPROTO_UDP, AF_UNSPEC}},
+                                                     {"udp4", {IPPROTO_UDP, AF_INET}},
+                                                     {"udp6", {IPPROTO_UDP, AF_INET6}},
+                                                     {"sctp", {IPPROTO_SCTP, AF_UNSPEC}},
+                                                     {"dccp", {IPPROTO_DCCP, AF_UNSPEC}},
+                                                     {"udplite", {IPPROTO_UDPLITE, AF_UNSPEC}},
+                                                     {"icmp", {IPPROTO_ICMP, AF_UNSPEC}},
+                                                     {"icmp6", {IPPROTO_ICMPV6, AF_UNSPEC}},
+                                                     {"ipv6-icmp", {IPPROTO_ICMPV6, AF_UNSPEC}},
+                                                     {"igmp", {IPPROTO_IGMP, AF_UNSPEC}},
+                                                     {"gre", {IPPROTO_GRE, AF_UNSPEC}},
+                                                     {"esp", {IPPROTO_ESP, AF_UNSPEC}},
+                                                     {"ah", {IPPROTO_AH, AF_UNSPEC}},
+                                                     {"ospf", {89, AF_UNSPEC}}}};
+constexpr std::size_t served = 9; // of them, those that a service has
 
 /// "*", and in [remote] "=": a [remote] line is looked at after a [local] one has matched, so what
 /// is "as in [local]" there matches whatever that matched.
@@ -103,50 +130,45 @@ bool parse_type(const Cell& cell, const Context& context, std::optional<int>& ou
     if (stray_equals(cell, context, "the type")) {
         return false;
     }
-    if (cell.text == "stream" || cell.text == "dgram") {
-        out = cell.text == "stream" ? SOCK_STREAM : SOCK_DGRAM;
+    constexpr std::array<std::string_view, 3> words = {"stream", "dgram", "raw"};
+    static_assert(SOCK_STREAM == 1 && SOCK_DGRAM == 2 && SOCK_RAW == 3);
+    const bool egress = context.section == Section::egress;
+    const auto known = std::span(words).first(egress ? 3 : 2); // nobody logs in over a raw socket
+    const auto at = std::ranges::find(known, cell.text);
+    if (at != known.end()) {
+        out = static_cast<int>(at - known.begin()) + 1;
         return true;
     }
     if (!starts_as_number(cell.text)) {
-        constexpr std::array<std::string_view, 2> words = {"stream", "dgram"};
         context.error(cell, fmt::format("unknown type {}", quote(cell.text)),
-                      suggestion(cell.text, words, "write stream, dgram, a number or '*'"));
+                      suggestion(cell.text, known,
+                                 egress ? "write stream, dgram, raw, a number or '*'"
+                                        : "write stream, dgram, a number or '*'"));
         return false;
     }
-    if (const auto number = parse_number(cell, context, "socket type", 1, 10)) {
+    // What is past 6 (SOCK_DCCP) does not speak IP.
+    if (const auto number = parse_number(cell, context, "socket type", 1, egress ? 6 : 10)) {
         out = static_cast<int>(*number);
     }
     return out.has_value();
 }
 
 std::optional<Protocol> parse_protocol(const Cell& cell, const Context& context) {
-    struct Word {
-        std::string_view text;
-        Protocol protocol;
-    };
-    static const std::array<Word, 9> words = {{{"tcp", {IPPROTO_TCP, AF_UNSPEC}},
-                                               {"tcp4", {IPPROTO_TCP, AF_INET}},
-                                               {"tcp6", {IPPROTO_TCP, AF_INET6}},
-                                               {"udp", {IPPROTO_UDP, AF_UNSPEC}},
-                                               {"udp4", {IPPROTO_UDP, AF_INET}},
-                                               {"udp6", {IPPROTO_UDP, AF_INET6}},
-                                               {"sctp", {IPPROTO_SCTP, AF_UNSPEC}},
-                                               {"dccp", {IPPROTO_DCCP, AF_UNSPEC}},
-                                               {"udplite", {IPPROTO_UDPLITE, AF_UNSPEC}}}};
     if (is_any(cell, context)) {
         return Protocol{};
     }
     if (stray_equals(cell, context, "the protocol")) {
         return std::nullopt;
     }
-    for (const auto& word : words) {
-        if (word.text == cell.text) {
-            return word.protocol;
-        }
+    const auto known =
+        std::span(protocols).first(context.section == Section::egress ? protocols.size() : served);
+    const auto at = std::ranges::find(known, cell.text, &ProtocolWord::text);
+    if (at != known.end()) {
+        return at->protocol;
     }
     if (!starts_as_number(cell.text)) {
-        std::array<std::string_view, words.size()> texts;
-        std::ranges::transform(words, texts.begin(), &Word::text);
+        std::vector<std::string_view> texts;
+        std::ranges::transform(known, std::back_inserter(texts), &ProtocolWord::text);
         return context.error(
             cell, fmt::format("unknown protocol {}", quote(cell.text)),
             suggestion(cell.text, texts, "write tcp, udp, tcp6, udp6, a number or '*'"));

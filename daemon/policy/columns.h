@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string_view>
 
@@ -36,6 +37,20 @@ std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& conte
 std::optional<Seconds> parse_duration(const Cell& cell, const Context& context);
 
 std::optional<Location> parse_location(const Cell& cell, const Context& context);
+/// Digits and dots: no name, were it ever so wrong as an address.
+bool looks_like_v4(std::string_view text);
+/// The prefix of an address and its length cell ("" where none was given, else "/..."). Host bits
+/// are an error in [egress] and warned of elsewhere.
+std::optional<Prefix> make_prefix(const Cell& whole, const Address& address, const Cell& length,
+                                  bool written_as_v6, const Context& context);
+/// "[v6]", "[v6]/len" or "[*]", perhaps with ":port" after it.
+struct Bracketed {
+    std::optional<Prefix> prefix; ///< nothing: "[*]"
+    Cell port;                    ///< with its ':'; empty: none
+};
+std::optional<Bracketed> parse_bracketed(const Cell& cell, const Context& context);
+/// Reports more than one ':' outside brackets.
+std::nullopt_t too_many_colons(const Cell& cell, const Context& context);
 /// Name or number, never "*".
 std::optional<std::uint16_t> parse_port(const Cell& cell, const Context& context);
 /// False: reported. `out` is nothing for "*".
@@ -48,7 +63,19 @@ std::optional<Setting<std::uint32_t>> parse_nfail(const Cell& cell, const Contex
 std::optional<Setting<Seconds>> parse_disable(const Cell& cell, const Context& context);
 std::optional<Options> parse_options(const Cell& cell, const Context& context);
 
-/// Checks a line of [egress] as far as this version does.
-bool check_egress(const Line& line, const Context& context);
+/// One option taken apart.
+struct Option {
+    Cell whole;
+    Cell key;
+    Cell value;         ///< empty for a flag
+    bool given = false; ///< there is a '='
+};
+/// Calls set(option) for each option of the column; false: one of them was wrong, and reported.
+bool each_option(const Cell& cell, const Context& context,
+                 const std::function<bool(const Option&)>& set);
+/// False: reported that the value is missing.
+bool needs_value(const Option& option, const Context& context, std::string_view example);
+/// Reports that the option stands there again; false.
+bool twice(const Option& option, const Context& context);
 
 } // namespace egress::policy

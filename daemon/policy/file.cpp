@@ -12,28 +12,13 @@
 #include <unistd.h>
 
 #include "daemon/policy/lexer.h"
+#include "lib/fd.h"
 
 namespace egress::policy {
 
 namespace {
 
 constexpr std::size_t max_files = 1000;
-
-class Descriptor {
-  public:
-    explicit Descriptor(int fd) : fd_(fd) {}
-    ~Descriptor() {
-        if (fd_ >= 0) {
-            close(fd_);
-        }
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    int get() const { return fd_; }
-
-  private:
-    int fd_;
-};
 
 std::unexpected<FileProblem> problem(std::string what, std::string hint = {}) {
     return std::unexpected(FileProblem{std::move(what), std::move(hint)});
@@ -66,7 +51,7 @@ std::expected<std::string, FileProblem> read_all(int fd) {
 
 std::expected<std::string, FileProblem> read_rules_file(const std::string& path) {
     // O_NONBLOCK: opening a FIFO that nobody writes must not wait.
-    const Descriptor fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+    const Fd fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
     if (fd.get() < 0) {
         return problem(cannot("open the rules file"));
     }

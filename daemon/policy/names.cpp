@@ -1,5 +1,6 @@
 #include "daemon/policy/names.h"
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <sstream>
@@ -10,9 +11,6 @@
 namespace egress::policy {
 
 namespace {
-
-constexpr const char* services_file = "/etc/services";
-constexpr const char* users_file = "/etc/passwd";
 
 /// IANA's numbers, for a machine without the list.
 constexpr std::pair<const char*, std::uint16_t> usual_services[] = {
@@ -47,7 +45,7 @@ void LocalNames::load_services() {
     if (std::exchange(services_loaded_, true)) {
         return;
     }
-    std::ifstream file(services_file);
+    std::ifstream file(root_ + "/etc/services");
     for (std::string line; std::getline(file, line);) {
         std::istringstream words(line.substr(0, line.find('#')));
         std::string name;
@@ -72,12 +70,12 @@ void LocalNames::load_services() {
     }
 }
 
-/// passwd(5): "name:password:uid:...".
-void LocalNames::load_users() {
-    if (std::exchange(users_loaded_, true)) {
+/// "name:password:number:...".
+void LocalNames::Ids::load(const std::string& path) {
+    if (std::exchange(loaded, true)) {
         return;
     }
-    std::ifstream file(users_file);
+    std::ifstream file(path);
     for (std::string line; std::getline(file, line);) {
         const auto first = line.find(':');
         const auto second = line.find(':', first + 1);
@@ -86,10 +84,20 @@ void LocalNames::load_users() {
         }
         const auto third = line.find(':', second + 1);
         const auto digits = std::string_view(line).substr(second + 1, third - second - 1);
-        if (const auto uid = whole_number<std::uint32_t>(digits)) {
-            users_.try_emplace(line.substr(0, first), *uid);
+        if (const auto number = whole_number<std::uint32_t>(digits)) {
+            numbers.try_emplace(line.substr(0, first), *number);
         }
     }
+}
+
+std::optional<std::uint32_t> LocalNames::Ids::find(std::string_view name) const {
+    const auto at = numbers.find(name);
+    return at == numbers.end() ? std::nullopt : std::optional(at->second);
+}
+
+bool LocalNames::Ids::has(std::uint32_t number) const {
+    return std::ranges::any_of(numbers,
+                               [number](const auto& entry) { return entry.second == number; });
 }
 
 std::optional<std::uint16_t> LocalNames::port(std::string_view service) {
@@ -99,9 +107,23 @@ std::optional<std::uint16_t> LocalNames::port(std::string_view service) {
 }
 
 std::optional<std::uint32_t> LocalNames::uid(std::string_view user) {
-    load_users();
-    const auto at = users_.find(user);
-    return at == users_.end() ? std::nullopt : std::optional(at->second);
+    users_.load(root_ + "/etc/passwd");
+    return users_.find(user);
+}
+
+std::optional<std::uint32_t> LocalNames::gid(std::string_view group) {
+    groups_.load(root_ + "/etc/group");
+    return groups_.find(group);
+}
+
+bool LocalNames::has_uid(std::uint32_t uid) {
+    users_.load(root_ + "/etc/passwd");
+    return users_.has(uid);
+}
+
+bool LocalNames::has_gid(std::uint32_t gid) {
+    groups_.load(root_ + "/etc/group");
+    return groups_.has(gid);
 }
 
 std::vector<std::string_view> LocalNames::services() {
@@ -110,8 +132,13 @@ std::vector<std::string_view> LocalNames::services() {
 }
 
 std::vector<std::string_view> LocalNames::users() {
-    load_users();
-    return keys(users_);
+    users_.load(root_ + "/etc/passwd");
+    return keys(users_.numbers);
+}
+
+std::vector<std::string_view> LocalNames::groups() {
+    groups_.load(root_ + "/etc/group");
+    return keys(groups_.numbers);
 }
 
 bool LocalNames::interface_exists(std::string_view name) {

@@ -16,29 +16,6 @@ constexpr std::uint32_t most_grow = 1000000;
 constexpr std::array<std::string_view, 8> known = {"escalate", "max",    "window", "grow",
                                                    "kill",     "reject", "drop",   "spoofable"};
 
-/// One option taken apart; `value` is empty and `given` false for a flag.
-struct Option {
-    Cell whole;
-    Cell key;
-    Cell value;
-    bool given = false;
-};
-
-bool needs_value(const Option& option, const Context& context, std::string_view example) {
-    if (!option.value.text.empty()) {
-        return true;
-    }
-    context.error(option.whole, fmt::format("option {} needs a value", quote(option.key.text)),
-                  fmt::format("as in {}", example));
-    return false;
-}
-
-bool twice(const Option& option, const Context& context) {
-    context.error(option.whole, fmt::format("option {} is given twice", quote(option.key.text)),
-                  "each may stand once");
-    return false;
-}
-
 /// "2", "1.5", "1.25" -> 200, 150, 125.
 bool set_escalate(const Option& option, const Context& context, Options& out) {
     if (!needs_value(option, context, "escalate=2")) {
@@ -173,8 +150,23 @@ bool set_option(const Option& option, const Context& context, Options& out) {
 
 } // namespace
 
-std::optional<Options> parse_options(const Cell& cell, const Context& context) {
-    Options out;
+bool needs_value(const Option& option, const Context& context, std::string_view example) {
+    if (!option.value.text.empty()) {
+        return true;
+    }
+    context.error(option.whole, fmt::format("option {} needs a value", quote(option.key.text)),
+                  fmt::format("as in {}", example));
+    return false;
+}
+
+bool twice(const Option& option, const Context& context) {
+    context.error(option.whole, fmt::format("option {} is given twice", quote(option.key.text)),
+                  "each may stand once");
+    return false;
+}
+
+bool each_option(const Cell& cell, const Context& context,
+                 const std::function<bool(const Option&)>& set) {
     bool good = true;
     for (std::size_t at = 0; at <= cell.text.size();) {
         Option option;
@@ -189,9 +181,15 @@ std::optional<Options> parse_options(const Cell& cell, const Context& context) {
         option.given = option.key.text.size() < option.whole.text.size();
         option.value =
             option.whole.part(std::min(option.key.text.size() + 1, option.whole.text.size()));
-        good = set_option(option, context, out) && good;
+        good = set(option) && good;
     }
-    return good ? std::optional(out) : std::nullopt;
+    return good;
+}
+
+std::optional<Options> parse_options(const Cell& cell, const Context& context) {
+    Options out;
+    const auto set = [&](const Option& option) { return set_option(option, context, out); };
+    return each_option(cell, context, set) ? std::optional(out) : std::nullopt;
 }
 
 } // namespace egress::policy

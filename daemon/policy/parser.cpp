@@ -4,11 +4,14 @@
 #include <array>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "daemon/policy/columns.h"
+#include "daemon/policy/egress_columns.h"
 #include "daemon/policy/file.h"
+#include "daemon/policy/list.h"
 
 namespace egress::policy {
 
@@ -23,6 +26,9 @@ constexpr std::array<SectionName, 5> sections = {{{"local", Section::local},
                                                   {"trusted", Section::trusted},
                                                   {"settings", Section::settings},
                                                   {"egress", Section::egress}}};
+/// Of a line that says what this version cannot do. As long as [egress] is not enforced at all, it
+/// may stand there.
+constexpr auto not_yet_severity = Diagnostic::Severity::warning;
 constexpr std::uint64_t least_rows = 100;
 constexpr std::uint64_t most_rows = 100000000;
 
@@ -39,8 +45,8 @@ bool is_header(std::string_view text) {
 /// The lines of one text, read into a policy that may have some already.
 class Reader {
   public:
-    Reader(Policy& policy, Diagnostics& out, LocalNames& names)
-        : policy_(policy), context_{out, names} {}
+    Reader(Policy& policy, Diagnostics& out, LocalNames& names, Lists& lists)
+        : policy_(policy), lists_(lists), context_{out, names} {}
 
     void read(std::string_view text, std::string_view file) {
         Lexer lexer(text, file, context_.out);
@@ -174,29 +180,87 @@ class Reader {
     }
 
     void read_egress(const Line& line) {
-        if (!check_egress(line, context_)) {
+        const Cell& cell = line.cells()[0];
+        auto rule = parse_egress(line, context_);
+        if (!rule) {
             return;
         }
-        EgressLine entry{line.cells()[0].place(), {}};
-        for (const auto& cell : line.cells()) {
-            entry.columns.emplace_back(cell.text);
+        if (policy_.egress.size() == max_egress_rules) {
+            too_many(cell);
+            return;
         }
-        policy_.egress.push_back(std::move(entry));
+        if (rule->destination.kind == Destination::Kind::list) {
+            lists_.use(cell, rule->destination.text);
+        }
+        policy_.egress.push_back(std::move(*rule));
+    }
+
+    void too_many(const Cell& cell) {
+        if (!std::exchange(overfull_, true)) {
+            context_.error(cell, fmt::format("more than {} lines in [egress]", max_egress_rules),
+                           "put addresses into an @list");
+        }
     }
 
     Policy& policy_;
+    Lists& lists_;
     Context context_;
     bool skipping_ = false;
+    bool overfull_ = false;
 };
 
-/// A rule that looks as if it protected must not go without a word.
-void warn_unenforced(const Policy& policy, Diagnostics& out) {
-    if (!policy.egress.empty()) {
-        out.warn(policy.egress[0].place,
-                 fmt::format("{} [egress] line{} checked but not enforced by this version",
-                             policy.egress.size(), policy.egress.size() == 1 ? " is" : "s are"));
+/// What several texts are read with, and what follows when all are.
+class Reading {
+  public:
+    explicit Reading(const Sources& sources)
+        : names_(sources.root), lists_(sources.lists, diagnostics_) {}
+
+    void text(std::string_view text, std::string_view file) {
+        Reader(policy_, diagnostics_, names_, lists_).read(text, file);
     }
-}
+    Diagnostics& diagnostics() { return diagnostics_; }
+    const std::vector<std::string>& list_files() const { return lists_.files(); }
+
+    Policy finish() {
+        policy_.lists = lists_.take();
+        warn_unenforced();
+        for (const auto& rule : policy_.egress) {
+            tell(rule.place, not_yet(rule));
+        }
+        for (const auto& list : policy_.lists) {
+            tell({list->file, 0, 0}, not_yet(*list));
+        }
+        return std::move(policy_);
+    }
+
+  private:
+    /// A rule that looks as if it protected must not go without a word.
+    void warn_unenforced() {
+        const auto lines = policy_.egress.size();
+        if (lines > 0) {
+            diagnostics_.warn(
+                policy_.egress[0].place,
+                fmt::format("{} [egress] line{} checked but not enforced by this version", lines,
+                            lines == 1 ? " is" : "s are"));
+        }
+    }
+
+    void tell(const Place& place, std::string reason) {
+        if (reason.empty()) {
+            return;
+        }
+        if (not_yet_severity == Diagnostic::Severity::error) {
+            diagnostics_.error(place, std::move(reason));
+        } else {
+            diagnostics_.warn(place, std::move(reason));
+        }
+    }
+
+    Policy policy_;
+    Diagnostics diagnostics_;
+    LocalNames names_;
+    Lists lists_;
+};
 
 /// Diagnostics of check() come after those of reading; back into the order of the text.
 void order(std::vector<Diagnostic>& list, const std::vector<std::string>& files) {
@@ -215,36 +279,39 @@ void order(std::vector<Diagnostic>& list, const std::vector<std::string>& files)
 
 } // namespace
 
-Parsed parse_text(std::string_view text, std::string_view file) {
+Parsed parse_text(std::string_view text, std::string_view file, const Sources& sources) {
     Parsed out;
-    Diagnostics diagnostics;
-    LocalNames names;
-    Reader(out.policy, diagnostics, names).read(text, file);
-    warn_unenforced(out.policy, diagnostics);
-    out.diagnostics = diagnostics.take();
+    Reading reading(sources);
+    reading.text(text, file);
+    out.policy = reading.finish();
+    out.diagnostics = reading.diagnostics().take();
     return out;
 }
 
-Parsed parse_files(const std::string& file, const std::string& directory) {
+Parsed parse_files(const std::string& file, const std::string& directory, Sources sources) {
     Parsed out;
-    Diagnostics diagnostics;
-    LocalNames names;
+    if (sources.lists.empty()) {
+        sources.lists = lists_beside(file);
+    }
+    Reading reading(sources);
+    auto& diagnostics = reading.diagnostics();
     std::vector<std::string> files = {file};
     const auto more = list_directory(directory, diagnostics);
     files.insert(files.end(), more.begin(), more.end());
     for (const auto& path : files) {
         const auto text = read_rules_file(path);
         if (text) {
-            Reader(out.policy, diagnostics, names).read(*text, path);
+            reading.text(*text, path);
         } else {
             diagnostics.error({path, 0, 0}, text.error().what, text.error().hint);
         }
     }
-    warn_unenforced(out.policy, diagnostics);
-    for (auto& warning : check(out.policy)) {
+    out.policy = reading.finish();
+    for (auto& warning : check(out.policy, sources)) {
         diagnostics.warn(warning.place, warning.text, warning.hint);
     }
     out.diagnostics = diagnostics.take();
+    files.insert(files.end(), reading.list_files().begin(), reading.list_files().end());
     order(out.diagnostics, files);
     return out;
 }

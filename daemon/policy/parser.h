@@ -33,15 +33,24 @@ struct Parsed {
 
 inline constexpr std::size_t max_diagnostics = 100;
 
+/// Where a text takes from what does not stand in it.
+struct Sources {
+    std::string lists; ///< directory of the files that "@name" stands for; empty: none, an error
+    std::string root;  ///< of the system that names and programs are looked up in; empty: this one
+};
+
 /// Parses one text; `file` is only for messages. Does not check().
-Parsed parse_text(std::string_view text, std::string_view file);
+Parsed parse_text(std::string_view text, std::string_view file, const Sources& sources = {});
 
 /// Parses `file` and then every *.conf in `directory`, sorted by name (an absent directory is
-/// empty; an absent file is an error). Adds check()'s warnings.
-Parsed parse_files(const std::string& file, const std::string& directory);
+/// empty; an absent file is an error). Adds check()'s warnings. Lists are in egress.d beside
+/// `file`, unless `sources` says otherwise.
+Parsed parse_files(const std::string& file, const std::string& directory, Sources sources = {});
 
-/// Warnings for lines that can never decide: shadowed by an equal line, or impossible in themselves
-/// (type stream with proto udp; an IPv4 address with tcp6; grow shorter than the aggregate; ...).
-std::vector<Diagnostic> check(const Policy& policy);
+/// Warnings for lines that can never decide: shadowed by an earlier line, or impossible in
+/// themselves (type stream with proto udp; an IPv4 address with tcp6; grow shorter than the
+/// aggregate; a program that does not exist; ...), and for [egress] lines that are weaker than they
+/// look. Looks at the files and users of this system.
+std::vector<Diagnostic> check(const Policy& policy, const Sources& sources = {});
 
 } // namespace egress::policy

@@ -6,50 +6,23 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 
+#include "daemon/policy/print_columns.h"
+
 namespace egress::policy {
 
 namespace {
 
-using Row = std::vector<std::string>;
-
 constexpr std::size_t widest = 40; // one long column must not make every line long
 
 std::string print_location(const Location& location) {
-    std::string host = "*";
-    if (!location.interface.empty()) {
-        host = location.interface;
-    } else if (location.prefix) {
-        const auto& prefix = *location.prefix;
-        host = prefix.base.is_v4() ? prefix.text()
-               : prefix.is_host()  ? fmt::format("[{}]", prefix.base.text())
-                                   : fmt::format("[{}]/{}", prefix.base.text(), prefix.length);
-    }
+    const auto host = !location.interface.empty() ? location.interface
+                      : location.prefix           ? print_prefix(*location.prefix)
+                                                  : "*";
     if (location.port) {
         return host == "*" ? fmt::format("{}", *location.port)
                            : fmt::format("{}:{}", host, *location.port);
     }
     return location.interface.empty() ? host : host + ":*"; // alone, it might be read as a service
-}
-
-std::string print_type(const std::optional<int>& type) {
-    if (!type) {
-        return "*";
-    }
-    return *type == SOCK_STREAM  ? "stream"
-           : *type == SOCK_DGRAM ? "dgram"
-                                 : fmt::format("{}", *type);
-}
-
-std::string print_protocol(const Protocol& protocol) {
-    if (!protocol.number) {
-        return "*";
-    }
-    const std::string_view family = protocol.family == AF_INET6  ? "6"
-                                    : protocol.family == AF_INET ? "4"
-                                                                 : "";
-    return *protocol.number == IPPROTO_TCP   ? fmt::format("tcp{}", family)
-           : *protocol.number == IPPROTO_UDP ? fmt::format("udp{}", family)
-                                             : fmt::format("{}", *protocol.number);
 }
 
 std::string print_name(const Name& name) {
@@ -130,16 +103,8 @@ Row columns(const Trusted& trusted) {
             print_protocol(trusted.protocol), print_owner(trusted.owner)};
 }
 
-Row columns(const EgressLine& line) {
-    Row row;
-    for (const auto& column : line.columns) {
-        std::string text;
-        for (const char c : column) { // '#' is the only character that the grammar takes away
-            text += c == '#' ? "\\#" : std::string(1, c);
-        }
-        row.push_back(std::move(text));
-    }
-    return row;
+Row columns(const EgressRule& rule) {
+    return egress_columns(rule);
 }
 
 /// A section with its columns aligned; nothing where it has no lines.
@@ -169,6 +134,33 @@ void print_section(std::string& out, std::string_view name, const Row& titles, c
 
 } // namespace
 
+std::string print_prefix(const Prefix& prefix) {
+    return prefix.base.is_v4() ? prefix.text()
+           : prefix.is_host()  ? fmt::format("[{}]", prefix.base.text())
+                               : fmt::format("[{}]/{}", prefix.base.text(), prefix.length);
+}
+
+std::string print_type(const std::optional<int>& type) {
+    if (!type) {
+        return "*";
+    }
+    return *type == SOCK_STREAM  ? "stream"
+           : *type == SOCK_DGRAM ? "dgram"
+                                 : fmt::format("{}", *type);
+}
+
+std::string print_protocol(const Protocol& protocol) {
+    if (!protocol.number) {
+        return "*";
+    }
+    const std::string_view family = protocol.family == AF_INET6  ? "6"
+                                    : protocol.family == AF_INET ? "4"
+                                                                 : "";
+    return *protocol.number == IPPROTO_TCP   ? fmt::format("tcp{}", family)
+           : *protocol.number == IPPROTO_UDP ? fmt::format("udp{}", family)
+                                             : fmt::format("{}", *protocol.number);
+}
+
 std::string print_duration(Seconds seconds) {
     if (seconds == forever) {
         return "*";
@@ -190,6 +182,10 @@ std::string print_duration(Seconds seconds) {
 
 std::string print(const Rule& rule) {
     return fmt::format("{}", fmt::join(columns(rule), " "));
+}
+
+std::string print(const EgressRule& rule) {
+    return fmt::format("{}", fmt::join(egress_columns(rule), " "));
 }
 
 std::string print(const Policy& policy) {

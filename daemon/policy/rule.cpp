@@ -37,13 +37,12 @@ int family_of(const Location& location, const Protocol& protocol) {
 
 bool same_meaning(const Policy& a, const Policy& b) {
     const auto same = [](const auto& x, const auto& y) { return same_meaning(x, y); };
-    const auto columns = [](const EgressLine& x, const EgressLine& y) {
-        return x.columns == y.columns;
-    };
+    const auto same_list = [](const auto& x, const auto& y) { return same_meaning(*x, *y); };
     return std::ranges::equal(a.local, b.local, same) &&
            std::ranges::equal(a.remote, b.remote, same) &&
            std::ranges::equal(a.trusted, b.trusted, same) &&
-           std::ranges::equal(a.egress, b.egress, columns) && a.settings == b.settings;
+           std::ranges::equal(a.egress, b.egress, same) &&
+           std::ranges::equal(a.lists, b.lists, same_list) && a.settings == b.settings;
 }
 
 } // namespace egress::policy

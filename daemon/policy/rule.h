@@ -4,26 +4,20 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "daemon/address.h"
 #include "daemon/clock.h"
+#include "daemon/policy/egress_rule.h"
+#include "daemon/policy/field.h"
 
 namespace egress::policy {
 
-/// Where a line stands, for messages. Columns count from 1.
-struct Place {
-    std::string file;
-    int line = 0;
-    int column = 0;
-    std::string text() const; ///< "file:line:column" without what is 0; safe to print
-};
-
-inline constexpr std::size_t max_name = 63;         ///< bytes of a name
-inline constexpr std::size_t max_suffix = 31;       ///< bytes of "-x"; leaves 32 for the -R name
-inline constexpr Seconds max_duration = 2147483647; ///< longest time that is not "*"
+inline constexpr std::size_t max_name = 63;   ///< bytes of a name
+inline constexpr std::size_t max_suffix = 31; ///< bytes of "-x"; leaves 32 for the -R name
 
 /// First column of [local], [remote] and [trusted].
 struct Location {
@@ -31,13 +25,6 @@ struct Location {
     std::string interface;             ///< not empty: only reports that came in on it ([local])
     std::optional<std::uint16_t> port; ///< host byte order; nothing: any
     friend bool operator==(const Location&, const Location&) = default;
-};
-
-/// Third column: "tcp", "tcp4", "tcp6", the same of "udp", a number, "*".
-struct Protocol {
-    std::optional<int> number; ///< IPPROTO_*; nothing: any
-    int family = AF_UNSPEC;    ///< AF_INET, AF_INET6 for the forms that end in 4, 6
-    friend bool operator==(const Protocol&, const Protocol&) = default;
 };
 
 /// "/len" of the name column: count the remote address at this length. One length up to 32 is for
@@ -63,15 +50,6 @@ struct Name {
     std::string text;
     Aggregate aggregate;
     friend bool operator==(const Name&, const Name&) = default;
-};
-
-/// A number column that may also be "*" or "=".
-template <typename T>
-struct Setting {
-    enum class Kind : std::uint8_t { value, unlimited, inherit };
-    Kind kind = Kind::value;
-    T value{};
-    friend bool operator==(const Setting&, const Setting&) = default;
 };
 
 /// Eighth column, "key=value" and flags with commas between. Absent fields were not given.
@@ -113,12 +91,6 @@ struct Trusted {
     std::optional<std::uint32_t> owner;
 };
 
-/// A line of [egress], checked for its columns only: this version does not enforce it.
-struct EgressLine {
-    Place place;
-    std::vector<std::string> columns; ///< destination type proto owner program action [options]
-};
-
 /// A line of [settings]: what the daemon's options do not cover.
 struct Settings {
     std::optional<std::uint64_t> rows; ///< bound of the table; nothing: a million
@@ -137,7 +109,8 @@ struct Policy {
     std::vector<Rule> local;
     std::vector<Rule> remote;
     std::vector<Trusted> trusted;
-    std::vector<EgressLine> egress;
+    std::vector<EgressRule> egress;
+    std::vector<std::shared_ptr<const AddressList>> lists; ///< each that [egress] names, once
     Settings settings;
 };
 

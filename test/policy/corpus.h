@@ -10,6 +10,8 @@
 
 #include <doctest/doctest.h>
 
+#include "daemon/policy/parser.h"
+
 namespace egress::policy {
 
 inline std::filesystem::path source_root() {
@@ -17,6 +19,12 @@ inline std::filesystem::path source_root() {
     REQUIRE_MESSAGE(root != nullptr,
                     "EGRESS_TEST_SOURCE must name the source tree; run it by ctest");
     return root;
+}
+
+/// Users, programs and lists that the corpora name are the same on every machine.
+inline Sources corpus_sources() {
+    return {source_root() / "test/policy/system/etc/egress.d",
+            source_root() / "test/policy/system"};
 }
 
 inline std::string read_text(const std::filesystem::path& path) {

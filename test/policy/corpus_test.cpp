@@ -15,8 +15,12 @@ std::string messages(const Parsed& parsed) {
     for (const auto& diagnostic : parsed.diagnostics) {
         out += diagnostic.message() + "\n";
     }
-    for (const auto& warning : check(parsed.policy)) {
+    for (const auto& warning : check(parsed.policy, corpus_sources())) {
         out += warning.message() + "\n";
+    }
+    const auto root = source_root().string() + "/";
+    for (auto at = out.find(root); at != out.npos; at = out.find(root, at)) {
+        out.erase(at, root.size());
     }
     return out;
 }
@@ -39,14 +43,14 @@ TEST_CASE("good files print as expected, and what is printed means the same") {
     REQUIRE(paths.size() >= 7);
     for (const auto& path : paths) {
         CAPTURE(path.string());
-        const auto parsed = parse_text(read_text(path), path.filename().string());
+        const auto parsed = parse_text(read_text(path), path.filename().string(), corpus_sources());
         const auto said = messages(parsed);
         CHECK_MESSAGE(parsed.ok(), said);
         const auto printed = print(parsed.policy);
         expect(std::filesystem::path(path).replace_extension(".golden"), printed);
         expect(std::filesystem::path(path).replace_extension(".expect"), said);
 
-        const auto again = parse_text(printed, "printed");
+        const auto again = parse_text(printed, "printed", corpus_sources());
         CHECK(again.ok());
         CHECK(same_meaning(again.policy, parsed.policy));
         CHECK(print(again.policy) == printed);
@@ -58,7 +62,7 @@ TEST_CASE("bad files say every error with its place and a hint") {
     REQUIRE(paths.size() >= 7);
     for (const auto& path : paths) {
         CAPTURE(path.string());
-        const auto parsed = parse_text(read_text(path), path.filename().string());
+        const auto parsed = parse_text(read_text(path), path.filename().string(), corpus_sources());
         CHECK_FALSE(parsed.ok());
         const auto said = messages(parsed);
         expect(std::filesystem::path(path).replace_extension(".expect"), said);
@@ -71,7 +75,7 @@ TEST_CASE("bad files say every error with its place and a hint") {
 
 TEST_CASE("the shipped rules have neither errors nor warnings") {
     const auto path = source_root() / "etc/egress.conf";
-    const auto parsed = parse_text(read_text(path), "egress.conf");
+    const auto parsed = parse_text(read_text(path), "egress.conf", corpus_sources());
     CHECK(messages(parsed) == "");
     CHECK(parsed.policy.local.size() >= 5);
 }
@@ -84,7 +88,7 @@ TEST_CASE("the examples in the shipped rules are good rules") {
         const bool example = line.size() > 1 && line[0] == '#' && line[1] != ' ' && line[1] != '#';
         text += (example ? line.substr(1) : line) + "\n";
     }
-    const auto parsed = parse_text(text, "egress.conf");
+    const auto parsed = parse_text(text, "egress.conf", corpus_sources());
     for (const auto& diagnostic : parsed.diagnostics) {
         CHECK_MESSAGE(diagnostic.severity == Diagnostic::Severity::warning, diagnostic.message());
     }

@@ -1,11 +1,15 @@
 // What must hold for every policy and every report, tried on very many.
+#include <algorithm>
+
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include "daemon/policy/egress_check.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print.h"
-#include "test/policy/random_policy.h"
+#include "test/policy/random_egress.h"
 #include "test/policy/reference.h"
+#include "test/policy/scratch.h"
 
 namespace egress::policy {
 
@@ -25,10 +29,15 @@ std::string text(const Rule* rule) {
 
 TEST_CASE("what is printed means what was printed") {
     Random random(seed());
+    const Scratch scratch;
+    for (const auto& list : random_lists()) {
+        scratch.write(std::string("egress.d/") + list.name, list.text);
+    }
+    const Sources sources{scratch.path("egress.d"), ""};
     for (int round = 0; round < 1500; ++round) {
         const auto policy = random_policy(random, 1 + random() % 8, random() % 8);
         const auto printed = print(policy);
-        const auto parsed = parse_text(printed, "printed");
+        const auto parsed = parse_text(printed, "printed", sources);
         for (const auto& diagnostic : parsed.diagnostics) {
             CHECK_MESSAGE(diagnostic.severity == Diagnostic::Severity::warning,
                           diagnostic.message());
@@ -72,6 +81,31 @@ TEST_CASE("the index decides as the plain loop does") {
     fmt::print("{} reports, {} matched [local], {} [remote]\n", compared, local_hits, remote_hits);
     CHECK(local_hits > compared / 4); // else the test compares nothing
     CHECK(remote_hits > compared / 10);
+}
+
+TEST_CASE("a line that is said never to decide never decides") {
+    Random random(seed());
+    std::size_t covered = 0;
+    for (std::size_t compared = 0; compared < comparisons; compared += 200) {
+        Policy policy;
+        random_egress(random, policy, 12);
+        std::vector<const EgressRule*> hidden;
+        for (std::size_t i = 1; i < policy.egress.size(); ++i) {
+            for (std::size_t j = 0; j < i; ++j) {
+                if (covers(policy.egress[j], policy.egress[i])) {
+                    hidden.push_back(&policy.egress[i]);
+                }
+            }
+        }
+        covered += hidden.size();
+        for (int i = 0; i < 200 && !hidden.empty(); ++i) {
+            const auto* rule = reference::decide(policy, random_flow(random));
+            if (std::ranges::find(hidden, rule) != hidden.end()) {
+                FAIL("decides: " << print(*rule));
+            }
+        }
+    }
+    CHECK(covered > comparisons / 1000);
 }
 
 TEST_CASE("check() takes whatever parses") {

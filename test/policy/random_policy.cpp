@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 
+#include "test/policy/random_egress.h"
+
 namespace egress::policy {
 
 namespace {
@@ -199,15 +201,7 @@ Policy random_policy(Random& random, std::size_t local, std::size_t remote) {
     for (auto i = below(random, 4); i > 0; --i) {
         random_match(random, policy.trusted.emplace_back(), true);
     }
-    constexpr std::array<const char*, 4> actions = {"allow", "deny", "redirect=[::1]:80", "ask"};
-    for (auto i = below(random, 4); i > 0; --i) {
-        auto& columns = policy.egress.emplace_back().columns;
-        columns = {"[2001:db8::]/32:1-9,#x", "*", "*", "a#", "/opt/#/\xc3\xa4",
-                   pick(random, actions)};
-        if (chance(random, 50)) {
-            columns.emplace_back("#");
-        }
-    }
+    random_egress(random, policy, below(random, 8));
     if (chance(random, 50)) {
         policy.settings.rows = 100 + below(random, 100000000 - 100);
     }
