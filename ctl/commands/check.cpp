@@ -5,6 +5,7 @@
 
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
+#include "daemon/policy/list.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print.h"
 #include "egress-paths.h"
@@ -61,9 +62,11 @@ Outcome<policy::Parsed> parse(const Context& context, const Arguments& arguments
     if (!text) {
         return std::unexpected(text.error());
     }
-    auto parsed = policy::parse_text(*text, path == "-" ? "stdin" : path);
+    const bool piped = path == "-";
+    const policy::Sources sources{policy::lists_beside(piped ? EGRESS_CONF : path), ""};
+    auto parsed = policy::parse_text(*text, piped ? "stdin" : path, sources);
     if (parsed.ok()) {
-        for (auto& warning : policy::check(parsed.policy)) {
+        for (auto& warning : policy::check(parsed.policy, sources)) {
             parsed.diagnostics.push_back(std::move(warning));
         }
     }

@@ -214,23 +214,18 @@ class Checker {
 
     void program(const EgressRule& rule) {
         const auto& [kind, text] = rule.program;
-        if (kind == Program::Kind::any) {
-            return;
-        }
         if (kind == Program::Kind::command) {
             out_.warn(rule.place, fmt::format("program {} is only a command name", quote(text)),
                       "any program may be started under it; write the path");
-            return;
-        }
-        if (by_recorded_path(rule.options)) {
+        } else if (kind != Program::Kind::any && by_recorded_path(rule.options)) {
+            const bool tree = kind == Program::Kind::tree;
             out_.warn(rule.place,
-                      fmt::format("program {} is compared as the path inside", quote(text)),
+                      fmt::format("program {} is compared as the path inside",
+                                  quote(tree ? text + "/**" : text)),
                       "who is root in a container can have any program under it");
-            return;
-        }
-        if (kind == Program::Kind::path) {
+        } else if (kind == Program::Kind::path) {
             file(text, "program", rule);
-        } else {
+        } else if (kind == Program::Kind::tree) {
             directory(text, rule);
         }
     }

@@ -238,8 +238,7 @@ void Lists::use(const Cell& cell, const std::string& name) {
     }
     AddressList list{name, fmt::format("{}/{}", directory_, name), {}, {}};
     files_.push_back(list.file);
-    if (safe_directory(cell)) {
-        read(cell, list);
+    if (safe_directory(cell) && read(cell, list)) {
         lists_.push_back(std::make_shared<const AddressList>(std::move(list)));
     }
 }
@@ -257,10 +256,12 @@ bool Lists::safe_directory(const Cell& cell) {
     return true;
 }
 
-void Lists::read(const Cell& cell, AddressList& list) {
+/// False: reported that the file cannot be read. Wrong lines are reported, too.
+bool Lists::read(const Cell& cell, AddressList& list) {
     const auto refuse = [&](std::string_view what, std::string hint = {}) {
         out_.error(cell.place(), fmt::format("list {} {}", escape(list.file, max_shown_path), what),
                    std::move(hint));
+        return false;
     };
     // O_NONBLOCK: opening a FIFO that nobody writes must not wait.
     const Fd fd(open(list.file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
@@ -294,6 +295,7 @@ void Lists::read(const Cell& cell, AddressList& list) {
         }
     }
     text.finish();
+    return true;
 }
 
 } // namespace egress::policy

@@ -69,7 +69,7 @@ class Lists {
 
   private:
     bool safe_directory(const Cell& cell);
-    void read(const Cell& cell, AddressList& list);
+    bool read(const Cell& cell, AddressList& list);
 
     std::string directory_;
     Diagnostics& out_;

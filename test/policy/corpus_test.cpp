@@ -5,6 +5,7 @@
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print.h"
 #include "test/policy/corpus.h"
+#include "test/policy/zone.h"
 
 namespace egress::policy {
 
@@ -39,6 +40,7 @@ void expect(const std::filesystem::path& path, const std::string& text) {
 } // namespace
 
 TEST_CASE("good files print as expected, and what is printed means the same") {
+    const Zone zone("UTC0");
     const auto paths = corpus("good");
     REQUIRE(paths.size() >= 7);
     for (const auto& path : paths) {
