@@ -6,10 +6,12 @@
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
+#include "daemon/bpf/objects.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/trim.h"
 #include "daemon/verbs.h"
+#include "egress-paths.h"
 
 namespace egress {
 
@@ -188,6 +190,10 @@ Result<> Daemon::open_sources() {
     wanted.flush = options_.flush;
     wanted.adopt = !options_.flush;
     firewall_ = std::make_unique<Firewall>(event, *reaper_, *ledger_, clock_, wanted);
+    const std::string cgroup = options_.cgroup.empty() ? bpf::cgroup_root() : options_.cgroup;
+    enforcer_ = std::make_unique<Enforcer>(
+        event, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
+        [this](const egress_event& look, const policy::EgressRule* rule) { on_look(look, rule); });
 
     sd_event_source* source = nullptr;
     // Captured, not passed: the order in which a call's arguments are read is nobody's to rely on.
@@ -224,6 +230,8 @@ Result<> Daemon::open_sources() {
 Result<> Daemon::run() {
     log::start_thread();
     firewall_->start();
+    owner_names_.load();
+    enforcer_->apply(ledger_->policy());
     log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
                 ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
     sd_notify(0, "READY=1");
@@ -262,8 +270,19 @@ void Daemon::tick() {
     expiring_ = ledger_->expire(deadlines_per_turn);
     firewall_->tick();
     keeper_->tick();
+    enforcer_->tick();
     if (clock_.now() % fold_every == 0) {
         log::flush();
+    }
+}
+
+void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) {
+    const auto text = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
+                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    if (event.action == EGRESS_EVENT_BLOCKED || event.action == EGRESS_EVENT_MONITOR) {
+        log::notice("egress-event", "{}", text);
+    } else {
+        log::info("egress-event", "{}", text);
     }
 }
 
@@ -293,6 +312,8 @@ bool Daemon::reload(std::vector<policy::Diagnostic>& diagnostics) {
     }
     if (well) {
         ledger_->replace(std::move(parsed.policy));
+        owner_names_.load();
+        enforcer_->apply(ledger_->policy());
         rules_.loaded = clock_.wall();
         log::notice("reload", "rules replaced");
     } else {

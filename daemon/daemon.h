@@ -8,6 +8,8 @@
 
 #include "daemon/clock.h"
 #include "daemon/control.h"
+#include "daemon/enforcer.h"
+#include "daemon/event.h"
 #include "daemon/firewall.h"
 #include "daemon/interfaces.h"
 #include "daemon/keeper.h"
@@ -44,6 +46,7 @@ class Daemon {
     Keeper& keeper() { return *keeper_; }
     Firewall& firewall() { return *firewall_; }
     Receiver& receiver() { return *receiver_; }
+    Enforcer& enforcer() { return *enforcer_; }
     const RulesState& rules() const { return rules_; }
     Moment started() const { return started_; }
 
@@ -56,6 +59,7 @@ class Daemon {
     Result<> open_sockets();
     Result<> open_sources();
     void tick();
+    void on_look(const egress_event& event, const policy::EgressRule* rule);
 
     static int on_turn(sd_event_source*, void* self);
     static int on_tick(sd_event_source*, std::uint64_t, void* self);
@@ -73,6 +77,8 @@ class Daemon {
     std::unique_ptr<Keeper> keeper_;
     std::unique_ptr<Firewall> firewall_;
     std::unique_ptr<Receiver> receiver_;
+    OwnerNames owner_names_;
+    std::unique_ptr<Enforcer> enforcer_;
     std::unique_ptr<Control> control_;
     std::vector<Source> sources_;
     std::vector<std::string> made_; ///< sockets to remove at the end

@@ -61,6 +61,33 @@ json rules_json(Daemon& daemon) {
             {"last_error", daemon.rules().last_error}};
 }
 
+json egress_json(Daemon& daemon) {
+    const auto status = daemon.enforcer().status();
+    json hooks = json::object();
+    for (const auto& hook : status.coverage) {
+        hooks[hook.hook] = hook.attached ? "attached" : hook.why;
+    }
+    return {{"state", Enforcer::text(status.state)},
+            {"rules", status.rules},
+            {"prefixes", status.prefixes},
+            {"generation", status.generation},
+            {"last_error", status.last_error},
+            {"hooks", hooks},
+            {"events",
+             {{"made", status.counters.sequence},
+              {"read", status.events},
+              {"lost", status.counters.losses[EGRESS_LOST_RING]}}},
+            {"processes_lost", status.counters.losses[EGRESS_LOST_PROCESS]},
+            {"broken", status.counters.losses[EGRESS_LOST_BROKEN]},
+            {"looks",
+             {{"connect4", status.counters.looks[EGRESS_HOOK_CONNECT4]},
+              {"connect6", status.counters.looks[EGRESS_HOOK_CONNECT6]},
+              {"sendmsg4", status.counters.looks[EGRESS_HOOK_SENDMSG4]},
+              {"sendmsg6", status.counters.looks[EGRESS_HOOK_SENDMSG6]},
+              {"sock_create", status.counters.looks[EGRESS_HOOK_CREATE]}}},
+            {"not_covered", {"AF_PACKET sockets", "tun devices", "vsock"}}};
+}
+
 json users_json(Daemon& daemon) {
     json users = json::array();
     for (const auto& user : daemon.receiver().users()) {
@@ -97,6 +124,7 @@ json status_json(Daemon& daemon) {
               {"failures", keeper.counters().failures},
               {"last_error", keeper.counters().last_error}}},
             {"rules", rules_json(daemon)},
+            {"egress", egress_json(daemon)},
             {"users", users_json(daemon)}};
 }
 

@@ -24,7 +24,9 @@ void trim_memory() {
         // Read-only private data is left alone: it was written once, when its addresses were
         // resolved.
         const std::string_view mode(rights);
-        if (mode == "r-xp" || mode == "r--s") {
+        // Only files can be read again; what the kernel shares with us (its event ring) cannot.
+        const bool file = std::string_view(line).find(" /") != std::string_view::npos;
+        if (file && (mode == "r-xp" || mode == "r--s")) {
             madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
         }
     }

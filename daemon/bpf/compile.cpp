@@ -194,8 +194,8 @@ class Compiler {
                 hash, egress_path_rules{pool_.add(rules.first), pool_.add(rules.second)});
         }
         out_.commands = commands.table(pool_);
-        out_.base->any_program = where(
-            [](const EgressRule& rule) { return rule.program.kind == Program::Kind::any; });
+        out_.base->any_program =
+            where([](const EgressRule& rule) { return rule.program.kind == Program::Kind::any; });
     }
 
     void add_files(Sets<egress_file, FileLess>& sets, const std::string& path, std::size_t rule) {
@@ -260,8 +260,8 @@ class Compiler {
         for (const auto& [id, own] : named) {
             egress_vector rules = any;
             for (const auto& [outer_id, outer] : named) {
-                if (own.first == outer.first || own.first.starts_with(
-                        outer.first == "/" ? outer.first : outer.first + "/")) {
+                if (own.first == outer.first ||
+                    own.first.starts_with(outer.first == "/" ? outer.first : outer.first + "/")) {
                     rules = combine(rules, outer.second);
                 }
             }
@@ -285,7 +285,8 @@ class Compiler {
                    (r.destination.kind == policy::Destination::Kind::any &&
                     r.destination.ports.empty());
         });
-        base.on_host = where([](const EgressRule& r) { return !r.options.container.value_or(false); });
+        base.on_host =
+            where([](const EgressRule& r) { return !r.options.container.value_or(false); });
         base.in_container =
             where([](const EgressRule& r) { return r.options.container.value_or(true); });
         base.has_places = std::ranges::any_of(
@@ -313,8 +314,9 @@ std::uint64_t path_hash(std::string_view path) {
 
 Result<Tables> compile(const policy::Policy& policy, const World& world, std::uint64_t generation) {
     if (policy.egress.size() > EGRESS_MAX_RULES) {
-        return fail(fmt::format("{} lines in [egress]; {} are the most: put addresses into an @list",
-                                policy.egress.size(), EGRESS_MAX_RULES));
+        return fail(
+            fmt::format("{} lines in [egress]; {} are the most: put addresses into an @list",
+                        policy.egress.size(), EGRESS_MAX_RULES));
     }
     return Compiler(policy, world).run(generation);
 }

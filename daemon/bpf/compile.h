@@ -1,14 +1,14 @@
 // [egress] rules -> the tables that the kernel looks up (abi.h), built off line.
 //
-// Each dimension of a question (destination, port, protocol, user, group, program, ancestry, cgroup,
-// place) has a table from its value to the set of rules that the value satisfies, as a bit vector. The
-// sets of all tables are ANDed, and the lowest bit is the first rule that matches: the cost does not
-// depend on how many rules or prefixes there are. Equal vectors are stored once.
+// Each dimension of a question (destination, port, protocol, user, group, program, ancestry,
+// cgroup, place) has a table from its value to the set of rules that the value satisfies, as a bit
+// vector. The sets of all tables are ANDed, and the lowest bit is the first rule that matches: the
+// cost does not depend on how many rules or prefixes there are. Equal vectors are stored once.
 //
-// A destination's vector holds the rules of every prefix around it, so the longest prefix is enough.
-// IPv4: a table of the first 16 bits, blocks for the third byte, and, only below entries that say
-// FINER, a hash of hosts and a longest-prefix table for /25../31. IPv6: the first 16 bits, then a hash
-// of hosts and a longest-prefix table.
+// A destination's vector holds the rules of every prefix around it, so the longest prefix is
+// enough. IPv4: a table of the first 16 bits, blocks for the third byte, and, only below entries
+// that say FINER, a hash of hosts and a longest-prefix table for /25../31. IPv6: the first 16 bits,
+// then a hash of hosts and a longest-prefix table.
 #pragma once
 
 #include <array>
@@ -32,9 +32,11 @@ struct Cgroup {
 
 /// What a policy names and only the running system can tell.
 struct World {
-    /// The files that a path stands for now, as the kernel names them; none where it does not exist.
+    /// The files that a path stands for now, as the kernel names them; none where it does not
+    /// exist.
     std::function<std::vector<egress_file>(const std::string& path)> files;
-    /// The cgroup options.cgroup, or the cgroups of options.unit; none where there is no such thing.
+    /// The cgroup options.cgroup, or the cgroups of options.unit; none where there is no such
+    /// thing.
     std::function<std::vector<Cgroup>(const policy::EgressOptions& options)> cgroups;
     std::int64_t wall_at_boot = 0; ///< seconds since the epoch at zero of the boot clock
 };
@@ -77,7 +79,7 @@ struct Tables {
     Table<Prefix6Key> prefixes6;
     Table<std::uint32_t> uids;
     Table<std::uint32_t> gids;
-    Table<std::uint64_t> cgroups;  ///< by id
+    Table<std::uint64_t> cgroups;                                   ///< by id
     std::vector<std::pair<std::uint64_t, egress_path_rules>> paths; ///< sorted by path_hash()
     Table<Command> commands;
     std::vector<std::pair<egress_file, Index>> programs; ///< sorted by FileLess

@@ -37,9 +37,7 @@ struct Bits6 {
         const int rest = length % 8;
         return rest == 0 || (a[bytes] ^ b[bytes]) >> (8 - rest) == 0;
     }
-    static std::uint32_t first16(const Key& key) {
-        return std::uint32_t{key[0]} << 8 | key[1];
-    }
+    static std::uint32_t first16(const Key& key) { return std::uint32_t{key[0]} << 8 | key[1]; }
 };
 
 /// What one prefix does to the set of rules around it.
@@ -57,9 +55,7 @@ struct Item {
     friend bool operator<(const Item& a, const Item& b) {
         return std::tie(a.key, a.length, a.mark) < std::tie(b.key, b.length, b.mark);
     }
-    bool same_prefix(const Item& other) const {
-        return key == other.key && length == other.length;
-    }
+    bool same_prefix(const Item& other) const { return key == other.key && length == other.length; }
 };
 
 struct ClassPrefix {
@@ -70,15 +66,15 @@ struct ClassPrefix {
 // Sources: the IANA special-purpose address registries (RFC 6890 and its successors).
 constexpr ClassPrefix local_prefixes[] = {
     {"127.0.0.0/8", true}, {"0.0.0.0", true}, {"::1", true}, {"::", true}};
-constexpr ClassPrefix private_prefixes[] = {
-    {"10.0.0.0/8", true},     {"172.16.0.0/12", true}, {"192.168.0.0/16", true},
-    {"100.64.0.0/10", true},  {"169.254.0.0/16", true}, {"fc00::/7", true},
-    {"fe80::/10", true}};
+constexpr ClassPrefix private_prefixes[] = {{"10.0.0.0/8", true},     {"172.16.0.0/12", true},
+                                            {"192.168.0.0/16", true}, {"100.64.0.0/10", true},
+                                            {"169.254.0.0/16", true}, {"fc00::/7", true},
+                                            {"fe80::/10", true}};
 constexpr ClassPrefix internet_prefixes[] = {
-    {"0.0.0.0/0", true},      {"0.0.0.0/8", false},     {"10.0.0.0/8", false},
-    {"100.64.0.0/10", false}, {"127.0.0.0/8", false},   {"169.254.0.0/16", false},
-    {"172.16.0.0/12", false}, {"192.168.0.0/16", false}, {"224.0.0.0/4", false},
-    {"255.255.255.255", false}, {"2000::/3", true},     {"64:ff9b::/96", true}};
+    {"0.0.0.0/0", true},        {"0.0.0.0/8", false},      {"10.0.0.0/8", false},
+    {"100.64.0.0/10", false},   {"127.0.0.0/8", false},    {"169.254.0.0/16", false},
+    {"172.16.0.0/12", false},   {"192.168.0.0/16", false}, {"224.0.0.0/4", false},
+    {"255.255.255.255", false}, {"2000::/3", true},        {"64:ff9b::/96", true}};
 
 std::span<const ClassPrefix> prefixes_of(Destination::Kind kind) {
     switch (kind) {
@@ -204,8 +200,7 @@ class Walk {
     };
 
     static bool contains(const Around& outer, const Prefix& inner) {
-        return outer.length <= inner.length &&
-               Bits::same_start(outer.key, inner.key, outer.length);
+        return outer.length <= inner.length && Bits::same_start(outer.key, inner.key, outer.length);
     }
 
     Index apply(Index vector, MarkId id) {

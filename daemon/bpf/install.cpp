@@ -17,8 +17,8 @@ namespace {
 
 constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 constexpr std::array<std::string_view, 16> names = {
-    "bases", "vectors", "blocks",   "hosts4",   "prefixes4", "hosts6",  "prefixes6", "uids",
-    "gids",  "cgroups", "paths",    "commands", "programs",  "parents", "unders",    "trees"};
+    "bases", "vectors", "blocks", "hosts4",   "prefixes4", "hosts6",  "prefixes6", "uids",
+    "gids",  "cgroups", "paths",  "commands", "programs",  "parents", "unders",    "trees"};
 
 class Slot {
   public:
@@ -27,10 +27,9 @@ class Slot {
     template <typename Value>
     void array(std::string_view name, const Value* values, std::size_t count) {
         const MapShape shape{BPF_MAP_TYPE_ARRAY, std::string(name), sizeof(std::uint32_t),
-                             sizeof(Value), entries(count), array_flags};
-        put(shape, [&](const Fd& map) {
-            return fill_array(map, shape, values, count * sizeof(Value));
-        });
+                             sizeof(Value),      entries(count),    array_flags};
+        put(shape,
+            [&](const Fd& map) { return fill_array(map, shape, values, count * sizeof(Value)); });
     }
 
     /// `convert` gives each entry's key as the kernel has it.
@@ -167,9 +166,8 @@ Result<> remove_pins(const std::string& directory) {
         return {};
     }
     // The links first: no program may run without its maps being whole.
-    std::ranges::stable_partition(pins, [](const auto& path) {
-        return path.filename().string().starts_with("link_");
-    });
+    std::ranges::stable_partition(
+        pins, [](const auto& path) { return path.filename().string().starts_with("link_"); });
     for (const auto& path : pins) {
         if (!std::filesystem::remove(path, code) && code) {
             return fail("cannot remove " + path.string() + ": " + code.message(), code.value());

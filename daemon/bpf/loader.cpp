@@ -96,7 +96,8 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
 
 Result<> Loader::load() {
     if (mkdir(options_.pins.c_str(), 0700) < 0 && errno != EEXIST) {
-        return fail_errno("cannot make " + options_.pins + " (is a bpf file system mounted there?)");
+        return fail_errno("cannot make " + options_.pins +
+                          " (is a bpf file system mounted there?)");
     }
     kernel_->skeleton.reset(egress_bpf__open());
     if (!kernel_->skeleton) {

@@ -1,8 +1,8 @@
 // The kernel half: loaded, attached, pinned, fed with policies.
 //
-// Everything in the kernel is pinned, so that it outlives the daemon: verdicts go on without it, and
-// the next one adopts what it finds. A policy is put beside the one in force and switched to by one
-// write, so that every verdict belongs to exactly one of them.
+// Everything in the kernel is pinned, so that it outlives the daemon: verdicts go on without it,
+// and the next one adopts what it finds. A policy is put beside the one in force and switched to by
+// one write, so that every verdict belongs to exactly one of them.
 #pragma once
 
 #include <functional>
@@ -41,8 +41,8 @@ class Loader {
   public:
     using OnEvent = std::function<void(const egress_event&)>;
 
-    /// Loads, adopts what is pinned, attaches, pins, and takes in the processes that run. Afterwards
-    /// the policy that was in force before still is, or none.
+    /// Loads, adopts what is pinned, attaches, pins, and takes in the processes that run.
+    /// Afterwards the policy that was in force before still is, or none.
     static Result<std::unique_ptr<Loader>> start(const LoaderOptions& options);
     /// Removes everything that start() left in the kernel; nothing there is no error.
     static Result<> detach(const std::string& pins);

@@ -35,8 +35,7 @@ Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std:
     const std::size_t stride = round_up(shape.value_size, 8);
     const std::size_t length =
         round_up(stride * shape.entries, static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
-    void* const mapped =
-        mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, map.get(), 0);
+    void* const mapped = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, map.get(), 0);
     if (mapped == MAP_FAILED) {
         return fail_errno("cannot map the kernel's table " + shape.name);
     }

@@ -22,9 +22,10 @@ namespace {
 
 template <typename Key, typename Less = std::less<Key>>
 Index find(const std::vector<std::pair<Key, Index>>& table, const Key& key) {
-    const auto at = std::lower_bound(
-        table.begin(), table.end(), key,
-        [](const auto& entry, const Key& wanted) { return Less()(entry.first, wanted); });
+    const auto at =
+        std::lower_bound(table.begin(), table.end(), key, [](const auto& entry, const Key& wanted) {
+            return Less()(entry.first, wanted);
+        });
     return at != table.end() && !Less()(key, at->first) ? at->second : 0;
 }
 

@@ -8,7 +8,8 @@ namespace egress::bpf {
 
 /// What native_decide() found.
 struct Decision {
-    std::uint32_t rule = EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
+    std::uint32_t rule =
+        EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
     // The sets of rules that each dimension leaves, for explaining.
     egress_vector destination, port, protocol, uid, gid, place, subject, cgroup;
 };

@@ -1,5 +1,6 @@
 #include "daemon/bpf/objects.h"
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -80,6 +81,27 @@ std::optional<egress_file> file_at(const std::string& path) {
 std::string cgroup_root() {
     const auto mount = find_mount([](const Mount& each) { return each.type == "cgroup2"; });
     return mount ? mount->point : "";
+}
+
+std::string path_of_cgroup(std::uint64_t id) {
+    static const std::string root = cgroup_root();
+    static const Fd mount(open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    // A cgroup's id is its file handle, of the kind that kernfs has.
+    constexpr int kernfs_handle = 0xfe;
+    alignas(file_handle) char room[sizeof(file_handle) + sizeof id];
+    auto* const handle = reinterpret_cast<file_handle*>(room);
+    handle->handle_bytes = sizeof id;
+    handle->handle_type = kernfs_handle;
+    std::memcpy(room + offsetof(file_handle, f_handle), &id, sizeof id);
+    const Fd fd(open_by_handle_at(mount.get(), handle, O_RDONLY | O_CLOEXEC));
+    char path[4096];
+    const ssize_t length =
+        fd ? readlink(fmt::format("/proc/self/fd/{}", fd.get()).c_str(), path, sizeof path) : -1;
+    const std::string text(path, length > 0 ? static_cast<std::size_t>(length) : 0);
+    if (!text.starts_with(root)) {
+        return {};
+    }
+    return text.size() == root.size() ? "/" : text.substr(root.size());
 }
 
 std::vector<Cgroup> find_cgroups(const std::string& root, const policy::EgressOptions& options) {

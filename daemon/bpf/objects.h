@@ -11,9 +11,12 @@
 
 namespace egress::bpf {
 
-/// The regular file at the path (links followed) as the kernel names it. stat(2)'s device will not do:
-/// file systems with several of them (btrfs, overlay) show another there than they have inside.
+/// The regular file at the path (links followed) as the kernel names it. stat(2)'s device will not
+/// do: file systems with several of them (btrfs, overlay) show another there than they have inside.
 std::optional<egress_file> file_at(const std::string& path);
+
+/// "/path" of the cgroup2 with that id; "" where it is gone or cannot be asked for.
+std::string path_of_cgroup(std::uint64_t id);
 
 /// Where the cgroup2 hierarchy is mounted; "" where it is not.
 std::string cgroup_root();

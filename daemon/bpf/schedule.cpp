@@ -80,8 +80,8 @@ Result<egress_rule> compile_rule(const policy::EgressRule& rule, std::int64_t wa
     }
     const auto spans = joined(spans_of(options.when));
     if (spans.size() > EGRESS_MAX_WINDOWS) {
-        return fail(fmt::format("{}: {} spans of time in a week; {} are the most", rule.place.text(),
-                                spans.size(), EGRESS_MAX_WINDOWS));
+        return fail(fmt::format("{}: {} spans of time in a week; {} are the most",
+                                rule.place.text(), spans.size(), EGRESS_MAX_WINDOWS));
     }
     for (const auto& span : spans) {
         out.windows[out.windows_used++] = {span.from * 60, span.to * 60};

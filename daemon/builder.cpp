@@ -1,0 +1,170 @@
+#include "daemon/builder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "daemon/bpf/loader.h"
+#include "daemon/bpf/objects.h"
+
+namespace egress {
+
+namespace {
+
+constexpr auto look_again = std::chrono::seconds(1);
+
+bool names_program(const policy::EgressRule& rule) {
+    return rule.program.kind == policy::Program::Kind::path;
+}
+
+} // namespace
+
+Builder::Builder(bpf::Loader& loader, const Clock& clock, std::string cgroup_root)
+    : loader_(loader), clock_(clock), cgroup_root_(std::move(cgroup_root)),
+      ready_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+Result<std::unique_ptr<Builder>> Builder::start(bpf::Loader& loader, const Clock& clock,
+                                                std::string cgroup_root) {
+    std::unique_ptr<Builder> builder(new Builder(loader, clock, std::move(cgroup_root)));
+    if (!builder->ready_) {
+        return fail_errno("cannot make an event descriptor");
+    }
+    builder->thread_ = std::thread([raw = builder.get()] { raw->run(); });
+    return builder;
+}
+
+Builder::~Builder() {
+    {
+        const std::lock_guard lock(mutex_);
+        stop_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+std::uint64_t Builder::apply(policy::Policy policy) {
+    const std::lock_guard lock(mutex_);
+    next_ = std::move(policy);
+    changed_.notify_all();
+    return ++number_;
+}
+
+std::optional<Builder::Outcome> Builder::take() {
+    const std::lock_guard lock(mutex_);
+    if (outcomes_.empty()) {
+        std::uint64_t count = 0;
+        [[maybe_unused]] const auto got = read(ready_.get(), &count, sizeof count);
+        return std::nullopt;
+    }
+    Outcome first = std::move(outcomes_.front());
+    outcomes_.erase(outcomes_.begin());
+    return first;
+}
+
+void Builder::tell(Outcome&& outcome) {
+    const std::lock_guard lock(mutex_);
+    outcomes_.push_back(std::move(outcome));
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto put = write(ready_.get(), &one, sizeof one);
+}
+
+/// True: there is a new policy.
+bool Builder::wait(std::unique_lock<std::mutex>& lock) {
+    changed_.wait_for(lock, look_again, [this] { return stop_ || next_.has_value(); });
+    return next_.has_value();
+}
+
+void Builder::run() {
+    std::unique_lock lock(mutex_);
+    while (!stop_) {
+        const bool fresh = wait(lock);
+        if (stop_) {
+            return;
+        }
+        if (fresh) {
+            current_ = std::move(*next_);
+            next_.reset();
+            current_number_ = number_;
+        }
+        lock.unlock();
+        Seen now = look();
+        if (fresh || !same(now, seen_)) {
+            seen_ = std::move(now);
+            tell(build(!fresh));
+        }
+        lock.lock();
+    }
+}
+
+Builder::Seen Builder::look() const {
+    Seen seen;
+    const auto ask = [&seen](const std::string& path) {
+        if (!path.empty() &&
+            std::ranges::none_of(seen.files, [&](const auto& one) { return one.first == path; })) {
+            const auto file = bpf::file_at(path);
+            seen.files.emplace_back(path, file ? std::vector{*file} : std::vector<egress_file>{});
+        }
+    };
+    for (const auto& rule : current_.egress) {
+        if (names_program(rule)) {
+            ask(rule.program.text);
+        }
+        ask(rule.options.parent);
+        ask(rule.options.under);
+        if (!rule.options.cgroup.empty() || !rule.options.unit.empty()) {
+            seen.cgroups.push_back(bpf::find_cgroups(cgroup_root_, rule.options));
+        } else {
+            seen.cgroups.emplace_back();
+        }
+    }
+    return seen;
+}
+
+bool Builder::same(const Seen& a, const Seen& b) {
+    const auto same_files = [](const auto& x, const auto& y) {
+        return x.first == y.first &&
+               std::ranges::equal(x.second, y.second, [](const auto& f, const auto& g) {
+                   return f.inode == g.inode && f.device == g.device;
+               });
+    };
+    const auto same_cgroups = [](const auto& x, const auto& y) {
+        return std::ranges::equal(x, y, [](const auto& c, const auto& d) { return c.id == d.id; });
+    };
+    return std::ranges::equal(a.files, b.files, same_files) &&
+           std::ranges::equal(a.cgroups, b.cgroups, same_cgroups);
+}
+
+Builder::Outcome Builder::build(bool again) {
+    Outcome out;
+    out.number = current_number_;
+    out.again = again;
+    bpf::World world;
+    world.wall_at_boot = clock_.at_boot();
+    world.files = [this](const std::string& path) {
+        const auto found =
+            std::ranges::find(seen_.files, path, [](const auto& one) { return one.first; });
+        return found != seen_.files.end() ? found->second : std::vector<egress_file>{};
+    };
+    world.cgroups = [this](const policy::EgressOptions& options) {
+        const auto rule = std::ranges::find_if(
+            current_.egress, [&](const auto& each) { return &each.options == &options; });
+        return seen_.cgroups[static_cast<std::size_t>(rule - current_.egress.begin())];
+    };
+    out.generation = loader_.next_generation();
+    auto tables = bpf::compile(current_, world, out.generation);
+    if (!tables) {
+        out.result = std::unexpected(tables.error());
+        return out;
+    }
+    out.prefixes = tables->hosts4.size() + tables->prefixes4.size() + tables->hosts6.size() +
+                   tables->prefixes6.size();
+    out.result = loader_.install(*tables);
+    return out;
+}
+
+} // namespace egress

@@ -1,0 +1,78 @@
+// Makes policies and puts them in force, on a thread of its own: long lists take a second, and the
+// paths and cgroups that rules name may lie on a disk that hangs.
+//
+// Once a second it looks again at what the rules name in the system (a program replaced, a cgroup
+// made anew) and makes the policy anew where that has changed.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "daemon/bpf/compile.h"
+#include "daemon/clock.h"
+#include "daemon/policy/rule.h"
+#include "daemon/result.h"
+#include "lib/fd.h"
+
+namespace egress {
+
+namespace bpf {
+class Loader;
+}
+
+class Builder {
+  public:
+    /// What became of the policy with that number.
+    struct Outcome {
+        std::uint64_t number = 0;
+        Result<> result;
+        std::uint64_t generation = 0;
+        std::size_t prefixes = 0; ///< entries of the address tables
+        bool again = false;       ///< made anew because the system changed, not because of apply()
+    };
+
+    static Result<std::unique_ptr<Builder>> start(bpf::Loader& loader, const Clock& clock,
+                                                  std::string cgroup_root);
+    ~Builder();
+
+    /// Hands a policy over; its number. One that has not been begun is forgotten.
+    std::uint64_t apply(policy::Policy policy);
+
+    int fd() const { return ready_.get(); } ///< readable when there is an outcome
+    std::optional<Outcome> take();
+
+  private:
+    /// What the system said to the questions of the policy that is in force.
+    struct Seen {
+        std::vector<std::pair<std::string, std::vector<egress_file>>> files;
+        std::vector<std::vector<bpf::Cgroup>> cgroups;
+    };
+
+    Builder(bpf::Loader& loader, const Clock& clock, std::string cgroup_root);
+    void run();
+    bool wait(std::unique_lock<std::mutex>& lock);
+    Outcome build(bool again);
+    Seen look() const;
+    static bool same(const Seen& a, const Seen& b);
+    void tell(Outcome&& outcome);
+
+    bpf::Loader& loader_;
+    const Clock& clock_;
+    std::string cgroup_root_;
+    Fd ready_;
+    std::mutex mutex_; // guards the next four
+    std::condition_variable changed_;
+    std::optional<policy::Policy> next_;
+    std::vector<Outcome> outcomes_;
+    bool stop_ = false;
+    std::uint64_t number_ = 0;
+    policy::Policy current_; // the thread's own from here on
+    std::uint64_t current_number_ = 0;
+    Seen seen_;
+    std::thread thread_;
+};
+
+} // namespace egress

@@ -1,0 +1,81 @@
+// The egress half within the daemon: the rules of [egress] in force in the kernel, what the kernel
+// sees handed on.
+//
+// Nothing of it is started before there is something to enforce or to record. Where the kernel
+// cannot do it, the daemon goes on guarding the other direction, and says so in the log and in the
+// status.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <systemd/sd-event.h>
+
+#include "daemon/bpf/loader.h"
+#include "daemon/builder.h"
+#include "daemon/clock.h"
+#include "daemon/unref.h"
+
+namespace egress {
+
+class Enforcer {
+  public:
+    struct Options {
+        std::string cgroup; ///< directory to attach at
+        std::string pins;
+        bool monitor = false;
+    };
+    struct Status {
+        enum class State { off, starting, in_force, failed };
+        State state = State::off;
+        std::string last_error;
+        std::size_t rules = 0;
+        std::size_t prefixes = 0;
+        std::uint64_t generation = 0;
+        std::uint64_t events = 0; ///< read by this daemon
+        bpf::KernelCounters counters;
+        std::vector<bpf::Coverage> coverage;
+    };
+    using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule)>;
+    using OnForce = std::function<void(const Result<>&)>;
+
+    Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
+    ~Enforcer();
+
+    /// Puts the rules in force; `done` is called once, now or later, when they are or cannot be. On
+    /// an error the ones before stay.
+    void apply(const policy::Policy& policy, OnForce done = {});
+    void tick();
+
+    Status status() const;
+    static std::string_view text(Status::State state);
+    const bpf::Loader* loader() const { return loader_.get(); }
+
+  private:
+    Result<> start();
+    void fail_with(const Error& error);
+    void take_outcomes();
+    void take_events();
+    void finish(const Result<>& result);
+    void set_week();
+    static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
+    static int on_ring(sd_event_source*, int, std::uint32_t, void* self);
+
+    sd_event* event_;
+    const Clock& clock_;
+    Options options_;
+    OnEvent on_event_;
+    std::unique_ptr<bpf::Loader> loader_;
+    std::unique_ptr<Builder> builder_; // after what it uses
+    Source outcome_source_;
+    Source ring_source_;
+    /// The rules by generation, for the events that are still under the one before.
+    std::vector<std::pair<std::uint64_t, std::vector<policy::EgressRule>>> rules_;
+    std::vector<policy::EgressRule> coming_;
+    std::uint64_t waiting_ = 0; ///< number of the policy that `done_` waits for
+    OnForce done_;
+    Status status_;
+};
+
+} // namespace egress

@@ -1,0 +1,135 @@
+"""A world with the kernel half in it: a cgroup, a bpf file system and a host of the test's own.
+
+Programs are attached to a cgroup that the test made, so that they see nothing else of the machine.
+The test's processes get a pid namespace whose first process has their mount namespace: that is "the
+host" to egressd.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "e2e"))
+
+import harness  # noqa: E402 (found by the line above)
+from harness import Skip, run, wait_for  # noqa: E402
+
+CLONE_NEWPID = 0x20000000
+PREFIX = "egress-test-"
+
+
+def cgroup_mount():
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            before, after = line.split(" - ")
+            if after.split()[0] == "cgroup2":
+                return before.split()[4]
+    raise Skip("no cgroup2 hierarchy is mounted")
+
+
+def sweep(root):
+    """Removes cgroups that killed tests have left."""
+    for name in os.listdir(root):
+        if name.startswith(PREFIX):
+            for directory, _, _ in os.walk(os.path.join(root, name), topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+
+
+class Guarded:
+    """egressd with rules of [egress] over a cgroup; processes are started inside it with run()."""
+
+    def __init__(self, world):
+        self.world = world
+        root = cgroup_mount()
+        sweep(root)
+        self.cgroup = os.path.join(root, f"{PREFIX}{os.urandom(4).hex()}")
+        try:
+            os.mkdir(self.cgroup)
+        except OSError as error:
+            raise Skip(f"cannot make a cgroup: {error}")
+        harness.mount("bpf", "/sys/fs/bpf", "mode=0700")
+        if harness.libc.unshare(CLONE_NEWPID) != 0:
+            raise Skip("no pid namespace: " + os.strerror(ctypes.get_errno()))
+        self.init = os.fork()
+        if self.init == 0:
+            harness.libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            while True:
+                signal.pause()
+        self.daemon = None
+
+    def start(self, rules, *options, **keywords):
+        """egressd with these lines of [egress], once they are in force."""
+        conf = "[local]\n2222 stream tcp * * 3 1h\n[egress]\n" + rules + "\n"
+        self.daemon = self.world.daemon(conf, "-G", self.cgroup, *options, **keywords)
+        wait_for(lambda: self.status()["state"] not in ("starting", "off"), 60,
+                 lambda: f"the rules to be in force: {self.status()}")
+        state = self.status()
+        if state["state"] != "in force":
+            if "Operation not permitted" in state["last_error"]:
+                raise Skip(f"the kernel does not let us: {state['last_error']}")
+            raise harness.Failure(f"{state}\n{self.daemon.log()}")
+        return self.daemon
+
+    def status(self):
+        return self.daemon.status()["egress"]
+
+    def run(self, *command, user=None, group=None, cgroup="", check=False, **keywords):
+        """Runs a program inside the cgroup, as that uid and gid."""
+        def enter():
+            with open(os.path.join(self.cgroup + cgroup, "cgroup.procs"), "w") as procs:
+                procs.write("0")
+            if group is not None:
+                os.setgroups([])
+                os.setresgid(group, group, group)
+            if user is not None:
+                os.setresuid(user, user, user)
+        done = subprocess.run(command, preexec_fn=enter, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, timeout=60,
+                              env=harness.free_environment(), **keywords)
+        if check and done.returncode:
+            raise harness.Failure(f"{command}: {done}")
+        return done
+
+    def events(self, **wanted):
+        """The events in the log that have these values."""
+        found = []
+        for line in self.daemon.log().splitlines():
+            start = line.find("{\"")
+            if start >= 0 and "\"generation\"" in line:
+                event = json.loads(line[start:])
+                if all(event.get(key) == value for key, value in wanted.items()):
+                    found.append(event)
+        return found
+
+    def event(self, **wanted):
+        return wait_for(lambda: self.events(**wanted), 20,
+                        lambda: f"an event with {wanted}; log: {self.daemon.log()[-3000:]}")[0]
+
+    def close(self):
+        if self.daemon and self.daemon.alive():
+            self.daemon.stop()
+        wait_for(self.removed, 20, "the cgroup to be empty")
+
+    def removed(self):
+        try:
+            for directory, _, _ in os.walk(self.cgroup, topdown=False):
+                os.rmdir(directory)
+            return True
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def guarded(world):
+    made = Guarded(world)
+    try:
+        yield made
+    finally:
+        made.close()

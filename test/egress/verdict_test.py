@@ -1,0 +1,170 @@
+"""Rules of [egress] in the kernel: real processes, real sockets, each column of a rule."""
+
+import os
+import shutil
+import sys
+
+from guarded import guarded, harness
+from harness import wait_for
+
+# One that every user may run.
+PYTHON = os.path.realpath("/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable)
+
+# Prints "ok" or the name of the errno, per destination: tcp|udp ADDRESS PORT.
+PROBE = """
+import errno, socket, sys
+for word in sys.argv[1:]:
+    kind, address, port = word.split(",")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        if kind == "tcp":
+            socket.create_connection((address, int(port)), timeout=5).close()
+        elif kind == "udp":
+            socket.socket(family, socket.SOCK_DGRAM).sendto(b"x", (address, int(port)))
+        elif kind == "udpc":
+            socket.socket(family, socket.SOCK_DGRAM).connect((address, int(port)))
+        elif kind == "raw":
+            socket.socket(family, socket.SOCK_RAW, int(port))
+        print("ok")
+    except OSError as error:
+        print(errno.errorcode.get(error.errno, error))
+"""
+
+
+def probe(guard, *words, program=PYTHON, **keywords):
+    done = guard.run(program, "-c", PROBE, *words, **keywords)
+    assert done.returncode == 0, done
+    return done.stdout.split()
+
+
+def servers(world, *ports):
+    for port in ports:
+        world.listener("10.66.0.1", port)
+        world.listener("fd66::1", port)
+
+
+def test_address_and_port(world):
+    servers(world, 80, 443)
+    with guarded(world) as guard:
+        guard.start("10.66.0.1:80 * * * * deny\n[fd66::1]:443 * * * * reject\n")
+        assert probe(guard, "tcp,10.66.0.1,80", "tcp,10.66.0.1,443", "tcp,fd66::1,80",
+                     "tcp,fd66::1,443") == ["EPERM", "ok", "ok", "ECONNREFUSED"]
+        assert probe(guard, "udp,10.66.0.1,80", "udpc,10.66.0.1,80", "udp,10.66.0.1,81",
+                     "udp,fd66::1,443") == ["EPERM", "EPERM", "ok", "ECONNREFUSED"]
+        # IPv4 through an IPv6 socket is IPv4.
+        assert probe(guard, "tcp,::ffff:10.66.0.1,80", "udp,::ffff:10.66.0.1,80") == ["EPERM"] * 2
+        event = guard.event(action="BLOCKED", addr="10.66.0.1", port=80, protocol="tcp")
+        assert event["exe"] == PYTHON and event["uid"] == 0 and event["user"] == "root", event
+        assert event["rule"].endswith(":4:1") and event["reason"] == "deny", event
+        assert event["container"] is False and event["family"] == "ipv4", event
+        assert event["cgroup"].startswith("/egress-test-"), event
+
+
+def test_owner_and_group(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        guard.start("10.66.0.1 * * 1000 * deny\n10.66.0.1 * * :2000 * deny\n")
+        target = "tcp,10.66.0.1,80"
+        assert probe(guard, target) == ["ok"]
+        assert probe(guard, target, user=1000, group=1000) == ["EPERM"]
+        assert probe(guard, target, user=1001, group=1000) == ["ok"]
+        assert probe(guard, target, user=1001, group=2000) == ["EPERM"]
+
+
+def copy_of(world, name):
+    path = world.path(name)
+    shutil.copy(PYTHON, path)
+    return path
+
+
+def test_program(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        copy = copy_of(world, "other-python")
+        hard = world.path("hard-link")
+        os.link(copy, hard)
+        os.symlink(copy, world.path("soft-link"))
+        guard.start(f"10.66.0.1 * * * {copy} deny\n")
+        target = "tcp,10.66.0.1,80"
+        assert probe(guard, target) == ["ok"]
+        assert probe(guard, target, program=copy) == ["EPERM"]
+        assert probe(guard, target, program=hard) == ["EPERM"]
+        assert probe(guard, target, program=world.path("soft-link")) == ["EPERM"]
+        # A copy is another program.
+        assert probe(guard, target, program=copy_of(world, "copy")) == ["ok"]
+        # A new file under the same name is the program from its first moment.
+        shutil.copy(PYTHON, world.path("new"))
+        os.rename(world.path("new"), copy)
+        assert probe(guard, target, program=copy) == ["EPERM"]
+
+
+def test_command_and_tree(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        os.mkdir(world.path("tree"))
+        os.mkdir(world.path("tree/below"))
+        inside = copy_of(world, "tree/below/python")
+        named = copy_of(world, "fetcher")
+        guard.start(f"10.66.0.1 * * * {world.path('tree')}/** deny\n10.66.0.1 * * * fetcher reject\n")
+        target = "tcp,10.66.0.1,80"
+        assert probe(guard, target) == ["ok"]
+        assert probe(guard, target, program=inside) == ["EPERM"]
+        assert probe(guard, target, program=named) == ["ECONNREFUSED"]
+
+
+def test_the_first_line_decides(world):
+    servers(world, 80, 443)
+    with guarded(world) as guard:
+        guard.start("10.66.0.1:443 stream tcp * * allow\n10.66.0.0/16 * * * * deny\n")
+        assert probe(guard, "tcp,10.66.0.1,443", "tcp,10.66.0.1,80", "tcp,fd66::1,80") == [
+            "ok", "EPERM", "ok"]
+
+
+def test_monitor_blocks_nothing(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        guard.start("10.66.0.1 * * * * deny\n", "-m")
+        assert probe(guard, "tcp,10.66.0.1,80") == ["ok"]
+        assert guard.event(action="MONITOR", addr="10.66.0.1")["reason"] == "deny, monitoring only"
+
+
+def test_audit_records(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        guard.start("10.66.0.1 * * * * deny audit\n")
+        assert probe(guard, "tcp,10.66.0.1,80") == ["ok"]
+        assert guard.event(action="MONITOR", addr="10.66.0.1")["reason"] == "deny, audit"
+
+
+def test_verdicts_outlive_the_daemon(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        daemon = guard.start("10.66.0.1 * * * * deny\n")
+        daemon.stop(9)
+        assert probe(guard, "tcp,10.66.0.1,80", "tcp,fd66::1,80") == ["EPERM", "ok"]
+        guard.start("[fd66::1] * * * * deny\n")
+        assert probe(guard, "tcp,10.66.0.1,80", "tcp,fd66::1,80") == ["ok", "EPERM"]
+        # What was refused while nobody listened is told now.
+        assert guard.event(action="BLOCKED", addr="10.66.0.1")
+
+
+def test_reload_replaces_the_rules(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        daemon = guard.start("10.66.0.1 * * * * deny\n")
+        before = guard.status()["generation"]
+        world.write("egress.conf", "[local]\n2222 stream tcp * * 3 1h\n[egress]\n[fd66::1] * * * * deny\n")
+        assert daemon.request("POST", "/v1/reload")[0] == 200
+        wait_for(lambda: guard.status()["generation"] > before, what="the next generation")
+        assert probe(guard, "tcp,10.66.0.1,80", "tcp,fd66::1,80") == ["ok", "EPERM"]
+
+
+def test_raw_sockets(world):
+    with guarded(world) as guard:
+        guard.start("* raw * * * deny\n")
+        assert probe(guard, "raw,10.66.0.1,1", "raw,::1,58", "udp,10.66.0.1,9") == [
+            "EPERM", "EPERM", "ok"]
+
+
+if __name__ == "__main__":
+    harness.main(globals())
