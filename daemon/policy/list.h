@@ -51,7 +51,6 @@ class ListText {
     std::string rest_; // of a line whose end is in the next piece
     int number_ = 0;
     std::size_t errors_ = 0;
-    bool full_ = false;
 };
 
 /// The lists of one policy, each read once.
