@@ -26,6 +26,7 @@ enum class Exit : int {
 struct Failure {
     Exit status = Exit::unreachable;
     std::string text;
+    bool nobody = false; ///< no daemon listens at the socket
 };
 
 template <typename T>
@@ -41,6 +42,7 @@ struct Context {
     std::FILE* in = stdin;
     const Clock* clock = nullptr; ///< never null while a command runs
     std::string socket;           ///< of the daemon's control API
+    std::string pins;             ///< where the kernel half is pinned
     long timeout_ms = 30'000;     ///< for one whole exchange with the daemon
     bool json = false;            ///< --json
 };

@@ -36,8 +36,8 @@ std::size_t take(char* data, std::size_t size, std::size_t count, void* to) {
 }
 
 Failure unreachable(const Context& context, std::string_view why) {
-    return {Exit::unreachable,
-            fmt::format("cannot reach egressd at {}: {}", printable(context.socket), why)};
+    return {.status = Exit::unreachable,
+            .text = fmt::format("cannot reach egressd at {}: {}", printable(context.socket), why)};
 }
 
 /// The system's reason why connect() failed, with the next step for whoever reads it at night.
@@ -45,9 +45,12 @@ Failure connect_failure(const Context& context, int code) {
     const char* const reason = std::strerror(code);
     switch (code) {
     case ENOENT:
-    case ECONNREFUSED:
-        return unreachable(context,
-                           fmt::format("{}; is it running? (systemctl status egressd)", reason));
+    case ECONNREFUSED: {
+        auto failure = unreachable(
+            context, fmt::format("{}; is it running? (systemctl status egressd)", reason));
+        failure.nobody = true;
+        return failure;
+    }
     case EACCES:
     case EPERM:
         return unreachable(context,

@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
         const char* const from_environment = std::getenv("EGRESS_CONTROL");
         const bool set = from_environment != nullptr && *from_environment != '\0';
         context.socket = set ? from_environment : EGRESS_CONTROL_SOCKET;
+        context.pins = EGRESS_PINS;
         const std::vector<std::string> words(argv + (argc > 0 ? 1 : 0), argv + argc);
         return static_cast<int>(egress::ctl::run(context, words));
     } catch (const std::bad_alloc&) {

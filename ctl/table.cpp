@@ -54,6 +54,7 @@ constexpr Command all_commands[] = {
      Kind::file},
     {"block", target, "block an address by hand", block_options, run_block},
     {"unblock", target, "lift the blocks of an address", unblock_options, run_unblock},
+    {"detach", "", "take the kernel half of egress out of the kernel", none, run_detach},
     {"rules", "", "print the rules that are in force", none, run_rules},
     {"metrics", "", "print the daemon's counters in Prometheus form", none, run_metrics},
     {"version", "", "print the versions of egressctl and of the daemon", none, run_version},

@@ -37,14 +37,21 @@ Result<std::unique_ptr<Builder>> Builder::start(bpf::Loader& loader, const Clock
 }
 
 Builder::~Builder() {
-    {
-        const std::lock_guard lock(mutex_);
-        stop_ = true;
-    }
-    changed_.notify_all();
+    end();
     if (thread_.joinable()) {
         thread_.join();
     }
+}
+
+void Builder::end() {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    changed_.notify_all();
+}
+
+bool Builder::ended() {
+    const std::lock_guard lock(mutex_);
+    return ended_;
 }
 
 std::uint64_t Builder::apply(policy::Policy policy) {
@@ -69,6 +76,10 @@ std::optional<Builder::Outcome> Builder::take() {
 void Builder::tell(Outcome&& outcome) {
     const std::lock_guard lock(mutex_);
     outcomes_.push_back(std::move(outcome));
+    wake();
+}
+
+void Builder::wake() const {
     const std::uint64_t one = 1;
     [[maybe_unused]] const auto put = write(ready_.get(), &one, sizeof one);
 }
@@ -84,7 +95,7 @@ void Builder::run() {
     while (!stop_) {
         const bool fresh = wait(lock);
         if (stop_) {
-            return;
+            break;
         }
         if (fresh) {
             current_ = std::move(*next_);
@@ -99,6 +110,8 @@ void Builder::run() {
         }
         lock.lock();
     }
+    ended_ = true;
+    wake();
 }
 
 Builder::Seen Builder::look() const {

@@ -41,6 +41,10 @@ class Builder {
     /// Hands a policy over; its number. One that has not been begun is forgotten.
     std::uint64_t apply(policy::Policy policy);
 
+    /// Begins nothing more. When what is under way has ended, fd() is readable and ended() true.
+    void end();
+    bool ended();
+
     int fd() const { return ready_.get(); } ///< readable when there is an outcome
     std::optional<Outcome> take();
 
@@ -58,16 +62,18 @@ class Builder {
     Seen look() const;
     static bool same(const Seen& a, const Seen& b);
     void tell(Outcome&& outcome);
+    void wake() const;
 
     bpf::Loader& loader_;
     const Clock& clock_;
     std::string cgroup_root_;
     Fd ready_;
-    std::mutex mutex_; // guards the next four
+    std::mutex mutex_; // guards the next six
     std::condition_variable changed_;
     std::optional<policy::Policy> next_;
     std::vector<Outcome> outcomes_;
     bool stop_ = false;
+    bool ended_ = false;
     std::uint64_t number_ = 0;
     policy::Policy current_; // the thread's own from here on
     std::uint64_t current_number_ = 0;

@@ -6,6 +6,7 @@
 #include <sys/epoll.h>
 
 #include "daemon/bpf/objects.h"
+#include "daemon/bpf/pins.h"
 #include "daemon/log.h"
 
 namespace egress {
@@ -30,6 +31,8 @@ std::string_view Enforcer::text(Status::State state) {
         return "starting";
     case Status::State::in_force:
         return "in force";
+    case Status::State::detached:
+        return "detached";
     case Status::State::failed:
         break;
     }
@@ -46,6 +49,7 @@ Result<> Enforcer::start() {
     if (!loader) {
         return std::unexpected(loader.error());
     }
+    hold_ = bpf::hold_pins(options_.pins);
     auto builder = Builder::start(**loader, clock_, bpf::cgroup_root());
     if (!builder) {
         return std::unexpected(builder.error());
@@ -71,7 +75,20 @@ Result<> Enforcer::start() {
     return {};
 }
 
+/// What the builder needs of a policy.
+policy::Policy Enforcer::part_of(const policy::Policy& policy) {
+    policy::Policy part;
+    part.egress = policy.egress;
+    part.lists = policy.lists;
+    return part;
+}
+
 void Enforcer::apply(const policy::Policy& policy, OnForce done) {
+    if (!detaching_.empty()) {
+        after_ = part_of(policy);
+        after_done_ = std::move(done);
+        return;
+    }
     const bool wanted = !policy.egress.empty() || options_.monitor;
     if (!loader_ && !wanted && !pinned(options_.pins)) {
         if (done) {
@@ -90,12 +107,51 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done) {
         }
     }
     coming_ = policy.egress;
-    policy::Policy part;
-    part.egress = policy.egress;
-    part.lists = policy.lists;
     finish(fail("overtaken by another policy"));
-    waiting_ = builder_->apply(std::move(part));
+    waiting_ = builder_->apply(part_of(policy));
     done_ = std::move(done);
+}
+
+void Enforcer::detach(OnDetach done) {
+    detaching_.push_back(std::move(done));
+    if (detaching_.size() > 1) {
+        return;
+    }
+    if (builder_) {
+        builder_->end(); // unload() follows when it has: a long list must not hold up the loop
+    } else {
+        unload();
+    }
+}
+
+void Enforcer::unload() {
+    while (loader_ && take_events() == events_per_turn) { // what it saw until now
+    }
+    finish(fail("detached"));
+    outcome_source_.reset();
+    ring_source_.reset();
+    builder_.reset();
+    loader_.reset();
+    hold_.reset();
+    rules_.clear();
+    status_ = {};
+    const auto removed = bpf::remove_pins(options_.pins);
+    status_.state = removed ? Status::State::detached : Status::State::failed;
+    if (removed) {
+        log::notice("egress",
+                    "detached ({} pins removed): nothing of [egress] is enforced until the next "
+                    "reload or restart",
+                    *removed);
+    } else {
+        status_.last_error = removed.error().text;
+        log::error("egress", "cannot detach: {}", removed.error().text);
+    }
+    for (const auto& done : std::exchange(detaching_, {})) {
+        done(removed);
+    }
+    if (const auto policy = std::exchange(after_, std::nullopt)) {
+        apply(*policy, std::exchange(after_done_, {}));
+    }
 }
 
 void Enforcer::fail_with(const Error& error) {
@@ -113,6 +169,10 @@ void Enforcer::finish(const Result<>& result) {
 }
 
 void Enforcer::take_outcomes() {
+    if (!detaching_.empty() && builder_->ended()) {
+        unload();
+        return;
+    }
     while (const auto outcome = builder_->take()) {
         if (!outcome->result) {
             fail_with(outcome->result.error());
@@ -138,13 +198,15 @@ void Enforcer::take_outcomes() {
     }
 }
 
-void Enforcer::take_events() {
-    status_.events += loader_->read_events(events_per_turn, [this](const egress_event& event) {
+std::size_t Enforcer::take_events() {
+    const auto read = loader_->read_events(events_per_turn, [this](const egress_event& event) {
         const auto rules = std::ranges::find(rules_, event.generation,
                                              [](const auto& entry) { return entry.first; });
         const bool known = rules != rules_.end() && event.rule < rules->second.size();
         on_event_(event, known ? &rules->second[event.rule] : nullptr);
     });
+    status_.events += read;
+    return read;
 }
 
 void Enforcer::tick() {

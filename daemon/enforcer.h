@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <systemd/sd-event.h>
@@ -27,7 +28,7 @@ class Enforcer {
         bool monitor = false;
     };
     struct Status {
-        enum class State { off, starting, in_force, failed };
+        enum class State { off, starting, in_force, failed, detached };
         State state = State::off;
         std::string last_error;
         std::size_t rules = 0;
@@ -39,6 +40,7 @@ class Enforcer {
     };
     using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule)>;
     using OnForce = std::function<void(const Result<>&)>;
+    using OnDetach = std::function<void(const Result<std::size_t>&)>; ///< pins that were removed
 
     Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
     ~Enforcer();
@@ -46,6 +48,9 @@ class Enforcer {
     /// Puts the rules in force; `done` is called once, now or later, when they are or cannot be. On
     /// an error the ones before stay.
     void apply(const policy::Policy& policy, OnForce done = {});
+    /// Takes everything out of the kernel; the next apply() starts anew. `done` is called once, now
+    /// or when a policy that is being made is done with.
+    void detach(OnDetach done);
     void tick();
 
     Status status() const;
@@ -53,11 +58,13 @@ class Enforcer {
     const bpf::Loader* loader() const { return loader_.get(); }
 
   private:
+    static policy::Policy part_of(const policy::Policy& policy);
     Result<> start();
     void fail_with(const Error& error);
     void take_outcomes();
-    void take_events();
+    std::size_t take_events();
     void finish(const Result<>& result);
+    void unload();
     void set_week();
     static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
     static int on_ring(sd_event_source*, int, std::uint32_t, void* self);
@@ -66,6 +73,7 @@ class Enforcer {
     const Clock& clock_;
     Options options_;
     OnEvent on_event_;
+    Fd hold_; ///< on the pins
     std::unique_ptr<bpf::Loader> loader_;
     std::unique_ptr<Builder> builder_; // after what it uses
     Source outcome_source_;
@@ -75,6 +83,9 @@ class Enforcer {
     std::vector<policy::EgressRule> coming_;
     std::uint64_t waiting_ = 0; ///< number of the policy that `done_` waits for
     OnForce done_;
+    std::vector<OnDetach> detaching_;     ///< who waits for it; empty: it is not under way
+    std::optional<policy::Policy> after_; ///< to apply when it is done
+    OnForce after_done_;
     Status status_;
 };
 

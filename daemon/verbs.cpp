@@ -203,6 +203,13 @@ void reload(Daemon& daemon, const Answer& answer) {
     answer.send(good({{"warnings", warnings}}));
 }
 
+void detach(Daemon& daemon, const Request& request, const Answer& answer) {
+    log::notice("control", "uid {} detaches the kernel half", request.uid);
+    daemon.enforcer().detach([answer](const Result<std::size_t>& removed) {
+        answer.send(removed ? good({{"removed", *removed}}) : error(500, removed.error().text));
+    });
+}
+
 } // namespace
 
 void handle(Daemon& daemon, const Request& request, Answer answer) {
@@ -221,12 +228,14 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
         block(daemon, request, answer);
     } else if (request.path == "/v1/blocks" && request.method == "DELETE") {
         unblock(daemon, request, answer);
+    } else if (request.path == "/v1/egress" && request.method == "DELETE") {
+        detach(daemon, request, answer);
     } else if (request.path == "/v1/reload" && post) {
         reload(daemon, answer);
     } else {
         const bool known = request.path == "/v1/status" || request.path == "/metrics" ||
                            request.path == "/v1/rules" || request.path == "/v1/blocks" ||
-                           request.path == "/v1/reload";
+                           request.path == "/v1/reload" || request.path == "/v1/egress";
         answer.send(known ? error(405, "this path does not take " + escape(request.method, 16))
                           : error(404, "there is no " + escape(request.path, 64)));
     }

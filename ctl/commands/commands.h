@@ -8,6 +8,7 @@ namespace egress::ctl {
 Exit run_block(const Context& context, const Arguments& arguments);
 Exit run_check(const Context& context, const Arguments& arguments);
 Exit run_completion(const Context& context, const Arguments& arguments);
+Exit run_detach(const Context& context, const Arguments& arguments);
 Exit run_dump(const Context& context, const Arguments& arguments);
 Exit run_help(const Context& context, const Arguments& arguments);
 Exit run_metrics(const Context& context, const Arguments& arguments);

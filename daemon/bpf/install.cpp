@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <filesystem>
 
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -152,29 +151,6 @@ Result<> empty_slot(std::uint32_t slot, std::uint32_t in_force, const OuterMap& 
     }
     for (const auto name : names) {
         (void)bpf_map_delete_elem(outer(name), &slot); // ENOENT: there was none
-    }
-    return {};
-}
-
-Result<> remove_pins(const std::string& directory) {
-    std::error_code code;
-    std::vector<std::filesystem::path> pins;
-    for (const auto& entry : std::filesystem::directory_iterator(directory, code)) {
-        pins.push_back(entry.path());
-    }
-    if (code == std::errc::no_such_file_or_directory) {
-        return {};
-    }
-    // The links first: no program may run without its maps being whole.
-    std::ranges::stable_partition(
-        pins, [](const auto& path) { return path.filename().string().starts_with("link_"); });
-    for (const auto& path : pins) {
-        if (!std::filesystem::remove(path, code) && code) {
-            return fail("cannot remove " + path.string() + ": " + code.message(), code.value());
-        }
-    }
-    if (!std::filesystem::remove(directory, code) && code) {
-        return fail("cannot remove " + directory + ": " + code.message(), code.value());
     }
     return {};
 }

@@ -19,7 +19,4 @@ Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& out
 /// Waits until no verdict uses the slot any more (`in_force` is the other) and frees its maps.
 Result<> empty_slot(std::uint32_t slot, std::uint32_t in_force, const OuterMap& outer);
 
-/// Unpins everything in the directory and removes it.
-Result<> remove_pins(const std::string& directory);
-
 } // namespace egress::bpf

@@ -198,10 +198,6 @@ Result<> Loader::walk_processes(bpf_program* program) {
     return got == 0 ? Result<>{} : fail_errno("cannot walk the processes that run");
 }
 
-Result<> Loader::detach(const std::string& pins) {
-    return remove_pins(pins);
-}
-
 Result<> Loader::install(const Tables& tables) {
     const auto slot = static_cast<std::uint32_t>(tables.base->generation % EGRESS_SLOTS);
     const auto outer = [this](std::string_view name) {

@@ -44,10 +44,8 @@ class Loader {
     /// Loads, adopts what is pinned, attaches, pins, and takes in the processes that run.
     /// Afterwards the policy that was in force before still is, or none.
     static Result<std::unique_ptr<Loader>> start(const LoaderOptions& options);
-    /// Removes everything that start() left in the kernel; nothing there is no error.
-    static Result<> detach(const std::string& pins);
 
-    ~Loader(); ///< the kernel goes on
+    ~Loader(); ///< the kernel goes on, as long as the pins are there (pins.h)
     Loader(const Loader&) = delete;
     Loader& operator=(const Loader&) = delete;
 

@@ -7,6 +7,7 @@
 
 #include "ctl/http.h"
 #include "ctl/out.h"
+#include "daemon/bpf/pins.h"
 
 using namespace egress;
 using namespace egress::ctl;
@@ -280,4 +281,38 @@ TEST_CASE("output that cannot be written is not silent") {
     CHECK(run(context, words) == Exit::unreachable);
     std::fclose(context.out);
     std::fclose(context.err);
+}
+
+TEST_CASE("detach: by the daemon, by hand, not by hand under a daemon") {
+    {
+        const FakeServer server(FakeServer::says(200, R"({"removed":31})"));
+        const auto ran = run_words({"detach"}, server.path());
+        CHECK(ran.status == 0);
+        CHECK(server.request().starts_with("DELETE /v1/egress HTTP/1.1\r\n"));
+        CHECK(has(ran.out, "31 pins removed"));
+        CHECK(has(ran.out, "until its next reload or restart"));
+        const auto json = run_words({"detach", "--json"}, server.path());
+        CHECK(Json::parse(json.out) == Json::parse(R"({"removed":31,"daemon":true})"));
+    }
+    const FakeServer failing(FakeServer::says(500, R"({"error":"cannot remove x"})"));
+    CHECK(run_words({"detach"}, failing.path()).status == 3);
+
+    const TemporaryDirectory pins;
+    const auto detach = [&] { return run_words({"detach"}, "/nonexistent/s", "", pins.path()); };
+    for (const auto* const name : {"link_a", "config", "link_b"}) {
+        std::ofstream(pins / name) << 'x';
+    }
+    {
+        const Fd held = bpf::hold_pins(pins.path());
+        const auto refused = detach();
+        CHECK(refused.status == 3);
+        CHECK(has(refused.err, "one runs and uses " + pins.path()));
+        CHECK(std::filesystem::exists(pins / "config"));
+    }
+    const auto removed = detach();
+    CHECK(removed.status == 0);
+    CHECK(removed.out == "detached: hooks and tables are gone (3 pins removed)\n");
+    CHECK(std::filesystem::is_empty(pins.path()));
+    CHECK(detach().out == "nothing was attached\n");
+    CHECK(run_words({"detach"}).out == "nothing was attached\n"); // not even a directory
 }

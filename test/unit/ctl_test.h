@@ -54,7 +54,7 @@ struct Ran {
 
 /// One command line, in this process.
 inline Ran run_words(std::vector<std::string> words, const std::string& socket = "/nonexistent/s",
-                     const std::string& input = "") {
+                     const std::string& input = "", const std::string& pins = "/nonexistent/pins") {
     char* texts[2] = {};
     std::size_t sizes[2] = {};
     const StandingClock clock;
@@ -66,6 +66,7 @@ inline Ran run_words(std::vector<std::string> words, const std::string& socket =
     std::rewind(context.in);
     context.clock = &clock;
     context.socket = socket;
+    context.pins = pins;
     Ran ran;
     ran.status = static_cast<int>(ctl::run(context, words));
     for (auto* const stream : {context.out, context.err, context.in}) {

@@ -1,0 +1,23 @@
+// The pins that keep the kernel half alive without a daemon: held by the daemon that uses them, and
+// taken away by whoever wants none of it any more. Plain files: no libbpf here.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "daemon/result.h"
+#include "lib/fd.h"
+
+namespace egress::bpf {
+
+/// Tells others, as long as the descriptor is open, that a daemon uses what is pinned there.
+Fd hold_pins(const std::string& directory);
+/// Whether some daemon does.
+bool pins_held(const std::string& directory);
+
+/// Unpins everything in the directory: without a daemon that holds them, programs and tables go.
+/// How many pins there were; a directory that is not there has none. The directory itself stays:
+/// the daemon may not have the right to make it again.
+Result<std::size_t> remove_pins(const std::string& directory);
+
+} // namespace egress::bpf
