@@ -116,6 +116,20 @@ TEST_CASE("lists: what is wrong is said with its place, and what is right instea
     CHECK(read(std::string_view("10.0.0.1\0", 9)).said != "");
 }
 
+TEST_CASE("lists: every bit past the length counts") {
+    for (int length = 0; length <= 32; ++length) {
+        const auto line = [length](std::uint64_t address) {
+            return fmt::format("{}.{}.{}.{}/{}", address >> 24 & 255, address >> 16 & 255,
+                               address >> 8 & 255, address & 255, length);
+        };
+        const std::uint64_t kept = 0xffffffffULL << (32 - length);
+        CHECK_MESSAGE(prefix(line(kept)) != "", length);
+        for (int bit = 0; bit < 32 - length; ++bit) {
+            CHECK_MESSAGE(prefix(line(kept | 1ULL << bit)) == "", length);
+        }
+    }
+}
+
 TEST_CASE("lists: pieces may end anywhere") {
     const std::string text =
         "\xef\xbb\xbf# begin\r\n10.0.0.0/8\r\n\n2001:db8::/32 # x\nname.example\n"
