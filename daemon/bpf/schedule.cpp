@@ -1,6 +1,7 @@
 #include "daemon/bpf/schedule.h"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include <fmt/format.h>
@@ -11,6 +12,7 @@ namespace {
 
 constexpr std::uint32_t day = 24 * 60; // in minutes
 constexpr std::uint32_t week = 7 * day;
+constexpr std::int64_t second = 1'000'000'000;
 
 struct Span {
     std::uint32_t from; // minutes of the week
@@ -75,8 +77,10 @@ Result<egress_rule> compile_rule(const policy::EgressRule& rule, std::int64_t wa
         (options.quiet ? EGRESS_RULE_QUIET : 0) | (options.alarm ? EGRESS_RULE_ALARM : 0) |
         (options.until || !options.when.empty() ? EGRESS_RULE_TIMED : 0));
     if (options.until) {
-        const auto seconds = std::max<std::int64_t>(*options.until - wall_at_boot, 0);
-        out.until = std::max<std::uint64_t>(static_cast<std::uint64_t>(seconds) * 1'000'000'000, 1);
+        // The nanoseconds of 64 bits end after 584 years; a rule may go on till the year 9999.
+        constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max() / second;
+        const auto seconds = std::clamp<std::int64_t>(*options.until - wall_at_boot, 0, most);
+        out.until = static_cast<std::uint64_t>(std::max<std::int64_t>(seconds * second, 1));
     }
     const auto spans = joined(spans_of(options.when));
     if (spans.size() > EGRESS_MAX_WINDOWS) {
