@@ -42,8 +42,9 @@
 
 #define EGRESS_SECOND 1000000000ULL
 #define EGRESS_WEEK 604800ULL
-/* Words to look at and rules out of their time to pass over, before it is called broken. */
-#define EGRESS_STEPS (EGRESS_WORDS + 112)
+/* Words to look at, rules out of their time to pass over, and to see that nothing is left: however
+ * many rules have ended, the search comes to its end. */
+#define EGRESS_STEPS (EGRESS_WORDS + EGRESS_MAX_RULES + 1)
 
 /* Number of the lowest bit that is set; `word` is not 0. The kernel's machine has no instruction for
  * it, and branches would multiply the paths that its verifier follows: a de Bruijn sequence has each
