@@ -1,0 +1,224 @@
+// Where each length of prefix ends up, and what is found from there.
+#include <algorithm>
+
+#include "test/bpf/build.h"
+
+namespace egress::bpf {
+
+namespace {
+
+/// The block of a first half, and that it is one.
+const egress_block& block_at(const Tables& tables, std::uint32_t first16) {
+    const auto entry = tables.base->v4_top[first16];
+    REQUIRE((entry & EGRESS_BLOCK) != 0);
+    return tables.blocks.at(entry & EGRESS_INDEX);
+}
+
+std::size_t used(const std::uint32_t (&table)[65536]) {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(table, [](auto entry) { return entry != EGRESS_EMPTY; }));
+}
+
+std::size_t used(const egress_block& block) {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(block.entries, [](auto entry) { return entry != EGRESS_EMPTY; }));
+}
+
+bool is_plain(std::uint32_t entry) {
+    return (entry & (EGRESS_BLOCK | EGRESS_FINER)) == 0 && entry > EGRESS_EMPTY;
+}
+
+} // namespace
+
+TEST_CASE("no prefix at all") {
+    const auto tables = tables_of({});
+    CHECK(used(tables.base->v4_top) == 0);
+    CHECK(used(tables.base->v6_top) == 0);
+    CHECK(lines_for(tables, "10.0.0.1").empty());
+    CHECK(lines_for(tables, "2001:db8::1").empty());
+}
+
+TEST_CASE("IPv4 up to /16 is in the first table alone") {
+    const auto tables = tables_of({"10.0.0.0/8", "192.0.0.0/16", "240.0.0.0/4"});
+    CHECK(used(tables.base->v4_top) == 256 + 1 + 4096);
+    CHECK(is_plain(tables.base->v4_top[0x0a00]));
+    CHECK(is_plain(tables.base->v4_top[0xc000]));
+    CHECK(tables.blocks.empty());
+    CHECK(tables.hosts4.empty());
+    CHECK(tables.prefixes4.empty());
+    CHECK(lines_for(tables, "9.255.255.255").empty());
+    CHECK(lines_for(tables, "10.0.0.0") == "0");
+    CHECK(lines_for(tables, "10.255.255.255") == "0");
+    CHECK(lines_for(tables, "11.0.0.0").empty());
+    CHECK(lines_for(tables, "192.0.0.0") == "1");
+    CHECK(lines_for(tables, "192.0.255.255") == "1");
+    CHECK(lines_for(tables, "192.1.0.0").empty());
+    CHECK(lines_for(tables, "255.255.255.255") == "2");
+}
+
+TEST_CASE("IPv4 /17 to /24 is in a block") {
+    const auto tables = tables_of({"10.1.128.0/17", "10.1.5.0/24", "10.2.3.0/24"});
+    CHECK(used(tables.base->v4_top) == 2);
+    CHECK(tables.blocks.size() == 2);
+    CHECK(used(block_at(tables, 0x0a01)) == 129);
+    CHECK(used(block_at(tables, 0x0a02)) == 1);
+    CHECK(is_plain(block_at(tables, 0x0a01).entries[128]));
+    CHECK(is_plain(block_at(tables, 0x0a01).entries[5]));
+    CHECK(tables.hosts4.empty());
+    CHECK(tables.prefixes4.empty());
+    CHECK(lines_for(tables, "10.1.127.255").empty());
+    CHECK(lines_for(tables, "10.1.128.0") == "0");
+    CHECK(lines_for(tables, "10.1.255.255") == "0");
+    CHECK(lines_for(tables, "10.1.4.255").empty());
+    CHECK(lines_for(tables, "10.1.5.0") == "1");
+    CHECK(lines_for(tables, "10.1.5.255") == "1");
+    CHECK(lines_for(tables, "10.1.6.0").empty());
+    CHECK(lines_for(tables, "10.2.3.4") == "2");
+}
+
+TEST_CASE("IPv4 /25 to /31 is in the longest-prefix table") {
+    const auto tables = tables_of({"10.1.1.128/25", "10.1.2.6/31"});
+    const auto& block = block_at(tables, 0x0a01);
+    CHECK(block.entries[1] == (EGRESS_FINER | EGRESS_EMPTY));
+    CHECK(block.entries[2] == (EGRESS_FINER | EGRESS_EMPTY));
+    CHECK(used(block) == 2);
+    CHECK(tables.prefixes4.size() == 2);
+    CHECK(tables.hosts4.empty());
+    CHECK(lines_for(tables, "10.1.1.127").empty());
+    CHECK(lines_for(tables, "10.1.1.128") == "0");
+    CHECK(lines_for(tables, "10.1.1.255") == "0");
+    CHECK(lines_for(tables, "10.1.2.5").empty());
+    CHECK(lines_for(tables, "10.1.2.6") == "1");
+    CHECK(lines_for(tables, "10.1.2.7") == "1");
+    CHECK(lines_for(tables, "10.1.2.8").empty());
+}
+
+TEST_CASE("IPv4 /32 is in the hash of hosts") {
+    const auto tables = tables_of({"10.1.1.1", "10.1.1.2/32", "0.0.0.0", "255.255.255.255"});
+    CHECK(tables.hosts4.size() == 4);
+    CHECK(std::ranges::is_sorted(tables.hosts4));
+    CHECK(tables.prefixes4.empty());
+    CHECK(lines_for(tables, "10.1.1.0").empty());
+    CHECK(lines_for(tables, "10.1.1.1") == "0");
+    CHECK(lines_for(tables, "10.1.1.2") == "1");
+    CHECK(lines_for(tables, "10.1.1.3").empty());
+    CHECK(lines_for(tables, "0.0.0.0") == "2");
+    CHECK(lines_for(tables, "255.255.255.255") == "3");
+}
+
+TEST_CASE("IPv4 prefixes inside one another, inner ones first") {
+    const auto tables = tables_of({"10.1.1.1", "10.1.1.0/31", "10.1.1.0/25", "10.1.1.0/24",
+                                   "10.1.0.0/17", "10.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0"});
+    CHECK(lines_for(tables, "10.1.1.1") == "0 1 2 3 4 5 6 7");
+    CHECK(lines_for(tables, "10.1.1.0") == "1 2 3 4 5 6 7");
+    CHECK(lines_for(tables, "10.1.1.2") == "2 3 4 5 6 7");
+    CHECK(lines_for(tables, "10.1.1.128") == "3 4 5 6 7");
+    CHECK(lines_for(tables, "10.1.2.0") == "4 5 6 7");
+    CHECK(lines_for(tables, "10.1.128.0") == "5 6 7");
+    CHECK(lines_for(tables, "10.2.0.0") == "6 7");
+    CHECK(lines_for(tables, "11.0.0.0") == "7");
+}
+
+TEST_CASE("IPv4 siblings, and twice the same") {
+    const auto tables =
+        tables_of({"10.1.1.0/25", "10.1.1.128/25", "10.1.0.0/17", "10.1.128.0/17", "10.1.1.0/25"});
+    CHECK(tables.prefixes4.size() == 2);
+    CHECK(lines_for(tables, "10.1.1.127") == "0 2 4");
+    CHECK(lines_for(tables, "10.1.1.128") == "1 2");
+    CHECK(lines_for(tables, "10.1.0.255") == "2");
+    CHECK(lines_for(tables, "10.1.128.0") == "3");
+}
+
+TEST_CASE("IPv6 up to /16 is in the first table alone") {
+    const auto tables = tables_of({"2000::/3", "2001::/16", "fe80::/10", "::/0"});
+    CHECK(used(tables.base->v6_top) == 65536);
+    CHECK(std::ranges::all_of(tables.base->v6_top, is_plain));
+    CHECK(tables.hosts6.empty());
+    CHECK(tables.prefixes6.empty());
+    CHECK(lines_for(tables, "1fff:ffff::") == "3");
+    CHECK(lines_for(tables, "2000::") == "0 3");
+    CHECK(lines_for(tables, "2001:ffff::1") == "0 1 3");
+    CHECK(lines_for(tables, "2002::") == "0 3");
+    CHECK(lines_for(tables, "3fff:ffff:ffff::") == "0 3");
+    CHECK(lines_for(tables, "4000::") == "3");
+    CHECK(lines_for(tables, "febf::1") == "2 3");
+    CHECK(lines_for(tables, "10.0.0.1").empty()); // mapped: IPv4's lines judge
+}
+
+TEST_CASE("IPv6 from /17 on is below") {
+    const auto tables =
+        tables_of({"2001:8000::/17", "2001:db8:0:1::/64", "2001:db8::6/127", "2001:db8::7"});
+    CHECK(used(tables.base->v6_top) == 1);
+    CHECK(tables.base->v6_top[0x2001] == (EGRESS_FINER | EGRESS_EMPTY));
+    CHECK(tables.prefixes6.size() == 3);
+    CHECK(tables.hosts6.size() == 1);
+    CHECK(lines_for(tables, "2001:7fff:ffff::").empty());
+    CHECK(lines_for(tables, "2001:8000::") == "0");
+    CHECK(lines_for(tables, "2001:ffff::1") == "0");
+    CHECK(lines_for(tables, "2001:db8:0:0:ffff::").empty());
+    CHECK(lines_for(tables, "2001:db8:0:1::") == "1");
+    CHECK(lines_for(tables, "2001:db8:0:1:ffff:ffff:ffff:ffff") == "1");
+    CHECK(lines_for(tables, "2001:db8:0:2::").empty());
+    CHECK(lines_for(tables, "2001:db8::5").empty());
+    CHECK(lines_for(tables, "2001:db8::6") == "2");
+    CHECK(lines_for(tables, "2001:db8::7") == "2 3");
+    CHECK(lines_for(tables, "2001:db8::8").empty());
+}
+
+TEST_CASE("a prefix that says nothing new takes no place") {
+    policy::Policy policy;
+    auto& rule = policy.egress.emplace_back();
+    rule.destination.kind = policy::Destination::Kind::list;
+    rule.destination.text = "l";
+    policy::AddressList list{"l", "l", {}, {}};
+    for (const char* text : {"10.0.0.0/8", "10.0.0.0/8", "10.1.1.1", "10.2.0.0/24", "fd00::/8",
+                             "fd00::1", "fd00::/17"}) {
+        list.prefixes.push_back(Prefix::parse(text).value());
+    }
+    policy.lists.push_back(std::make_shared<const policy::AddressList>(list));
+    const auto tables = tables_of(policy);
+    CHECK(tables.blocks.empty());
+    CHECK(tables.hosts4.empty());
+    CHECK(tables.hosts6.empty());
+    CHECK(tables.prefixes6.empty());
+    CHECK(lines_for(tables, "10.1.1.1") == "0");
+    CHECK(lines_for(tables, "fd00::1") == "0");
+}
+
+TEST_CASE("lines that share a list, one for IPv4 and one for IPv6") {
+    auto policy = policy_of("* stream tcp * * allow\n* stream tcp4 * * allow\n"
+                            "* stream tcp6 * * allow\n");
+    for (auto& rule : policy.egress) {
+        rule.destination.kind = policy::Destination::Kind::list;
+        rule.destination.text = "l";
+    }
+    policy.lists.push_back(std::make_shared<const policy::AddressList>(policy::AddressList{
+        "l", "l", {Prefix::parse("10.0.0.1").value(), Prefix::parse("fd00::1").value()}, {}}));
+    const auto tables = tables_of(policy);
+    CHECK(lines_for(tables, "10.0.0.1") == "0 1");
+    CHECK(lines_for(tables, "fd00::1") == "0 2");
+}
+
+TEST_CASE("classes have holes, but only for their own line") {
+    const auto tables = tables_of(policy_of("internet * * * * deny\n10.1.0.0/16 * * * * allow\n"
+                                            "private * * * * deny\nlocal * * * * allow\n"
+                                            "internet * * * * allow\n"));
+    CHECK(lines_for(tables, "9.255.255.255") == "0 4");
+    CHECK(lines_for(tables, "10.0.0.1") == "2");
+    CHECK(lines_for(tables, "10.1.0.1") == "1 2");
+    CHECK(lines_for(tables, "11.0.0.0") == "0 4");
+    CHECK(lines_for(tables, "0.0.0.0") == "3");
+    CHECK(lines_for(tables, "0.0.0.1").empty());
+    CHECK(lines_for(tables, "127.1.2.3") == "3");
+    CHECK(lines_for(tables, "224.0.0.1").empty());
+    CHECK(lines_for(tables, "240.0.0.1") == "0 4");
+    CHECK(lines_for(tables, "255.255.255.255").empty());
+    CHECK(lines_for(tables, "::") == "3");
+    CHECK(lines_for(tables, "::1") == "3");
+    CHECK(lines_for(tables, "::2").empty());
+    CHECK(lines_for(tables, "64:ff9b::1.2.3.4") == "0 4");
+    CHECK(lines_for(tables, "fdff::1") == "2");
+    CHECK(lines_for(tables, "ff02::1").empty());
+}
+
+} // namespace egress::bpf
