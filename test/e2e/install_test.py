@@ -51,6 +51,7 @@ def test_installed_files(world):
     surplus = {path for path in found - expected if not any(part in path for part in MAY)}
     assert not surplus, f"unexpected: {sorted(surplus)}"
     assert os.path.isdir(root + "/etc/egress.conf.d")
+    assert os.path.isdir(root + "/etc/egress.d")
     for path in found:
         mode = os.stat(root + path).st_mode
         assert not mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID), (path, mode)
