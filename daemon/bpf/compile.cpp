@@ -106,24 +106,24 @@ class Compiler {
     }
 
     void ports() {
-        // Only where some rule begins or ends does the set change.
-        std::set<std::uint32_t> edges = {0};
-        for (const auto& rule : rules_) {
-            for (const auto& range : rule.destination.ports) {
-                edges.insert(range.first);
-                edges.insert(std::uint32_t{range.last} + 1);
+        // Only where some line's range begins or ends does the set change, and by that line alone.
+        struct Edge {
+            egress_vector begin{};
+            egress_vector end{};
+        };
+        std::map<std::uint32_t, Edge> edges = {{0, {}}, {65536, {}}};
+        for (std::size_t i = 0; i < rules_.size(); ++i) {
+            for (const auto& range : rules_[i].destination.ports) {
+                set(edges[range.first].begin, i);
+                set(edges[std::uint32_t{range.last} + 1].end, i);
             }
         }
-        edges.insert(65536);
-        for (auto edge = edges.begin(); *edge < 65536; ++edge) {
-            const auto port = *edge;
-            const Index index = pool_.add(where([port](const EgressRule& rule) {
-                const auto& ranges = rule.destination.ports;
-                return ranges.empty() || std::ranges::any_of(ranges, [port](const auto& range) {
-                           return range.first <= port && port <= range.last;
-                       });
-            }));
-            std::fill(out_.base->ports + port, out_.base->ports + *std::next(edge), index);
+        egress_vector rules =
+            where([](const EgressRule& rule) { return rule.destination.ports.empty(); });
+        for (auto edge = edges.begin(); edge->first < 65536; ++edge) {
+            rules = combine(combine(rules, {}, edge->second.end), edge->second.begin);
+            std::fill(out_.base->ports + edge->first, out_.base->ports + std::next(edge)->first,
+                      pool_.add(rules));
         }
     }
 
