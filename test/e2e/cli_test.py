@@ -155,6 +155,20 @@ def test_check(world):
     assert done.returncode == 0, done
 
 
+def test_check_reads_lists_beside_the_file(world):
+    os.mkdir(world.path("egress.d"))
+    rules = world.write("rules.conf", "[egress]\n@bad * * * * deny\n")
+    done = world.ctl("check", rules)
+    assert done.returncode == 1 and "rules.conf:2:1: list " in done.stderr, done
+    world.write("egress.d/bad", "203.0.113.0/24\n198.51.100.7/24\n")
+    done = world.ctl("check", rules)
+    assert done.returncode == 1 and "egress.d/bad:2:1: " in done.stderr, done
+    assert "did you mean 198.51.100.0/24?" in done.stderr, done
+    world.write("egress.d/bad", "203.0.113.0/24\n198.51.100.0/24\n")
+    done = world.ctl("check", "--print", rules)
+    assert done.returncode == 0 and "\n@bad " in done.stdout, done
+
+
 def test_without_root(world):
     daemon = world.daemon(CONF)
     at = {"EGRESS_CONTROL": daemon.control}
