@@ -147,6 +147,27 @@ TEST_CASE("types and protocols, named and not") {
     CHECK(of(0, 0) == "4");
 }
 
+TEST_CASE("owners, named and not") {
+    policy::Policy policy;
+    policy.egress.resize(5);
+    policy.egress[0].owner.uid = 0;
+    policy.egress[2].owner = {33, 33};
+    policy.egress[3].owner.gid = 0;
+    policy.egress[4].owner.uid = 4294967294;
+    const auto tables = tables_of(policy);
+    const auto of = [&](std::uint32_t uid, std::uint32_t gid) {
+        Scene scene;
+        scene.uid = uid;
+        scene.gid = gid;
+        const auto decision = decide_compiled(tables, scene);
+        return lines_in(decision.uid) + " / " + lines_in(decision.gid);
+    };
+    CHECK(of(0, 0) == "0 1 3 / 0 1 3 4");
+    CHECK(of(33, 33) == "1 2 3 / 0 1 2 4");
+    CHECK(of(4294967294, 1) == "1 3 4 / 0 1 4");
+    CHECK(of(4294967295, 1) == "1 3 / 0 1 4");
+}
+
 TEST_CASE("a program is its file; inside a container it is its path") {
     const auto tables = tables_of(policy_of("* * * * /usr/bin/curl deny\n"
                                             "* * * * /usr/bin/curl deny container\n"
