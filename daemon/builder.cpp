@@ -14,6 +14,7 @@ namespace egress {
 
 namespace {
 
+constexpr std::size_t most_asked = 64;
 constexpr auto look_again = std::chrono::seconds(1);
 
 bool names_program(const policy::EgressRule& rule) {
@@ -40,6 +41,30 @@ Builder::~Builder() {
     end();
     if (thread_.joinable()) {
         thread_.join();
+    }
+}
+
+std::optional<std::uint64_t> Builder::ask(Look look) {
+    const std::lock_guard lock(mutex_);
+    if (asked_.size() >= most_asked) {
+        return std::nullopt;
+    }
+    asked_.emplace_back(++questions_, std::move(look));
+    changed_.notify_all();
+    return questions_;
+}
+
+void Builder::answer(std::vector<std::pair<std::uint64_t, Look>> asked) {
+    // The tables are large and not kept: with long lists this takes as long as it took to put them
+    // in force.
+    auto tables = generation_ == 0 ? fail("no rules of [egress] are in force yet")
+                                   : compile(in_force_, in_force_seen_, generation_);
+    for (const auto& [number, look] : asked) {
+        Outcome outcome;
+        outcome.number = number;
+        outcome.answer = tables ? look(in_force_, *tables)
+                                : Result<std::string>(std::unexpected(tables.error()));
+        tell(std::move(outcome));
     }
 }
 
@@ -86,7 +111,7 @@ void Builder::wake() const {
 
 /// True: there is a new policy.
 bool Builder::wait(std::unique_lock<std::mutex>& lock) {
-    changed_.wait_for(lock, look_again, [this] { return stop_ || next_.has_value(); });
+    changed_.wait_for(lock, look_again, [this] { return stop_ || next_ || !asked_.empty(); });
     return next_.has_value();
 }
 
@@ -102,11 +127,15 @@ void Builder::run() {
             next_.reset();
             current_number_ = number_;
         }
+        auto asked = std::exchange(asked_, {});
         lock.unlock();
         Seen now = look();
         if (fresh || !same(now, seen_)) {
             seen_ = std::move(now);
             tell(build(!fresh));
+        }
+        if (!asked.empty()) {
+            answer(std::move(asked));
         }
         lock.lock();
     }
@@ -152,24 +181,29 @@ bool Builder::same(const Seen& a, const Seen& b) {
            std::ranges::equal(a.cgroups, b.cgroups, same_cgroups);
 }
 
+Result<bpf::Tables> Builder::compile(const policy::Policy& policy, const Seen& seen,
+                                     std::uint64_t generation) const {
+    bpf::World world;
+    world.wall_at_boot = clock_.at_boot();
+    world.files = [&seen](const std::string& path) {
+        const auto found =
+            std::ranges::find(seen.files, path, [](const auto& one) { return one.first; });
+        return found != seen.files.end() ? found->second : std::vector<egress_file>{};
+    };
+    world.cgroups = [&](const policy::EgressOptions& options) {
+        const auto rule = std::ranges::find_if(
+            policy.egress, [&](const auto& each) { return &each.options == &options; });
+        return seen.cgroups[static_cast<std::size_t>(rule - policy.egress.begin())];
+    };
+    return bpf::compile(policy, world, generation);
+}
+
 Builder::Outcome Builder::build(bool again) {
     Outcome out;
     out.number = current_number_;
     out.again = again;
-    bpf::World world;
-    world.wall_at_boot = clock_.at_boot();
-    world.files = [this](const std::string& path) {
-        const auto found =
-            std::ranges::find(seen_.files, path, [](const auto& one) { return one.first; });
-        return found != seen_.files.end() ? found->second : std::vector<egress_file>{};
-    };
-    world.cgroups = [this](const policy::EgressOptions& options) {
-        const auto rule = std::ranges::find_if(
-            current_.egress, [&](const auto& each) { return &each.options == &options; });
-        return seen_.cgroups[static_cast<std::size_t>(rule - current_.egress.begin())];
-    };
     out.generation = loader_.next_generation();
-    auto tables = bpf::compile(current_, world, out.generation);
+    auto tables = compile(current_, seen_, out.generation);
     if (!tables) {
         out.result = std::unexpected(tables.error());
         return out;
@@ -177,6 +211,11 @@ Builder::Outcome Builder::build(bool again) {
     out.prefixes = tables->hosts4.size() + tables->prefixes4.size() + tables->hosts6.size() +
                    tables->prefixes6.size();
     out.result = loader_.install(*tables);
+    if (loader_.generation() == out.generation) {
+        in_force_ = current_;
+        in_force_seen_ = seen_;
+        generation_ = out.generation;
+    }
     return out;
 }
 

@@ -30,8 +30,9 @@ class Builder {
         std::uint64_t number = 0;
         Result<> result;
         std::uint64_t generation = 0;
-        std::size_t prefixes = 0; ///< entries of the address tables
-        bool again = false;       ///< made anew because the system changed, not because of apply()
+        std::size_t prefixes = 0;                  ///< entries of the address tables
+        std::optional<Result<std::string>> answer; ///< to the question with that number
+        bool again = false; ///< made anew because the system changed, not because of apply()
     };
 
     static Result<std::unique_ptr<Builder>> start(bpf::Loader& loader, const Clock& clock,
@@ -40,6 +41,11 @@ class Builder {
 
     /// Hands a policy over; its number. One that has not been begun is forgotten.
     std::uint64_t apply(policy::Policy policy);
+
+    /// Answers a question about the policy in force; runs on the builder's thread.
+    using Look = std::function<Result<std::string>(const policy::Policy&, const bpf::Tables&)>;
+    /// The number that the outcome with its answer will have. Nothing: too many wait.
+    std::optional<std::uint64_t> ask(Look look);
 
     /// Begins nothing more. When what is under way has ended, fd() is readable and ended() true.
     void end();
@@ -59,6 +65,9 @@ class Builder {
     void run();
     bool wait(std::unique_lock<std::mutex>& lock);
     Outcome build(bool again);
+    Result<bpf::Tables> compile(const policy::Policy& policy, const Seen& seen,
+                                std::uint64_t generation) const;
+    void answer(std::vector<std::pair<std::uint64_t, Look>> asked);
     Seen look() const;
     static bool same(const Seen& a, const Seen& b);
     void tell(Outcome&& outcome);
@@ -68,16 +77,21 @@ class Builder {
     const Clock& clock_;
     std::string cgroup_root_;
     Fd ready_;
-    std::mutex mutex_; // guards the next six
+    std::mutex mutex_; // guards the next eight
     std::condition_variable changed_;
     std::optional<policy::Policy> next_;
+    std::vector<std::pair<std::uint64_t, Look>> asked_;
     std::vector<Outcome> outcomes_;
     bool stop_ = false;
     bool ended_ = false;
     std::uint64_t number_ = 0;
+    std::uint64_t questions_ = 0;
     policy::Policy current_; // the thread's own from here on
     std::uint64_t current_number_ = 0;
     Seen seen_;
+    policy::Policy in_force_; ///< what the kernel has, and what the system said then
+    Seen in_force_seen_;
+    std::uint64_t generation_ = 0; ///< 0: nothing yet
     std::thread thread_;
 };
 

@@ -52,6 +52,8 @@ bool in_group(int fd, gid_t group, gid_t primary) {
 
 /// One request and its answer. Lives until MHD says that the request is over.
 struct Control::Exchange {
+    Control* control = nullptr;
+    MHD_Connection* connection = nullptr;
     Request request;
     bool refused = false; // the body is too long
     bool dispatched = false;
@@ -61,6 +63,8 @@ struct Control::Exchange {
     std::string spill; // what the producer gave and the socket has not taken
     std::size_t spilled = 0;
     bool finished = false;
+    bool feeding = false; // the producer may have nothing yet
+    Source hangup;        // of a feed's peer: MHD does not look at it while it is suspended
     std::shared_ptr<Exchange*> self; // empty pointer inside: the client is gone
 };
 
@@ -70,6 +74,7 @@ Result<Fd> Control::listen(const std::string& path) {
 
 Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Handler handler) {
     std::unique_ptr<Control> control(new Control(std::move(handler)));
+    control->event_ = event;
     control->group_ =
         egress_group(); // once: a look-up may ask the network, and the loop never waits
     const auto access = [](void* self, MHD_Connection* connection, const char* path,
@@ -171,6 +176,8 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
                     const char* data, std::size_t* size, void** state) {
     if (*state == nullptr) {
         auto exchange = std::make_unique<Exchange>();
+        exchange->control = this;
+        exchange->connection = connection;
         exchange->request.path = path;
         exchange->request.method = method;
         const char* const wanted =
@@ -200,10 +207,42 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
         exchange.response = Response{503, R"({"error":"egressd is stopping"})"};
         return reply(connection, exchange);
     }
-    exchange.suspended = true;
-    suspended_.insert(connection);
-    MHD_suspend_connection(connection);
+    suspend(exchange);
     return MHD_YES;
+}
+
+void Control::suspend(Exchange& exchange) {
+    exchange.suspended = true;
+    suspended_.insert(exchange.connection);
+    MHD_suspend_connection(exchange.connection);
+}
+
+void Control::resume(Exchange& exchange) {
+    if (exchange.suspended) {
+        exchange.suspended = false;
+        suspended_.erase(exchange.connection);
+        MHD_resume_connection(exchange.connection);
+        work_ = true;
+    }
+}
+
+int Control::on_hangup(sd_event_source* source, int, std::uint32_t, void* raw) {
+    auto& exchange = *static_cast<Exchange*>(raw);
+    sd_event_source_set_enabled(source, SD_EVENT_OFF);
+    exchange.finished = true;
+    exchange.control->resume(exchange);
+    return 0;
+}
+
+void Control::watch_peer(Exchange& exchange) {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(exchange.connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    sd_event_source* source = nullptr;
+    if (info != nullptr &&
+        sd_event_add_io(event_, &source, info->connect_fd, 0, on_hangup, &exchange) >= 0) {
+        exchange.hangup.reset(source); // no events asked for: a hang-up is always told
+    }
+    MHD_set_connection_option(exchange.connection, MHD_CONNECTION_OPTION_TIMEOUT, 0U);
 }
 
 void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
@@ -217,29 +256,61 @@ void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
         exchange.response = Response{413, R"({"error":"the request's body is over 1 MiB"})"};
         return;
     }
+    handler_(exchange.request, answer_for(exchange));
+}
+
+Answer Control::answer_for(Exchange& exchange) {
     exchange.self = std::make_shared<Exchange*>(&exchange);
-    const auto resume = [this, connection](Exchange& to) {
-        if (to.suspended) {
-            to.suspended = false;
-            suspended_.erase(connection);
-            MHD_resume_connection(connection);
-            work_ = true;
-        }
-    };
     Answer answer;
-    answer.send = [self = exchange.self, resume](Response response) {
+    answer.send = [this, self = exchange.self](Response response) {
         if (*self != nullptr) {
             (*self)->response = std::move(response);
             resume(**self);
         }
     };
-    answer.stream = [self = exchange.self, resume](Producer producer) {
+    answer.stream = [this, self = exchange.self](Producer producer) {
         if (*self != nullptr) {
             (*self)->producer = std::move(producer);
             resume(**self);
         }
     };
-    handler_(exchange.request, std::move(answer));
+    answer.feed = [this, self = exchange.self](Producer producer) -> Wake {
+        if (*self != nullptr) {
+            (*self)->producer = std::move(producer);
+            (*self)->feeding = true;
+            watch_peer(**self);
+            resume(**self);
+        }
+        return [this, self] {
+            if (*self != nullptr) {
+                resume(**self);
+            }
+        };
+    };
+    return answer;
+}
+
+std::ptrdiff_t Control::produce(void* state, std::uint64_t, char* out, std::size_t room) {
+    auto& from = *static_cast<Exchange*>(state);
+    while (from.spilled == from.spill.size()) {
+        if (from.finished) {
+            return MHD_CONTENT_READER_END_OF_STREAM;
+        }
+        from.spill.clear();
+        from.spilled = 0;
+        from.finished = !from.producer(from.spill);
+        if (from.feeding && from.spill.empty() && !from.finished) {
+            if (from.control->stopping_) {
+                return MHD_CONTENT_READER_END_OF_STREAM;
+            }
+            from.control->suspend(from);
+            return 0;
+        }
+    }
+    const std::size_t taken = std::min(room, from.spill.size() - from.spilled);
+    std::memcpy(out, from.spill.data() + from.spilled, taken);
+    from.spilled += taken;
+    return static_cast<std::ptrdiff_t>(taken);
 }
 
 int Control::reply(MHD_Connection* connection, Exchange& exchange) {
@@ -252,24 +323,9 @@ int Control::reply(MHD_Connection* connection, Exchange& exchange) {
         response = MHD_create_response_from_buffer(
             exchange.response->body.size(), exchange.response->body.data(), MHD_RESPMEM_MUST_COPY);
     } else {
-        const auto produce = [](void* state, std::uint64_t, char* out,
-                                std::size_t room) -> ssize_t {
-            auto& from = *static_cast<Exchange*>(state);
-            while (from.spilled == from.spill.size()) {
-                if (from.finished) {
-                    return MHD_CONTENT_READER_END_OF_STREAM;
-                }
-                from.spill.clear();
-                from.spilled = 0;
-                from.finished = !from.producer(from.spill);
-            }
-            const std::size_t taken = std::min(room, from.spill.size() - from.spilled);
-            std::memcpy(out, from.spill.data() + from.spilled, taken);
-            from.spilled += taken;
-            return static_cast<ssize_t>(taken);
-        };
-        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, piece, +produce, &exchange,
-                                                     nullptr);
+        type = exchange.feeding ? "application/x-ndjson" : type;
+        response =
+            MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, piece, produce, &exchange, nullptr);
     }
     if (response == nullptr) {
         return MHD_NO;

@@ -38,10 +38,16 @@ struct Response {
 /// A body made piece by piece: appends to `out`, returns false after the last piece.
 using Producer = std::function<bool(std::string& out)>;
 
+/// Has the producer of a feed asked again; nothing happens where the peer is gone.
+using Wake = std::function<void()>;
+
 /// Exactly one of these is called, once, now or later.
 struct Answer {
     std::function<void(Response)> send;
     std::function<void(Producer)> stream; ///< 200, application/json
+    /// 200, application/x-ndjson, for as long as the peer and the daemon are there. A producer that
+    /// appends nothing has nothing yet. It is destroyed when the peer goes.
+    std::function<Wake(Producer)> feed;
 };
 
 class Control {
@@ -66,9 +72,16 @@ class Control {
                std::size_t* size, void** state);
     void dispatch(MHD_Connection* connection, Exchange& exchange);
     static int reply(MHD_Connection* connection, Exchange& exchange);
+    static std::ptrdiff_t produce(void* exchange, std::uint64_t, char* out, std::size_t room);
+    static int on_hangup(sd_event_source*, int, std::uint32_t, void* exchange);
+    Answer answer_for(Exchange& exchange);
+    void suspend(Exchange& exchange);
+    void resume(Exchange& exchange);
+    void watch_peer(Exchange& exchange);
     bool allowed(MHD_Connection* connection, std::uint32_t& uid) const;
 
     Handler handler_;
+    sd_event* event_ = nullptr;
     MHD_Daemon* http_ = nullptr;
     Source ready_;
     Source timeout_;

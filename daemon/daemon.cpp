@@ -279,6 +279,7 @@ void Daemon::tick() {
 void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) {
     const auto text = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
                           .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    watchers_.publish(text);
     if (event.action == EGRESS_EVENT_BLOCKED || event.action == EGRESS_EVENT_MONITOR) {
         log::notice("egress-event", "{}", text);
     } else {

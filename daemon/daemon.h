@@ -18,6 +18,7 @@
 #include "daemon/policy/parser.h"
 #include "daemon/receiver.h"
 #include "daemon/unref.h"
+#include "daemon/watchers.h"
 
 namespace egress {
 
@@ -47,6 +48,7 @@ class Daemon {
     Firewall& firewall() { return *firewall_; }
     Receiver& receiver() { return *receiver_; }
     Enforcer& enforcer() { return *enforcer_; }
+    Watchers& watchers() { return watchers_; }
     const RulesState& rules() const { return rules_; }
     Moment started() const { return started_; }
 
@@ -79,6 +81,7 @@ class Daemon {
     std::unique_ptr<Receiver> receiver_;
     OwnerNames owner_names_;
     std::unique_ptr<Enforcer> enforcer_;
+    Watchers watchers_;
     std::unique_ptr<Control> control_;
     std::vector<Source> sources_;
     std::vector<std::string> made_; ///< sockets to remove at the end

@@ -112,6 +112,27 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done) {
     done_ = std::move(done);
 }
 
+void Enforcer::explain(Question question, OnAnswer done) {
+    if (!builder_ || !detaching_.empty()) {
+        done(fail("no rules of [egress] are in force", ENOENT));
+        return;
+    }
+    const auto look = [question = std::move(question),
+                       &loader = *loader_](const policy::Policy& policy,
+                                           const bpf::Tables& tables) -> Result<std::string> {
+        const auto answer = egress::explain(question, loader, policy, tables, bpf::cgroup_root());
+        if (!answer) {
+            return std::unexpected(answer.error());
+        }
+        return answer->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    };
+    if (const auto number = builder_->ask(look)) {
+        asking_.emplace_back(*number, std::move(done));
+    } else {
+        done(fail("too many questions wait for their answer", EBUSY));
+    }
+}
+
 void Enforcer::detach(OnDetach done) {
     detaching_.push_back(std::move(done));
     if (detaching_.size() > 1) {
@@ -128,6 +149,9 @@ void Enforcer::unload() {
     while (loader_ && take_events() == events_per_turn) { // what it saw until now
     }
     finish(fail("detached"));
+    for (const auto& [number, done] : std::exchange(asking_, {})) {
+        done(fail("no rules of [egress] are in force", ENOENT));
+    }
     outcome_source_.reset();
     ring_source_.reset();
     builder_.reset();
@@ -174,6 +198,14 @@ void Enforcer::take_outcomes() {
         return;
     }
     while (const auto outcome = builder_->take()) {
+        if (outcome->answer) {
+            const auto asked = std::ranges::find(asking_, outcome->number,
+                                                 [](const auto& each) { return each.first; });
+            const auto done = std::move(asked->second);
+            asking_.erase(asked);
+            done(*outcome->answer);
+            continue;
+        }
         if (!outcome->result) {
             fail_with(outcome->result.error());
         } else {

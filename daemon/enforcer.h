@@ -16,6 +16,7 @@
 #include "daemon/bpf/loader.h"
 #include "daemon/builder.h"
 #include "daemon/clock.h"
+#include "daemon/explain.h"
 #include "daemon/unref.h"
 
 namespace egress {
@@ -51,6 +52,9 @@ class Enforcer {
     /// Takes everything out of the kernel; the next apply() starts anew. `done` is called once, now
     /// or when a policy that is being made is done with.
     void detach(OnDetach done);
+    /// Says which rule decides and why; `done` is called once, now or later.
+    using OnAnswer = std::function<void(const Result<std::string>& json)>;
+    void explain(Question question, OnAnswer done);
     void tick();
 
     Status status() const;
@@ -83,6 +87,7 @@ class Enforcer {
     std::vector<policy::EgressRule> coming_;
     std::uint64_t waiting_ = 0; ///< number of the policy that `done_` waits for
     OnForce done_;
+    std::vector<std::pair<std::uint64_t, OnAnswer>> asking_; ///< by the number of the question
     std::vector<OnDetach> detaching_;     ///< who waits for it; empty: it is not under way
     std::optional<policy::Policy> after_; ///< to apply when it is done
     OnForce after_done_;

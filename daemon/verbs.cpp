@@ -1,5 +1,7 @@
 #include "daemon/verbs.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -210,6 +212,31 @@ void detach(Daemon& daemon, const Request& request, const Answer& answer) {
     });
 }
 
+void explain_verb(Daemon& daemon, const Request& request, const Answer& answer) {
+    const auto body = parse(request.body);
+    auto question = body ? question_of(*body) : std::unexpected(body.error());
+    if (!question) {
+        return answer.send(error(400, question.error().text));
+    }
+    daemon.enforcer().explain(std::move(*question), [answer](const Result<std::string>& found) {
+        if (found) {
+            return answer.send({200, *found + "\n"});
+        }
+        const int code = found.error().code;
+        answer.send(error(code == ESRCH    ? 404
+                          : code == ENOENT ? 409
+                          : code == EBUSY  ? 503
+                                           : 500,
+                          found.error().text));
+    });
+}
+
+void watch(Daemon& daemon, const Answer& answer) {
+    if (!daemon.watchers().add(answer)) {
+        answer.send(error(503, fmt::format("{} watch already, which is the most", Watchers::most)));
+    }
+}
+
 } // namespace
 
 void handle(Daemon& daemon, const Request& request, Answer answer) {
@@ -228,14 +255,19 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
         block(daemon, request, answer);
     } else if (request.path == "/v1/blocks" && request.method == "DELETE") {
         unblock(daemon, request, answer);
+    } else if (request.path == "/v1/explain" && post) {
+        explain_verb(daemon, request, answer);
+    } else if (request.path == "/v1/events" && request.method == "GET") {
+        watch(daemon, answer);
     } else if (request.path == "/v1/egress" && request.method == "DELETE") {
         detach(daemon, request, answer);
     } else if (request.path == "/v1/reload" && post) {
         reload(daemon, answer);
     } else {
-        const bool known = request.path == "/v1/status" || request.path == "/metrics" ||
-                           request.path == "/v1/rules" || request.path == "/v1/blocks" ||
-                           request.path == "/v1/reload" || request.path == "/v1/egress";
+        constexpr std::string_view paths[] = {"/v1/status", "/metrics",   "/v1/rules",
+                                              "/v1/blocks", "/v1/reload", "/v1/egress",
+                                              "/v1/events", "/v1/explain"};
+        const bool known = std::ranges::find(paths, request.path) != std::end(paths);
         answer.send(known ? error(405, "this path does not take " + escape(request.method, 16))
                           : error(404, "there is no " + escape(request.path, 64)));
     }

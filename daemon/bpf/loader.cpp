@@ -253,6 +253,32 @@ KernelCounters Loader::counters() const {
     return out;
 }
 
+std::optional<egress_process> Loader::process(std::uint32_t tgid) const {
+    egress_process process{};
+    const int map = bpf_map__fd(kernel_->skeleton->maps.processes);
+    return bpf_map_lookup_elem(map, &tgid, &process) == 0 ? std::optional(process) : std::nullopt;
+}
+
+void Loader::each_process(const std::function<void(const egress_process&)>& what) const {
+    const int map = bpf_map__fd(kernel_->skeleton->maps.processes);
+    const std::uint32_t most = bpf_map__max_entries(kernel_->skeleton->maps.processes);
+    std::uint32_t key = 0;
+    std::uint32_t next = 0;
+    // Entries come and go meanwhile, and a key that went begins anew: hence the bound.
+    int code = bpf_map_get_next_key(map, nullptr, &next);
+    for (std::uint32_t i = 0; code == 0 && i < most; ++i) {
+        if (const auto found = process(next)) {
+            what(*found);
+        }
+        key = next;
+        code = bpf_map_get_next_key(map, &key, &next);
+    }
+}
+
+egress_config Loader::settings() const {
+    return *kernel_->config;
+}
+
 std::string Loader::path_of(const egress_file& file) const {
     char path[EGRESS_PATH_SIZE] = {};
     if (bpf_map_lookup_elem(bpf_map__fd(kernel_->skeleton->maps.names), &file, path) < 0) {

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +66,10 @@ class Loader {
 
     KernelCounters counters() const;
     const std::vector<Coverage>& coverage() const { return coverage_; }
+    /// What the hooks know of a process, by its number in the initial pid namespace.
+    std::optional<egress_process> process(std::uint32_t tgid) const;
+    void each_process(const std::function<void(const egress_process&)>& what) const;
+    egress_config settings() const;                     ///< as they are now
     std::string path_of(const egress_file& file) const; ///< "" where it is not known
 
   private:

@@ -1,0 +1,42 @@
+// Who watches the events as they come (GET /v1/events).
+//
+// Each has a queue of bounded size. One that is slower than the events loses them, and is told how
+// many; it holds up neither the loop nor the others.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daemon/control.h"
+
+namespace egress {
+
+class Watchers {
+  public:
+    static constexpr std::size_t most = 32;
+    static constexpr std::size_t most_queued = 256 << 10; ///< bytes for each
+
+    /// False: there are too many; nothing was answered.
+    bool add(const Answer& answer);
+    /// One line, without its end.
+    void publish(std::string_view line);
+    std::size_t size(); ///< those that are still there
+
+  private:
+    struct Watcher {
+        std::string queue;
+        std::uint64_t dropped = 0; ///< since the last that was queued
+        Wake wake;
+        void put(std::string_view line);
+        void take(std::string& out);
+        void tell_dropped();
+    };
+
+    /// The connection owns its watcher.
+    std::vector<std::weak_ptr<Watcher>> watchers_;
+};
+
+} // namespace egress
