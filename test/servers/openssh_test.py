@@ -155,27 +155,6 @@ def from_inetd(world, version):
     assert not recorder.reports, recorder.reports
 
 
-def attack(world, version, pam):
-    """hydra ends in the firewall, over IPv4 and IPv6, and others are served."""
-    daemon = world.daemon(RULE.format(nfail=4), "-v")
-    sshd = servers.Sshd(world, version, pam=pam)
-    friend = servers.Client(world, "friend")
-    for six in (False, True):
-        friend.use(six)
-        attacker = servers.Client(world, f"attacker{int(six)}", six)
-        process = stock.hydra(world, attacker.host, attacker.target, user="alice")
-        world.wait_element(attacker.address, 90)
-        wait_for(lambda: world.element(attacker.address)["packets"] > 0, 60, "dropped packets")
-        process.kill()
-        process.wait()
-        row = daemon.row(attacker.address)
-        assert row["state"] == "blocked" and row["port"] == 22 and row["count"] >= 4, row
-        assert friend.log_in(), (friend.said, sshd.text())
-        assert not attacker.ssh(answer=stock.PASSWORD, patience=2)
-    assert not any(daemon.status()["refused"].values()), daemon.status()
-    sshd.stop()
-
-
 def counted(world, version):
     """egressd takes the reports, the listening socket's too: count, clear, block at once."""
     daemon = world.daemon(RULE.format(nfail=9), "-v")
@@ -248,10 +227,9 @@ def define():
     """A test per version, so that each can be run and fail by itself."""
     for version in servers.VERSIONS:
         short = version.replace("openssh-", "").replace(".", "_")
-        for function in (each_behaviour, attack):
-            for pam in ("yes", "no"):
-                globals()[f"test_{function.__name__}_{short}_pam_{pam}"] = (
-                    lambda world, f=function, v=version, p=pam: f(world, v, p))
+        for pam in ("yes", "no"):
+            globals()[f"test_each_behaviour_{short}_pam_{pam}"] = (
+                lambda world, v=version, p=pam: each_behaviour(world, v, p))
         for function in (grace, crash, from_inetd, counted, without_egressd):
             globals()[f"test_{function.__name__}_{short}"] = (
                 lambda world, f=function, v=version: f(world, v))

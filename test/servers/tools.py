@@ -14,7 +14,7 @@ import harness
 import stock
 from harness import wait_for
 
-PATIENCE = 30  # seconds that a tool is given: several times what it takes to be shut out
+PATIENCE = 25  # seconds that a tool is given: several times what it takes to be shut out
 
 # process: the running timeout(1); address: where it attacks from; path: of what it prints
 Attack = collections.namedtuple("Attack", "tool process host address path")
@@ -88,14 +88,25 @@ def said(attack):
         return file.read().decode(errors="backslashreplace")
 
 
-def blocked(world, attack, timeout=90):
-    """Waits until the attack is shut out: a set element for its address that has dropped packets."""
-    def dropped():
-        element = world.element(attack.address)
-        return element if element and element["packets"] > 0 else None
-    return wait_for(dropped, timeout, lambda: (
-        f"packets of {attack.tool} from {attack.address} to be dropped; there are {world.elements()}; "
-        f"it said:\n{said(attack)[-2000:]}"))
+def blocked(world, daemon, attacks, serve, judge, timeout=90):
+    """Waits until each of these attacks is shut out: a set element for its address that has dropped
+    packets. judge(attack, row) looks at what egressd has counted then; serve(), when the first and
+    when the last is shut out, at who is innocent."""
+    waiting = {attack.address: attack for attack in attacks}
+
+    def progress():
+        shut = [element["addr"] for element in world.elements()
+                if element["addr"] in waiting and element["packets"] > 0]
+        rows = {row["addr"]: row for row in daemon.blocks()} if shut else {}
+        first = len(waiting) == len(attacks)
+        for address in shut:
+            judge(waiting.pop(address), rows.get(address))
+        if shut and (first or not waiting):
+            serve()
+        return not waiting
+    wait_for(progress, timeout, lambda: "dropped packets of these: " + "".join(
+        f"\n{attack.tool} from {attack.address}, which said: {said(attack)[-1000:]}"
+        for attack in waiting.values()))
 
 
 def ended(attack, secret=None, timeout=PATIENCE + 30):
@@ -111,21 +122,18 @@ def ended(attack, secret=None, timeout=PATIENCE + 30):
     return code
 
 
-def check_end(world, daemon, attacks, serve, release=None, secret=None, nfail=1):
+def check_end(world, daemon, attacks, serve, release, secret, judge=None):
     """How each of these attacks has to end: its address in the firewall, packets dropped, the tool
-    dead and nothing found; serve() (a log-in from another address, or more) works meanwhile. After
-    that the block expires, and release(attack), where given, sees that its host is served again."""
-    for attack in attacks:
-        blocked(world, attack)
-        row = daemon.row(attack.address)
-        assert row and row["count"] >= nfail, (attack, row)
-        serve()
+    dead and the password not found; serve() (log-ins from other addresses) works meanwhile. Then the
+    block expires, and release(attack) sees that the attacker's host is served like any other."""
+    def counted(attack, row):
+        assert row and row["count"] >= row["nfail"], (attack, row)
+    blocked(world, daemon, attacks, serve, judge or counted)
     for attack in attacks:
         ended(attack, secret)
     for attack in attacks:
-        world.wait_no_element(attack.address, 90)
+        world.wait_no_element(attack.address, 120)
         wait_for(lambda address=attack.address: not [
             row for row in daemon.blocks() if row["addr"] == address and row["state"] != "counting"],
-            30, lambda a=attack: f"the release of {a.address}: {daemon.blocks()}")
-        if release is not None:
-            release(attack)
+            30, lambda address=attack.address: f"the release of {address}: {daemon.blocks()}")
+        release(attack)
