@@ -17,10 +17,14 @@ from harness import run, wait_for
 
 PORT = 21
 ANONYMOUS_ROOT = "/var/egress-ftp"
-PAM = """auth required pam_unix.so nodelay
+PAM = """auth required pam_listfile.so item=user sense=deny file=/etc/ftpusers onerr=succeed
+auth required pam_unix.so nodelay
 account required pam_unix.so
 session required pam_unix.so
 """
+# ftpd asks for the user first and for the password later, which of all modules only this one can do.
+PAM_FTP = PAM.replace("auth required pam_unix.so", "auth sufficient pam_ftp.so\n"
+                      "auth required pam_unix.so use_first_pass")
 # What Debian's package sets, and what the tests need.
 VSFTPD = """background=NO
 listen=NO
@@ -57,7 +61,7 @@ def set_up(world):
     run("usermod", "--home", "/var/home/dan", "dan")
     for path, text in (("/etc/ftpusers", "bob\nghost\n"), ("/etc/vsftpd.user_list", "bob\nghost\n"),
                        ("/etc/ftpchroot", "carol\n"), ("/etc/pam.d/vsftpd", PAM),
-                       ("/etc/pam.d/ftp", PAM)):
+                       ("/etc/pam.d/ftp", PAM_FTP)):
         with open(path, "w") as file:
             file.write(text)
     os.makedirs("/run/vsftpd/empty")

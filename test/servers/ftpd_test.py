@@ -13,7 +13,6 @@ import built
 import ftpd as servers
 import harness
 import stock
-import tools
 from harness import run, wait_for
 from recorder import Recorder
 
@@ -119,8 +118,11 @@ def reset(world, server_of):
     recorder = Recorder()
     server = server_of(world, "pam")
     for service in ("vsftpd", "ftp"):  # as Debian has it: a failure takes two seconds
-        with open(f"/etc/pam.d/{service}", "w") as file:
-            file.write(servers.PAM.replace(" nodelay", ""))
+        with open(f"/etc/pam.d/{service}", "r+") as file:
+            text = file.read().replace("nodelay", "")
+            file.seek(0)
+            file.truncate()
+            file.write(text)
     for six in (False, True):
         client = servers.Client(world, f"client{int(six)}", six)
         session = client.session()
@@ -132,37 +134,6 @@ def reset(world, server_of):
         expect(recorder, client, session, "FAIL")
     server.stop()
     assert not recorder.reports, recorder.reports
-
-
-def attack(world, server_of, kind):
-    """Real tools end in the firewall, over IPv4 and IPv6, others are served, and blocks end."""
-    daemon = world.daemon(RULE.format(nfail=4, disable="20s"), "-v")
-    server = server_of(world, kind)
-    friends = [servers.Client(world, f"friend{int(six)}", six) for six in (False, True)]
-    words = [*tools.wrong(), stock.PASSWORD]
-    attacks = []
-    for six in (False, True):
-        for name, tool in tools.ALL.items():
-            if not six or name in tools.SIX["ftp"]:
-                attacker = servers.Client(world, f"{name}{int(six)}", six)
-                attacks.append(tool(world, attacker.host, attacker.target, "ftp", servers.PORT,
-                                    "alice", words))
-
-    def release(attack):
-        attacker = servers.Client.__new__(servers.Client)
-        attacker.host = attack.host
-        attacker.use(":" in attack.address)
-        assert attacker.log_in()
-
-    def judge(attack, row):  # three failures in one session are an abuse to vsftpd
-        assert row and row["state"] == "blocked" and row["count"] >= min(4, server.limit), (attack, row)
-
-    def serve():
-        for friend in friends:
-            assert friend.log_in()
-    tools.check_end(world, daemon, attacks, serve, release, stock.PASSWORD, judge)
-    assert not any(daemon.status()["refused"].values()), daemon.status()
-    server.stop()
 
 
 def counted(world, server_of):
@@ -186,38 +157,55 @@ def counted(world, server_of):
         assert daemon.taken() == taken + 1
         assert client.log_in()
         count(0)
-    for six in (False, True):
-        client.use(six)
-        with contextlib.closing(client.session(10)) as session:
-            for _ in range(server.limit):
-                with contextlib.suppress(TimeoutError):  # the answer may be dropped already
-                    session.try_in("alice", "wrong")
-        world.wait_element(client.address)
-        assert daemon.row(client.address)["count"] <= 9
+    with contextlib.closing(client.session()) as session, contextlib.suppress(TimeoutError):
+        for _ in range(server.limit):
+            session.try_in("alice", "wrong")  # the last answer may not come
+    world.wait_element(client.address)  # of fewer failures than the rule asks for
     assert not any(daemon.status()["refused"].values()), daemon.status()
     server.stop()
 
 
-def same(client, server, idle=True):
-    """A server serves, refuses and hangs up."""
+def single_tries(client, server):
     assert not client.log_in("alice", "wrong")
     assert not client.log_in("nosuch", "wrong")
     assert client.log_in("anonymous", "guest@")
+
+
+def in_and_out(client, server):
     with contextlib.closing(client.session()) as session:
         assert session.try_in("alice", stock.PASSWORD) == 230
         with client.host.entered():
             assert "etc" in session.nlst(), session.said
         assert session.say("QUIT") == 221 and session.hung_up()
+
+
+def too_many(client, server):
     with contextlib.closing(client.session()) as session:
         for _ in range(server.limit):
             assert session.try_in("alice", "wrong") == 530
         assert session.hung_up()
-    with contextlib.closing(client.session()) as session:  # the server's own end of a silence
+
+
+def silence(client, server):
+    """The server ends it."""
+    with contextlib.closing(client.session()) as session:
         assert session.try_in("alice", "wrong") == 530
         assert session.answer() == 421 and session.hung_up()
+
+
+def oops(client, server):
+    """The server dies of a log-in: vsftpd does for a home that it takes for unsafe."""
     if isinstance(server, servers.Vsftpd):
-        with contextlib.closing(client.session()) as session:  # dies: "500 OOPS"
+        with contextlib.closing(client.session()) as session:
             assert session.try_in("dan", stock.PASSWORD) == 500 and session.hung_up()
+
+
+def same(client, server):
+    """A server serves, refuses and hangs up."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done in [pool.submit(what, client, server) for what in (
+                single_tries, in_and_out, too_many, silence, oops)]:
+            done.result()
 
 
 def without_egressd(world, server_of):
@@ -226,7 +214,7 @@ def without_egressd(world, server_of):
     if server_of is servers.Vsftpd:
         server = server_of(world, idle_session_timeout=8, chroot_local_user="YES")
     else:
-        server = server_of(world, options=("-t", "30"))
+        server = server_of(world, options=("-t", "10"))
     client = servers.Client(world, "client")
     same(client, server)
     descriptors = server.descriptors()
@@ -268,7 +256,7 @@ def descriptors(world, server_of):
             done.result()
     wait_for(lambda: daemon.taken() == 1 + LOGINS // 4 * 4, 60,
              lambda: f"a report each: {daemon.taken()} of {LOGINS}")
-    wait_for(lambda: (server.descriptors(), daemon.open_fds()) == before, 60,
+    wait_for(lambda: server.descriptors() <= before[0] and daemon.open_fds() <= before[1], 60,
              lambda: f"{before} descriptors, not {server.descriptors(), daemon.open_fds()}")
     print(f"     {LOGINS} log-ins: {before} descriptors before and after", flush=True)
     server.stop()
@@ -373,10 +361,9 @@ def test_second_user_inetutils(world):
 def define():
     """A test per server, so that each can be run and fail by itself."""
     for name, server_of in (("vsftpd", servers.Vsftpd), ("inetutils", servers.Inetutils)):
-        for function in (each_behaviour, attack):
-            for kind in server_of.kinds:
-                globals()[f"test_{function.__name__}_{name}_{kind}"] = (
-                    lambda world, f=function, s=server_of, k=kind: f(world, s, k))
+        for kind in server_of.kinds:
+            globals()[f"test_each_behaviour_{name}_{kind}"] = (
+                lambda world, s=server_of, k=kind: each_behaviour(world, s, k))
         for function in (from_inetd, reset, counted, without_egressd, descriptors):
             globals()[f"test_{function.__name__}_{name}"] = (
                 lambda world, f=function, s=server_of: f(world, s))
