@@ -32,11 +32,11 @@ class Sshd(stock.Sshd):
     """sshd of that version, in the foreground, in a Debian of which nothing stays behind."""
 
     def __init__(self, world, version, pam="yes", tries=6, grace=120, listen=True, port=22,
-                 options=()):
+                 directory=None):
         for program in ("ssh", "sshpass", "ssh-keygen", "useradd"):
             if not shutil.which(program):
                 raise harness.Skip(f"{program} is not installed (test/deps installs it)")
-        self.directory = built.path(version)
+        self.directory = directory or built.path(version)
         if pam == "yes" and not os.path.exists("/etc/pam.d/sshd"):
             raise harness.Skip("there is no PAM service sshd (test/deps installs openssh-server)")
         self.modern = version != "openssh-9.2p1"
@@ -45,12 +45,10 @@ class Sshd(stock.Sshd):
             stock.add_user("alice")
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/test_host_key")
         os.makedirs("/run/sshd", exist_ok=True)
-        more = list(options)
-        if self.modern:
-            more.append("PerSourcePenalties no")  # egress is what blocks here
+        more = "PerSourcePenalties no" if self.modern else ""  # egress is what blocks here
         self.port = port
         self.conf = world.write(f"sshd_config.{world.counter()}", CONF.format(
-            port=port, pam=pam, tries=tries, grace=grace, more="\n".join(more)))
+            port=port, pam=pam, tries=tries, grace=grace, more=more))
         self.command = [os.path.join(self.directory, "sshd"), "-f", self.conf, "-e"]
         self.log_path = world.path(f"sshd.{world.counter()}.log")
         self.log = open(self.log_path, "ab")
