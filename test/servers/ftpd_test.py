@@ -297,11 +297,14 @@ def test_anonymous_only_vsftpd(world):
             expect(recorder, client, session, action)
         assert session.try_in("anonymous", "guest@") == 230
     server.stop()
-    # In the one process model there is nobody who could.
-    server = servers.Vsftpd(world, local_enable="NO", one_process_model="YES")
+    server = servers.Vsftpd(world, local_enable="NO", one_process_model="YES",
+                            secure_email_list_enable="YES",
+                            email_password_file=world.write("mails", "known@example.org\n"))
+    # There is nobody who could: the only process is in the sandbox.
     with contextlib.closing(client.session()) as session:
         assert session.say("USER alice") == 530
-        assert session.try_in("anonymous", "guest@") == 230
+        assert session.try_in("anonymous", "other@example.org") == 530
+        assert session.try_in("anonymous", "known@example.org") == 230
     server.stop()
     nothing_more(recorder, before)
 
