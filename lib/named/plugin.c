@@ -1,10 +1,11 @@
 /*
  * named_egress.so: a query plugin for BIND that tells egressd of refused queries.
  *
- * It stands where a query is done, the only place of the hooks that all refusals of a query come by:
- * by allow-query, allow-query-cache, allow-recursion and their "-on" forms, and where the server has
- * nothing to say about a name. It observes and changes nothing. What is refused elsewhere in named
- * (zone transfers, updates, a bad TSIG, clients that no view matches) does not come by a hook.
+ * It stands where a query is done, the only place of the hooks that all refusals of a query come
+ * by: by allow-query, allow-query-cache, allow-recursion and their "-on" forms, and where the
+ * server has nothing to say about a name. It observes and changes nothing. What is refused
+ * elsewhere in named (zone transfers, updates, a bad TSIG, clients that no view matches) does not
+ * come by a hook.
  *
  * BIND promises nothing about its structures from one release to the next, and a plugin that reads
  * them wrongly takes named down. So this one works with the very release whose headers it was built
@@ -46,50 +47,50 @@ EXPORT ns_plugin_register_t plugin_register;
 EXPORT ns_plugin_version_t plugin_version;
 
 struct instance {
-    struct named_reporter *reporter; /* NULL where this BIND is of another release */
+    struct named_reporter* reporter; /* NULL where this BIND is of another release */
 };
 
 static cfg_clausedef_t parameter_clauses[] = {{"socket", &cfg_type_qstring, 0}, {NULL, NULL, 0}};
-static cfg_clausedef_t *parameter_clausesets[] = {parameter_clauses, NULL};
+static cfg_clausedef_t* parameter_clausesets[] = {parameter_clauses, NULL};
 static cfg_type_t parameter_type = {"named_egress-params", cfg_parse_mapbody, cfg_print_mapbody,
-                                    cfg_doc_mapbody, &cfg_rep_map, parameter_clausesets};
+                                    cfg_doc_mapbody,       &cfg_rep_map,      parameter_clausesets};
 
-static void
-say(isc_log_t *lctx, int level, const char *file, unsigned long line, const char *what) {
-    isc_log_write(lctx, NS_LOGCATEGORY_GENERAL, NS_LOGMODULE_HOOKS, level, "%s:%lu: named_egress: %s",
-                  file, line, what);
+static void say(isc_log_t* lctx, int level, const char* file, unsigned long line,
+                const char* what) {
+    isc_log_write(lctx, NS_LOGCATEGORY_GENERAL, NS_LOGMODULE_HOOKS, level,
+                  "%s:%lu: named_egress: %s", file, line, what);
 }
 
 /* The release is in the name of BIND's libraries. */
-static bool
-is_our_release(isc_log_t *lctx, int level, const char *file, unsigned long line) {
+static bool is_our_release(isc_log_t* lctx, int level, const char* file, unsigned long line) {
     char text[512];
-    const char *name = "unknown";
+    const char* name = "unknown";
     Dl_info found;
-    void *symbol = dlsym(RTLD_DEFAULT, "ns_hook_add");
+    void* symbol = dlsym(RTLD_DEFAULT, "ns_hook_add");
 
     if (symbol != NULL && dladdr(symbol, &found) != 0 && found.dli_fname != NULL) {
-        const char *slash = strrchr(found.dli_fname, '/');
+        const char* slash = strrchr(found.dli_fname, '/');
         name = slash != NULL ? slash + 1 : found.dli_fname;
     }
     if (strcmp(name, EGRESS_BIND_LIBRARY) == 0) {
         return true;
     }
     snprintf(text, sizeof text,
-             "reports nothing: built for " EGRESS_BIND_LIBRARY ", this is %s; build it again", name);
+             "reports nothing: built for " EGRESS_BIND_LIBRARY ", this is %s; build it again",
+             name);
     say(lctx, level, file, line, text);
     return false;
 }
 
 /* Opens the reporter that the parameters ask for. */
-static isc_result_t
-open_reporter(const char *parameters, const char *file, unsigned long line, isc_mem_t *mctx,
-              isc_log_t *lctx, struct named_reporter **reporter) {
+static isc_result_t open_reporter(const char* parameters, const char* file, unsigned long line,
+                                  isc_mem_t* mctx, isc_log_t* lctx,
+                                  struct named_reporter** reporter) {
     isc_result_t result = ISC_R_SUCCESS;
-    cfg_parser_t *parser = NULL;
-    cfg_obj_t *map = NULL;
-    const cfg_obj_t *socket = NULL;
-    const char *path = NULL;
+    cfg_parser_t* parser = NULL;
+    cfg_obj_t* map = NULL;
+    const cfg_obj_t* socket = NULL;
+    const char* path = NULL;
     isc_buffer_t buffer;
 
     if (parameters != NULL) {
@@ -120,11 +121,10 @@ open_reporter(const char *parameters, const char *file, unsigned long line, isc_
     return result;
 }
 
-static void
-report(struct named_reporter *reporter, const query_ctx_t *qctx) {
-    ns_client_t *client = qctx->client;
-    const isc_sockaddr_t *remote = ns_client_getsockaddr(client);
-    const isc_sockaddr_t *local = ns_client_getdestaddr(client);
+static void report(struct named_reporter* reporter, const query_ctx_t* qctx) {
+    ns_client_t* client = qctx->client;
+    const isc_sockaddr_t* remote = ns_client_getsockaddr(client);
+    const isc_sockaddr_t* local = ns_client_getdestaddr(client);
     char name[DNS_NAME_FORMATSIZE] = "?";
     char type[DNS_RDATATYPE_FORMATSIZE];
     char message[sizeof name + sizeof type + sizeof "named: refused: /"];
@@ -143,10 +143,9 @@ report(struct named_reporter *reporter, const query_ctx_t *qctx) {
     (void)named_reporter_refused(reporter, way, &remote->type.sa, &local->type.sa, message);
 }
 
-static ns_hookresult_t
-query_done(void *hook_data, void *action_data, isc_result_t *result) {
-    const query_ctx_t *qctx = hook_data;
-    const struct instance *instance = action_data;
+static ns_hookresult_t query_done(void* hook_data, void* action_data, isc_result_t* result) {
+    const query_ctx_t* qctx = hook_data;
+    const struct instance* instance = action_data;
 
     UNUSED(result);
     if (qctx->result == DNS_R_REFUSED) {
@@ -155,10 +154,10 @@ query_done(void *hook_data, void *action_data, isc_result_t *result) {
     return NS_HOOK_CONTINUE;
 }
 
-isc_result_t
-plugin_register(const char *parameters, const void *cfg, const char *file, unsigned long line,
-                isc_mem_t *mctx, isc_log_t *lctx, void *actx, ns_hooktable_t *hooktable, void **instp) {
-    struct instance *instance;
+isc_result_t plugin_register(const char* parameters, const void* cfg, const char* file,
+                             unsigned long line, isc_mem_t* mctx, isc_log_t* lctx, void* actx,
+                             ns_hooktable_t* hooktable, void** instp) {
+    struct instance* instance;
     isc_result_t result = ISC_R_SUCCESS;
 
     UNUSED(cfg);
@@ -182,10 +181,9 @@ plugin_register(const char *parameters, const void *cfg, const char *file, unsig
     return ISC_R_SUCCESS;
 }
 
-isc_result_t
-plugin_check(const char *parameters, const void *cfg, const char *file, unsigned long line,
-             isc_mem_t *mctx, isc_log_t *lctx, void *actx) {
-    struct named_reporter *reporter = NULL;
+isc_result_t plugin_check(const char* parameters, const void* cfg, const char* file,
+                          unsigned long line, isc_mem_t* mctx, isc_log_t* lctx, void* actx) {
+    struct named_reporter* reporter = NULL;
     isc_result_t result;
 
     UNUSED(cfg);
@@ -198,16 +196,14 @@ plugin_check(const char *parameters, const void *cfg, const char *file, unsigned
     return result;
 }
 
-void
-plugin_destroy(void **instp) {
-    struct instance *instance = *instp;
+void plugin_destroy(void** instp) {
+    struct instance* instance = *instp;
 
     *instp = NULL;
     named_reporter_close(instance->reporter);
     free(instance);
 }
 
-int
-plugin_version(void) {
+int plugin_version(void) {
     return NS_PLUGIN_VERSION;
 }

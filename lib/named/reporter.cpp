@@ -25,7 +25,8 @@ int refused(named_reporter& reporter, named_way way, const sockaddr* remote, con
     Report report{EGRESS_AUTH_FAIL};
     report.message = message;
     report.remote = remote;
-    report.remote_length = remote->sa_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+    report.remote_length =
+        remote->sa_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
     if (way == NAMED_STREAM) {
         // A client that has hung up is reported by its address: that counts where egressd trusts
         // named's user.

@@ -21,7 +21,8 @@ struct Key {
     std::size_t hash() const {
         std::uint32_t words[4];
         std::memcpy(words, &address, sizeof words);
-        const std::uint32_t mixed = (words[0] ^ words[1] ^ words[2] ^ words[3]) + port * 0x9e3779b1u;
+        const std::uint32_t mixed =
+            (words[0] ^ words[1] ^ words[2] ^ words[3]) + port * 0x9e3779b1u;
         return (mixed * 0x85ebca6bu) >> 16;
     }
 
@@ -143,9 +144,8 @@ int SocketFinder::datagram(const sockaddr* local) {
     Key any;
     any.family = here.family;
     any.port = here.port;
-    return search(remembered_[any.hash() % slots], [&](int fd) {
-        return end_of(fd, ::getsockname) == any && receives(fd);
-    });
+    return search(remembered_[any.hash() % slots],
+                  [&](int fd) { return end_of(fd, ::getsockname) == any && receives(fd); });
 }
 
 } // namespace egress

@@ -30,8 +30,8 @@ class SocketFinder {
 
   private:
     static constexpr std::size_t slots = 64;
-    static constexpr int long_search = 4096;  ///< descriptors that are looked at
-    static constexpr int short_search = 256;  ///< the same, after too many long ones in vain
+    static constexpr int long_search = 4096; ///< descriptors that are looked at
+    static constexpr int short_search = 256; ///< the same, after too many long ones in vain
     static constexpr unsigned vain_a_second = 100;
 
     template <typename Fits>
