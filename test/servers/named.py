@@ -29,8 +29,10 @@ options {{
     listen-on-v6 {{ any; }};
     listen-on port 853 tls ephemeral {{ any; }};
     listen-on-v6 port 853 tls ephemeral {{ any; }};
+    listen-on port 443 tls ephemeral http default {{ any; }};
+    listen-on-v6 port 443 tls ephemeral http default {{ any; }};
     pid-file none;
-    {lock}
+    {more}
     recursion {recursion};
     allow-recursion {{ none; }};
     allow-query-cache {{ none; }};
@@ -52,6 +54,12 @@ zone "static.test" {{ type primary; file "static"; allow-transfer {{ none; }}; }
 zone "policy.test" {{ type primary; file "policy";
                       update-policy {{ grant upd name ok.policy.test. ANY; }}; }};
 """
+MORE = {
+    "bind9-9.18.49": "lock-file none;",
+    "bind9-9.20.26": """listen-on port 5300 proxy plain { any; };
+    listen-on-v6 port 5300 proxy plain { any; };
+    allow-proxy { any; };""",
+}
 ZONE = """$TTL 60
 @ SOA ns hostmaster 1 3600 600 86400 60
 @ NS ns
@@ -84,7 +92,7 @@ class Named:
         os.makedirs(f"{self.root}/zones")
         conf = CONF.format(inside=self.inside, recursion=recursion, masters=masters, options=options,
                            keys=keys(KEY, *NAMES),
-                           lock="lock-file none;" if version.startswith("bind9-9.18") else "")
+                           more=MORE[version])
         for name, text in (("conf", conf), *((zone, ZONE) for zone in (
                 "open", "closed", "static", "policy"))):
             with open(f"{self.root}/zones/{name}", "w") as file:
@@ -252,13 +260,25 @@ def rcode(answer):
     return answer[3] & 15
 
 
-def exchange(client, message, tcp):
-    """Sends that message and returns the answer's rcode."""
+def proxied(source, target):
+    """The PROXYv2 header of a stream or datagram that came from `source`, both IPv4 or IPv6."""
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    addresses = b"".join(socket.inet_pton(family, address) for address in (source, target))
+    ports = struct.pack(">HH", 4000, 53)
+    return (b"\r\n\r\n\0\r\nQUIT\n\x21", bytes([0x21 if ":" in source else 0x11]),
+            bytes([0x22 if ":" in source else 0x12]),
+            struct.pack(">H", len(addresses + ports)) + addresses + ports)
+
+
+def exchange(client, message, tcp, port=53, source=None):
+    """Sends that message and returns the answer's rcode; with `source` as a proxy that has it from
+    there."""
     client.port = None
+    start, stream, datagram, rest = proxied(source, client.target) if source else [b""] * 4
     if not tcp:
         with client.datagram() as sender:
-            sender.sendto(message, (client.target, 53))
+            sender.sendto(start + datagram + rest + message, (client.target, port))
             return rcode(sender.recv(4096))
-    with client.connect() as connection:
-        connection.sendall(struct.pack(">H", len(message)) + message)
+    with client.connect(port) as connection:
+        connection.sendall(start + stream + rest + struct.pack(">H", len(message)) + message)
         return rcode(connection.recv(4096)[2:])

@@ -178,13 +178,29 @@ def cookies(world, version):
 
 
 def over_tls(world, version):
+    """DNS over TLS and over HTTPS: the connection is below."""
     recorder = Recorder()
     both = clients(world)
     named = servers.Named(world, version)
     for client in both:
-        assert client.dig("www.open.test", "+tls", tcp=True) == "NOERROR", client.said
-        assert client.dig("www.closed.test", "+tls", tcp=True) == "REFUSED", client.said
-        check(recorder.expect(client.address, ["FAIL"]), client, named, port=853)
+        for option, port in (("+tls", 853), ("+https", 443)):
+            assert client.dig("www.open.test", option, tcp=True) == "NOERROR", client.said
+            assert client.dig("www.closed.test", option, tcp=True) == "REFUSED", client.said
+            check(recorder.expect(client.address, ["FAIL"]), client, named, port=port)
+        quiet(recorder, client)
+    named.stop()
+
+
+def over_proxy(world, version):
+    """What a proxy passes on is not the proxy's doing."""
+    recorder = Recorder()
+    both = clients(world)
+    named = servers.Named(world, version)
+    for client in both:
+        source = "2001:db8::5" if ":" in client.target else "192.0.2.5"
+        for tcp in (False, True):
+            assert exchange(client, question("www.open.test"), tcp, 5300, source) == 0
+            assert exchange(client, question("www.closed.test"), tcp, 5300, source) == 5, "REFUSED"
         quiet(recorder, client)
     named.stop()
 
@@ -475,8 +491,9 @@ def define():
     """A test per version, so that each can be run and fail by itself."""
     for version in servers.VERSIONS:
         short = version.replace("bind9-", "").rpartition(".")[0].replace(".", "_")
-        for function in (queries, transfers, updates, signatures, cookies, over_tls, control, counted,
-                         replayed, attack, forged, in_chroot, restarted, without_egressd):
+        proxy = [over_proxy] if "-9.20" in version else []
+        for function in (queries, transfers, updates, signatures, cookies, over_tls, *proxy, control,
+                         counted, replayed, attack, forged, in_chroot, restarted, without_egressd):
             globals()[f"test_{function.__name__}_{short}"] = (
                 lambda world, f=function, v=version: f(world, v))
 
