@@ -56,9 +56,10 @@ def set_up(world):
     if run("id", "ftp", check=False).returncode != 0:
         run("useradd", "--no-create-home", "ftp")
     run("usermod", "--home", ANONYMOUS_ROOT, "ftp")
-    os.makedirs("/var/home/dan")
+    for user in ("carol", "dan"):
+        os.makedirs(f"/var/home/{user}")
+        run("usermod", "--home", f"/var/home/{user}", user)
     shutil.chown("/var/home/dan", "dan")
-    run("usermod", "--home", "/var/home/dan", "dan")
     for path, text in (("/etc/ftpusers", "bob\nghost\n"), ("/etc/vsftpd.user_list", "bob\nghost\n"),
                        ("/etc/ftpchroot", "carol\n"), ("/etc/pam.d/vsftpd", PAM),
                        ("/etc/pam.d/ftp", PAM_FTP)):
@@ -81,6 +82,7 @@ class Server:
             raise harness.Skip(f"{self.program} was not built (no PAM headers?)")
         self.log_path = world.path(f"{name}.{world.counter()}.log")
         self.log = open(self.log_path, "ab")
+        self.process = self.pid_file = None
 
     def launch(self, *command):
         """vsftpd complains on its descriptor 0, whatever that is."""
@@ -100,11 +102,12 @@ class Server:
         return len(os.listdir(f"/proc/{self.pid()}/fd"))
 
     def pid(self):
-        """The listening process."""
-        return self.process.pid
+        """The listening process; None under inetd."""
+        return self.process and self.process.pid
 
     def stop(self):
-        os.kill(self.pid(), signal.SIGTERM)
+        if self.pid():
+            os.kill(self.pid(), signal.SIGTERM)
         wait_for(lambda: f":{PORT} " not in run("ss", "-Hltn").stdout, 20, f"{self.name} to end")
 
 
@@ -147,7 +150,8 @@ class Inetutils(Server):
             wait_for(self.pid, what="ftpd's pid file")
 
     def pid(self):
-        with contextlib.suppress(FileNotFoundError, ValueError), open(self.pid_file) as file:
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError), open(
+                self.pid_file) as file:
             return int(file.read())
         return None
 

@@ -21,10 +21,11 @@ RULE = "[local]\n21 stream tcp * * {nfail} {disable}\n"
 LOGINS = int(os.environ.get("EGRESS_TEST_LOGINS", "200"))
 
 
-def sigsys():
-    """How often the kernel says that it killed an FTP server for a system call."""
+def sigsys(server):
+    """How often the kernel says that it killed this program for a system call."""
     done = run("dmesg", check=False)
-    return sum("sig=31" in line and "ftpd" in line for line in done.stdout.splitlines())
+    return sum("sig=31" in line and f'exe="{server.program}"' in line
+               for line in done.stdout.splitlines())
 
 
 def expect(recorder, client, session, *actions):
@@ -81,29 +82,32 @@ def both(world, recorder, server):
             done.result()
 
 
-def nothing_more(recorder, before):
+@contextlib.contextmanager
+def ends_well(recorder, server):
+    """Stops the server. Nobody was killed, and nothing was reported that was not expected."""
+    before = sigsys(server)
+    yield
+    server.stop()
     assert not recorder.reports, recorder.reports
-    assert sigsys() == before, "a sandboxed process was killed for a system call"
+    assert sigsys(server) == before, "a sandboxed process was killed for a system call"
 
 
 def each_behaviour(world, server_of, kind):
-    recorder, before = Recorder(), sigsys()
+    recorder = Recorder()
     server = server_of(world, kind)
-    both(world, recorder, server)
-    server.stop()
-    nothing_more(recorder, before)
+    with ends_well(recorder, server):
+        both(world, recorder, server)
 
 
 def from_inetd(world, server_of):
-    recorder, before = Recorder(), sigsys()
+    recorder = Recorder()
     server = server_of(world, listen=False)
-    with servers.inetd(server):
+    with ends_well(recorder, server), servers.inetd(server):
         for six in (False, True):
             client = servers.Client(world, f"client{int(six)}", six)
             try_in(recorder, client, "alice", "wrong", 530, "FAIL")
             try_in(recorder, client, "nosuch", "x", 530, "BAD_USER")
             try_in(recorder, client, "alice", stock.PASSWORD, 230, "OK")
-    nothing_more(recorder, before)
 
 
 def read_by_server(session):
@@ -210,12 +214,12 @@ def same(client, server):
 
 def without_egressd(world, server_of):
     """Absent, stopped, or with a full queue: the server serves, refuses and hangs up as before."""
-    before = sigsys()
     if server_of is servers.Vsftpd:
         server = server_of(world, idle_session_timeout=8, chroot_local_user="YES")
     else:
         server = server_of(world, options=("-t", "10"))
     client = servers.Client(world, "client")
+    before = sigsys(server)
     same(client, server)
     descriptors = server.descriptors()
     daemon = world.daemon(RULE.format(nfail=1000, disable="10m"))
@@ -235,7 +239,7 @@ def without_egressd(world, server_of):
     same(client, server)
     wait_for(lambda: server.descriptors() <= descriptors, what="the descriptors to be as before")
     server.stop()
-    assert sigsys() == before
+    assert sigsys(server) == before
 
 
 def descriptors(world, server_of):
@@ -264,49 +268,45 @@ def descriptors(world, server_of):
 
 def test_sandbox_vsftpd(world):
     """The process that talks to the client is in its sandbox; it is not the one that reports."""
-    recorder, before = Recorder(), sigsys()
+    recorder = Recorder()
     # The parent waits after a report, so that what it was at that time can be seen.
     server = servers.Vsftpd(world, delay_successful_login=2)
     client = servers.Client(world, "client")
-    with contextlib.closing(client.session()) as session:
-        def modes():
-            found = {}
-            for pid in filter(str.isdigit, os.listdir("/proc")):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/exe") == server.program:
-                        found[int(pid)] = Recorder.seccomp(int(pid))
-            return found
+
+    def modes():
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/exe") == server.program:
+                    found[int(pid)] = Recorder.seccomp(int(pid))
+        return found
+    with ends_well(recorder, server), contextlib.closing(client.session()) as session:
         wait_for(lambda: 2 in modes().values(), what=lambda: f"a sandboxed process: {modes()}")
         assert session.try_in("bob", "x") == 530 and session.try_in("alice", "wrong") == 530
         sandboxed = {pid for pid, mode in modes().items() if mode == 2}
         assert session.try_in("alice", stock.PASSWORD) == 230
         for report in recorder.expect(client.address, ["FAIL", "FAIL", "OK"]):
             assert report.pid not in sandboxed and report.seccomp == 0, (report, modes())
-    server.stop()
-    nothing_more(recorder, before)
 
 
 def test_anonymous_only_vsftpd(world):
     """Other names are refused without a password: one report each, and no limit."""
-    recorder, before = Recorder(), sigsys()
+    recorder = Recorder()
     server = servers.Vsftpd(world, local_enable="NO", userlist_enable="NO")
     client = servers.Client(world, "client")
-    with contextlib.closing(client.session()) as session:
+    with ends_well(recorder, server), contextlib.closing(client.session()) as session:
         for user, action in 3 * (("alice", "FAIL"), ("nosuch", "BAD_USER")):
             assert session.say(f"USER {user}") == 530
             expect(recorder, client, session, action)
         assert session.try_in("anonymous", "guest@") == 230
-    server.stop()
     server = servers.Vsftpd(world, local_enable="NO", one_process_model="YES",
                             secure_email_list_enable="YES",
                             email_password_file=world.write("mails", "known@example.org\n"))
     # There is nobody who could: the only process is in the sandbox.
-    with contextlib.closing(client.session()) as session:
+    with ends_well(recorder, server), contextlib.closing(client.session()) as session:
         assert session.say("USER alice") == 530
         assert session.try_in("anonymous", "other@example.org") == 530
         assert session.try_in("anonymous", "known@example.org") == 230
-    server.stop()
-    nothing_more(recorder, before)
 
 
 def test_guests_vsftpd(world):
