@@ -71,7 +71,7 @@ class Named:
         with open("/etc/bind/named.conf", "w") as file:
             file.write(conf.format(options=options, plugin=plugin() if line is None else line))
         self.world = world
-        self.ports = (53, 853) if "853" in options else (53,)
+        self.ports = (53, 853, 443) if "853" in options else (53,)
         if root:
             shutil.copytree("/etc/bind", root + "/etc/bind")
             for directory in ("/run/named", "/var/cache/bind"):

@@ -18,7 +18,10 @@ from stock_dns import Client, Named
 RULES = "[local]\n53 stream tcp * * {nfail} {time}\n53 dgram udp * * {nfail} {time} {more}\n"
 TLS = """listen-on { any; };
     listen-on port 853 tls ephemeral { any; };
-    listen-on-v6 port 853 tls ephemeral { !fe80::/10; any; };"""
+    listen-on-v6 port 853 tls ephemeral { !fe80::/10; any; };
+    listen-on port 443 tls ephemeral http default { any; };
+    listen-on-v6 port 443 tls ephemeral http default { !fe80::/10; any; };"""
+WAYS = ((53,), (53, "+nocookie"), (53, "+cookie"), (53, "+tcp"), (853, "+tls"), (443, "+https"))
 
 
 def check(reports, client, port=53, verified=False, remote_port=None):
@@ -36,8 +39,7 @@ def test_each_refusal(world):
     named = Named(world, 'allow-transfer { none; };' + TLS)
     for six in (False, True):
         client = Client(named, f"client{int(six)}", six)
-        for options in ((), ("+nocookie",), ("+cookie",), ("+tcp",), ("+tls", "-p", "853")):
-            port = 853 if "+tls" in options else 53
+        for port, *options in WAYS:
             for name in ("closed.test", "example.org"):
                 assert client.dig(name, *options) == "REFUSED", named.text()
                 (report,) = recorder.expect(client.address, ["FAIL"])
@@ -58,6 +60,19 @@ def test_each_refusal(world):
     # All that was not asked for would have come before this one.
     assert client.dig() == "REFUSED"
     recorder.expect(client.address, ["FAIL"])
+    assert not recorder.reports, recorder.reports
+    named.stop()
+
+
+def test_required_cookie(world):
+    """Where named asks for a cookie first, whoever is refused has shown one."""
+    stock_dns.set_up(world)
+    recorder = Recorder()
+    named = Named(world, "require-server-cookie yes;")
+    for six in (False, True):
+        client = Client(named, f"client{int(six)}", six)
+        assert client.dig("closed.test") == "REFUSED", named.text()
+        check(recorder.expect(client.address, ["FAIL"]), client, verified=True)
     assert not recorder.reports, recorder.reports
     named.stop()
 

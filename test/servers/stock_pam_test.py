@@ -82,13 +82,19 @@ def test_vsftpd_reports(world):
 
 
 def test_vsftpd_anonymous(world):
-    """Who logs in as nobody does not clear what he has failed before: vsftpd asks PAM nothing."""
+    """Who logs in as nobody does not clear what he has failed before: vsftpd asks PAM nothing.
+    Accounts that may not use FTP are reported for their passwords only."""
     mail_ftp.set_up(world, Vsftpd)
     recorder = Recorder()
     server = Vsftpd(world, anonymous_enable="YES", session_support="YES")
     client = Client(world, "client")
     assert client.log_in(Vsftpd.log_in, user="anonymous", password="me@example.org")
     assert client.log_in(Vsftpd.log_in, user="ftp", password="me@example.org")
+    with open("/etc/ftpusers", "a") as banned:
+        banned.write("bob\n")
+    assert not client.log_in(Vsftpd.log_in, user="bob")
+    assert not client.log_in(Vsftpd.log_in, user="bob", password="wrong")
+    check(recorder.expect(client.address, ["FAIL"]), client, "vsftpd", 21)
     each_behaviour(recorder, client, Vsftpd.log_in, "vsftpd", 21)
     assert not recorder.reports, recorder.reports
     server.stop()
