@@ -12,7 +12,7 @@ import threading
 
 LIBRARY = "libssh.so.4"
 SUCCESS = 0
-HOST, PORT, USER, TIMEOUT, PROCESS_CONFIG = 0, 1, 4, 9, 39  # enum ssh_options_e of libssh
+HOST, PORT, USER, TIMEOUT, NODELAY, PROCESS_CONFIG = 0, 1, 4, 9, 36, 38  # ssh_options_e of libssh
 
 
 def load():
@@ -37,6 +37,7 @@ class Session:
         self.library = library
         self.session = library.ssh_new()
         for option, value in ((PROCESS_CONFIG, ctypes.byref(ctypes.c_bool(False))),
+                              (NODELAY, ctypes.byref(ctypes.c_int(1))),
                               (HOST, address.encode()), (PORT, ctypes.byref(ctypes.c_uint(port))),
                               (USER, user.encode()), (TIMEOUT, ctypes.byref(ctypes.c_long(120)))):
             library.ssh_options_set(self.session, option, value)
