@@ -4,6 +4,7 @@ EGRESS_TEST_LOGINS says how many tries there are, four in each connection (10000
 """
 
 import os
+import pwd
 import sys
 import time
 
@@ -42,6 +43,22 @@ def of_this_connection(sshd, before):
     return wait_for(all_there, what="a monitor and a process for the client")
 
 
+def runs_as(pid, name):
+    with open(f"/proc/{pid}/status") as file:
+        uids = next(line.split()[1:] for line in file if line.startswith("Uid:"))
+    return set(uids) == {str(pwd.getpwnam(name).pw_uid)}
+
+
+def settled(sshd):
+    """The listener and two processes for each of two clients, of whom one is in; None: not yet."""
+    try:
+        found = processes(sshd)
+        done = len(found) == 5 and any(runs_as(pid, "alice") for pid in found)
+        return found if done and found == processes(sshd) else None
+    except FileNotFoundError:
+        return None
+
+
 def processes(sshd):
     return [pid for name in ("sshd", "sshd-session", "sshd-auth") for pid in sshd.processes(name)]
 
@@ -66,8 +83,7 @@ def log_ins(world, version):
         user = logins.Session(library, client.target, 22, "alice")
         assert not user.try_password("wrong") and user.try_password(stock.PASSWORD)
     helper = [int(pid) for pid in run("pgrep", "-x", "egress-helper").stdout.split()]
-    witnesses = [daemon.pid, *helper, *wait_for(
-        lambda: processes(sshd) if len(processes(sshd)) == 5 else None, what="five processes of sshd")]
+    witnesses = [daemon.pid, *helper, *wait_for(lambda: settled(sshd), what="five processes of sshd")]
     assert set(seen) < set(witnesses) and helper, (seen, witnesses)
     wait_for(lambda: daemon.taken() >= 2 * THREADS + 2, what="the first reports to be read")
     before = descriptors(*witnesses)
