@@ -124,6 +124,11 @@ class Named:
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def holds(self, port):
+        """Whether it has a TCP connection with that port of a client."""
+        return any(f":{port} " in line and '"named"' in line
+                   for line in run("ss", "-Htanp").stdout.splitlines())
+
     def stop(self):
         """Ends it in order; a crash is a failure."""
         self.process.terminate()

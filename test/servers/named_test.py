@@ -313,8 +313,15 @@ def counted(world, version):
         wait_for(lambda: daemon.status()["reports"]["taken"] >= before["reports"]["taken"] + 2,
                  what="the unverified reports to be read")
         count(1, 53)
-        client.rndc("status", secret=WRONG_KEY)
-        count(1, 953)
+        with client.connect(953) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            count(1, 953)
+        # Who has left before egressd looks is counted all the same.
+        daemon.send(signal.SIGSTOP)
+        assert client.dig("www.closed.test", tcp=True) == "REFUSED", client.said
+        wait_for(lambda port=client.port: not named.holds(port), 30, "named to close its end")
+        daemon.send(signal.SIGCONT)
+        count(2, 53)
         assert client.rndc("status"), client.said
         count(0, 953)
     assert not any(daemon.status()["refused"].values()), daemon.status()
