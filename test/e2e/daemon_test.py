@@ -260,6 +260,7 @@ def test_runs_without_root(world):
     """Its own user with CAP_NET_ADMIN and nothing else, as the unit file has it."""
     if not harness.shutil.which("setpriv"):
         raise harness.Skip("setpriv is not installed")
+    harness.need_reachable()
     os.chown("/run/egress", 4242, 4242)
     os.chown(harness.DATABASE, 4242, 4242)
     daemon = world.daemon(CONF, wrapper=[

@@ -262,8 +262,17 @@ def mount(kind, path, options="mode=0755"):
         raise Skip(f"cannot mount a {kind} on {path}: {os.strerror(code)}")
 
 
+def need_reachable(path=BUILD):
+    """Skips what another user must run, where a directory above the build shuts everybody else out."""
+    while path != "/":
+        if not os.stat(path).st_mode & 0o001:
+            raise Skip(f"other users cannot reach the build: {path} is closed to them")
+        path = os.path.dirname(path)
+
+
 def as_user(uid, function):
     """Runs function() in a child with that uid and nothing else; its exception comes back as text."""
+    need_reachable()
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,6 +1,9 @@
-"""The demonstration that test/demo runs: hydra against a stock sshd, and egress in between."""
+"""The demonstration that test/demo runs: hydra against an sshd, and egress in between. It is the sshd
+with our patch where test/servers/build has built it, and otherwise Debian's own with our PAM module."""
 
 import os
+import shutil
+import subprocess
 import sys
 import time
 
@@ -15,6 +18,7 @@ DROP_IN = f"""\
 [local]
 {{address}}:ssh  stream  tcp  *  *  6  {BLOCK_TIME}s  kill
 """
+PATCHED = "EGRESS_SHOW_SSHD"  # in the environment: "VERSION DIRECTORY" of the patched sshd
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 started = time.monotonic()
 
@@ -68,10 +72,60 @@ def hosts(world):
     return attacker, client
 
 
-def set_up(world, attacker):
-    say("The server: egress installed with its shipped rules, pam_egress enabled with pam-auth-update")
-    stock.install(world)
+def patched():
+    """(version, directory) of the sshd with our patch, or None."""
+    return os.environ[PATCHED].split(" ", 1) if os.environ.get(PATCHED) else None
+
+
+def find_patched():
+    """Has patched() know what is built. Before the namespaces hide nothing and the network is there."""
+    build = os.path.join(harness.SOURCE, "test/servers/build")
+    os.environ[PATCHED] = ""
+    for version in ("openssh-10.0p1", "openssh-9.2p1"):
+        found = run(build, "--built", version, check=False,
+                    env={**os.environ, "EGRESS_TEST_BUILD": harness.BUILD})
+        if found.returncode == 0:
+            os.environ[PATCHED] = f"{version} {found.stdout.strip()}"
+            return
+
+
+class PatchedSshd(stock.Sshd):
+    """The patched sshd, with the configuration that Debian's package ships for its own."""
+
+    def __init__(self, world, version, directory):
+        os.makedirs("/run/sshd", exist_ok=True)
+        shutil.rmtree("/etc/ssh/sshd_config.d", ignore_errors=True)
+        shutil.copy("/usr/share/openssh/sshd_config", "/etc/ssh/sshd_config")
+        run("ssh-keygen", "-A")
+        options = [] if version == "openssh-9.2p1" else ["-o", "PerSourcePenalties=no"]
+        self.log_path = world.path("sshd.log")
+        self.log = open(self.log_path, "wb")
+        self.process = subprocess.Popen([os.path.join(directory, "sshd"), "-D", "-e", *options],
+                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        env=harness.free_environment())
+        wait_for(self.listens, what="sshd to listen")
+
+
+def start_sshd(world):
+    if patched():
+        version, directory = patched()
+        sshd = PatchedSshd(world, version, directory)
+        note(f"sshd runs, {version} with our patch; it tells egressd by itself, through libegress:")
+        libraries = run("ldd", os.path.join(directory, "sshd")).stdout
+        show("ldd sshd | grep egress", "\n".join(line for line in libraries.splitlines()
+                                                 if "egress" in line))
+        return sshd
     stock.enable_pam()
+    sshd = stock.Sshd(world)
+    version = run("ssh", "-V").stderr.split(",")[0]
+    note(f"Debian's own sshd runs, unpatched: {version}; pam_egress, enabled with pam-auth-update, "
+         "tells egressd")
+    return sshd
+
+
+def set_up(world, attacker):
+    say("The server: egress installed with its shipped rules")
+    stock.install(world)
     stock.add_user("alice")
     with open("/etc/egress.conf.d/demo.conf", "w") as file:
         file.write(DROP_IN.format(address=attacker.host4))
@@ -82,14 +136,12 @@ def set_up(world, attacker):
          run("grep", "-v", "^#", "/etc/egress.conf.d/demo.conf").stdout)
     daemon = world.daemon("/etc/egress.conf")
     note(f"egressd runs (pid {daemon.pid} in here)")
-    sshd = stock.Sshd(world)
-    version = run("ssh", "-V").stderr.split(",")[0]
-    note(f"Debian's own sshd runs, unpatched: {version}")
-    return daemon, sshd
+    return daemon, start_sshd(world)
 
 
 def attack(world, daemon, attacker):
-    say("hydra attacks from the other namespace; each failure is reported by PAM and counted")
+    say("hydra attacks from the other namespace; each failure is reported by "
+        f"{'sshd' if patched() else 'PAM'} and counted")
     show("hydra -l alice -P passwords -t 1 ssh://" + attacker.host4, "")
     process = stock.hydra(world, attacker, attacker.host4, user="alice", tasks=1)
     watch_counting(daemon, attacker)
@@ -144,6 +196,8 @@ def test_demo(world):
 
 
 def main():
+    if PATCHED not in os.environ:
+        find_patched()
     harness.enter()
     result, text = harness.run_one("demo", test_demo)
     if result != "ok":

@@ -2,7 +2,10 @@
 
 import concurrent.futures
 import os
+import re
+import shutil
 import signal
+import subprocess
 
 import built
 import harness
@@ -14,10 +17,24 @@ from recorder import Recorder
 RULE = "[local]\n22 stream tcp * * {nfail} 10m\n"
 
 
-def sigsys():
-    """How often the kernel says that it killed an sshd for a system call."""
+def kernel_log():
+    """What the kernel says about an sshd that it killed for a system call; None: we may not read it."""
     done = run("dmesg", check=False)
-    return sum("sig=31" in line and "sshd" in line for line in done.stdout.splitlines())
+    if done.returncode != 0:
+        return None
+    return [line for line in done.stdout.splitlines() if "sig=31" in line and "sshd" in line]
+
+
+def not_killed(sshd, before):
+    """No sandboxed process of that sshd was killed for a system call: by its monitor's word, and by the
+    kernel's, where it can be had. before: what the kernel had said at the start."""
+    lines = [line for line in sshd.text().splitlines() if re.search(r"by signal (31|SYS)", line)]
+    assert not lines, lines
+    if before is None:
+        print("     SKIP in part: the kernel log may not be read here; sshd's own was", flush=True)
+    else:
+        new = [line for line in kernel_log() if line not in before]
+        assert not new, new
 
 
 def check(reports, client):
@@ -29,9 +46,12 @@ def check(reports, client):
 
 
 def behave(recorder, client, sshd, pam):
-    """One client of each kind; exactly its reports."""
+    """One client of each kind; exactly its reports. Returns them."""
+    reports = []
+
     def expect(*actions):
-        check(recorder.expect(client.address, list(actions)), client)
+        reports.extend(recorder.expect(client.address, list(actions)))
+        check(reports, client)
 
     assert not client.ssh()
     expect("FAIL")
@@ -64,19 +84,21 @@ def behave(recorder, client, sshd, pam):
     expect("FAIL")
     client.garbage(b"SSH-1.5-old\r\n")
     expect("FAIL")
+    return reports
 
 
 def each_behaviour(world, version, pam):
     recorder = Recorder()
-    before = sigsys()
+    before = kernel_log()
     sshd = servers.Sshd(world, version, pam=pam, tries=3)
     clients = [servers.Client(world, f"client{int(six)}", six) for six in (False, True)]
     with concurrent.futures.ThreadPoolExecutor() as pool:  # PAM makes each failure wait
         for done in [pool.submit(behave, recorder, client, sshd, pam) for client in clients]:
-            done.result()
+            # Who waits for the client's next try is there to be looked at.
+            assert any(report.seccomp == 0 for report in done.result())
     sshd.stop()
     assert not recorder.reports, recorder.reports
-    assert sigsys() == before, "a sandboxed process was killed for a system call"
+    not_killed(sshd, before)
 
 
 def grace(world, version):
@@ -155,24 +177,30 @@ def from_inetd(world, version):
     assert not recorder.reports, recorder.reports
 
 
-def attack(world, version, pam):
-    """hydra ends in the firewall, over IPv4 and IPv6, and others are served."""
-    daemon = world.daemon(RULE.format(nfail=4), "-v")
-    sshd = servers.Sshd(world, version, pam=pam)
-    friend = servers.Client(world, "friend")
+def activated(world, version):
+    """A socket of systemd with Accept=yes: an sshd for each connection, which systemd hands to it. (One
+    that is handed the listening socket, Accept=no, is Debian's own extension, not upstream's.)"""
+    if not shutil.which("systemd-socket-activate"):
+        raise harness.Skip("systemd-socket-activate is not installed (package systemd)")
+    recorder = Recorder()
+    sshd = servers.Sshd(world, version, listen=False)
+    environment = [f"--setenv={name}={value}" for name, value in built.environment().items()
+                   if name in ("LD_LIBRARY_PATH", "PATH")]
+    activator = subprocess.Popen(
+        ["systemd-socket-activate", "--listen=22", "--accept", "--inetd", *environment, *sshd.command,
+         "-i"], stdin=subprocess.DEVNULL, stdout=sshd.log, stderr=sshd.log)
+    sshd.process = activator
+    wait_for(sshd.listens, what="the socket")
+    client = servers.Client(world, "client")
     for six in (False, True):
-        friend.use(six)
-        attacker = servers.Client(world, f"attacker{int(six)}", six)
-        process = stock.hydra(world, attacker.host, attacker.target, user="alice")
-        world.wait_element(attacker.address, 90)
-        wait_for(lambda: world.element(attacker.address)["packets"] > 0, 60, "dropped packets")
-        process.kill()
-        process.wait()
-        row = daemon.row(attacker.address)
-        assert row["state"] == "blocked" and row["port"] == 22 and row["count"] >= 4, row
-        assert friend.log_in(), (friend.said, sshd.text())
-        assert not attacker.ssh(answer=stock.PASSWORD, patience=2)
-    assert not any(daemon.status()["refused"].values()), daemon.status()
+        client.use(six)
+        assert not client.ssh(user="nosuch"), sshd.text()
+        check(recorder.expect(client.address, ["BAD_USER"]), client)
+        assert client.log_in(), (client.said, sshd.text())
+        check(recorder.expect(client.address, ["OK"]), client)
+        client.garbage()
+        check(recorder.expect(client.address, ["FAIL"]), client)
+    assert not recorder.reports, recorder.reports
     sshd.stop()
 
 
@@ -248,11 +276,10 @@ def define():
     """A test per version, so that each can be run and fail by itself."""
     for version in servers.VERSIONS:
         short = version.replace("openssh-", "").replace(".", "_")
-        for function in (each_behaviour, attack):
-            for pam in ("yes", "no"):
-                globals()[f"test_{function.__name__}_{short}_pam_{pam}"] = (
-                    lambda world, f=function, v=version, p=pam: f(world, v, p))
-        for function in (grace, crash, from_inetd, counted, without_egressd):
+        for pam in ("yes", "no"):
+            globals()[f"test_each_behaviour_{short}_pam_{pam}"] = (
+                lambda world, v=version, p=pam: each_behaviour(world, v, p))
+        for function in (grace, crash, from_inetd, activated, counted, without_egressd):
             globals()[f"test_{function.__name__}_{short}"] = (
                 lambda world, f=function, v=version: f(world, v))
 

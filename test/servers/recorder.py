@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 
-from programs import ABUSIVE, BAD_USER, FAIL, OK, wait_for
+from programs import ABUSIVE, BAD_USER, FAIL, OK, VERIFIED, wait_for
 
 NAMES = {OK: "OK", FAIL: "FAIL", ABUSIVE: "ABUSIVE", BAD_USER: "BAD_USER"}
 HEAD = struct.Struct("=IHHIHH16sIHH")  # lib/wire.h
@@ -19,7 +19,9 @@ MAGIC = 0x31524745
 
 # action by name; remote and local are (address, port); listening: the fd was a listening socket;
 # seccomp: the reporter's mode of /proc/PID/status, None where it was gone already
-Report = collections.namedtuple("Report", "action remote local listening uid pid seccomp message")
+# verified: the reporter vouches for the source of a datagram
+Report = collections.namedtuple(
+    "Report", "action remote local listening uid pid seccomp message verified")
 
 
 def unmapped(address):
@@ -74,8 +76,9 @@ class Recorder:
                 listening = bool(peer.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
                 if not listening:
                     remote = self.peer(peer) or remote
-        return Report(NAMES[action], remote, local, listening, uid, pid, seccomp,
-                      data[HEAD.size:HEAD.size + said].decode(errors="replace"))
+        return Report(NAMES[action & ~VERIFIED], remote, local, listening, uid, pid, seccomp,
+                      data[HEAD.size:HEAD.size + said].decode(errors="replace"),
+                      bool(action & VERIFIED))
 
     @staticmethod
     def peer(connected):
@@ -95,7 +98,8 @@ class Recorder:
 
     def of(self, address):
         with self.lock:
-            return [report for report in self.reports if report.remote[0] == address]
+            return [report for report in self.reports
+                    if report.remote and report.remote[0] == address]
 
     def expect(self, address, actions, timeout=30):
         """Waits for exactly these actions of that address, forgets them and returns the reports."""

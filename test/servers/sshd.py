@@ -13,7 +13,7 @@ import stock
 from harness import run, wait_for
 
 VERSIONS = ("openssh-9.2p1", "openssh-10.0p1")
-CONF = """Port 22
+CONF = """Port {port}
 HostKey /etc/ssh/test_host_key
 PidFile none
 UseDNS no
@@ -31,11 +31,12 @@ LogLevel VERBOSE
 class Sshd(stock.Sshd):
     """sshd of that version, in the foreground, in a Debian of which nothing stays behind."""
 
-    def __init__(self, world, version, pam="yes", tries=6, grace=120, listen=True):
+    def __init__(self, world, version, pam="yes", tries=6, grace=120, listen=True, port=22,
+                 directory=None):
         for program in ("ssh", "sshpass", "ssh-keygen", "useradd"):
             if not shutil.which(program):
                 raise harness.Skip(f"{program} is not installed (test/deps installs it)")
-        self.directory = built.path(version)
+        self.directory = directory or built.path(version)
         if pam == "yes" and not os.path.exists("/etc/pam.d/sshd"):
             raise harness.Skip("there is no PAM service sshd (test/deps installs openssh-server)")
         self.modern = version != "openssh-9.2p1"
@@ -45,8 +46,9 @@ class Sshd(stock.Sshd):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/test_host_key")
         os.makedirs("/run/sshd", exist_ok=True)
         more = "PerSourcePenalties no" if self.modern else ""  # egress is what blocks here
+        self.port = port
         self.conf = world.write(f"sshd_config.{world.counter()}", CONF.format(
-            pam=pam, tries=tries, grace=grace, more=more))
+            port=port, pam=pam, tries=tries, grace=grace, more=more))
         self.command = [os.path.join(self.directory, "sshd"), "-f", self.conf, "-e"]
         self.log_path = world.path(f"sshd.{world.counter()}.log")
         self.log = open(self.log_path, "ab")
@@ -56,6 +58,11 @@ class Sshd(stock.Sshd):
                                             stdout=self.log, stderr=self.log,
                                             env=built.environment())
             wait_for(self.listens, what="sshd to listen")
+
+    def listens(self):
+        if self.process.poll() is not None:
+            raise harness.Failure(f"sshd ended: {self.text()}")
+        return f":{self.port} " in run("ss", "-Hltn").stdout
 
     def serve(self, connection):
         """One connection as inetd would hand it over; the process."""
@@ -99,8 +106,9 @@ def inetd(sshd, port=22):
 class Client:
     """ssh on another host. `six` chooses the family."""
 
-    def __init__(self, world, name, six=False):
+    def __init__(self, world, name, six=False, port=22):
         self.world = world
+        self.port = port
         self.host = world.host(name)
         self.use(six)
         self.askpass = world.write(f"askpass-{name}", '#!/bin/sh\n'
@@ -117,7 +125,7 @@ class Client:
         it never answers the second."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.askpass + ".used")
-        command = ["ssh", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o",
+        command = ["ssh", "-F", "/dev/null", "-p", str(self.port), "-o", "StrictHostKeyChecking=no", "-o",
                    "UserKnownHostsFile=/dev/null", "-o", f"ConnectTimeout={patience}", "-o",
                    "LogLevel=ERROR", "-o", f"PreferredAuthentications={methods}", "-o",
                    f"NumberOfPasswordPrompts={tries}", "-o", "IdentitiesOnly=yes"]
@@ -152,7 +160,7 @@ class Client:
     def connect(self):
         """A bare connection."""
         with self.host.entered():
-            return socket.create_connection((self.target, 22), timeout=60)
+            return socket.create_connection((self.target, self.port), timeout=60)
 
     def garbage(self, text=b"GET / HTTP/1.0\r\n\r\n"):
         """Says something else than SSH; returns when the server has hung up."""
