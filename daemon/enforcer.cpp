@@ -89,7 +89,7 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done) {
         after_done_ = std::move(done);
         return;
     }
-    const bool wanted = !policy.egress.empty() || options_.monitor;
+    const bool wanted = !policy.egress.empty();
     if (!loader_ && !wanted && !pinned(options_.pins)) {
         if (done) {
             done({});

@@ -83,18 +83,29 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     std::unique_ptr<Loader> loader(new Loader(options));
     // New processes first, then those that were there: none is missed, and what a hook has seen is
     // never overwritten.
+    const bool adopted = access(pin_of(options.pins, "config").c_str(), F_OK) == 0;
     auto done = loader->load();
+    if (!done) {
+        return std::unexpected(done.error());
+    }
     const auto& programs = loader->kernel_->skeleton->progs;
     done = done ? loader->walk_processes(programs.egress_host) : done;
     done = done ? loader->attach() : done;
     done = done ? loader->walk_processes(programs.egress_sweep) : done;
     if (!done) {
+        if (!adopted) {
+            (void)remove_pins(options.pins); // half of it would guard nobody
+        }
         return std::unexpected(done.error());
     }
     return loader;
 }
 
 Result<> Loader::load() {
+    if (access(options_.cgroup.c_str(), R_OK) != 0) {
+        return fail_errno("cannot open the cgroup \"" + options_.cgroup +
+                          "\" (-G names another; a cgroup2 hierarchy has to be mounted)");
+    }
     if (mkdir(options_.pins.c_str(), 0700) < 0 && errno != EEXIST) {
         return fail_errno("cannot make " + options_.pins +
                           " (is a bpf file system mounted there?)");

@@ -26,9 +26,6 @@ constexpr std::array<SectionName, 5> sections = {{{"local", Section::local},
                                                   {"trusted", Section::trusted},
                                                   {"settings", Section::settings},
                                                   {"egress", Section::egress}}};
-/// Of a line that says what this version cannot do. As long as [egress] is not enforced at all, it
-/// may stand there.
-constexpr auto not_yet_severity = Diagnostic::Severity::warning;
 constexpr std::uint64_t least_rows = 100;
 constexpr std::uint64_t most_rows = 100000000;
 
@@ -223,44 +220,29 @@ class Reading {
 
     Policy finish() {
         policy_.lists = lists_.take();
-        warn_unenforced();
-        for (const auto& rule : policy_.egress) {
-            tell(rule.place, not_yet(rule));
-        }
-        for (const auto& list : policy_.lists) {
-            tell({list->file, 0, 0}, not_yet(*list));
-        }
         return std::move(policy_);
     }
 
   private:
-    /// A rule that looks as if it protected must not go without a word.
-    void warn_unenforced() {
-        const auto lines = policy_.egress.size();
-        if (lines > 0) {
-            diagnostics_.warn(
-                policy_.egress[0].place,
-                fmt::format("{} [egress] line{} checked but not enforced by this version", lines,
-                            lines == 1 ? " is" : "s are"));
-        }
-    }
-
-    void tell(const Place& place, std::string reason) {
-        if (reason.empty()) {
-            return;
-        }
-        if (not_yet_severity == Diagnostic::Severity::error) {
-            diagnostics_.error(place, std::move(reason));
-        } else {
-            diagnostics_.warn(place, std::move(reason));
-        }
-    }
-
     Policy policy_;
     Diagnostics diagnostics_;
     LocalNames names_;
     Lists lists_;
 };
+
+/// A rule that looks as if it protected must not stand there without doing so.
+void refuse_not_yet(const Policy& policy, Diagnostics& out) {
+    for (const auto& rule : policy.egress) {
+        if (auto reason = not_yet(rule); !reason.empty()) {
+            out.error(rule.place, std::move(reason), "this version cannot enforce the line");
+        }
+    }
+    for (const auto& list : policy.lists) {
+        if (auto reason = not_yet(*list); !reason.empty()) {
+            out.error({list->file, 0, 0}, std::move(reason), "addresses and prefixes can stand there");
+        }
+    }
+}
 
 /// Diagnostics of check() come after those of reading; back into the order of the text.
 void order(std::vector<Diagnostic>& list, const std::vector<std::string>& files) {
@@ -307,6 +289,7 @@ Parsed parse_files(const std::string& file, const std::string& directory, Source
         }
     }
     out.policy = reading.finish();
+    refuse_not_yet(out.policy, diagnostics);
     for (auto& warning : check(out.policy, sources)) {
         diagnostics.warn(warning.place, warning.text, warning.hint);
     }

@@ -96,6 +96,8 @@ class World:
         mount("tmpfs", "/run")
         for path in ("/run/egress", self.scratch, DATABASE):
             os.mkdir(path, 0o755)
+        if os.path.isdir("/sys/fs/bpf"):
+            mount("tmpfs", "/sys/fs/bpf")  # nothing is pinned in the machine's own
         self.ip("link", "set", "lo", "up")
         self.ip("addr", "add", "10.66.0.1/32", "dev", "lo")
         self.ip("addr", "add", "fd66::1/128", "dev", "lo", "nodad")

@@ -155,6 +155,8 @@ class Daemon:
         helper = helper or artefact("helper/egress-helper")
         command = [*wrapper, artefact("daemon/egressd"), "-d", "-c", self.conf, "-C", helper,
                    "-D", self.database, "-s", self.socket, "-S", self.control, *options]
+        if "-G" not in options:  # never the machine's own cgroups
+            command += ["-G", "/run/egress/no-cgroup"]
         self.log_file = open(self.log_path, "wb")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log_file,
                                         stderr=self.log_file, pass_fds=pass_fds,

@@ -81,6 +81,20 @@ TEST_CASE("a huge file is refused without reading all of it") {
     CHECK(parsed.diagnostics.size() == 1);
 }
 
+TEST_CASE("files with lines that cannot be enforced yet are refused, each by its place") {
+    const Scratch scratch;
+    const auto main = scratch.write("main.conf", "[egress]\n"
+                                                 "10.0.0.1 * * * * deny\n"
+                                                 "a.example * * * * deny\n"
+                                                 "10.0.0.2 * * * * deny trap\n");
+    const auto parsed = parse_files(main, "");
+    CHECK_FALSE(parsed.ok());
+    CHECK(scratch.said(parsed) ==
+          "main.conf:3:1: destinations by name are not there yet; "
+          "this version cannot enforce the line\n"
+          "main.conf:4:1: the option trap is not there yet; this version cannot enforce the line\n");
+}
+
 TEST_CASE("warnings of check() stand among the others in the order of the text") {
     const Scratch scratch;
     const auto main = scratch.write("main.conf", "22 * * * * 3 1h\n"
@@ -95,8 +109,6 @@ TEST_CASE("warnings of check() stand among the others in the order of the text")
         "main.conf:2:1: warning: the line never decides; main.conf:1:1 matches the same "
         "and comes first\n"
         "main.conf:3:12: nfail 'x' is not a number\n"
-        "main.conf:5:1: warning: 2 [egress] lines are checked but not enforced by this "
-        "version\n"
         "d/a.conf:1:1: warning: the line never decides; "
         "main.conf:1:1 matches the same and comes first\n"
         "d/a.conf:3:1: warning: the line never decides; main.conf:5:1 matches all that it does and "

@@ -168,15 +168,6 @@ TEST_CASE("suggestions are near or not given") {
     CHECK(nearest(std::string(100000, 'l'), words) == "");
 }
 
-TEST_CASE("lines of [egress] are said not to be enforced") {
-    const auto parsed = parse_text("[egress]\n* * * * curl deny alarm\n\n* * * * * allow\n", "t");
-    REQUIRE(parsed.ok());
-    REQUIRE(parsed.policy.egress.size() == 2);
-    REQUIRE(parsed.diagnostics.size() == 1);
-    CHECK(parsed.diagnostics[0].message() ==
-          "t:2:1: warning: 2 [egress] lines are checked but not enforced by this version");
-}
-
 TEST_CASE("a [remote] line for what no [local] line serves is warned of, another is not") {
     const auto never = [](std::string_view remote) {
         return said("ssh stream tcp4 0 * 3 1h\n[remote]\n" + std::string(remote) + " = =\n")
