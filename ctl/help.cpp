@@ -156,8 +156,8 @@ std::string zsh_option(const Option& option) {
         text += fmt::format(" \\\n            '-{}[{}]{}'", option.letter, help, argument);
     }
     if (!option.name.empty()) {
-        text += fmt::format(" \\\n            '--{}{}[{}]{}'", option.name,
-                            option.argument.empty() ? "" : "=", help, argument);
+        text += fmt::format(" \\\n            '{}--{}{}[{}]{}'", option.many ? "*" : "",
+                            option.name, option.argument.empty() ? "" : "=", help, argument);
     }
     return text;
 }

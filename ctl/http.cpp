@@ -96,7 +96,7 @@ Failure transfer_failure(const Context& context, CURL* handle, CURLcode code, co
                                            at, printable(curl_easy_strerror(code)))};
 }
 
-void prepare(CURL* handle, const Context& context, const Request& request, Sink& sink) {
+void prepare(CURL* handle, const Context& context, const Request& request) {
     curl_easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, context.socket.c_str());
     curl_easy_setopt(handle, CURLOPT_URL, ("http://egressd" + request.path).c_str());
     curl_easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
@@ -106,8 +106,6 @@ void prepare(CURL* handle, const Context& context, const Request& request, Sink&
     curl_easy_setopt(handle, CURLOPT_TIMEOUT_MS, context.timeout_ms);
     curl_easy_setopt(handle, CURLOPT_CONNECTTIMEOUT_MS, context.timeout_ms);
     curl_easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, static_cast<curl_off_t>(request.limit));
-    curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take);
-    curl_easy_setopt(handle, CURLOPT_WRITEDATA, &sink);
     if (!request.body.empty()) {
         curl_easy_setopt(handle, CURLOPT_POSTFIELDSIZE_LARGE,
                          static_cast<curl_off_t>(request.body.size()));
@@ -132,29 +130,97 @@ Outcome<void> check_socket_path(const Context& context) {
     return {};
 }
 
-} // namespace
+struct Stream {
+    CURL* handle = nullptr;
+    const OnLine* on_line = nullptr;
+    std::size_t limit = 0; ///< bytes of a line, or of a refusal
+    long status = 0;
+    std::string rest; ///< the line that is not complete, or the refusal
+    bool enough = false;
+    bool overflowed = false;
+};
 
-Outcome<Reply> exchange(const Context& context, const Request& request) {
+std::size_t take_lines(char* data, std::size_t size, std::size_t count, void* to) {
+    auto& stream = *static_cast<Stream*>(to);
+    const std::size_t bytes = size * count;
+    curl_easy_getinfo(stream.handle, CURLINFO_RESPONSE_CODE, &stream.status);
+    stream.rest.append(data, bytes);
+    if (stream.status == 200) {
+        std::string_view text = stream.rest;
+        for (auto end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+            if (!(*stream.on_line)(text.substr(0, end))) {
+                stream.enough = true;
+                return 0;
+            }
+            text.remove_prefix(end + 1);
+        }
+        stream.rest.erase(0, stream.rest.size() - text.size());
+    }
+    stream.overflowed = stream.rest.size() > stream.limit;
+    return stream.overflowed ? 0 : bytes;
+}
+
+/// A handle that is ready but for what takes the answer, and the header lines, which it needs as
+/// long as it lives.
+Outcome<std::pair<Headers, Handle>> open_handle(const Context& context, const Request& request) {
     if (const auto checked = check_socket_path(context); !checked) {
         return std::unexpected(checked.error());
     }
     static const auto initialised = curl_global_init(CURL_GLOBAL_NOTHING);
-    const Handle handle(initialised == CURLE_OK ? curl_easy_init() : nullptr);
+    Handle handle(initialised == CURLE_OK ? curl_easy_init() : nullptr);
     // No "Expect: 100-continue": there is nothing to wait for on a local socket.
-    const Headers first(curl_slist_append(nullptr, "Expect:"));
+    Headers first(curl_slist_append(nullptr, "Expect:"));
     if (!handle || !first) {
         return fail(Exit::unreachable, "out of memory");
     }
     curl_slist_append(first.get(), "Content-Type: application/json");
     curl_easy_setopt(handle.get(), CURLOPT_HTTPHEADER, first.get());
-    Sink sink{{}, request.limit};
-    prepare(handle.get(), context, request, sink);
-    const auto code = curl_easy_perform(handle.get());
+    prepare(handle.get(), context, request);
+    return std::pair(std::move(first), std::move(handle));
+}
+
+} // namespace
+
+Outcome<void> follow(const Context& context, const Request& request, const OnLine& on_line) {
+    const auto opened = open_handle(context, request);
+    if (!opened) {
+        return std::unexpected(opened.error());
+    }
+    CURL* const handle = opened->second.get();
+    Stream stream{handle, &on_line, request.limit, 0, {}};
+    curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take_lines);
+    curl_easy_setopt(handle, CURLOPT_WRITEDATA, &stream);
+    curl_easy_setopt(handle, CURLOPT_TIMEOUT_MS, 0L);
+    curl_easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, curl_off_t{0});
+    const auto code = curl_easy_perform(handle);
+    if (stream.enough) {
+        return {};
+    }
     if (code != CURLE_OK) {
-        return std::unexpected(transfer_failure(context, handle.get(), code, sink));
+        return std::unexpected(
+            transfer_failure(context, handle, code, Sink{{}, request.limit, stream.overflowed}));
+    }
+    if (curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &stream.status); stream.status != 200) {
+        return std::unexpected(refusal({stream.status, stream.rest}));
+    }
+    return {};
+}
+
+Outcome<Reply> exchange(const Context& context, const Request& request) {
+    const auto opened = open_handle(context, request);
+    if (!opened) {
+        return std::unexpected(opened.error());
+    }
+    CURL* const handle = opened->second.get();
+    Sink sink{{}, request.limit};
+    curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take);
+    curl_easy_setopt(handle, CURLOPT_WRITEDATA, &sink);
+    const auto code = curl_easy_perform(handle);
+    if (code != CURLE_OK) {
+        return std::unexpected(transfer_failure(context, handle, code, sink));
     }
     Reply reply{0, std::move(sink.body)};
-    curl_easy_getinfo(handle.get(), CURLINFO_RESPONSE_CODE, &reply.status);
+    curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &reply.status);
     return reply;
 }
 

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
+#include <string_view>
 
 #include "ctl/context.h"
 #include "ctl/out.h"
@@ -26,6 +28,12 @@ struct Reply {
 
 /// Sends the request to context.socket and gives whatever was answered.
 Outcome<Reply> exchange(const Context& context, const Request& request);
+
+/// Takes one line of an answer that goes on, without its end; false: it is enough.
+using OnLine = std::function<bool(std::string_view line)>;
+/// Sends the request and hands over the lines of the answer until it ends, as long as that takes.
+/// A refusal is a failure as of refusal().
+Outcome<void> follow(const Context& context, const Request& request, const OnLine& on_line);
 
 /// What a reply of 400 or more means: 4xx is a no (403: no right), 5xx a daemon that cannot.
 Failure refusal(const Reply& reply);

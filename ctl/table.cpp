@@ -42,6 +42,28 @@ constexpr Option unblock_options[] = {
     {'\0', "proto", "protocol", "only blocks of this protocol"},
 };
 
+constexpr Option watch_options[] = {
+    {'\0', "action", "action", "only BLOCKED, ALLOWED or MONITOR", Kind::word, true},
+    {'\0', "exe", "path", "only of this program", Kind::file, true},
+    {'\0', "uid", "user", "only of this user, a name or a number", Kind::word, true},
+    {'\0', "addr", "prefix", "only to this address or network, as ADDR[/LEN]", Kind::word, true},
+};
+
+constexpr Option explain_options[] = {
+    {'\0', "pid", "pid", "a process that runs"},
+    {'\0', "exe", "path", "a program that might", Kind::file},
+    {'\0', "command", "name", "its command name, else the last part of the path"},
+    {'\0', "parent", "path", "program that forked it; again: that one's, and so on", Kind::file,
+     true},
+    {'\0', "uid", "user", "its user, a name or a number; with --exe else root"},
+    {'\0', "gid", "group", "its group; else the user's"},
+    {'\0', "cgroup", "path", "its cgroup, below the root of them"},
+    {'\0', "container", "", "it is in a container"},
+    {'\0', "host", "", "it is on the host"},
+    {'\0', "type", "type", "stream, dgram or raw; else what the protocol has"},
+    {'\0', "proto", "protocol", "tcp, udp or a number; else what the type has"},
+};
+
 constexpr std::span<const Option> none{};
 constexpr std::string_view target = "ADDR[/LEN][:PORT]";
 
@@ -54,6 +76,9 @@ constexpr Command all_commands[] = {
      Kind::file},
     {"block", target, "block an address by hand", block_options, run_block},
     {"unblock", target, "lift the blocks of an address", unblock_options, run_unblock},
+    {"watch", "", "show what the kernel half sees, as it comes", watch_options, run_watch},
+    {"explain", "DEST[:PORT]", "tell which line of [egress] decides, and why", explain_options,
+     run_explain},
     {"detach", "", "take the kernel half of egress out of the kernel", none, run_detach},
     {"rules", "", "print the rules that are in force", none, run_rules},
     {"metrics", "", "print the daemon's counters in Prometheus form", none, run_metrics},
@@ -197,7 +222,9 @@ class Reader {
         if (!value && next_ == words_.size()) {
             return usage(fmt::format("'{}' needs a value: {}", option.text(), option.help));
         }
-        line_.arguments.values[option.key()] = value ? *value : words_[next_++];
+        const auto& given = value ? *value : words_[next_++];
+        line_.arguments.values[option.key()] = given;
+        line_.arguments.all[option.key()].push_back(given);
         return {};
     }
 
@@ -271,7 +298,8 @@ std::string Command::synopsis() const {
         } else if (option.argument.empty()) {
             others += fmt::format(" [{}]", option.text());
         } else {
-            others += fmt::format(" [{} {}]", option.text(), option.argument);
+            others +=
+                fmt::format(" [{} {}]{}", option.text(), option.argument, option.many ? "..." : "");
         }
     }
     auto text = std::string(name);

@@ -20,6 +20,7 @@ struct Option {
     std::string_view argument; ///< placeholder of its argument; empty: a flag
     std::string_view help;
     Kind kind = Kind::word;
+    bool many = false; ///< may be given several times
 
     /// What Arguments are keyed by: the long name, or the letter where there is none.
     std::string key() const { return name.empty() ? std::string(1, letter) : std::string(name); }
@@ -29,12 +30,18 @@ struct Option {
 /// A command line that was checked against the table.
 struct Arguments {
     std::map<std::string, std::string, std::less<>> values; ///< by Option::key(); flags hold ""
+    std::map<std::string, std::vector<std::string>, std::less<>> all; ///< in the order given
     std::vector<std::string> operands;
 
     bool has(std::string_view key) const { return values.find(key) != values.end(); }
     const std::string* value(std::string_view key) const {
         const auto found = values.find(key);
         return found == values.end() ? nullptr : &found->second;
+    }
+    /// Every value of an option that may be given several times.
+    std::span<const std::string> each(std::string_view key) const {
+        const auto found = all.find(key);
+        return found == all.end() ? std::span<const std::string>() : found->second;
     }
 };
 

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <vector>
 
 #include <fmt/format.h>
+#include <grp.h>
 #include <netdb.h>
+#include <pwd.h>
 
 #include "ctl/out.h"
 #include "daemon/policy/rule.h"
@@ -188,6 +191,40 @@ Outcome<std::string> parse_reason(std::string_view text) {
         return wrong("a reason", text, "use printable UTF-8 text on one line");
     }
     return std::string(text);
+}
+
+Outcome<User> parse_user(std::string_view text) {
+    constexpr std::uint32_t most = 0xfffffffe; // the last one means "none"
+    const auto number = whole_number<std::uint32_t>(text, most);
+    const std::string name(text);
+    std::vector<char> buffer(16384);
+    passwd entry{};
+    passwd* found = nullptr;
+    if (number) {
+        getpwuid_r(*number, &entry, buffer.data(), buffer.size(), &found);
+    } else if (!name.empty()) {
+        getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
+    }
+    if (found == nullptr && !number) {
+        return wrong("a user", text, "write a name that this system knows, or a number");
+    }
+    return found == nullptr ? User{*number, std::nullopt} : User{found->pw_uid, found->pw_gid};
+}
+
+Outcome<std::uint32_t> parse_group(std::string_view text) {
+    constexpr std::uint32_t most = 0xfffffffe;
+    if (const auto number = whole_number<std::uint32_t>(text, most)) {
+        return *number;
+    }
+    const std::string name(text);
+    std::vector<char> buffer(65536);
+    group entry{};
+    group* found = nullptr;
+    getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
+    if (name.empty() || found == nullptr) {
+        return wrong("a group", text, "write a name that this system knows, or a number");
+    }
+    return found->gr_gid;
 }
 
 Outcome<std::string> parse_protocol(std::string_view text) {

@@ -27,6 +27,14 @@ Outcome<Seconds> parse_time(std::string_view text);
 Outcome<std::string> parse_name(std::string_view text);
 /// Up to 256 bytes of printable UTF-8.
 Outcome<std::string> parse_reason(std::string_view text);
+struct User {
+    std::uint32_t uid = 0;
+    std::optional<std::uint32_t> gid; ///< primary group; nothing: the system does not know the user
+};
+/// A user's name or number.
+Outcome<User> parse_user(std::string_view text);
+/// A group's name or number.
+Outcome<std::uint32_t> parse_group(std::string_view text);
 /// A protocol's name or number, in the API's form: "tcp", "udp", "132"; "" for "*".
 Outcome<std::string> parse_protocol(std::string_view text);
 /// Whole or decimal seconds, more than 0 and at most a day, in milliseconds.

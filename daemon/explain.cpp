@@ -46,7 +46,8 @@ class Fields {
         return static_cast<T>(found->get<std::uint64_t>());
     }
     std::string text(const char* key, bool is_path) {
-        return checked(key, body_.find(key), is_path);
+        const auto found = body_.find(key);
+        return found == body_.end() ? std::string() : checked(key, *found, is_path);
     }
     std::vector<std::string> paths(const char* key, std::size_t most) {
         std::vector<std::string> out;
@@ -58,7 +59,7 @@ class Fields {
             wrong(key, fmt::format("is not a list of at most {}", most));
             return out;
         }
-        for (auto each = found->begin(); each != found->end(); ++each) {
+        for (const auto& each : *found) {
             out.push_back(checked(key, each, true));
         }
         return out;
@@ -82,15 +83,12 @@ class Fields {
     const std::string& error() const { return error_; }
 
   private:
-    std::string checked(const char* key, json::const_iterator found, bool is_path) {
-        if (found == body_.end()) {
-            return {};
-        }
-        if (!found->is_string()) {
+    std::string checked(const char* key, const json& value, bool is_path) {
+        if (!value.is_string()) {
             wrong(key, "is not a text");
             return {};
         }
-        const auto& text = found->get_ref<const std::string&>();
+        const auto& text = value.get_ref<const std::string&>();
         if (text.size() > most_path || text.find('\0') != std::string::npos ||
             (is_path && !text.starts_with('/'))) {
             wrong(key, is_path ? "is no absolute path" : "is too long");

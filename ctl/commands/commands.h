@@ -10,6 +10,7 @@ Exit run_check(const Context& context, const Arguments& arguments);
 Exit run_completion(const Context& context, const Arguments& arguments);
 Exit run_detach(const Context& context, const Arguments& arguments);
 Exit run_dump(const Context& context, const Arguments& arguments);
+Exit run_explain(const Context& context, const Arguments& arguments);
 Exit run_help(const Context& context, const Arguments& arguments);
 Exit run_metrics(const Context& context, const Arguments& arguments);
 Exit run_reload(const Context& context, const Arguments& arguments);
@@ -17,5 +18,6 @@ Exit run_rules(const Context& context, const Arguments& arguments);
 Exit run_status(const Context& context, const Arguments& arguments);
 Exit run_unblock(const Context& context, const Arguments& arguments);
 Exit run_version(const Context& context, const Arguments& arguments);
+Exit run_watch(const Context& context, const Arguments& arguments);
 
 } // namespace egress::ctl

@@ -68,6 +68,26 @@ std::string first_line(const Json& status) {
     return text + (true_at(status, "monitor") ? ", MONITOR: blocks nothing" : ", enforcing");
 }
 
+/// What of [egress] is not as the rules say.
+void tell_egress_troubles(const Page& page, const Json& status) {
+    const auto& egress = part(status, "egress");
+    const auto wanted = number_at(part(status, "rules"), "egress").value_or(0);
+    const auto state = text_at(egress, "state");
+    if (state == "not enforced" || (state == "detached" && wanted > 0)) {
+        page.line("NOT ENFORCED", fmt::format("{} rules of [egress]: {}", wanted, state));
+    }
+    if (const auto broken = number_at(egress, "broken").value_or(0); broken > 0) {
+        page.line("NOT ENFORCED", fmt::format("{} looks found no whole tables and passed", broken));
+    }
+    const auto& hooks = part(egress, "hooks");
+    for (const auto& [hook, how] : hooks.items()) {
+        if (hooks.is_object() && how.is_string() && how != "attached") {
+            page.line("NOT ATTACHED", fmt::format("{}: {}", printable(hook),
+                                                  printable(how.get_ref<const std::string&>())));
+        }
+    }
+}
+
 /// What is wrong now, each with the part that it hurts.
 void tell_troubles(const Page& page, const Json& status) {
     const auto waiting = number_at(status, "not_in_force").value_or(0);
@@ -76,7 +96,8 @@ void tell_troubles(const Page& page, const Json& status) {
                                               "confirmed",
                                               waiting));
     }
-    for (const auto* const name : {"helper", "store", "rules"}) {
+    tell_egress_troubles(page, status);
+    for (const auto* const name : {"helper", "store", "rules", "egress"}) {
         const auto error = text_at(part(status, name), "last_error");
         if (!error.empty()) {
             page.line("LAST ERROR", fmt::format("{}: {}", name, error));
@@ -131,6 +152,37 @@ void tell_rules(const Page& page, const Json& rules) {
     }
 }
 
+void tell_egress(const Page& page, const Json& egress) {
+    auto text = text_at(egress, "state");
+    if (text.empty() || text == "off") {
+        page.line("egress", text);
+        return;
+    }
+    const auto more = counts(egress, {{"rules", "rules"}, {"prefixes", "prefixes"}});
+    text += more.empty() ? "" : ", " + more;
+    if (const auto generation = number_at(egress, "generation").value_or(0); generation > 0) {
+        text += fmt::format(", generation {}", generation);
+    }
+    page.line("egress", text);
+    page.line(
+        "  events",
+        counts(part(egress, "events"),
+               {{"made", "made"}, {"read", "read"}, {"lost", "lost"}, {"watchers", "watchers"}}));
+    page.line("  looks", tally(part(egress, "looks")));
+    if (const auto lost = number_at(egress, "processes_lost").value_or(0); lost > 0) {
+        page.line("  processes", fmt::format("{} found no room in the table", lost));
+    }
+    std::string uncovered;
+    if (const auto& kinds = part(egress, "not_covered"); kinds.is_array()) {
+        for (const auto& kind : kinds) {
+            uncovered += kind.is_string() ? (uncovered.empty() ? "" : ", ") +
+                                                printable(kind.get_ref<const std::string&>())
+                                          : "";
+        }
+    }
+    page.line("  not covered", uncovered);
+}
+
 void tell_refused(const Page& page, const Json& refused) {
     if (!refused.is_object()) {
         return;
@@ -174,6 +226,7 @@ Exit run_status(const Context& context, const Arguments&) {
                                                        {"commits", "commits"},
                                                        {"failures", "failures"}})));
     tell_rules(page, part(*status, "rules"));
+    tell_egress(page, part(*status, "egress"));
     page.line("reports", tally(part(*status, "reports")));
     tell_refused(page, part(*status, "refused"));
     tell_users(page, part(*status, "users"));

@@ -1,6 +1,8 @@
 // Commands that ask the daemon, against servers that behave and servers that do not.
 #include "test/unit/ctl_test.h"
 
+#include <algorithm>
+
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -90,6 +92,83 @@ TEST_CASE("status: troubles above, every kind by name") {
     const auto json = run_words({"status", "--json"}, server.path());
     CHECK(Json::parse(json.out) == Json::parse(whole_status));
     CHECK(!has(json.out, "\x1b"));
+}
+
+TEST_CASE("status: the kernel half") {
+    const FakeServer server(FakeServer::says(200, R"({"rules":{"egress":2},"egress":{
+"state":"not enforced","rules":2,"prefixes":9,"generation":4,"last_error":"no \u001b memory",
+"hooks":{"egress_connect4":"attached","egress_fork":"Invalid\u0007 argument"},
+"events":{"made":7,"read":6,"lost":1,"watchers":0},"looks":{"connect4":3},"processes_lost":5,
+"broken":8,"not_covered":["AF_PACKET sockets","vsock"]}})"));
+    const auto ran = run_words({"status"}, server.path());
+    CHECK(ran.status == 0);
+    CAPTURE(ran.out);
+    for (const auto* const part :
+         {"NOT ENFORCED  2 rules of [egress]: not enforced\n", "NOT ENFORCED  8 looks",
+          "NOT ATTACHED  egress_fork: Invalid\\x07 argument\n", "egress: no \\x1b memory\n",
+          "egress        not enforced, 2 rules, 9 prefixes, generation 4\n",
+          "  events      7 made, 6 read, 1 lost, 0 watchers\n", "  looks       3 connect4\n",
+          "  processes   5 found no room", "  not covered AF_PACKET sockets, vsock\n"}) {
+        CHECK(has(ran.out, part));
+    }
+    CHECK(!has(ran.out, "egress_connect4"));
+    const FakeServer off(FakeServer::says(200, R"({"egress":{"state":"off","hooks":[1]}})"));
+    CHECK(has(run_words({"status"}, off.path()).out, "egress        off\n"));
+}
+
+TEST_CASE("explain: what is asked, what is told, what is wrong") {
+    const FakeServer server(FakeServer::says(200, R"({"action":"BLOCKED","verdict":"deny",
+"rule":"f:4:1","text":"10.0.0.1 * * * * deny","generation":3,
+"dimensions":{"destination":true,"port":true},
+"process":{"exe":"/bin/x\u001b","comm":"x","uid":5,"gid":6,"container":true,"cgroup":"/c",
+"ancestors":["/bin/sh","/sbin/init"]},
+"earlier":[{"rule":"f:3:1","text":"* tcp","because":["port","user"]}],"earlier_left_off":7})"));
+    const auto ran = run_words({"explain", "--exe", "/bin/x", "--parent", "/bin/sh", "--parent",
+                                "/sbin/init", "--uid", "5", "--gid", "6", "--proto", "udp",
+                                "--type", "dgram", "--cgroup", "/c", "--container", "10.0.0.1:53"},
+                               server.path());
+    CHECK(ran.status == 0);
+    CHECK(server.request().starts_with("POST /v1/explain HTTP/1.1\r\n"));
+    auto asked = Json::parse(server.body());
+    CHECK(asked["parents"] == Json::parse(R"(["/bin/sh","/sbin/init"])"));
+    CHECK(asked["uid"] == 5);
+    CHECK(asked["gid"] == 6);
+    CHECK(asked["protocol"] == 17);
+    CHECK(asked["port"] == 53);
+    CHECK(asked["container"] == true);
+    CHECK(ran.out == "BLOCKED: f:4:1: 10.0.0.1 * * * * deny\n"
+                     "process   /bin/x\\x1b, command x, uid 5, gid 6, in a container, cgroup /c\n"
+                     "forked by /bin/sh, /sbin/init\n"
+                     "holds     destination, port\n"
+                     "not       f:3:1: * tcp (fails: port, user)\n"
+                     "not       7 more lines\n");
+    CHECK(Json::parse(run_words({"explain", "--json", "--exe", "/x", "::1"}, server.path())
+                          .out)["generation"] == 3);
+    CHECK(
+        run_words({"explain", "--pid", std::to_string(::getpid()), "::1"}, server.path()).status ==
+        0);
+    asked = Json::parse(server.body());
+    CHECK(asked["pid"] == ::getpid());
+    CHECK(asked["uid"] == ::getuid());
+    CHECK(asked.contains("started"));
+    for (const auto& wrong : std::vector<std::vector<std::string>>{
+             {"explain", "::1"},
+             {"explain", "--exe", "/x"},
+             {"explain", "--exe", "/x", "--pid", "1", "::1"},
+             {"explain", "--pid", "x", "::1"},
+             {"explain", "--pid", "1", "--parent", "/x", "::1"},
+             {"explain", "--exe", "/x", "10.0.0.0/8"},
+             {"explain", "--exe", "/x", "--type", "none", "::1"},
+             {"explain", "--exe", "/x", "--proto", "none", "::1"},
+             {"explain", "--exe", "/x", "--uid", "no-such", "::1"},
+             {"explain", "--exe", "/x", "--gid", "no-such", "::1"},
+             {"explain", "--exe", "/x", "--host", "--container", "::1"}}) {
+        CHECK(run_words(wrong, server.path()).status == 2);
+    }
+    CHECK(run_words({"explain", "--pid", "2147483647", "::1"}, server.path()).status == 1);
+    const FakeServer none(FakeServer::says(409, R"({"error":"no rules"})"));
+    CHECK(run_words({"explain", "--exe", "/x", "::1"}, none.path()).status == 1);
+    CHECK(run_words({"explain", "--exe", "/x", "::1"}).status == 3);
 }
 
 TEST_CASE("status: fields that are absent or of another type cost only themselves") {
@@ -315,4 +394,92 @@ TEST_CASE("detach: by the daemon, by hand, not by hand under a daemon") {
     CHECK(std::filesystem::is_empty(pins.path()));
     CHECK(detach().out == "nothing was attached\n");
     CHECK(run_words({"detach"}).out == "nothing was attached\n"); // not even a directory
+}
+
+namespace {
+
+/// Lines as the daemon sends them, in chunks that do not care where a line ends.
+FakeServer::Answer feeds(const std::string& text) {
+    return [text](int fd, const std::string&) {
+        FakeServer::send(fd, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for (std::size_t at = 0; at < text.size(); at += 100) {
+            const auto part = text.substr(at, 100);
+            FakeServer::send(fd, fmt::format("{:x}\r\n{}\r\n", part.size(), part));
+        }
+        FakeServer::send(fd, "0\r\n\r\n");
+    };
+}
+
+constexpr const char* events =
+    R"({"time":"2026-11-22T12:00:00.123Z","action":"BLOCKED","protocol":"tcp","type":"stream",)"
+    R"("addr":"192.0.2.1","port":80,"exe":"/usr/bin/cu\u001b[2Jrl","comm":"curl","pid":7,)"
+    R"("uid":1000,"user":"alice","rule":"/etc/egress.conf:3:1","reason":"deny","count":3})"
+    "\n"
+    R"({"time":"2026-11-22T12:00:01.000Z","action":"ALLOWED","protocol":"udp","type":"dgram",)"
+    R"("addr":"2001:db8::1","port":53,"comm":"x","pid":8,"uid":0,"container":true,)"
+    R"("hostname":"box"})"
+    "\n"
+    R"({"dropped":12})"
+    "\n"
+    R"({"time":"2026-11-22T12:00:02.000Z","action":"MONITOR","protocol":"1","type":"raw","comm":"p\u0007","pid":9})"
+    "\n";
+
+} // namespace
+
+TEST_CASE("watch: a line per event, escaped; the end of the stream is told") {
+    const FakeServer server(feeds(events));
+    const auto ran = run_words({"watch"}, server.path());
+    CHECK(ran.status == 3);
+    CHECK(has(ran.err, "egressd has stopped"));
+    CHECK(server.request().starts_with("GET /v1/events HTTP/1.1\r\n"));
+    CHECK(ran.out ==
+          "2026-11-22T12:00:00.123Z BLOCKED tcp 192.0.2.1:80 /usr/bin/cu\\x1b[2Jrl[7] uid 1000 "
+          "(alice) /etc/egress.conf:3:1 deny, 3 times\n"
+          "2026-11-22T12:00:01.000Z ALLOWED udp [2001:db8::1]:53 (x)[8] uid 0 in a container "
+          "(box)\n"
+          "-- 12 events are missing here: they came faster than they were read\n"
+          "2026-11-22T12:00:02.000Z MONITOR 1 a raw socket (p\\x07)[9]\n");
+    const auto json = run_words({"watch", "--json"}, server.path());
+    CHECK(!has(json.out, "\x1b"));
+    CHECK(std::ranges::count(json.out, '\n') == 4);
+    CHECK(Json::parse(json.out.substr(0, json.out.find('\n')))["uid"] == 1000);
+}
+
+TEST_CASE("watch: filters") {
+    const FakeServer server(feeds(events));
+    const auto lines = [&](std::vector<std::string> words) {
+        words.insert(words.begin(), "watch");
+        const auto out = run_words(words, server.path()).out;
+        return std::ranges::count(out, '\n') - 1; // the dropped ones are always told
+    };
+    CHECK(lines({"--action", "blocked"}) == 1);
+    CHECK(lines({"--action", "BLOCKED", "--action", "MONITOR"}) == 2);
+    CHECK(lines({"--uid", "1000"}) == 1);
+    CHECK(lines({"--uid", "root"}) == 1);
+    CHECK(lines({"--addr", "192.0.2.0/24"}) == 1);
+    CHECK(lines({"--addr", "2001:db8::/32", "--addr", "192.0.2.1"}) == 2);
+    CHECK(lines({"--addr", "192.0.2.0/24", "--uid", "0"}) == 0);
+    CHECK(lines({"--exe", "/bin/sh"}) == 0);
+    for (const auto& wrong : std::vector<std::vector<std::string>>{{"watch", "--action", "NO"},
+                                                                   {"watch", "--uid", "no-such"},
+                                                                   {"watch", "--addr", "1.2.3"},
+                                                                   {"watch", "--addr", "1.2.3.4:5"},
+                                                                   {"watch", "word"}}) {
+        CHECK(run_words(wrong, server.path()).status == 2);
+    }
+}
+
+TEST_CASE("watch: servers that lie or refuse") {
+    const FakeServer refusing(FakeServer::says(503, R"({"error":"32 watch already"})"));
+    const auto refused = run_words({"watch"}, refusing.path());
+    CHECK(refused.status == 3);
+    CHECK(has(refused.err, "32 watch already"));
+    const FakeServer strange(feeds("no json\n"));
+    CHECK(run_words({"watch"}, strange.path()).status == 3);
+    const FakeServer endless(feeds(std::string(80'000, 'x')));
+    CHECK(run_words({"watch"}, endless.path()).status == 3);
+    const FakeServer cut(
+        FakeServer::bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"));
+    CHECK(run_words({"watch"}, cut.path()).status == 3);
+    CHECK(run_words({"watch"}).status == 3);
 }

@@ -1,0 +1,292 @@
+// explain: which line of [egress] decides, and why none before it does.
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "ctl/commands/commands.h"
+#include "ctl/http.h"
+#include "ctl/out.h"
+#include "ctl/values.h"
+
+namespace egress::ctl {
+
+namespace {
+
+Failure about(std::string_view option, Failure failure) {
+    failure.text = fmt::format("{}: {}", option, failure.text);
+    return failure;
+}
+
+/// "mnt:[4026531841]" behind a link of /proc/PID/ns.
+std::optional<std::uint64_t> namespace_at(const std::string& link) {
+    std::error_code code;
+    const auto text = std::filesystem::read_symlink(link, code).string();
+    const auto open = text.find('[');
+    std::uint64_t number = 0;
+    if (code || open == std::string::npos ||
+        std::from_chars(text.data() + open + 1, text.data() + text.size(), number).ec !=
+            std::errc{}) {
+        return std::nullopt;
+    }
+    return number;
+}
+
+/// The first number of a line of /proc/PID/status: the real id.
+std::optional<std::uint32_t> id_in(const std::string& file, std::string_view key) {
+    std::ifstream in(file);
+    for (std::string line; std::getline(in, line);) {
+        std::istringstream fields(line);
+        std::string word;
+        std::uint32_t number = 0;
+        if (fields >> word >> number && word == key) {
+            return number;
+        }
+    }
+    return std::nullopt;
+}
+
+/// Start in clock ticks since boot: the 20th field after the name, which may hold anything.
+std::optional<std::uint64_t> start_of(const std::string& file) {
+    std::ifstream in(file);
+    std::stringstream text;
+    text << in.rdbuf();
+    const auto all = text.str();
+    const auto name_end = all.rfind(')');
+    if (name_end == std::string::npos) {
+        return std::nullopt;
+    }
+    std::istringstream fields(all.substr(name_end + 1));
+    std::string skipped;
+    for (int i = 0; i < 19; ++i) {
+        fields >> skipped;
+    }
+    std::uint64_t start = 0;
+    return fields >> start ? std::optional(start) : std::nullopt;
+}
+
+std::string cgroup_in(const std::string& file) {
+    std::ifstream in(file);
+    for (std::string line; std::getline(in, line);) {
+        if (line.starts_with("0::/")) {
+            return line.substr(3);
+        }
+    }
+    return {};
+}
+
+/// What /proc says of a process. The daemon may not be able to see it.
+Outcome<Json> running(const std::string& text) {
+    std::uint32_t pid = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+    if (error != std::errc{} || end != text.data() + text.size() || pid == 0) {
+        return fail(Exit::usage,
+                    fmt::format("--pid: '{}' is not a process' number", printable(text)));
+    }
+    const auto at = fmt::format("/proc/{}/", pid);
+    const auto uid = id_in(at + "status", "Uid:");
+    const auto gid = id_in(at + "status", "Gid:");
+    const auto start = start_of(at + "stat");
+    if (!uid || !gid || !start) {
+        return fail(Exit::no,
+                    fmt::format("there is no process {}, or it is not yours to see", pid));
+    }
+    Json body = {{"pid", pid}, {"uid", *uid}, {"gid", *gid}, {"started", *start}};
+    std::ifstream name(at + "comm");
+    if (std::string command; std::getline(name, command)) {
+        body["command"] = command;
+    }
+    if (const auto cgroup = cgroup_in(at + "cgroup"); !cgroup.empty()) {
+        body["cgroup"] = cgroup;
+    }
+    const auto mounts = namespace_at(at + "ns/mnt");
+    const auto pids = namespace_at(at + "ns/pid");
+    if (mounts && pids) {
+        body["mount_namespace"] = *mounts;
+        body["pid_namespace"] = *pids;
+    }
+    return body;
+}
+
+Outcome<Json> who(const Arguments& arguments) {
+    const auto* const pid = arguments.value("pid");
+    const auto* const exe = arguments.value("exe");
+    if ((pid == nullptr) == (exe == nullptr)) {
+        return fail(Exit::usage, "'explain' needs --pid or --exe, and not both");
+    }
+    if (pid != nullptr && (arguments.has("command") || arguments.has("parent"))) {
+        return fail(Exit::usage, "--command and --parent go with --exe, not with --pid");
+    }
+    if (pid != nullptr) {
+        return running(*pid);
+    }
+    Json body = {{"exe", *exe}};
+    if (const auto* const command = arguments.value("command")) {
+        body["command"] = *command;
+    }
+    for (const auto& parent : arguments.each("parent")) {
+        body["parents"].push_back(parent);
+    }
+    return body;
+}
+
+Outcome<void> add_owner(const Arguments& arguments, Json& body) {
+    if (const auto* const text = arguments.value("uid")) {
+        const auto user = parse_user(*text);
+        if (!user) {
+            return std::unexpected(about("--uid", user.error()));
+        }
+        body["uid"] = user->uid;
+        if (user->gid) {
+            body["gid"] = *user->gid;
+        }
+    }
+    if (const auto* const text = arguments.value("gid")) {
+        const auto group = parse_group(*text);
+        if (!group) {
+            return std::unexpected(about("--gid", group.error()));
+        }
+        body["gid"] = *group;
+    }
+    return {};
+}
+
+Outcome<void> add_flow(const Arguments& arguments, Json& body) {
+    const auto target = parse_target(arguments.operands[0]);
+    if (!target) {
+        return std::unexpected(target.error());
+    }
+    if (!target->prefix.is_host()) {
+        return fail(Exit::usage, fmt::format("'{}' is a network; name one address",
+                                             printable(arguments.operands[0])));
+    }
+    body["addr"] = target->prefix.base.text();
+    body["port"] = target->port.value_or(0);
+    if (const auto* const type = arguments.value("type")) {
+        if (*type != "stream" && *type != "dgram" && *type != "raw") {
+            return fail(Exit::usage, fmt::format("--type: '{}' is none; write stream, dgram or raw",
+                                                 printable(*type)));
+        }
+        body["type"] = *type;
+    }
+    if (const auto* const text = arguments.value("proto")) {
+        const auto protocol = parse_protocol(*text);
+        if (!protocol) {
+            return std::unexpected(about("--proto", protocol.error()));
+        }
+        if (!protocol->empty()) {
+            body["protocol"] = *protocol == "tcp"   ? 6
+                               : *protocol == "udp" ? 17
+                                                    : std::atoi(protocol->c_str());
+        }
+    }
+    return {};
+}
+
+Outcome<Json> question(const Arguments& arguments) {
+    if (arguments.has("container") && arguments.has("host")) {
+        return fail(Exit::usage, "--container and --host exclude each other");
+    }
+    auto body = who(arguments);
+    for (const auto step : {add_owner, add_flow}) {
+        if (const auto done = body ? step(arguments, *body) : Outcome<void>{}; !done) {
+            return std::unexpected(done.error());
+        }
+    }
+    if (!body) {
+        return body;
+    }
+    if (const auto* const cgroup = arguments.value("cgroup")) {
+        (*body)["cgroup"] = *cgroup;
+    }
+    if (arguments.has("container") || arguments.has("host")) {
+        (*body)["container"] = arguments.has("container");
+    }
+    return body;
+}
+
+std::string joined(const Json* words) {
+    std::string text;
+    for (std::size_t i = 0; words != nullptr && words->is_array() && i < words->size(); ++i) {
+        const auto& word = (*words)[i];
+        text += word.is_string()
+                    ? (text.empty() ? "" : ", ") + printable(word.get_ref<const std::string&>())
+                    : "";
+    }
+    return text;
+}
+
+void tell_process(const Context& context, const Json& process) {
+    std::string text = text_at(process, "exe");
+    text = text.empty() ? "(" + text_at(process, "comm") + ")" : text;
+    if (const auto pid = number_at(process, "pid")) {
+        text += fmt::format("[{}]", *pid);
+    }
+    text +=
+        fmt::format(", command {}, uid {}, gid {}, {}", text_at(process, "comm"),
+                    number_at(process, "uid").value_or(0), number_at(process, "gid").value_or(0),
+                    true_at(process, "container") ? "in a container" : "on the host");
+    const auto cgroup = text_at(process, "cgroup");
+    text += cgroup.empty() ? "" : ", cgroup " + cgroup;
+    print(context.out, "process   {}\n", text);
+    if (const auto ancestors = joined(member(process, "ancestors")); !ancestors.empty()) {
+        print(context.out, "forked by {}\n", ancestors);
+    }
+}
+
+void tell(const Context& context, const Json& answer) {
+    const auto rule = text_at(answer, "rule");
+    if (rule.empty()) {
+        print(context.out, "{}: no line matches\n", text_at(answer, "action"));
+    } else {
+        print(context.out, "{}: {}: {}\n", text_at(answer, "action"), rule,
+              text_at(answer, "text"));
+    }
+    if (const auto* const process = member(answer, "process")) {
+        tell_process(context, *process);
+    }
+    if (const auto* const parts = member(answer, "dimensions"); parts && parts->is_object()) {
+        std::string text;
+        for (const auto& [name, holds] : parts->items()) {
+            const bool good = holds.is_boolean() && holds.get<bool>();
+            text += fmt::format("{}{}{}", text.empty() ? "" : ", ", printable(name),
+                                good ? "" : " DOES NOT");
+        }
+        print(context.out, "holds     {}\n", text);
+    }
+    const auto* const earlier = member(answer, "earlier");
+    if (earlier == nullptr || !earlier->is_array()) {
+        return;
+    }
+    for (const auto& line : *earlier) {
+        print(context.out, "not       {}: {} (fails: {})\n", text_at(line, "rule"),
+              text_at(line, "text"), joined(member(line, "because")));
+    }
+    if (const auto more = number_at(answer, "earlier_left_off").value_or(0); more > 0) {
+        print(context.out, "not       {} more lines\n", more);
+    }
+}
+
+} // namespace
+
+Exit run_explain(const Context& context, const Arguments& arguments) {
+    const auto body = question(arguments);
+    if (!body) {
+        return complain(context, body.error());
+    }
+    const auto answer = call(context, {"POST", "/v1/explain", to_text(*body, -1)});
+    if (!answer) {
+        return complain(context, answer.error());
+    }
+    if (!answer->is_object() || text_at(*answer, "action").empty()) {
+        return complain(context, {Exit::unreachable, "egressd's answer is not understood"});
+    }
+    if (context.json) {
+        print(context.out, "{}\n", to_text(*answer));
+    } else {
+        tell(context, *answer);
+    }
+    return Exit::ok;
+}
+
+} // namespace egress::ctl

@@ -1,0 +1,169 @@
+// watch: the events of the kernel half as they come.
+#include <algorithm>
+#include <cctype>
+
+#include "ctl/commands/commands.h"
+#include "ctl/http.h"
+#include "ctl/out.h"
+#include "ctl/values.h"
+
+namespace egress::ctl {
+
+namespace {
+
+constexpr std::size_t longest_line = 64 << 10;
+
+/// An event passes if it has one of the values of each option that was given.
+struct Filter {
+    std::vector<std::string> actions;
+    std::vector<std::string> programs;
+    std::vector<std::uint32_t> users;
+    std::vector<Prefix> destinations;
+
+    bool passes(const Json& event) const {
+        return one_of(actions, raw(event, "action")) && one_of(programs, raw(event, "exe")) &&
+               (users.empty() || passes_user(number_at(event, "uid"))) &&
+               (destinations.empty() || passes_destination(raw(event, "addr")));
+    }
+
+  private:
+    static std::string raw(const Json& event, const char* key) {
+        const auto* const value = member(event, key);
+        return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
+    }
+    static bool one_of(const std::vector<std::string>& wanted, const std::string& text) {
+        return wanted.empty() || std::ranges::find(wanted, text) != wanted.end();
+    }
+    bool passes_user(std::optional<std::int64_t> uid) const {
+        return uid && std::ranges::find(users, *uid) != users.end();
+    }
+    bool passes_destination(const std::string& text) const {
+        const auto address = Address::parse(text);
+        return address && std::ranges::any_of(destinations, [&](const Prefix& prefix) {
+                   return prefix.contains(*address);
+               });
+    }
+};
+
+Outcome<Filter> filter_of(const Arguments& arguments) {
+    Filter filter;
+    for (auto action : arguments.each("action")) {
+        std::ranges::transform(action, action.begin(),
+                               [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+        if (action != "BLOCKED" && action != "ALLOWED" && action != "MONITOR") {
+            return fail(Exit::usage, fmt::format("--action: '{}' is none; write BLOCKED, ALLOWED "
+                                                 "or MONITOR",
+                                                 printable(action)));
+        }
+        filter.actions.push_back(action);
+    }
+    const auto programs = arguments.each("exe");
+    filter.programs.assign(programs.begin(), programs.end());
+    for (const auto& text : arguments.each("uid")) {
+        const auto user = parse_user(text);
+        if (!user) {
+            return fail(Exit::usage, "--uid: " + user.error().text);
+        }
+        filter.users.push_back(user->uid);
+    }
+    for (const auto& text : arguments.each("addr")) {
+        const auto target = parse_target(text);
+        if (!target) {
+            return fail(Exit::usage, "--addr: " + target.error().text);
+        }
+        if (target->port) {
+            return fail(Exit::usage,
+                        fmt::format("--addr: '{}' has a port; leave it out", printable(text)));
+        }
+        filter.destinations.push_back(target->prefix);
+    }
+    return filter;
+}
+
+void add(std::string& line, std::string_view before, const std::string& text,
+         std::string_view after = "") {
+    if (!text.empty()) {
+        line += fmt::format("{}{}{}", before, text, after);
+    }
+}
+
+std::string number_text(const Json& event, const char* key) {
+    const auto number = number_at(event, key);
+    return number ? fmt::format("{}", *number) : std::string();
+}
+
+/// "TIME BLOCKED tcp 192.0.2.1:80 /usr/bin/curl[4711] uid 1000 (alice) CONF:3:1 deny"
+std::string event_line(const Json& event) {
+    auto line = text_at(event, "time");
+    add(line, " ", text_at(event, "action"));
+    add(line, " ", text_at(event, "protocol"));
+    if (const auto address = text_at(event, "addr"); !address.empty()) {
+        const bool v6 = address.find(':') != std::string::npos;
+        line += fmt::format(" {}{}{}:{}", v6 ? "[" : "", address, v6 ? "]" : "",
+                            number_text(event, "port"));
+    } else {
+        add(line, " a ", text_at(event, "type"), " socket");
+    }
+    auto program = text_at(event, "exe");
+    if (program.empty()) {
+        add(program, "(", text_at(event, "comm"), ")");
+    }
+    add(line, " ", program);
+    add(line, "[", number_text(event, "pid"), "]");
+    add(line, " uid ", number_text(event, "uid"));
+    add(line, " (", text_at(event, "user"), ")");
+    if (true_at(event, "container")) {
+        line += " in a container";
+        add(line, " (", text_at(event, "hostname"), ")");
+    }
+    add(line, " ", text_at(event, "rule"));
+    add(line, " ", text_at(event, "reason"));
+    if (const auto count = number_at(event, "count").value_or(1); count > 1) {
+        line += fmt::format(", {} times", count);
+    }
+    return line;
+}
+
+} // namespace
+
+Exit run_watch(const Context& context, const Arguments& arguments) {
+    const auto filter = filter_of(arguments);
+    if (!filter) {
+        return complain(context, filter.error());
+    }
+    bool understood = true;
+    const auto on_line = [&](std::string_view text) {
+        const auto event = parse_json(text);
+        understood = event && event->is_object();
+        if (!understood) {
+            return false;
+        }
+        const auto dropped = number_at(*event, "dropped");
+        if (!dropped && !filter->passes(*event)) {
+            return true;
+        }
+        if (context.json) {
+            print(context.out, "{}\n", to_text(*event, -1));
+        } else if (dropped) {
+            print(context.out,
+                  "-- {} events are missing here: they came faster than they were read\n",
+                  *dropped);
+        } else {
+            print(context.out, "{}\n", event_line(*event));
+        }
+        return std::fflush(context.out) == 0; // run() tells of it
+    };
+    const auto ended = follow(context, {"GET", "/v1/events", {}, longest_line}, on_line);
+    if (!ended) {
+        return complain(context, ended.error());
+    }
+    if (!understood) {
+        return complain(context, {Exit::unreachable, "what egressd tells is not understood"});
+    }
+    if (std::ferror(context.out) != 0) {
+        return Exit::unreachable;
+    }
+    return complain(context, {Exit::unreachable, "egressd has stopped; there is no more to watch"});
+}
+
+} // namespace egress::ctl
