@@ -175,9 +175,8 @@ egress_process imagined(const Question& question) {
                                     : question.command;
     if (path.size() < sizeof process.path.path) {
         path.copy(process.path.path, path.size());
-        process.path.bits = static_cast<std::uint32_t>(path.size() * 8);
+        process.path.bits = static_cast<std::uint32_t>((path.size() + 1) * 8);
     }
-    process.path_hash = bpf::path_hash(process.path.path);
     command.copy(process.command, sizeof process.command - 1);
     process.program = bpf::file_at(path).value_or(egress_file{});
     for (const auto& parent : question.parents) {

@@ -113,7 +113,7 @@ struct egress_prefix6 {
 };
 struct egress_tree {
     __u32 bits;
-    char path[EGRESS_PATH_SIZE]; /* of a tree: with the '/' at its end; zero-padded */
+    char path[EGRESS_PATH_SIZE]; /* of a tree up to its '/', of a program with its terminator; zero-padded */
 };
 
 /* Rules of a program named by path or tree. */
@@ -137,7 +137,6 @@ struct egress_subject {
 struct egress_process {
     __u64 started; /* start of the thread group's leader, boot clock: tells tgids used again apart */
     __u64 exec_id; /* the leader's self_exec_id */
-    __u64 path_hash;
     struct egress_file program;
     struct egress_file ancestors[EGRESS_MAX_ANCESTORS]; /* programs; 0 is who forked it */
     __u32 ancestors_used;
@@ -145,7 +144,7 @@ struct egress_process {
     __u32 ppid;  /* tgid of who forked it */
     __u32 flags; /* egress_process_flag */
     char command[EGRESS_COMMAND_SIZE]; /* last component of what exec was given */
-    struct egress_tree path; /* as a key of the trees: bits of the text without its terminator */
+    struct egress_tree path; /* as a key of the trees: with its terminator; no bits: not known */
     __u32 zero;
     struct egress_subject subjects[EGRESS_SLOTS];
 };

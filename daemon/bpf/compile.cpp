@@ -172,27 +172,17 @@ class Compiler {
 
     void programs() {
         Sets<egress_file, FileLess> files;
-        std::map<std::uint64_t, std::pair<egress_vector, egress_vector>> paths; // host, any
         Sets<Command> commands;
         for (std::size_t i = 0; i < rules_.size(); ++i) {
             const Program& program = rules_[i].program;
             if (program.kind == Program::Kind::command) {
                 set(commands[command_key(program.text)], i);
-            } else if (program.kind == Program::Kind::path) {
-                // The path as exec recorded it finds a file that has replaced another at once; the
-                // file itself is found under other names, too (links, bind mounts).
-                auto& [host, any] = paths[path_hash(program.text)];
-                set(by_recorded_path(rules_[i].options) ? any : host, i);
-                if (!by_recorded_path(rules_[i].options)) {
-                    add_files(files, program.text, i);
-                }
+            } else if (program.kind == Program::Kind::path &&
+                       !by_recorded_path(rules_[i].options)) {
+                add_files(files, program.text, i);
             }
         }
         out_.programs = files.table(pool_);
-        for (const auto& [hash, rules] : paths) {
-            out_.paths.emplace_back(
-                hash, egress_path_rules{pool_.add(rules.first), pool_.add(rules.second)});
-        }
         out_.commands = commands.table(pool_);
         out_.base->any_program =
             where([](const EgressRule& rule) { return rule.program.kind == Program::Kind::any; });
@@ -204,17 +194,22 @@ class Compiler {
         }
     }
 
+    /// Paths as exec recorded them. They find a file that has replaced another at once; the file
+    /// itself (programs()) is found under other names, too: links, bind mounts. A program's path ends
+    /// in its terminator here, so that nothing else begins with it.
     void trees() {
         std::map<std::string, std::pair<egress_vector, egress_vector>> found; // host, any
         for (std::size_t i = 0; i < rules_.size(); ++i) {
-            if (rules_[i].program.kind == Program::Kind::tree) {
-                auto& [host, any] = found[rules_[i].program.text + "/"];
+            const Program& program = rules_[i].program;
+            if (program.kind == Program::Kind::tree || program.kind == Program::Kind::path) {
+                const char end = program.kind == Program::Kind::tree ? '/' : '\0';
+                auto& [host, any] = found[program.text + end];
                 set(by_recorded_path(rules_[i].options) ? any : host, i);
             }
         }
         for (const auto& [path, own] : found) {
             auto [host, any] = own;
-            for (const auto& [outer, rules] : found) { // few: one per tree that is named
+            for (const auto& [outer, rules] : found) { // at most one per line
                 if (path.starts_with(outer)) {
                     host = combine(host, rules.first);
                     any = combine(any, rules.second);
@@ -301,16 +296,6 @@ class Compiler {
 };
 
 } // namespace
-
-std::uint64_t path_hash(std::string_view path) {
-    // FNV-1a, which the kernel half can do in a few instructions a byte. It need not withstand an
-    // attacker: who can choose paths to collide can choose the very path.
-    std::uint64_t hash = 0xcbf29ce484222325ULL;
-    for (const char byte : path) {
-        hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3ULL;
-    }
-    return hash;
-}
 
 Result<Tables> compile(const policy::Policy& policy, const World& world, std::uint64_t generation) {
     if (policy.egress.size() > EGRESS_MAX_RULES) {

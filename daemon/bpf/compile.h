@@ -80,16 +80,12 @@ struct Tables {
     Table<std::uint32_t> uids;
     Table<std::uint32_t> gids;
     Table<std::uint64_t> cgroups;                                   ///< by id
-    std::vector<std::pair<std::uint64_t, egress_path_rules>> paths; ///< sorted by path_hash()
     Table<Command> commands;
     std::vector<std::pair<egress_file, Index>> programs; ///< sorted by FileLess
     std::vector<std::pair<egress_file, Index>> parents;
     std::vector<std::pair<egress_file, Index>> unders;
-    std::vector<std::pair<std::string, egress_path_rules>> trees; ///< by path with '/' at its end
+    std::vector<std::pair<std::string, egress_path_rules>> trees; ///< by "dir/" or "program\0"
 };
-
-/// As the kernel half computes it when a program starts.
-std::uint64_t path_hash(std::string_view path);
 
 /// The tables of policy.egress. Fails where a line asks for more than there is (too many rules, too
 /// many windows), with its place.

@@ -15,9 +15,9 @@ namespace egress::bpf {
 namespace {
 
 constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
-constexpr std::array<std::string_view, 16> names = {
+constexpr std::array<std::string_view, 15> names = {
     "bases", "vectors", "blocks", "hosts4",   "prefixes4", "hosts6",  "prefixes6", "uids",
-    "gids",  "cgroups", "paths",  "commands", "programs",  "parents", "unders",    "trees"};
+    "gids",  "cgroups", "commands", "programs",  "parents", "unders",    "trees"};
 
 class Slot {
   public:
@@ -105,7 +105,7 @@ egress_prefix6 key6(const Prefix6Key& key) {
 
 egress_tree key_of_tree(const std::string& path) {
     egress_tree out{};
-    const std::size_t size = std::min(path.size(), sizeof out.path - 1);
+    const std::size_t size = std::min(path.size(), sizeof out.path);
     out.bits = static_cast<std::uint32_t>(size * 8);
     std::copy_n(path.begin(), size, out.path);
     return out;
@@ -125,8 +125,6 @@ Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& out
     to.hash<std::uint32_t>("uids", tables.uids);
     to.hash<std::uint32_t>("gids", tables.gids);
     to.hash<std::uint64_t>("cgroups", tables.cgroups);
-    to.table<std::uint64_t, egress_path_rules>("paths", BPF_MAP_TYPE_HASH, tables.paths,
-                                               [](std::uint64_t hash) { return hash; });
     to.hash<Command>("commands", tables.commands);
     to.hash<egress_file>("programs", tables.programs);
     to.hash<egress_file>("parents", tables.parents);

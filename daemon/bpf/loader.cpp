@@ -14,6 +14,7 @@
 
 #include "daemon/bpf/install.h"
 #include "daemon/bpf/map.h"
+#include "daemon/bpf/pins.h"
 #include "daemon/log.h"
 #include "lib/fd.h"
 

@@ -111,7 +111,6 @@ EGRESS_TABLE(prefixes6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_
 EGRESS_TABLE(uids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
 EGRESS_TABLE(gids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
 EGRESS_TABLE(cgroups, BPF_MAP_TYPE_HASH, 0, __u64, __u32);
-EGRESS_TABLE(paths, BPF_MAP_TYPE_HASH, 0, __u64, struct egress_path_rules);
 EGRESS_TABLE(commands, BPF_MAP_TYPE_HASH, 0, struct egress_key_command, __u32);
 EGRESS_TABLE(programs, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
 EGRESS_TABLE(parents, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
@@ -176,10 +175,6 @@ EGRESS_INLINE __u32 uid_rules(const struct egress_view *view, __u32 uid) {
 
 EGRESS_INLINE __u32 gid_rules(const struct egress_view *view, __u32 gid) {
     return EGRESS_FIND_INDEX(view, gids, &gid);
-}
-
-EGRESS_INLINE const struct egress_path_rules *path_rules(const struct egress_view *view, __u64 hash) {
-    return EGRESS_FIND(view, paths, &hash);
 }
 
 EGRESS_INLINE __u32 command_rules(const struct egress_view *view, const char *text) {

@@ -94,12 +94,6 @@ Index under_rules(const egress_view* view, const egress_file* file) {
     return find<egress_file, FileLess>(view->tables->unders, *file);
 }
 
-const egress_path_rules* path_rules(const egress_view* view, std::uint64_t hash) {
-    const auto at = std::ranges::lower_bound(view->tables->paths, hash, {},
-                                             [](const auto& entry) { return entry.first; });
-    return at != view->tables->paths.end() && at->first == hash ? &at->second : nullptr;
-}
-
 Index command_rules(const egress_view* view, const char* text) {
     Command key{};
     std::copy_n(text, key.size(), key.begin());

@@ -91,21 +91,6 @@ static long walk_up(__u32 step, struct egress_walk *walk) {
     return 0;
 }
 
-struct egress_hash {
-    const char *text;
-    __u64 hash;
-    __u32 length;
-};
-
-/* One byte of path_hash(). */
-static long hash_byte(__u32 at, struct egress_hash *hash) {
-    if (at >= hash->length) {
-        return 1;
-    }
-    hash->hash = (hash->hash ^ (__u8)hash->text[at & (EGRESS_PATH_SIZE - 1)]) * 0x100000001b3ULL;
-    return 0;
-}
-
 /* The path of a file in the process' table entry; "" where it is too long. */
 EGRESS_INLINE void take_path(struct egress_process *process, struct task_struct *task,
                              struct file *file, const struct egress_config *settings) {
@@ -138,10 +123,7 @@ EGRESS_INLINE void take_path(struct egress_process *process, struct task_struct 
         into->text[EGRESS_PATH_SIZE - 1] = 0;
         bpf_probe_read_kernel(process->path.path, (length & (EGRESS_PATH_SIZE - 1)), &into->text[at]);
     }
-    process->path.bits = length * 8;
-    struct egress_hash hash = {process->path.path, 0xcbf29ce484222325ULL, length};
-    bpf_loop(EGRESS_PATH_SIZE, hash_byte, &hash, 0);
-    process->path_hash = hash.hash;
+    process->path.bits = length ? (length + 1) * 8 : 0;
     if (length) {
         __builtin_memcpy(into->name.path, process->path.path, sizeof into->name.path);
         bpf_map_update_elem(&names, &process->program, &into->name, BPF_ANY);

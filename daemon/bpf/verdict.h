@@ -11,7 +11,7 @@
  *   uid_rules(view, uid), gid_rules(...)                 the same
  *   program_rules(view, file), parent_rules, under_rules the same
  *   command_rules(view, text)                            the same
- *   path_rules(view, hash), tree_rules(view, path)       const struct egress_path_rules *, or null
+ *   tree_rules(view, path)                               const struct egress_path_rules *, or null
  *
  * Index 0 means "not there" in a table and is the empty vector; a table that says "no rule" says
  * EGRESS_EMPTY, another empty one. Nothing here parses, waits or allocates.
@@ -133,7 +133,6 @@ EGRESS_INLINE int egress_select(const struct egress_view *view, const struct egr
                                  struct egress_vector *out) {
     const struct egress_base *base = view->base;
     const struct egress_path_rules *tree = base->has_trees ? tree_rules(view, &process->path) : 0;
-    const struct egress_path_rules *path = path_rules(view, process->path_hash);
     const int on_host = process->flags & EGRESS_PROCESS_HOST_PATH;
     __u64 any = 0;
 
@@ -147,17 +146,15 @@ EGRESS_INLINE int egress_select(const struct egress_view *view, const struct egr
         view, process->ancestors_used ? parent_rules(view, &process->ancestors[0]) : 0);
     const struct egress_vector *program = vector_at(view, program_rules(view, &process->program));
     const struct egress_vector *command = vector_at(view, command_rules(view, process->command));
-    const struct egress_vector *path_any = vector_at(view, path ? path->any : 0);
-    const struct egress_vector *path_host = vector_at(view, path && on_host ? path->host : 0);
     const struct egress_vector *tree_any = vector_at(view, tree ? tree->any : 0);
     const struct egress_vector *tree_host = vector_at(view, tree && on_host ? tree->host : 0);
-    if (!parent || !program || !command || !path_any || !path_host || !tree_any || !tree_host) {
+    if (!parent || !program || !command || !tree_any || !tree_host) {
         return 0;
     }
     for (int w = 0; w < EGRESS_WORDS; ++w) {
         const __u64 word = out->words[w] & (base->any_parent.words[w] | parent->words[w]) &
                            (base->any_program.words[w] | program->words[w] | command->words[w] |
-                            path_any->words[w] | path_host->words[w] | tree_any->words[w] |
+                            tree_any->words[w] |
                             tree_host->words[w]);
         out->words[w] = word;
         any |= egress_not_zero(word) << w;
