@@ -44,7 +44,7 @@ Result<std::size_t> remove_pins(const std::string& directory) {
         return fail("cannot read " + directory + ": " + code.message(), code.value());
     }
     // The links first: no program may run without its maps being whole.
-    std::ranges::stable_partition(
+    std::ranges::partition(
         pins, [](const auto& path) { return path.filename().string().starts_with("link_"); });
     for (const auto& path : pins) {
         if (!std::filesystem::remove(path, code) && code) {
