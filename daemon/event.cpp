@@ -37,7 +37,7 @@ Names read_names(const char* path) {
             out.emplace_back(static_cast<std::uint32_t>(number), line.substr(0, name));
         }
     }
-    std::ranges::stable_sort(out, {}, [](const auto& entry) { return entry.first; });
+    std::ranges::sort(out);
     return out;
 }
 

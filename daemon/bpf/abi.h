@@ -1,8 +1,8 @@
 /* What the kernel half and the daemon share: sizes, tables of a policy, process state, events.
  *
  * Plain C for both compilers. Addresses and the inode's device are in the kernel's own forms:
- * addresses in network byte order, devices as MAJOR << 20 | MINOR (not what stat(2) gives). Everything
- * else is in host byte order. Times are nanoseconds of the boot clock.
+ * addresses in network byte order, devices as MAJOR << 20 | MINOR (not what stat(2) gives).
+ * Everything else is in host byte order. Times are nanoseconds of the boot clock.
  */
 #ifndef EGRESS_BPF_ABI_H
 #define EGRESS_BPF_ABI_H
@@ -11,7 +11,8 @@
 #include <linux/types.h>
 #endif
 
-/* A change of any structure below gets another number; pinned maps of another number are not adopted. */
+/* A change of any structure below gets another number; pinned maps of another number are not
+ * adopted. */
 #define EGRESS_ABI 1
 
 #define EGRESS_MAX_RULES 1024
@@ -19,7 +20,7 @@
 #define EGRESS_MAX_ANCESTORS 16
 #define EGRESS_PATH_SIZE 256 /* of a path with its terminator */
 #define EGRESS_COMMAND_SIZE 16
-#define EGRESS_MAX_WINDOWS 16 /* spans of a week in one rule */
+#define EGRESS_MAX_WINDOWS 16   /* spans of a week in one rule */
 #define EGRESS_CGROUP_LEVELS 10 /* of nesting that are looked at */
 #define EGRESS_SLOTS 2 /* policies that may be there at once: the one in force and the next */
 
@@ -76,20 +77,21 @@ struct egress_rule {
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups;  /* some rule asks for one */
-    __u32 has_lineage;  /* some rule asks for parent or under */
-    __u32 has_places;   /* some rule asks for container or host */
-    __u32 has_trees;    /* some rule names a directory tree */
-    __u32 other_uids;   /* index: users that no rule names */
-    __u32 other_gids;   /* index */
+    __u32 has_cgroups; /* some rule asks for one */
+    __u32 has_lineage; /* some rule asks for parent or under */
+    __u32 has_places;  /* some rule asks for container or host */
+    __u32 has_trees;   /* some rule names a directory tree */
+    __u32 other_uids;  /* index: users that no rule names */
+    __u32 other_gids;  /* index */
     __u32 zero;
     struct egress_vector stranger;    /* rules that name neither program nor ancestry */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
     struct egress_vector any_under;
     struct egress_vector any_cgroup;
-    struct egress_vector at_create; /* rules that may decide when only the kind of socket is known */
-    struct egress_vector on_host;      /* rules that may match on the host */
+    struct egress_vector
+        at_create;                /* rules that may decide when only the kind of socket is known */
+    struct egress_vector on_host; /* rules that may match on the host */
     struct egress_vector in_container; /* rules that may match in a container */
     struct egress_rule rules[EGRESS_MAX_RULES];
     __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
@@ -113,7 +115,8 @@ struct egress_prefix6 {
 };
 struct egress_tree {
     __u32 bits;
-    char path[EGRESS_PATH_SIZE]; /* of a tree up to its '/', of a program with its terminator; zero-padded */
+    char path[EGRESS_PATH_SIZE]; /* of a tree up to its '/', of a program with its terminator;
+                                    zero-padded */
 };
 
 /* Rules of a program named by path or tree. */
@@ -124,7 +127,7 @@ struct egress_path_rules {
 
 enum egress_process_flag {
     EGRESS_PROCESS_HOST_PATH = 1, /* `path` was walked in the host's own mount namespace */
-    EGRESS_PROCESS_SWEPT = 2,     /* older than the hooks: path and command are what it says itself */
+    EGRESS_PROCESS_SWEPT = 2, /* older than the hooks: path and command are what it says itself */
 };
 
 /* The rules that a process' program and ancestry select, under one generation. */
@@ -135,14 +138,15 @@ struct egress_subject {
 
 /* By tgid. Filled at fork and exec, removed when the last thread ends. */
 struct egress_process {
-    __u64 started; /* start of the thread group's leader, boot clock: tells tgids used again apart */
+    __u64
+        started; /* start of the thread group's leader, boot clock: tells tgids used again apart */
     __u64 exec_id; /* the leader's self_exec_id */
     struct egress_file program;
     struct egress_file ancestors[EGRESS_MAX_ANCESTORS]; /* programs; 0 is who forked it */
     __u32 ancestors_used;
     __u32 tgid;
-    __u32 ppid;  /* tgid of who forked it */
-    __u32 flags; /* egress_process_flag */
+    __u32 ppid;                        /* tgid of who forked it */
+    __u32 flags;                       /* egress_process_flag */
     char command[EGRESS_COMMAND_SIZE]; /* last component of what exec was given */
     struct egress_tree path; /* as a key of the trees: with its terminator; no bits: not known */
     __u32 zero;
@@ -161,7 +165,11 @@ struct egress_flow {
 };
 
 /* What one look of a hook led to; the daemon folds nothing more. */
-enum egress_event_action { EGRESS_EVENT_ALLOWED = 0, EGRESS_EVENT_BLOCKED = 1, EGRESS_EVENT_MONITOR = 2 };
+enum egress_event_action {
+    EGRESS_EVENT_ALLOWED = 0,
+    EGRESS_EVENT_BLOCKED = 1,
+    EGRESS_EVENT_MONITOR = 2
+};
 
 enum egress_hook {
     EGRESS_HOOK_CONNECT4 = 0,
@@ -224,12 +232,12 @@ struct egress_fold {
 
 /* What is the same for all policies. */
 struct egress_config {
-    __u64 generation; /* of the policy in force, which is in slot generation % EGRESS_SLOTS;
-                         0: none, everything passes unjudged */
-    __u64 week_at_boot; /* second of the local week at zero of the boot clock */
-    __u64 fold_interval; /* nanoseconds */
-    __u64 sequence;      /* of the last event; counted by the hooks */
-    __u32 monitor;       /* judge and record, block nothing */
+    __u64 generation;      /* of the policy in force, which is in slot generation % EGRESS_SLOTS;
+                              0: none, everything passes unjudged */
+    __u64 week_at_boot;    /* second of the local week at zero of the boot clock */
+    __u64 fold_interval;   /* nanoseconds */
+    __u64 sequence;        /* of the last event; counted by the hooks */
+    __u32 monitor;         /* judge and record, block nothing */
     __u32 mount_namespace; /* of the host: inode number */
     __u32 pid_namespace;
     __u32 abi;

@@ -195,8 +195,8 @@ class Compiler {
     }
 
     /// Paths as exec recorded them. They find a file that has replaced another at once; the file
-    /// itself (programs()) is found under other names, too: links, bind mounts. A program's path ends
-    /// in its terminator here, so that nothing else begins with it.
+    /// itself (programs()) is found under other names, too: links, bind mounts. A program's path
+    /// ends in its terminator here, so that nothing else begins with it.
     void trees() {
         std::map<std::string, std::pair<egress_vector, egress_vector>> found; // host, any
         for (std::size_t i = 0; i < rules_.size(); ++i) {

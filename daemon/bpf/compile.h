@@ -79,7 +79,7 @@ struct Tables {
     Table<Prefix6Key> prefixes6;
     Table<std::uint32_t> uids;
     Table<std::uint32_t> gids;
-    Table<std::uint64_t> cgroups;                                   ///< by id
+    Table<std::uint64_t> cgroups; ///< by id
     Table<Command> commands;
     std::vector<std::pair<egress_file, Index>> programs; ///< sorted by FileLess
     std::vector<std::pair<egress_file, Index>> parents;

@@ -1,8 +1,10 @@
 /* The kernel half: one object, so that its programs share their maps. */
 #include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
 struct task_struct;
@@ -10,13 +12,13 @@ struct bpf_iter_meta {
     __u64 seq_num;
 } __attribute__((preserve_access_index));
 struct bpf_iter__task {
-    struct bpf_iter_meta *meta;
-    struct task_struct *task;
+    struct bpf_iter_meta* meta;
+    struct task_struct* task;
 } __attribute__((preserve_access_index));
 
 #include "abi.h"
+#include "flow.h"
 #include "maps.h"
 #include "tag.h"
-#include "flow.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

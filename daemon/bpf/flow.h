@@ -1,4 +1,5 @@
-/* Where a process goes: judged when it connects, sends or makes a socket that is not judged later. */
+/* Where a process goes: judged when it connects, sends or makes a socket that is not judged later.
+ */
 #ifndef EGRESS_BPF_FLOW_H
 #define EGRESS_BPF_FLOW_H
 
@@ -22,7 +23,7 @@
 
 /* Which rules the process' program and ancestry select: worked out once per process and policy. Two
  * threads may do so at once; they write the same words. */
-static __noinline int select_subject(struct egress_process *process, struct egress_view *view) {
+static __noinline int select_subject(struct egress_process* process, struct egress_view* view) {
     struct egress_vector chosen;
     if (!process || !view || !view->base) {
         return 0;
@@ -30,7 +31,7 @@ static __noinline int select_subject(struct egress_process *process, struct egre
     if (!egress_select(view, process, &chosen)) {
         return 0;
     }
-    struct egress_subject *subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
+    struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
     subject->vector = chosen;
     __sync_lock_test_and_set(&subject->generation, view->generation);
     return 1;
@@ -39,13 +40,13 @@ static __noinline int select_subject(struct egress_process *process, struct egre
 struct egress_look {
     struct egress_flow flow;
     struct egress_view view;
-    struct egress_process *process; /* null: not in the table */
-    const struct egress_config *settings;
+    struct egress_process* process; /* null: not in the table */
+    const struct egress_config* settings;
     __u32 rule;
     __u8 hook;
 };
 
-EGRESS_INLINE int may_fold(const struct egress_look *look, __u8 action, __u64 now, __u64 *count) {
+EGRESS_INLINE int may_fold(const struct egress_look* look, __u8 action, __u64 now, __u64* count) {
     struct egress_fold_key key = {
         .program = look->process ? look->process->program.inode : 0,
         .tgid = bpf_get_current_pid_tgid() >> 32,
@@ -56,7 +57,7 @@ EGRESS_INLINE int may_fold(const struct egress_look *look, __u8 action, __u64 no
         .action = action,
     };
     __builtin_memcpy(key.address, look->flow.address, sizeof key.address);
-    struct egress_fold *fold = bpf_map_lookup_elem(&folds, &key);
+    struct egress_fold* fold = bpf_map_lookup_elem(&folds, &key);
     if (!fold) {
         struct egress_fold first = {.sent = now, .count = 0};
         bpf_map_update_elem(&folds, &key, &first, BPF_NOEXIST);
@@ -73,7 +74,7 @@ EGRESS_INLINE int may_fold(const struct egress_look *look, __u8 action, __u64 no
     return 0;
 }
 
-static __noinline int emit(struct egress_look *look, __u32 action, __u32 flags) {
+static __noinline int emit(struct egress_look* look, __u32 action, __u32 flags) {
     if (!look || !look->settings) {
         return 0;
     }
@@ -82,13 +83,13 @@ static __noinline int emit(struct egress_look *look, __u32 action, __u32 flags) 
     if (may_fold(look, action, now, &count)) {
         return 0;
     }
-    const __u64 number = __sync_fetch_and_add((__u64 *)&look->settings->sequence, 1) + 1;
-    struct egress_event *event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
+    const __u64 number = __sync_fetch_and_add((__u64*)&look->settings->sequence, 1) + 1;
+    struct egress_event* event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
     if (!event) {
         egress_lose(EGRESS_LOST_RING);
         return 0;
     }
-    struct task_struct *task = (void *)bpf_get_current_task();
+    struct task_struct* task = (void*)bpf_get_current_task();
     const __u64 ids = bpf_get_current_pid_tgid();
     event->sequence = number;
     event->time = now;
@@ -120,14 +121,14 @@ static __noinline int emit(struct egress_look *look, __u32 action, __u32 flags) 
 }
 
 /* Fills what the current task tells; false: nothing is in force. */
-EGRESS_INLINE int look_up(struct egress_look *look) {
+EGRESS_INLINE int look_up(struct egress_look* look) {
     const __u32 zero = 0;
     look->settings = bpf_map_lookup_elem(&config, &zero);
     if (!look->settings) {
         return 0;
     }
     /* Read once: everything below belongs to this policy, whatever is switched meanwhile. */
-    look->view.generation = *(volatile const __u64 *)&look->settings->generation;
+    look->view.generation = *(volatile const __u64*)&look->settings->generation;
     if (!look->view.generation) {
         return 0;
     }
@@ -137,7 +138,7 @@ EGRESS_INLINE int look_up(struct egress_look *look) {
         egress_lose(EGRESS_LOST_BROKEN);
         return 0;
     }
-    struct task_struct *task = (void *)bpf_get_current_task();
+    struct task_struct* task = (void*)bpf_get_current_task();
     const __u64 owner = bpf_get_current_uid_gid();
     const __u32 tgid = bpf_get_current_pid_tgid() >> 32;
     look->flow.uid = (__u32)owner;
@@ -148,7 +149,7 @@ EGRESS_INLINE int look_up(struct egress_look *look) {
     return 1;
 }
 
-EGRESS_INLINE const struct egress_vector *cgroup_of(const struct egress_view *view) {
+EGRESS_INLINE const struct egress_vector* cgroup_of(const struct egress_view* view) {
     if (view->base->has_cgroups) {
         /* The innermost that a rule names knows the rules of those around it. */
         for (int level = EGRESS_CGROUP_LEVELS - 1; level >= 0; --level) {
@@ -165,17 +166,17 @@ EGRESS_INLINE const struct egress_vector *cgroup_of(const struct egress_view *vi
 }
 
 /* The process' rules under this policy. Not called from judge(): the stack is small. */
-EGRESS_INLINE void prepare_subject(struct egress_look *look) {
-    struct egress_process *process = look->process;
+EGRESS_INLINE void prepare_subject(struct egress_look* look) {
+    struct egress_process* process = look->process;
     if (process && process->subjects[look->view.slot & (EGRESS_SLOTS - 1)].generation !=
                        look->view.generation) {
         select_subject(process, &look->view);
     }
 }
 
-EGRESS_INLINE const struct egress_vector *subject_of(const struct egress_look *look) {
+EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_look* look) {
     if (look->process) {
-        const struct egress_subject *subject =
+        const struct egress_subject* subject =
             &look->process->subjects[look->view.slot & (EGRESS_SLOTS - 1)];
         if (subject->generation == look->view.generation) {
             return &subject->vector;
@@ -186,7 +187,7 @@ EGRESS_INLINE const struct egress_vector *subject_of(const struct egress_look *l
 }
 
 /* What the rule found means here and now. */
-EGRESS_INLINE int carry_out(struct egress_look *look) {
+EGRESS_INLINE int carry_out(struct egress_look* look) {
     const __u32 index = look->rule;
     if (index == EGRESS_BROKEN) {
         egress_lose(EGRESS_LOST_BROKEN);
@@ -196,12 +197,16 @@ EGRESS_INLINE int carry_out(struct egress_look *look) {
         emit(look, EGRESS_EVENT_ALLOWED, 0);
         return EGRESS_PASS;
     }
-    const struct egress_rule *rule = &look->view.base->rules[index];
+    const struct egress_rule* rule = &look->view.base->rules[index];
     const __u32 flags = rule->flags;
     const int refused = rule->verdict != EGRESS_ALLOW;
     const int only_seen = (flags & EGRESS_RULE_AUDIT) || (refused && look->settings->monitor);
-    if (!(flags & EGRESS_RULE_QUIET) && (refused || (flags & (EGRESS_RULE_AUDIT | EGRESS_RULE_LOG)))) {
-        emit(look, only_seen ? EGRESS_EVENT_MONITOR : refused ? EGRESS_EVENT_BLOCKED : EGRESS_EVENT_ALLOWED,
+    if (!(flags & EGRESS_RULE_QUIET) &&
+        (refused || (flags & (EGRESS_RULE_AUDIT | EGRESS_RULE_LOG)))) {
+        emit(look,
+             only_seen ? EGRESS_EVENT_MONITOR
+             : refused ? EGRESS_EVENT_BLOCKED
+                       : EGRESS_EVENT_ALLOWED,
              flags);
     }
     if (!refused || only_seen) {
@@ -213,16 +218,17 @@ EGRESS_INLINE int carry_out(struct egress_look *look) {
     return EGRESS_REFUSE;
 }
 
-EGRESS_INLINE void put_v4(struct egress_flow *flow, __u32 address) {
-    __u32 *words = (__u32 *)flow->address;
+EGRESS_INLINE void put_v4(struct egress_flow* flow, __u32 address) {
+    __u32* words = (__u32*)flow->address;
     words[0] = 0;
     words[1] = 0;
     words[2] = bpf_htonl(0xffff);
-    words[3] = address ? address : bpf_htonl(0x7f000001); /* the kernel connects 0.0.0.0 to itself */
+    words[3] =
+        address ? address : bpf_htonl(0x7f000001); /* the kernel connects 0.0.0.0 to itself */
 }
 
-EGRESS_INLINE void put_v6(struct egress_flow *flow, __u32 a, __u32 b, __u32 c, __u32 d) {
-    __u32 *words = (__u32 *)flow->address;
+EGRESS_INLINE void put_v6(struct egress_flow* flow, __u32 a, __u32 b, __u32 c, __u32 d) {
+    __u32* words = (__u32*)flow->address;
     if (a == 0 && b == 0 && c == bpf_htonl(0xffff)) {
         put_v4(flow, d);
         return;
@@ -233,7 +239,7 @@ EGRESS_INLINE void put_v6(struct egress_flow *flow, __u32 a, __u32 b, __u32 c, _
     words[3] = a | b | c | d ? d : bpf_htonl(1);
 }
 
-static __noinline int judge(struct egress_look *look) {
+static __noinline int judge(struct egress_look* look) {
     if (!look || !look->view.base || !look->settings) {
         return EGRESS_PASS;
     }
@@ -243,12 +249,12 @@ static __noinline int judge(struct egress_look *look) {
         question.destination = &look->view.base->at_create;
         question.port = question.destination;
     }
-    look->rule = egress_first(&look->view, &question, bpf_ktime_get_boot_ns(),
-                              look->settings->week_at_boot);
+    look->rule =
+        egress_first(&look->view, &question, bpf_ktime_get_boot_ns(), look->settings->week_at_boot);
     return carry_out(look);
 }
 
-EGRESS_INLINE int judge_address(struct bpf_sock_addr *ctx, __u8 hook, int v6) {
+EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
     struct egress_look look = {.hook = hook};
     if (!look_up(&look)) {
         return EGRESS_PASS;
@@ -268,40 +274,41 @@ EGRESS_INLINE int judge_address(struct bpf_sock_addr *ctx, __u8 hook, int v6) {
 }
 
 SEC("cgroup/connect4")
-int egress_connect4(struct bpf_sock_addr *ctx) {
+int egress_connect4(struct bpf_sock_addr* ctx) {
     return judge_address(ctx, EGRESS_HOOK_CONNECT4, 0);
 }
 
 SEC("cgroup/connect6")
-int egress_connect6(struct bpf_sock_addr *ctx) {
+int egress_connect6(struct bpf_sock_addr* ctx) {
     return judge_address(ctx, EGRESS_HOOK_CONNECT6, 1);
 }
 
 SEC("cgroup/sendmsg4")
-int egress_sendmsg4(struct bpf_sock_addr *ctx) {
+int egress_sendmsg4(struct bpf_sock_addr* ctx) {
     return judge_address(ctx, EGRESS_HOOK_SENDMSG4, 0);
 }
 
 SEC("cgroup/sendmsg6")
-int egress_sendmsg6(struct bpf_sock_addr *ctx) {
+int egress_sendmsg6(struct bpf_sock_addr* ctx) {
     return judge_address(ctx, EGRESS_HOOK_SENDMSG6, 1);
 }
 
 /* What is neither TCP nor UDP is not seen by the hooks above: judged by its kind here, and by its
  * packets. */
 SEC("cgroup/sock_create")
-int egress_create(struct bpf_sock *ctx) {
+int egress_create(struct bpf_sock* ctx) {
     struct egress_look look = {.hook = EGRESS_HOOK_CREATE};
     const __u32 protocol = ctx->protocol;
-    if (ctx->type != SOCK_RAW && (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ||
-                                  protocol == IPPROTO_MPTCP)) {
+    if (ctx->type != SOCK_RAW &&
+        (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_MPTCP)) {
         return EGRESS_PASS;
     }
     if (!look_up(&look)) {
         return EGRESS_PASS;
     }
     if (ctx->family == AF_INET) {
-        put_v4(&look.flow, bpf_htonl(0xffffffff)); /* no destination; the family is for the reader */
+        put_v4(&look.flow,
+               bpf_htonl(0xffffffff)); /* no destination; the family is for the reader */
     }
     look.flow.type = ctx->type;
     look.flow.protocol = protocol;

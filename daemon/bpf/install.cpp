@@ -16,8 +16,8 @@ namespace {
 
 constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 constexpr std::array<std::string_view, 15> names = {
-    "bases", "vectors", "blocks", "hosts4",   "prefixes4", "hosts6",  "prefixes6", "uids",
-    "gids",  "cgroups", "commands", "programs",  "parents", "unders",    "trees"};
+    "bases", "vectors", "blocks",   "hosts4",   "prefixes4", "hosts6", "prefixes6", "uids",
+    "gids",  "cgroups", "commands", "programs", "parents",   "unders", "trees"};
 
 class Slot {
   public:

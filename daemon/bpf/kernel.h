@@ -7,35 +7,35 @@
 
 struct qstr {
     __u32 len;
-    const unsigned char *name;
+    const unsigned char* name;
 };
 struct super_block {
     __u32 s_dev;
 };
 struct inode {
-    struct super_block *i_sb;
+    struct super_block* i_sb;
     unsigned long i_ino;
 };
 struct dentry {
-    struct dentry *d_parent;
+    struct dentry* d_parent;
     struct qstr d_name;
-    struct inode *d_inode;
+    struct inode* d_inode;
 };
 struct vfsmount {
-    struct dentry *mnt_root;
+    struct dentry* mnt_root;
 };
 struct mount {
-    struct mount *mnt_parent;
-    struct dentry *mnt_mountpoint;
+    struct mount* mnt_parent;
+    struct dentry* mnt_mountpoint;
     struct vfsmount mnt;
 };
 struct path {
-    struct vfsmount *mnt;
-    struct dentry *dentry;
+    struct vfsmount* mnt;
+    struct dentry* dentry;
 };
 struct file {
     struct path f_path;
-    struct inode *f_inode;
+    struct inode* f_inode;
 };
 struct fs_struct {
     struct path root;
@@ -56,12 +56,12 @@ struct uts_namespace {
     struct new_utsname name;
 };
 struct nsproxy {
-    struct uts_namespace *uts_ns;
-    struct mnt_namespace *mnt_ns;
+    struct uts_namespace* uts_ns;
+    struct mnt_namespace* mnt_ns;
 };
 struct upid {
     int nr;
-    struct pid_namespace *ns;
+    struct pid_namespace* ns;
 };
 struct pid {
     unsigned int level;
@@ -74,25 +74,25 @@ struct signal_struct {
     atomic_t live;
 };
 struct mm_struct {
-    struct file *exe_file;
+    struct file* exe_file;
 };
 struct task_struct {
     int pid;
     int tgid;
-    struct task_struct *real_parent;
-    struct task_struct *group_leader;
-    struct mm_struct *mm;
-    struct fs_struct *fs;
-    struct nsproxy *nsproxy;
-    struct pid *thread_pid;
-    struct signal_struct *signal;
+    struct task_struct* real_parent;
+    struct task_struct* group_leader;
+    struct mm_struct* mm;
+    struct fs_struct* fs;
+    struct nsproxy* nsproxy;
+    struct pid* thread_pid;
+    struct signal_struct* signal;
     __u64 start_boottime;
     __u64 self_exec_id;
     char comm[16];
 };
 struct linux_binprm {
-    struct file *file;
-    const char *filename;
+    struct file* file;
+    const char* filename;
 };
 
 #pragma clang attribute pop

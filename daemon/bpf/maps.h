@@ -70,8 +70,9 @@ struct egress_key_command {
     char text[EGRESS_COMMAND_SIZE];
 };
 
-/* clang describes a structure in full only where something points to it; inner maps are not enough. */
-#define EGRESS_DESCRIBE(name) const struct name *name##_described __attribute__((unused))
+/* clang describes a structure in full only where something points to it; inner maps are not enough.
+ */
+#define EGRESS_DESCRIBE(name) const struct name* name##_described __attribute__((unused))
 EGRESS_DESCRIBE(egress_base);
 EGRESS_DESCRIBE(egress_vector);
 EGRESS_DESCRIBE(egress_block);
@@ -83,20 +84,21 @@ EGRESS_DESCRIBE(egress_file);
 EGRESS_DESCRIBE(egress_key6);
 EGRESS_DESCRIBE(egress_key_command);
 
-/* name: an outer map with one inner map per slot; the inner one's size is the loader's to choose. */
-#define EGRESS_TABLE(name, kind, flags, key_type, value_type)                                           \
-    struct name##_inner {                                                                              \
-        __uint(type, kind);                                                                            \
-        __uint(max_entries, 1);                                                                        \
-        __uint(map_flags, flags);                                                                      \
-        __type(key, key_type);                                                                         \
-        __type(value, value_type);                                                                     \
-    };                                                                                                 \
-    struct {                                                                                           \
-        __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                                      \
-        __uint(max_entries, EGRESS_SLOTS);                                                             \
-        __type(key, __u32);                                                                            \
-        __array(values, struct name##_inner);                                                          \
+/* name: an outer map with one inner map per slot; the inner one's size is the loader's to choose.
+ */
+#define EGRESS_TABLE(name, kind, flags, key_type, value_type)                                      \
+    struct name##_inner {                                                                          \
+        __uint(type, kind);                                                                        \
+        __uint(max_entries, 1);                                                                    \
+        __uint(map_flags, flags);                                                                  \
+        __type(key, key_type);                                                                     \
+        __type(value, value_type);                                                                 \
+    };                                                                                             \
+    struct {                                                                                       \
+        __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                                  \
+        __uint(max_entries, EGRESS_SLOTS);                                                         \
+        __type(key, __u32);                                                                        \
+        __array(values, struct name##_inner);                                                      \
     } name SEC(".maps")
 
 #define EGRESS_ARRAY_FLAGS (BPF_F_MMAPABLE | BPF_F_INNER_MAP)
@@ -115,92 +117,93 @@ EGRESS_TABLE(commands, BPF_MAP_TYPE_HASH, 0, struct egress_key_command, __u32);
 EGRESS_TABLE(programs, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
 EGRESS_TABLE(parents, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
 EGRESS_TABLE(unders, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
-EGRESS_TABLE(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree, struct egress_path_rules);
+EGRESS_TABLE(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree,
+             struct egress_path_rules);
 
 #define EGRESS_INLINE static __always_inline
 #define EGRESS_LOOP(times, step, context) bpf_loop(times, step, context, 0)
 
 struct egress_view {
-    const struct egress_base *base;
+    const struct egress_base* base;
     __u64 generation;
     __u32 slot;
 };
 
 /* An entry of a table of the view's policy. */
-#define EGRESS_FIND(view, table, key)                                                                  \
-    ({                                                                                                 \
-        __u32 slot_ = (view)->slot;                                                                    \
-        void *inner_ = bpf_map_lookup_elem(&table, &slot_);                                            \
-        inner_ ? bpf_map_lookup_elem(inner_, key) : (void *)0;                                         \
+#define EGRESS_FIND(view, table, key)                                                              \
+    ({                                                                                             \
+        __u32 slot_ = (view)->slot;                                                                \
+        void* inner_ = bpf_map_lookup_elem(&table, &slot_);                                        \
+        inner_ ? bpf_map_lookup_elem(inner_, key) : (void*)0;                                      \
     })
-#define EGRESS_FIND_INDEX(view, table, key)                                                            \
-    ({                                                                                                 \
-        const __u32 *found_ = EGRESS_FIND(view, table, key);                                           \
-        found_ ? *found_ : 0;                                                                          \
+#define EGRESS_FIND_INDEX(view, table, key)                                                        \
+    ({                                                                                             \
+        const __u32* found_ = EGRESS_FIND(view, table, key);                                       \
+        found_ ? *found_ : 0;                                                                      \
     })
 
-EGRESS_INLINE const struct egress_vector *vector_at(const struct egress_view *view, __u32 index) {
+EGRESS_INLINE const struct egress_vector* vector_at(const struct egress_view* view, __u32 index) {
     return EGRESS_FIND(view, vectors, &index);
 }
 
-EGRESS_INLINE __u32 low_entry(const struct egress_view *view, __u32 block, __u8 third) {
-    const struct egress_block *found = EGRESS_FIND(view, blocks, &block);
+EGRESS_INLINE __u32 low_entry(const struct egress_view* view, __u32 block, __u8 third) {
+    const struct egress_block* found = EGRESS_FIND(view, blocks, &block);
     return found ? found->entries[third] : 0;
 }
 
-EGRESS_INLINE __u32 host4(const struct egress_view *view, const __u8 *address) {
-    __u32 key = *(const __u32 *)address; /* network byte order */
+EGRESS_INLINE __u32 host4(const struct egress_view* view, const __u8* address) {
+    __u32 key = *(const __u32*)address; /* network byte order */
     return EGRESS_FIND_INDEX(view, hosts4, &key);
 }
 
-EGRESS_INLINE __u32 prefix4(const struct egress_view *view, const __u8 *address) {
+EGRESS_INLINE __u32 prefix4(const struct egress_view* view, const __u8* address) {
     struct egress_prefix4 key = {.bits = 32};
-    *(__u32 *)key.address = *(const __u32 *)address;
+    *(__u32*)key.address = *(const __u32*)address;
     return EGRESS_FIND_INDEX(view, prefixes4, &key);
 }
 
-EGRESS_INLINE __u32 host6(const struct egress_view *view, const __u8 *address) {
+EGRESS_INLINE __u32 host6(const struct egress_view* view, const __u8* address) {
     return EGRESS_FIND_INDEX(view, hosts6, address);
 }
 
-EGRESS_INLINE __u32 prefix6(const struct egress_view *view, const __u8 *address) {
+EGRESS_INLINE __u32 prefix6(const struct egress_view* view, const __u8* address) {
     struct egress_prefix6 key = {.bits = 128};
     __builtin_memcpy(key.address, address, sizeof key.address);
     return EGRESS_FIND_INDEX(view, prefixes6, &key);
 }
 
-EGRESS_INLINE __u32 uid_rules(const struct egress_view *view, __u32 uid) {
+EGRESS_INLINE __u32 uid_rules(const struct egress_view* view, __u32 uid) {
     return EGRESS_FIND_INDEX(view, uids, &uid);
 }
 
-EGRESS_INLINE __u32 gid_rules(const struct egress_view *view, __u32 gid) {
+EGRESS_INLINE __u32 gid_rules(const struct egress_view* view, __u32 gid) {
     return EGRESS_FIND_INDEX(view, gids, &gid);
 }
 
-EGRESS_INLINE __u32 command_rules(const struct egress_view *view, const char *text) {
+EGRESS_INLINE __u32 command_rules(const struct egress_view* view, const char* text) {
     return EGRESS_FIND_INDEX(view, commands, text);
 }
 
-EGRESS_INLINE __u32 program_rules(const struct egress_view *view, const struct egress_file *file) {
+EGRESS_INLINE __u32 program_rules(const struct egress_view* view, const struct egress_file* file) {
     return EGRESS_FIND_INDEX(view, programs, file);
 }
 
-EGRESS_INLINE __u32 parent_rules(const struct egress_view *view, const struct egress_file *file) {
+EGRESS_INLINE __u32 parent_rules(const struct egress_view* view, const struct egress_file* file) {
     return EGRESS_FIND_INDEX(view, parents, file);
 }
 
-EGRESS_INLINE __u32 under_rules(const struct egress_view *view, const struct egress_file *file) {
+EGRESS_INLINE __u32 under_rules(const struct egress_view* view, const struct egress_file* file) {
     return EGRESS_FIND_INDEX(view, unders, file);
 }
 
 /* The key has 260 bytes, too many for the stack beside everything else: the process keeps it. */
-EGRESS_INLINE const struct egress_path_rules *tree_rules(const struct egress_view *view,
-                                                         const struct egress_tree *path) {
+EGRESS_INLINE const struct egress_path_rules* tree_rules(const struct egress_view* view,
+                                                         const struct egress_tree* path) {
     return EGRESS_FIND(view, trees, path);
 }
 
-EGRESS_INLINE void egress_count(void *map, __u32 index) {
-    __u64 *counter = bpf_map_lookup_elem(map, &index);
+EGRESS_INLINE void egress_count(void* map, __u32 index) {
+    __u64* counter = bpf_map_lookup_elem(map, &index);
     if (counter) {
         ++*counter; /* per CPU; a hook may interrupt another and lose one: see egress_lose() */
     }
@@ -208,7 +211,7 @@ EGRESS_INLINE void egress_count(void *map, __u32 index) {
 
 /* Losses are counted exactly. */
 EGRESS_INLINE void egress_lose(__u32 why) {
-    __u64 *counter = bpf_map_lookup_elem(&losses, &why);
+    __u64* counter = bpf_map_lookup_elem(&losses, &why);
     if (counter) {
         __sync_fetch_and_add(counter, 1);
     }

@@ -28,17 +28,17 @@ struct {
     __type(value, struct egress_scratch);
 } scratch SEC(".maps");
 
-EGRESS_INLINE __u32 mount_namespace_of(struct task_struct *task) {
+EGRESS_INLINE __u32 mount_namespace_of(struct task_struct* task) {
     return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 }
 
-EGRESS_INLINE __u32 pid_namespace_of(struct task_struct *task) {
-    struct pid *pid = BPF_CORE_READ(task, thread_pid);
+EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
+    struct pid* pid = BPF_CORE_READ(task, thread_pid);
     const __u32 level = BPF_CORE_READ(pid, level);
-    struct pid_namespace *ns = 0;
+    struct pid_namespace* ns = 0;
     if (level < 32) {
         bpf_probe_read_kernel(&ns, sizeof ns,
-                              (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+                              (void*)pid + bpf_core_field_offset(struct pid, numbers) +
                                   level * bpf_core_type_size(struct upid) +
                                   bpf_core_field_offset(struct upid, ns));
     }
@@ -46,30 +46,30 @@ EGRESS_INLINE __u32 pid_namespace_of(struct task_struct *task) {
 }
 
 struct egress_walk {
-    struct dentry *dentry;
-    struct mount *mount;
-    struct dentry *root; /* where to stop; null: at the namespace's own root */
-    struct vfsmount *root_mount;
-    __u32 at; /* first byte that is written; the text ends at EGRESS_PATH_SIZE - 1 */
+    struct dentry* dentry;
+    struct mount* mount;
+    struct dentry* root; /* where to stop; null: at the namespace's own root */
+    struct vfsmount* root_mount;
+    __u32 at;    /* first byte that is written; the text ends at EGRESS_PATH_SIZE - 1 */
     __u32 whole; /* the root was reached */
 };
 
 /* One step of the walk from the file up to the root: writes a component, or crosses a mount. Not 0:
  * done. */
-static long walk_up(__u32 step, struct egress_walk *walk) {
+static long walk_up(__u32 step, struct egress_walk* walk) {
     const __u32 zero = 0;
-    struct egress_scratch *into = bpf_map_lookup_elem(&scratch, &zero);
-    struct dentry *const dentry = walk->dentry;
-    struct mount *const inner = walk->mount;
-    struct vfsmount *const mount = (void *)inner + bpf_core_field_offset(struct mount, mnt);
+    struct egress_scratch* into = bpf_map_lookup_elem(&scratch, &zero);
+    struct dentry* const dentry = walk->dentry;
+    struct mount* const inner = walk->mount;
+    struct vfsmount* const mount = (void*)inner + bpf_core_field_offset(struct mount, mnt);
     if (!into || (dentry == walk->root && mount == walk->root_mount)) {
         walk->whole = 1;
         return 1;
     }
-    struct dentry *const parent = BPF_CORE_READ(dentry, d_parent);
-    struct dentry *const top = BPF_CORE_READ(mount, mnt_root);
+    struct dentry* const parent = BPF_CORE_READ(dentry, d_parent);
+    struct dentry* const top = BPF_CORE_READ(mount, mnt_root);
     if (dentry == top || dentry == parent) {
-        struct mount *const outer = BPF_CORE_READ(inner, mnt_parent);
+        struct mount* const outer = BPF_CORE_READ(inner, mnt_parent);
         if (outer == inner || dentry != top) {
             walk->whole = 1; /* the root of the namespace, or a file outside of any (memfd) */
             return 1;
@@ -92,17 +92,17 @@ static long walk_up(__u32 step, struct egress_walk *walk) {
 }
 
 /* The path of a file in the process' table entry; "" where it is too long. */
-EGRESS_INLINE void take_path(struct egress_process *process, struct task_struct *task,
-                             struct file *file, const struct egress_config *settings) {
+EGRESS_INLINE void take_path(struct egress_process* process, struct task_struct* task,
+                             struct file* file, const struct egress_config* settings) {
     const __u32 zero = 0;
-    struct egress_scratch *into = bpf_map_lookup_elem(&scratch, &zero);
+    struct egress_scratch* into = bpf_map_lookup_elem(&scratch, &zero);
     if (!into) {
         return;
     }
-    struct vfsmount *const mount = BPF_CORE_READ(file, f_path.mnt);
+    struct vfsmount* const mount = BPF_CORE_READ(file, f_path.mnt);
     struct egress_walk walk = {
         .dentry = BPF_CORE_READ(file, f_path.dentry),
-        .mount = (void *)mount - bpf_core_field_offset(struct mount, mnt),
+        .mount = (void*)mount - bpf_core_field_offset(struct mount, mnt),
         .at = EGRESS_PATH_SIZE - 1,
     };
     /* On the host the walk goes to the very root, past what chroot(2) pretends: in a user namespace
@@ -121,7 +121,8 @@ EGRESS_INLINE void take_path(struct egress_process *process, struct task_struct 
         const __u32 at = walk.at & (EGRESS_PATH_SIZE - 1);
         length = EGRESS_PATH_SIZE - 1 - at;
         into->text[EGRESS_PATH_SIZE - 1] = 0;
-        bpf_probe_read_kernel(process->path.path, (length & (EGRESS_PATH_SIZE - 1)), &into->text[at]);
+        bpf_probe_read_kernel(process->path.path, (length & (EGRESS_PATH_SIZE - 1)),
+                              &into->text[at]);
     }
     process->path.bits = length ? (length + 1) * 8 : 0;
     if (length) {
@@ -130,15 +131,15 @@ EGRESS_INLINE void take_path(struct egress_process *process, struct task_struct 
     }
 }
 
-EGRESS_INLINE void take_program(struct egress_process *process, struct file *file) {
+EGRESS_INLINE void take_program(struct egress_process* process, struct file* file) {
     process->program.inode = BPF_CORE_READ(file, f_inode, i_ino);
     process->program.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
 }
 
 /* The entry of a process; a new one where there is none, or one of a process that had the tgid
  * before. */
-EGRESS_INLINE struct egress_process *entry_of(__u32 tgid, __u64 started, __u32 ppid) {
-    struct egress_process *process = bpf_map_lookup_elem(&processes, &tgid);
+EGRESS_INLINE struct egress_process* entry_of(__u32 tgid, __u64 started, __u32 ppid) {
+    struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
     if (process && process->started == started) {
         return process;
     }
@@ -156,18 +157,18 @@ EGRESS_INLINE struct egress_process *entry_of(__u32 tgid, __u64 started, __u32 p
 }
 
 SEC("tp_btf/sched_process_fork")
-int BPF_PROG(egress_fork, struct task_struct *parent, struct task_struct *child) {
+int BPF_PROG(egress_fork, struct task_struct* parent, struct task_struct* child) {
     const __u32 tgid = child->tgid;
     const __u32 ptgid = parent->tgid;
     if (child->pid != child->tgid) {
         return 0; /* a thread shares its process' entry */
     }
     const __u64 started = BPF_CORE_READ(child, start_boottime);
-    struct egress_process *process = bpf_map_lookup_elem(&processes, &tgid);
+    struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
     if (process && process->started == started) {
         return 0;
     }
-    struct egress_process *from = bpf_map_lookup_elem(&processes, &ptgid);
+    struct egress_process* from = bpf_map_lookup_elem(&processes, &ptgid);
     if (!from || bpf_map_update_elem(&processes, &tgid, from, BPF_ANY)) {
         if (from) {
             egress_lose(EGRESS_LOST_PROCESS);
@@ -195,13 +196,12 @@ int BPF_PROG(egress_fork, struct task_struct *parent, struct task_struct *child)
 }
 
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(egress_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm) {
+int BPF_PROG(egress_exec, struct task_struct* task, int old_pid, struct linux_binprm* bprm) {
     const __u32 zero = 0;
-    const struct egress_config *settings = bpf_map_lookup_elem(&config, &zero);
-    struct task_struct *const leader = BPF_CORE_READ(task, group_leader);
-    struct egress_process *process =
-        entry_of(task->tgid, BPF_CORE_READ(leader, start_boottime),
-                 BPF_CORE_READ(task, real_parent, tgid));
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    struct task_struct* const leader = BPF_CORE_READ(task, group_leader);
+    struct egress_process* process = entry_of(task->tgid, BPF_CORE_READ(leader, start_boottime),
+                                              BPF_CORE_READ(task, real_parent, tgid));
     if (!process || !settings) {
         return 0;
     }
@@ -213,7 +213,7 @@ int BPF_PROG(egress_exec, struct task_struct *task, int old_pid, struct linux_bi
     process->subjects[0].generation = 0;
     process->subjects[1].generation = 0;
     process->flags &= ~EGRESS_PROCESS_SWEPT;
-    struct file *const file = BPF_CORE_READ(bprm, file);
+    struct file* const file = BPF_CORE_READ(bprm, file);
     take_program(process, file);
     take_path(process, task, file, settings);
     /* The kernel has just set the name from what exec was given; nobody could change it since. */
@@ -223,7 +223,7 @@ int BPF_PROG(egress_exec, struct task_struct *task, int old_pid, struct linux_bi
 }
 
 SEC("tp_btf/sched_process_exit")
-int BPF_PROG(egress_exit, struct task_struct *task) {
+int BPF_PROG(egress_exit, struct task_struct* task) {
     const __u32 tgid = task->tgid;
     if (BPF_CORE_READ(task, signal, live.counter) == 0) {
         bpf_map_delete_elem(&processes, &tgid);
@@ -231,13 +231,13 @@ int BPF_PROG(egress_exit, struct task_struct *task) {
     return 0;
 }
 
-/* What the host is: the namespaces of the first process that the daemon's own pid namespace shows. The
- * daemon itself may have a mount namespace of its own, and may not look at /proc/1. */
+/* What the host is: the namespaces of the first process that the daemon's own pid namespace shows.
+ * The daemon itself may have a mount namespace of its own, and may not look at /proc/1. */
 SEC("iter/task")
-int egress_host(struct bpf_iter__task *context) {
+int egress_host(struct bpf_iter__task* context) {
     const __u32 zero = 0;
-    struct egress_config *settings = bpf_map_lookup_elem(&config, &zero);
-    struct task_struct *task = context->task;
+    struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    struct task_struct* task = context->task;
     if (task && settings && context->meta->seq_num == 0) {
         settings->mount_namespace = mount_namespace_of(task);
         settings->pid_namespace = pid_namespace_of(task);
@@ -247,22 +247,22 @@ int egress_host(struct bpf_iter__task *context) {
 
 /* For the processes that were there before the hooks. Never overwrites what a hook has written. */
 SEC("iter/task")
-int egress_sweep(struct bpf_iter__task *context) {
-    struct task_struct *task = context->task;
+int egress_sweep(struct bpf_iter__task* context) {
+    struct task_struct* task = context->task;
     const __u32 zero = 0;
-    const struct egress_config *settings = bpf_map_lookup_elem(&config, &zero);
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     if (!task || !settings || task->pid != task->tgid) {
         return 0;
     }
     const __u32 tgid = task->tgid;
     const __u64 started = BPF_CORE_READ(task, start_boottime);
-    struct egress_process *process = bpf_map_lookup_elem(&processes, &tgid);
-    struct mm_struct *const mm = BPF_CORE_READ(task, mm);
+    struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
+    struct mm_struct* const mm = BPF_CORE_READ(task, mm);
     if (!mm || (process && process->started == started)) {
         return 0;
     }
     process = entry_of(tgid, started, BPF_CORE_READ(task, real_parent, tgid));
-    struct file *const file = BPF_CORE_READ(mm, exe_file);
+    struct file* const file = BPF_CORE_READ(mm, exe_file);
     if (!process || !file) {
         return 0;
     }
@@ -270,10 +270,10 @@ int egress_sweep(struct bpf_iter__task *context) {
     take_program(process, file);
     take_path(process, task, file, settings);
     bpf_probe_read_kernel(process->command, sizeof process->command, task->comm);
-    const struct task_struct *at = task;
+    const struct task_struct* at = task;
     for (int i = 0; i < EGRESS_MAX_ANCESTORS; ++i) {
         at = BPF_CORE_READ(at, real_parent, group_leader);
-        struct file *const program = BPF_CORE_READ(at, mm, exe_file);
+        struct file* const program = BPF_CORE_READ(at, mm, exe_file);
         if (!program) {
             break;
         }

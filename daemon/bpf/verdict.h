@@ -3,10 +3,10 @@
  * One text for the kernel's hooks, for `egressctl explain` and for the tests. Who includes it has
  * defined, before, how a policy's tables are looked up:
  *
- *   struct egress_view                                   a policy; has `const struct egress_base *base`
- *   vector_at(view, index)                               a vector, or null
- *   low_entry(view, block, third_byte)                   an entry of a block, 0 if there is none
- *   host4(view, address), host6(...)                     index, 0: not there (0 is the empty vector)
+ *   struct egress_view                                   a policy; has `const struct egress_base
+ * *base` vector_at(view, index)                               a vector, or null low_entry(view,
+ * block, third_byte)                   an entry of a block, 0 if there is none host4(view,
+ * address), host6(...)                     index, 0: not there (0 is the empty vector)
  *   prefix4(view, address), prefix6(...)                 the same, by the longest prefix
  *   uid_rules(view, uid), gid_rules(...)                 the same
  *   program_rules(view, file), parent_rules, under_rules the same
@@ -33,10 +33,10 @@
 
 #ifndef EGRESS_LOOP
 /* step(number, context) until it gives something else than 0. */
-#define EGRESS_LOOP(times, step, context)                                                              \
-    do {                                                                                               \
-        for (__u32 number_ = 0; number_ < (times) && !step(number_, context); ++number_) {             \
-        }                                                                                              \
+#define EGRESS_LOOP(times, step, context)                                                          \
+    do {                                                                                           \
+        for (__u32 number_ = 0; number_ < (times) && !step(number_, context); ++number_) {         \
+        }                                                                                          \
     } while (0)
 #endif
 
@@ -46,9 +46,9 @@
  * many rules have ended, the search comes to its end. */
 #define EGRESS_STEPS (EGRESS_WORDS + EGRESS_MAX_RULES + 1)
 
-/* Number of the lowest bit that is set; `word` is not 0. The kernel's machine has no instruction for
- * it, and branches would multiply the paths that its verifier follows: a de Bruijn sequence has each
- * run of six bits once. */
+/* Number of the lowest bit that is set; `word` is not 0. The kernel's machine has no instruction
+ * for it, and branches would multiply the paths that its verifier follows: a de Bruijn sequence has
+ * each run of six bits once. */
 static const __u8 egress_bit_of[64] = {
     0,  1,  2,  53, 3,  7,  54, 27, 4,  38, 41, 8,  34, 55, 48, 28, 62, 5,  39, 46, 44, 42,
     22, 9,  24, 35, 59, 56, 49, 18, 29, 11, 63, 52, 6,  26, 37, 40, 33, 47, 61, 45, 43, 21,
@@ -59,13 +59,13 @@ EGRESS_INLINE __u32 egress_lowest(__u64 word) {
     return egress_bit_of[((word & -word) * 0x022fdd63cc95386dULL) >> 58];
 }
 
-EGRESS_INLINE int egress_is_v4(const __u8 *address) {
-    const __u32 *words = (const __u32 *)address;
+EGRESS_INLINE int egress_is_v4(const __u8* address) {
+    const __u32* words = (const __u32*)address;
     return words[0] == 0 && words[1] == 0 && words[2] == __builtin_bswap32(0xffff);
 }
 
 /* Index of the vector of a destination. */
-EGRESS_INLINE __u32 egress_destination(const struct egress_view *view, const __u8 *address) {
+EGRESS_INLINE __u32 egress_destination(const struct egress_view* view, const __u8* address) {
     __u32 entry;
     __u32 found;
     if (!egress_is_v4(address)) {
@@ -93,7 +93,7 @@ EGRESS_INLINE __u32 egress_destination(const struct egress_view *view, const __u
     return found ? found : entry & EGRESS_INDEX;
 }
 
-EGRESS_INLINE void egress_add(struct egress_vector *to, const struct egress_vector *what) {
+EGRESS_INLINE void egress_add(struct egress_vector* to, const struct egress_vector* what) {
     if (what) {
         to->any |= what->any;
         for (int w = 0; w < EGRESS_WORDS; ++w) {
@@ -111,12 +111,12 @@ EGRESS_INLINE __u64 egress_not_zero(__u64 word) {
 
 /* Adds the rules of each ancestor. */
 struct egress_climb {
-    const struct egress_view *view;
-    const struct egress_process *process;
-    struct egress_vector *out;
+    const struct egress_view* view;
+    const struct egress_process* process;
+    struct egress_vector* out;
 };
 
-static long egress_climb_step(__u32 number, struct egress_climb *climb) {
+static long egress_climb_step(__u32 number, struct egress_climb* climb) {
     if (number >= climb->process->ancestors_used || number >= EGRESS_MAX_ANCESTORS) {
         return 1;
     }
@@ -127,12 +127,12 @@ static long egress_climb_step(__u32 number, struct egress_climb *climb) {
     return 0;
 }
 
-/* Works out which rules a process' program and ancestry select; 0: the tables are broken. One vector and pointers: the kernel's
- * stack has 512 bytes for all of it. */
-EGRESS_INLINE int egress_select(const struct egress_view *view, const struct egress_process *process,
-                                 struct egress_vector *out) {
-    const struct egress_base *base = view->base;
-    const struct egress_path_rules *tree = base->has_trees ? tree_rules(view, &process->path) : 0;
+/* Works out which rules a process' program and ancestry select; 0: the tables are broken. One
+ * vector and pointers: the kernel's stack has 512 bytes for all of it. */
+EGRESS_INLINE int egress_select(const struct egress_view* view,
+                                const struct egress_process* process, struct egress_vector* out) {
+    const struct egress_base* base = view->base;
+    const struct egress_path_rules* tree = base->has_trees ? tree_rules(view, &process->path) : 0;
     const int on_host = process->flags & EGRESS_PROCESS_HOST_PATH;
     __u64 any = 0;
 
@@ -142,20 +142,19 @@ EGRESS_INLINE int egress_select(const struct egress_view *view, const struct egr
         EGRESS_LOOP(EGRESS_MAX_ANCESTORS, egress_climb_step, &climb);
     }
     /* Index 0 is an empty vector: the verifier sees the same for what is there and what is not. */
-    const struct egress_vector *parent = vector_at(
-        view, process->ancestors_used ? parent_rules(view, &process->ancestors[0]) : 0);
-    const struct egress_vector *program = vector_at(view, program_rules(view, &process->program));
-    const struct egress_vector *command = vector_at(view, command_rules(view, process->command));
-    const struct egress_vector *tree_any = vector_at(view, tree ? tree->any : 0);
-    const struct egress_vector *tree_host = vector_at(view, tree && on_host ? tree->host : 0);
+    const struct egress_vector* parent =
+        vector_at(view, process->ancestors_used ? parent_rules(view, &process->ancestors[0]) : 0);
+    const struct egress_vector* program = vector_at(view, program_rules(view, &process->program));
+    const struct egress_vector* command = vector_at(view, command_rules(view, process->command));
+    const struct egress_vector* tree_any = vector_at(view, tree ? tree->any : 0);
+    const struct egress_vector* tree_host = vector_at(view, tree && on_host ? tree->host : 0);
     if (!parent || !program || !command || !tree_any || !tree_host) {
         return 0;
     }
     for (int w = 0; w < EGRESS_WORDS; ++w) {
         const __u64 word = out->words[w] & (base->any_parent.words[w] | parent->words[w]) &
                            (base->any_program.words[w] | program->words[w] | command->words[w] |
-                            tree_any->words[w] |
-                            tree_host->words[w]);
+                            tree_any->words[w] | tree_host->words[w]);
         out->words[w] = word;
         any |= egress_not_zero(word) << w;
     }
@@ -165,7 +164,7 @@ EGRESS_INLINE int egress_select(const struct egress_view *view, const struct egr
 
 /* Whether a rule with a time is in force. `week` is the second of the local week. Without branches,
  * for the verifier's sake: a window that is not used has no length. */
-EGRESS_INLINE int egress_in_force(const struct egress_rule *rule, __u64 now, __u32 week) {
+EGRESS_INLINE int egress_in_force(const struct egress_rule* rule, __u64 now, __u32 week) {
     __u64 inside = rule->windows_used == 0;
     EGRESS_UNROLL
     for (int i = 0; i < EGRESS_MAX_WINDOWS; ++i) {
@@ -177,21 +176,21 @@ EGRESS_INLINE int egress_in_force(const struct egress_rule *rule, __u64 now, __u
 
 /* The vectors of one question, one per dimension. */
 struct egress_question {
-    const struct egress_vector *destination;
-    const struct egress_vector *port;
-    const struct egress_vector *protocol;
-    const struct egress_vector *uid;
-    const struct egress_vector *gid;
-    const struct egress_vector *place;   /* container or host */
-    const struct egress_vector *subject; /* program and ancestry */
-    const struct egress_vector *cgroup;
+    const struct egress_vector* destination;
+    const struct egress_vector* port;
+    const struct egress_vector* protocol;
+    const struct egress_vector* uid;
+    const struct egress_vector* gid;
+    const struct egress_vector* place;   /* container or host */
+    const struct egress_vector* subject; /* program and ancestry */
+    const struct egress_vector* cgroup;
 };
 
 /* The vectors of a flow. `subject` and `cgroup` are worked out by the caller. */
-EGRESS_INLINE void egress_ask(const struct egress_view *view, const struct egress_flow *flow,
-                              const struct egress_vector *subject,
-                              const struct egress_vector *cgroup, struct egress_question *q) {
-    const struct egress_base *base = view->base;
+EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
+                              const struct egress_vector* subject,
+                              const struct egress_vector* cgroup, struct egress_question* q) {
+    const struct egress_base* base = view->base;
     __u32 index;
 
     q->destination = vector_at(view, egress_destination(view, flow->address));
@@ -208,8 +207,8 @@ EGRESS_INLINE void egress_ask(const struct egress_view *view, const struct egres
 
 /* The search, a step at a time: the verifier would follow a plain loop through every path. */
 struct egress_search {
-    const struct egress_view *view;
-    const struct egress_question *question;
+    const struct egress_view* view;
+    const struct egress_question* question;
     __u64 any;  /* words that are left */
     __u64 word; /* what is left of the one looked at */
     __u64 now;
@@ -218,9 +217,9 @@ struct egress_search {
     __u32 rule; /* what was found */
 };
 
-static long egress_step(__u32 number, struct egress_search *search) {
+static long egress_step(__u32 number, struct egress_search* search) {
     (void)number;
-    const struct egress_question *q = search->question;
+    const struct egress_question* q = search->question;
     if (!search->word) {
         if (!search->any) {
             search->rule = EGRESS_UNMATCHED;
@@ -235,7 +234,7 @@ static long egress_step(__u32 number, struct egress_search *search) {
         return 0;
     }
     const __u32 index = (search->at * 64 + egress_lowest(search->word)) & (EGRESS_MAX_RULES - 1);
-    const struct egress_rule *rule = &search->view->base->rules[index];
+    const struct egress_rule* rule = &search->view->base->rules[index];
     if (!(rule->flags & EGRESS_RULE_TIMED) || egress_in_force(rule, search->now, search->week)) {
         search->rule = index;
         return 1;
@@ -246,7 +245,7 @@ static long egress_step(__u32 number, struct egress_search *search) {
 
 /* Index into base->rules of the first that matches, or EGRESS_UNMATCHED, or EGRESS_BROKEN. `now` is
  * the boot clock, `week_at_boot` the second of the local week at its zero. */
-EGRESS_INLINE __u32 egress_first(const struct egress_view *view, const struct egress_question *q,
+EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct egress_question* q,
                                  __u64 now, __u64 week_at_boot) {
     if (!q->destination || !q->port || !q->protocol || !q->uid || !q->gid || !q->subject ||
         !q->cgroup) {

@@ -239,7 +239,8 @@ void refuse_not_yet(const Policy& policy, Diagnostics& out) {
     }
     for (const auto& list : policy.lists) {
         if (auto reason = not_yet(*list); !reason.empty()) {
-            out.error({list->file, 0, 0}, std::move(reason), "addresses and prefixes can stand there");
+            out.error({list->file, 0, 0}, std::move(reason),
+                      "addresses and prefixes can stand there");
         }
     }
 }

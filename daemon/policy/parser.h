@@ -43,9 +43,8 @@ struct Sources {
 Parsed parse_text(std::string_view text, std::string_view file, const Sources& sources = {});
 
 /// Parses `file` and then every *.conf in `directory`, sorted by name (an absent directory is
-/// empty; an absent file is an error). Adds check()'s warnings, and errors for what this version cannot
-/// enforce. Lists are in egress.d beside
-/// `file`, unless `sources` says otherwise.
+/// empty; an absent file is an error). Adds check()'s warnings, and errors for what this version
+/// cannot enforce. Lists are in egress.d beside `file`, unless `sources` says otherwise.
 Parsed parse_files(const std::string& file, const std::string& directory, Sources sources = {});
 
 /// Warnings for lines that can never decide: shadowed by an earlier line, or impossible in

@@ -137,7 +137,8 @@ World fake_world() {
 egress_process process_of(const Scene& scene) {
     egress_process out{};
     out.program = scene.file;
-    out.path.bits = static_cast<std::uint32_t>(scene.path.empty() ? 0 : (scene.path.size() + 1) * 8);
+    out.path.bits =
+        static_cast<std::uint32_t>(scene.path.empty() ? 0 : (scene.path.size() + 1) * 8);
     std::ranges::copy(scene.path, out.path.path);
     std::ranges::copy(scene.command, out.command);
     std::ranges::copy(scene.ancestors, out.ancestors);

@@ -206,10 +206,10 @@ class World:
             raise Failure(f"several elements for {address}: {found}")
         return found[0] if found else None
 
-    def wait_element(self, address, timeout=15):
+    def wait_element(self, address, timeout=60):
         return wait_for(lambda: self.element(address), timeout, f"a set element for {address}")
 
-    def wait_no_element(self, address, timeout=15):
+    def wait_no_element(self, address, timeout=60):
         wait_for(lambda: not self.element(address), timeout, f"the set element of {address} to go")
 
     def close(self):

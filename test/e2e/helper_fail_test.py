@@ -199,8 +199,7 @@ def test_shell_helper_example(world):
         done = harness.run("nft", "list", "ruleset")
         return text in done.stdout
     wait_for(lambda: listed("10.66.5.1"), what="the block in the firewall")
-    row = daemon.row("10.66.5.1")
-    assert row["state"] == "blocked", row
+    wait_for(lambda: daemon.row("10.66.5.1")["state"] == "blocked", what="the helper's answer")
     assert daemon.status()["helper"]["state"] == "per-event", daemon.status()
     wait_for(lambda: not listed("10.66.5.1"), 30, "the block to end")
     world.fail(world.tcp("10.66.6.1", port=2223))

@@ -14,6 +14,7 @@ EXPECTED = """
 /etc/init.d/egressd
 {prefix}/include/egress.h
 {prefix}/include/egress-blocklist.h
+{prefix}/{lib}/libegress.a
 {prefix}/{lib}/libegress.so
 {prefix}/{lib}/libegress.so.1
 {prefix}/{lib}/pkgconfig/libegress.pc

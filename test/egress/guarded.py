@@ -7,11 +7,13 @@ host" to egressd.
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "e2e"))
@@ -33,12 +35,19 @@ def cgroup_mount():
 
 
 def sweep(root):
-    """Removes cgroups that killed tests have left."""
+    """Removes cgroups that killed tests have left; whoever lives holds a lock on his."""
     for name in os.listdir(root):
-        if name.startswith(PREFIX):
-            for directory, _, _ in os.walk(os.path.join(root, name), topdown=False):
-                with contextlib.suppress(OSError):
+        path = os.path.join(root, name)
+        with contextlib.suppress(OSError):
+            if not name.startswith(PREFIX) or time.time() - os.stat(path).st_mtime < 60:
+                continue
+            held = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for directory, _, _ in os.walk(path, topdown=False):
                     os.rmdir(directory)
+            finally:
+                os.close(held)
 
 
 class Guarded:
@@ -53,6 +62,8 @@ class Guarded:
             os.mkdir(self.cgroup)
         except OSError as error:
             raise Skip(f"cannot make a cgroup: {error}")
+        self.held = os.open(self.cgroup, os.O_RDONLY)
+        fcntl.flock(self.held, fcntl.LOCK_SH)
         harness.mount("bpf", "/sys/fs/bpf", "mode=0700")
         if harness.libc.unshare(CLONE_NEWPID) != 0:
             raise Skip("no pid namespace: " + os.strerror(ctypes.get_errno()))

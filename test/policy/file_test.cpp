@@ -89,10 +89,11 @@ TEST_CASE("files with lines that cannot be enforced yet are refused, each by its
                                                  "10.0.0.2 * * * * deny trap\n");
     const auto parsed = parse_files(main, "");
     CHECK_FALSE(parsed.ok());
-    CHECK(scratch.said(parsed) ==
-          "main.conf:3:1: destinations by name are not there yet; "
-          "this version cannot enforce the line\n"
-          "main.conf:4:1: the option trap is not there yet; this version cannot enforce the line\n");
+    CHECK(
+        scratch.said(parsed) ==
+        "main.conf:3:1: destinations by name are not there yet; "
+        "this version cannot enforce the line\n"
+        "main.conf:4:1: the option trap is not there yet; this version cannot enforce the line\n");
 }
 
 TEST_CASE("warnings of check() stand among the others in the order of the text") {
