@@ -20,7 +20,9 @@ std::size_t round_up(std::size_t size, std::size_t to) {
 } // namespace
 
 Result<Fd> make_map(const MapShape& shape) {
-    LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = shape.flags);
+    bpf_map_create_opts options{};
+    options.sz = sizeof options;
+    options.map_flags = shape.flags;
     const int fd =
         bpf_map_create(static_cast<bpf_map_type>(shape.type), shape.name.substr(0, 15).c_str(),
                        shape.key_size, shape.value_size, shape.entries, &options);
@@ -57,7 +59,8 @@ Result<> fill_table(const Fd& map, const MapShape& shape, const void* keys, cons
     const auto* key = static_cast<const std::byte*>(keys);
     const auto* value = static_cast<const std::byte*>(values);
     std::uint32_t done = count;
-    LIBBPF_OPTS(bpf_map_batch_opts, options);
+    bpf_map_batch_opts options{};
+    options.sz = sizeof options;
     if (count == 0) {
         return {};
     }
