@@ -167,8 +167,7 @@ def test_flushed_table_comes_back(world):
     for number in range(1, 6):
         world.fail(world.tcp(f"10.66.3.{number}"), 2)
         world.wait_element(f"10.66.3.{number}")
-    harness.run("nft", "flush", "ruleset")
-    assert world.elements() == []
+    harness.run("nft", "flush", "ruleset")  # they may be back before anybody can look
     wait_for(lambda: len(world.elements()) == 5, 30, "the blocks to come back")
     world.fail(world.tcp("10.66.3.9"), 2)
     world.wait_element("10.66.3.9")
