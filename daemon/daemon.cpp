@@ -278,12 +278,17 @@ void Daemon::tick() {
 
 void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) {
     const auto text = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
-                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+                          .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
     watchers_.publish(text);
-    if (event.action == EGRESS_EVENT_BLOCKED || event.action == EGRESS_EVENT_MONITOR) {
-        log::notice("egress-event", "{}", text);
+    // One kind per action: what is allowed in masses must not fold away what is refused.
+    if (event.action == EGRESS_EVENT_BLOCKED) {
+        log::notice("egress-blocked", "{}", text);
+    } else if (event.action == EGRESS_EVENT_MONITOR) {
+        log::notice("egress-monitor", "{}", text);
+    } else if ((event.rule_flags & EGRESS_RULE_LOG) != 0) {
+        log::info("egress-allowed", "{}", text);
     } else {
-        log::info("egress-event", "{}", text);
+        log::debug("egress-unmatched", "{}", text);
     }
 }
 
