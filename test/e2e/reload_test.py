@@ -53,7 +53,7 @@ def test_sighup_reloads(world):
     daemon.send(signal.SIGHUP)
     wait_for(lambda: daemon.status()["rules"]["last_error"], what="an error in the status")
     assert daemon.get("/v1/rules")[1]["text"] == good
-    assert "egress.conf:1:" in daemon.log(), daemon.log()
+    wait_for(lambda: "egress.conf:1:" in daemon.log(), what="the error in the log")
     os.unlink(daemon.conf)
     daemon.send(signal.SIGHUP)
     wait_for(lambda: "egress.conf: " in daemon.status()["rules"]["last_error"] or

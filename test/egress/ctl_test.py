@@ -29,7 +29,7 @@ def test_detach_by_the_daemon(world):
         assert probe(guard, TARGET) == ["ok"]
         assert os.listdir(PINS) == []
         assert guard.status()["state"] == "detached", guard.status()
-        assert "detached" in daemon.log()
+        wait_for(lambda: "detached" in daemon.log(), what="the log to say so")
         done = world.ctl("detach", environment=at(guard))
         assert done.returncode == 0 and "nothing was attached" in done.stdout, done
         assert daemon.request("POST", "/v1/reload")[0] == 200
