@@ -43,7 +43,9 @@ Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std:
     }
     auto* to = static_cast<std::byte*>(mapped);
     const auto* from = static_cast<const std::byte*>(data);
-    if (stride == shape.value_size) {
+    if (size == 0) {
+        // The table of nothing: one entry that nobody asks for.
+    } else if (stride == shape.value_size) {
         std::memcpy(to, from, size);
     } else {
         for (std::size_t at = 0; at < size; at += shape.value_size, to += stride) {
