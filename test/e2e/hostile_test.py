@@ -357,6 +357,7 @@ def test_honest_reports_are_counted_at_once_during_floods(world):
 def test_many_idle_connections_do_not_shut_others_out(world):
     daemon = started(world)
 
+    done, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         resource.setrlimit(resource.RLIMIT_NOFILE, (6000, 6000))
@@ -370,10 +371,12 @@ def test_many_idle_connections_do_not_shut_others_out(world):
                 sockets.append(connection)
         except OSError:
             pass
+        os.write(tell, b"x")
         while True:
             signal.pause()
     wait_for(lambda: any(user["uid"] == NOBODY for user in daemon.status()["users"]),
              what="the connections of uid 65534")
+    os.read(done, 1)  # while they come, the queue of new connections may be full for a moment
     for _ in range(5):
         honest(world, daemon)
     os.kill(pid, 9)
