@@ -202,6 +202,7 @@ Builder::Outcome Builder::build(bool again) {
     Outcome out;
     out.number = current_number_;
     out.again = again;
+    out.rules = current_.egress;
     out.generation = loader_.next_generation();
     auto tables = compile(current_, seen_, out.generation);
     if (!tables) {

@@ -32,6 +32,7 @@ class Builder {
         std::uint64_t generation = 0;
         std::size_t prefixes = 0;                  ///< entries of the address tables
         std::optional<Result<std::string>> answer; ///< to the question with that number
+        std::vector<policy::EgressRule> rules;     ///< those that were built
         bool again = false; ///< made anew because the system changed, not because of apply()
     };
 

@@ -106,7 +106,6 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done) {
             return;
         }
     }
-    coming_ = policy.egress;
     finish(fail("overtaken by another policy"));
     waiting_ = builder_->apply(part_of(policy));
     done_ = std::move(done);
@@ -213,11 +212,8 @@ void Enforcer::take_outcomes() {
             status_.last_error.clear();
             status_.generation = outcome->generation;
             status_.prefixes = outcome->prefixes;
-            if (outcome->again && !rules_.empty()) {
-                coming_ = rules_.back().second;
-            }
-            status_.rules = coming_.size();
-            rules_.emplace_back(outcome->generation, coming_);
+            status_.rules = outcome->rules.size();
+            rules_.emplace_back(outcome->generation, outcome->rules);
             if (rules_.size() > EGRESS_SLOTS) {
                 rules_.erase(rules_.begin());
             }

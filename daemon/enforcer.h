@@ -84,7 +84,6 @@ class Enforcer {
     Source ring_source_;
     /// The rules by generation, for the events that are still under the one before.
     std::vector<std::pair<std::uint64_t, std::vector<policy::EgressRule>>> rules_;
-    std::vector<policy::EgressRule> coming_;
     std::uint64_t waiting_ = 0; ///< number of the policy that `done_` waits for
     OnForce done_;
     std::vector<std::pair<std::uint64_t, OnAnswer>> asking_; ///< by the number of the question
