@@ -7,8 +7,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "daemon/bpf/loader.h"
 #include "daemon/bpf/objects.h"
+#include "daemon/bpf/pins.h"
+#include "daemon/week.h"
 
 namespace egress {
 
@@ -23,13 +24,13 @@ bool names_program(const policy::EgressRule& rule) {
 
 } // namespace
 
-Builder::Builder(bpf::Loader& loader, const Clock& clock, std::string cgroup_root)
-    : loader_(loader), clock_(clock), cgroup_root_(std::move(cgroup_root)),
+Builder::Builder(const bpf::LoaderOptions& options, const Clock& clock, std::string cgroup_root)
+    : options_(options), clock_(clock), cgroup_root_(std::move(cgroup_root)),
       ready_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-Result<std::unique_ptr<Builder>> Builder::start(bpf::Loader& loader, const Clock& clock,
-                                                std::string cgroup_root) {
-    std::unique_ptr<Builder> builder(new Builder(loader, clock, std::move(cgroup_root)));
+Result<std::unique_ptr<Builder>> Builder::start(const bpf::LoaderOptions& options,
+                                                const Clock& clock, std::string cgroup_root) {
+    std::unique_ptr<Builder> builder(new Builder(options, clock, std::move(cgroup_root)));
     if (!builder->ready_) {
         return fail_errno("cannot make an event descriptor");
     }
@@ -116,6 +117,31 @@ bool Builder::wait(std::unique_lock<std::mutex>& lock) {
 }
 
 void Builder::run() {
+    if (load()) {
+        serve();
+    }
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    wake();
+}
+
+bool Builder::load() {
+    Outcome outcome;
+    outcome.started = true;
+    auto loader = bpf::Loader::start(options_);
+    if (loader) {
+        loader_ = std::move(*loader);
+        hold_ = bpf::hold_pins(options_.pins);
+        loader_->set_week_at_boot(week_at_boot(clock_)); // before a rule asks for it
+    } else {
+        outcome.result = std::unexpected(loader.error());
+    }
+    const bool well = outcome.result.has_value();
+    tell(std::move(outcome));
+    return well;
+}
+
+void Builder::serve() {
     std::unique_lock lock(mutex_);
     while (!stop_) {
         const bool fresh = wait(lock);
@@ -139,8 +165,6 @@ void Builder::run() {
         }
         lock.lock();
     }
-    ended_ = true;
-    wake();
 }
 
 Builder::Seen Builder::look() const {
@@ -203,19 +227,22 @@ Builder::Outcome Builder::build(bool again) {
     out.number = current_number_;
     out.again = again;
     out.rules = current_.egress;
-    out.generation = loader_.next_generation();
-    auto tables = compile(current_, seen_, out.generation);
-    if (!tables) {
+    out.generation = loader_->next_generation();
+    if (auto tables = compile(current_, seen_, out.generation)) {
+        out.prefixes = tables->hosts4.size() + tables->prefixes4.size() + tables->hosts6.size() +
+                       tables->prefixes6.size();
+        out.result = loader_->install(*tables);
+    } else {
         out.result = std::unexpected(tables.error());
-        return out;
     }
-    out.prefixes = tables->hosts4.size() + tables->prefixes4.size() + tables->hosts6.size() +
-                   tables->prefixes6.size();
-    out.result = loader_.install(*tables);
-    if (loader_.generation() == out.generation) {
+    if (loader_->generation() == out.generation) {
         in_force_ = current_;
         in_force_seen_ = seen_;
         generation_ = out.generation;
+    } else if (generation_ != 0) {
+        // What was refused must not come into force later, when a program has changed.
+        current_ = in_force_;
+        seen_ = in_force_seen_;
     }
     return out;
 }

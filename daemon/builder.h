@@ -1,5 +1,6 @@
-// Makes policies and puts them in force, on a thread of its own: long lists take a second, and the
-// paths and cgroups that rules name may lie on a disk that hangs.
+// Loads the kernel half, makes policies and puts them in force, on a thread of its own: the kernel
+// takes seconds to look the programs over, long lists take a second, and the paths and cgroups that
+// rules name may lie on a disk that hangs.
 //
 // Once a second it looks again at what the rules name in the system (a program replaced, a cgroup
 // made anew) and makes the policy anew where that has changed.
@@ -11,17 +12,13 @@
 #include <optional>
 #include <thread>
 
-#include "daemon/bpf/compile.h"
+#include "daemon/bpf/loader.h"
 #include "daemon/clock.h"
 #include "daemon/policy/rule.h"
 #include "daemon/result.h"
 #include "lib/fd.h"
 
 namespace egress {
-
-namespace bpf {
-class Loader;
-}
 
 class Builder {
   public:
@@ -33,11 +30,13 @@ class Builder {
         std::size_t prefixes = 0;                  ///< entries of the address tables
         std::optional<Result<std::string>> answer; ///< to the question with that number
         std::vector<policy::EgressRule> rules;     ///< those that were built
-        bool again = false; ///< made anew because the system changed, not because of apply()
+        bool again = false;   ///< made anew because the system changed, not because of apply()
+        bool started = false; ///< `result` is that of the loading; on an error nothing follows
     };
 
-    static Result<std::unique_ptr<Builder>> start(bpf::Loader& loader, const Clock& clock,
-                                                  std::string cgroup_root);
+    /// The first outcome tells how the loading went.
+    static Result<std::unique_ptr<Builder>> start(const bpf::LoaderOptions& options,
+                                                  const Clock& clock, std::string cgroup_root);
     ~Builder();
 
     /// Hands a policy over; its number. One that has not been begun is forgotten.
@@ -54,6 +53,8 @@ class Builder {
 
     int fd() const { return ready_.get(); } ///< readable when there is an outcome
     std::optional<Outcome> take();
+    /// Once the outcome of a loading that went well has been taken.
+    bpf::Loader& loader() { return *loader_; }
 
   private:
     /// What the system said to the questions of the policy that is in force.
@@ -62,8 +63,10 @@ class Builder {
         std::vector<std::vector<bpf::Cgroup>> cgroups;
     };
 
-    Builder(bpf::Loader& loader, const Clock& clock, std::string cgroup_root);
+    Builder(const bpf::LoaderOptions& options, const Clock& clock, std::string cgroup_root);
     void run();
+    bool load();
+    void serve();
     bool wait(std::unique_lock<std::mutex>& lock);
     Outcome build(bool again);
     Result<bpf::Tables> compile(const policy::Policy& policy, const Seen& seen,
@@ -74,7 +77,9 @@ class Builder {
     void tell(Outcome&& outcome);
     void wake() const;
 
-    bpf::Loader& loader_;
+    const bpf::LoaderOptions options_;
+    std::unique_ptr<bpf::Loader> loader_;
+    Fd hold_; ///< on the pins
     const Clock& clock_;
     std::string cgroup_root_;
     Fd ready_;

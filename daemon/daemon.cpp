@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <utility>
 
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
@@ -55,8 +56,6 @@ Result<std::unique_ptr<Daemon>> Daemon::make(const Options& options, policy::Pol
     }
     daemon->event_.reset(event);
     daemon->started_ = daemon->clock_.now();
-    daemon->rules_.files = {options.conf, directory_of(options.conf)};
-    daemon->rules_.loaded = daemon->clock_.wall();
     daemon->ledger_ = std::make_unique<Ledger>(
         daemon->clock_, daemon->interfaces_,
         Ledger::Options{options.monitor, options.standard_name, 0}, std::move(policy));
@@ -194,6 +193,7 @@ Result<> Daemon::open_sources() {
     enforcer_ = std::make_unique<Enforcer>(
         event, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
         [this](const egress_event& look, const policy::EgressRule* rule) { on_look(look, rule); });
+    rulebook_ = std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, options_.conf);
 
     sd_event_source* source = nullptr;
     // Captured, not passed: the order in which a call's arguments are read is nobody's to rely on.
@@ -227,14 +227,12 @@ Result<> Daemon::open_sources() {
     return {};
 }
 
-Result<> Daemon::run() {
+Result<> Daemon::run(std::function<void()> ready) {
     log::start_thread();
     firewall_->start();
     owner_names_.load();
-    enforcer_->apply(ledger_->policy());
-    log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
-                ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
-    sd_notify(0, "READY=1");
+    ready_ = std::move(ready);
+    rulebook_->begin([this](const Result<>& result) { on_force(result); });
     trim_memory();
     const int code = sd_event_loop(event_.get());
     sd_notify(0, "STOPPING=1");
@@ -247,6 +245,21 @@ Result<> Daemon::run() {
         return fail_errno("the event loop failed", -code);
     }
     return finished;
+}
+
+/// The rules with which it started are in force, or will not be for a while: who waits for the
+/// start must not wait for ever.
+void Daemon::on_force(const Result<>& result) {
+    if (!result) {
+        log::error("egress", "started without its rules of [egress] in force: {}",
+                   result.error().text);
+    }
+    log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
+                ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
+    sd_notify(0, "READY=1");
+    if (const auto ready = std::exchange(ready_, {})) {
+        ready();
+    }
 }
 
 int Daemon::on_turn(sd_event_source*, void* self) {
@@ -293,8 +306,7 @@ void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) 
 }
 
 int Daemon::on_hangup(sd_event_source*, const signalfd_siginfo*, void* self) {
-    std::vector<policy::Diagnostic> ignored; // they are in the log
-    static_cast<Daemon*>(self)->reload(ignored);
+    static_cast<Daemon*>(self)->reload([](const Rulebook::Report&) {}); // it is in the log
     return 0;
 }
 
@@ -303,30 +315,13 @@ int Daemon::on_interfaces(sd_event_source*, int, std::uint32_t, void* self) {
     return 0;
 }
 
-bool Daemon::reload(std::vector<policy::Diagnostic>& diagnostics) {
+void Daemon::reload(Rulebook::Done done) {
     sd_notify(0, "RELOADING=1");
-    auto parsed = policy::parse_files(options_.conf, directory_of(options_.conf));
-    diagnostics = parsed.diagnostics;
-    const bool well = parsed.ok();
-    rules_.last_error.clear();
-    for (const auto& diagnostic : diagnostics) {
-        const bool error = diagnostic.severity == policy::Diagnostic::Severity::error;
-        log::write(error ? log::Level::error : log::Level::warning, "rules", diagnostic.message());
-        if (error && rules_.last_error.empty()) {
-            rules_.last_error = diagnostic.message();
-        }
-    }
-    if (well) {
-        ledger_->replace(std::move(parsed.policy));
-        owner_names_.load();
-        enforcer_->apply(ledger_->policy());
-        rules_.loaded = clock_.wall();
-        log::notice("reload", "rules replaced");
-    } else {
-        log::error("reload", "the rules have errors; the ones in force stay");
-    }
-    sd_notify(0, "READY=1");
-    return well;
+    owner_names_.load();
+    rulebook_->reload([done = std::move(done)](const Rulebook::Report& report) {
+        sd_notify(0, "READY=1");
+        done(report);
+    });
 }
 
 } // namespace egress

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,19 +16,12 @@
 #include "daemon/keeper.h"
 #include "daemon/ledger.h"
 #include "daemon/options.h"
-#include "daemon/policy/parser.h"
 #include "daemon/receiver.h"
+#include "daemon/rulebook.h"
 #include "daemon/unref.h"
 #include "daemon/watchers.h"
 
 namespace egress {
-
-/// What is known of the rules in force and of the last try to replace them.
-struct RulesState {
-    std::vector<std::string> files;
-    std::int64_t loaded = 0; ///< wall-clock seconds
-    std::string last_error;  ///< of the last reload; empty where it went well
-};
 
 class Daemon {
   public:
@@ -36,10 +30,11 @@ class Daemon {
     ~Daemon();
 
     /// Runs until SIGTERM or SIGINT; then takes what is queued, makes it durable, and returns.
-    Result<> run();
+    /// `ready` is called once, when the rules are in force or will not be for a while.
+    Result<> run(std::function<void()> ready);
 
-    /// New rules, or the old ones: parses the files anew. The errors are in `diagnostics`.
-    bool reload(std::vector<policy::Diagnostic>& diagnostics);
+    /// Reads the rules files anew, and tells the service manager meanwhile.
+    void reload(Rulebook::Done done);
 
     const Options& options() const { return options_; }
     const Clock& clock() const { return clock_; }
@@ -49,11 +44,8 @@ class Daemon {
     Receiver& receiver() { return *receiver_; }
     Enforcer& enforcer() { return *enforcer_; }
     Watchers& watchers() { return watchers_; }
-    const RulesState& rules() const { return rules_; }
+    Rulebook& rulebook() { return *rulebook_; }
     Moment started() const { return started_; }
-
-    /// "conf" -> "conf.d".
-    static std::string directory_of(const std::string& conf) { return conf + ".d"; }
 
   private:
     explicit Daemon(const Options& options) : options_(options) {}
@@ -61,6 +53,7 @@ class Daemon {
     Result<> open_sockets();
     Result<> open_sources();
     void tick();
+    void on_force(const Result<>& result);
     void on_look(const egress_event& event, const policy::EgressRule* rule);
 
     static int on_turn(sd_event_source*, void* self);
@@ -71,7 +64,6 @@ class Daemon {
     Options options_;
     SystemClock clock_;
     Moment started_ = 0;
-    RulesState rules_;
     Event event_;
     Interfaces interfaces_;
     std::unique_ptr<Reaper> reaper_;
@@ -81,10 +73,12 @@ class Daemon {
     std::unique_ptr<Receiver> receiver_;
     OwnerNames owner_names_;
     std::unique_ptr<Enforcer> enforcer_;
+    std::unique_ptr<Rulebook> rulebook_;
     Watchers watchers_;
     std::unique_ptr<Control> control_;
     std::vector<Source> sources_;
     std::vector<std::string> made_; ///< sockets to remove at the end
+    std::function<void()> ready_;   ///< not called yet
     bool expiring_ = false;         ///< more deadlines are due than one turn may apply
 };
 

@@ -1,21 +1,20 @@
 #include "daemon/enforcer.h"
 
 #include <algorithm>
-#include <ctime>
 
 #include <sys/epoll.h>
 
 #include "daemon/bpf/objects.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/log.h"
+#include "daemon/trim.h"
+#include "daemon/week.h"
 
 namespace egress {
 
 namespace {
 
 constexpr std::size_t events_per_turn = 512;
-constexpr std::int64_t day = 24 * 60 * 60;
-constexpr std::int64_t week = 7 * day;
 
 bool pinned(const std::string& pins) {
     return access((pins + "/config").c_str(), F_OK) == 0;
@@ -44,34 +43,48 @@ Enforcer::Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent
 
 Enforcer::~Enforcer() = default;
 
+/// The kernel half is loaded on the builder's thread; started() follows.
 Result<> Enforcer::start() {
-    auto loader = bpf::Loader::start({options_.cgroup, options_.pins, options_.monitor});
-    if (!loader) {
-        return std::unexpected(loader.error());
-    }
-    hold_ = bpf::hold_pins(options_.pins);
-    auto builder = Builder::start(**loader, clock_, bpf::cgroup_root());
+    auto builder = Builder::start({options_.cgroup, options_.pins, options_.monitor}, clock_,
+                                  bpf::cgroup_root());
     if (!builder) {
         return std::unexpected(builder.error());
     }
-    loader_ = std::move(*loader);
     builder_ = std::move(*builder);
+    sd_event_source* raw = nullptr;
+    if (sd_event_add_io(event_, &raw, builder_->fd(), EPOLLIN, on_outcome, this) < 0) {
+        return fail("cannot watch the making of policies");
+    }
+    outcome_source_.reset(raw);
+    return {};
+}
+
+/// Takes over what the builder has loaded.
+Result<> Enforcer::attend() {
+    loader_ = &builder_->loader();
+    for (const auto& remark : loader_->remarks()) {
+        log::debug("kernel", "{}", remark);
+    }
     for (const auto& hook : loader_->coverage()) {
         if (!hook.attached) {
             log::warning("egress", "hook {} is not attached: {}", hook.hook, hook.why);
         }
     }
-    const auto watch = [this](Source& source, int fd, sd_event_io_handler_t handler) {
-        sd_event_source* raw = nullptr;
-        const int code = sd_event_add_io(event_, &raw, fd, EPOLLIN, handler, this);
-        source.reset(raw);
-        return code;
-    };
-    if (watch(outcome_source_, builder_->fd(), on_outcome) < 0 ||
-        watch(ring_source_, loader_->event_fd(), on_ring) < 0) {
+    status_.missed = loader_->untold_losses();
+    loader_->told_losses(status_.missed);
+    const auto counters = loader_->counters();
+    if (counters.sequence > 0) {
+        log::write(status_.missed > 0 ? log::Level::warning : log::Level::info, "egress-missed",
+                   fmt::format("the kernel half went on by itself: {} events missed while nobody "
+                               "read them, {} wait to be read",
+                               status_.missed, counters.waiting));
+    }
+    sd_event_source* raw = nullptr;
+    if (sd_event_add_io(event_, &raw, loader_->event_fd(), EPOLLIN, on_ring, this) < 0) {
         return fail("cannot watch the kernel's events");
     }
-    set_week();
+    ring_source_.reset(raw);
+    trim_memory(); // loading took more than all that follows
     return {};
 }
 
@@ -90,15 +103,16 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done) {
         return;
     }
     const bool wanted = !policy.egress.empty();
-    if (!loader_ && !wanted && !pinned(options_.pins)) {
+    if (!builder_ && !wanted && !pinned(options_.pins)) {
         if (done) {
             done({});
         }
         return;
     }
-    if (!loader_) {
+    if (!builder_) {
         status_.state = Status::State::starting;
         if (auto started = start(); !started) {
+            builder_.reset();
             fail_with(started.error());
             if (done) {
                 done(started);
@@ -106,13 +120,14 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done) {
             return;
         }
     }
-    finish(fail("overtaken by another policy"));
+    finish(fail("overtaken by other rules", ECANCELED));
     waiting_ = builder_->apply(part_of(policy));
     done_ = std::move(done);
+    wait_until_ = after(clock_.now(), patience);
 }
 
 void Enforcer::explain(Question question, OnAnswer done) {
-    if (!builder_ || !detaching_.empty()) {
+    if (loader_ == nullptr || !detaching_.empty()) {
         done(fail("no rules of [egress] are in force", ENOENT));
         return;
     }
@@ -145,7 +160,7 @@ void Enforcer::detach(OnDetach done) {
 }
 
 void Enforcer::unload() {
-    while (loader_ && take_events() == events_per_turn) { // what it saw until now
+    while (loader_ != nullptr && take_events() == events_per_turn) { // what it saw until now
     }
     finish(fail("detached"));
     for (const auto& [number, done] : std::exchange(asking_, {})) {
@@ -153,9 +168,8 @@ void Enforcer::unload() {
     }
     outcome_source_.reset();
     ring_source_.reset();
+    loader_ = nullptr;
     builder_.reset();
-    loader_.reset();
-    hold_.reset();
     rules_.clear();
     status_ = {};
     const auto removed = bpf::remove_pins(options_.pins);
@@ -185,8 +199,8 @@ void Enforcer::fail_with(const Error& error) {
 }
 
 void Enforcer::finish(const Result<>& result) {
-    if (auto done = std::move(done_)) {
-        done_ = {};
+    wait_until_ = never;
+    if (const auto done = std::exchange(done_, {})) {
         done(result);
     }
 }
@@ -205,24 +219,48 @@ void Enforcer::take_outcomes() {
             done(*outcome->answer);
             continue;
         }
-        if (!outcome->result) {
-            fail_with(outcome->result.error());
-        } else {
-            status_.state = Status::State::in_force;
-            status_.last_error.clear();
-            status_.generation = outcome->generation;
-            status_.prefixes = outcome->prefixes;
-            status_.rules = outcome->rules.size();
-            rules_.emplace_back(outcome->generation, outcome->rules);
-            if (rules_.size() > EGRESS_SLOTS) {
-                rules_.erase(rules_.begin());
+        if (outcome->started) {
+            started(outcome->result);
+            if (!builder_) {
+                return;
             }
-            log::info("egress", "{} rules of [egress] in force, generation {}", status_.rules,
-                      status_.generation);
+        } else {
+            installed(*outcome);
         }
-        if (!outcome->again && outcome->number == waiting_) {
-            finish(outcome->result);
+    }
+}
+
+void Enforcer::started(const Result<>& result) {
+    const auto attended = result ? attend() : result;
+    if (attended) {
+        return;
+    }
+    ring_source_.reset();
+    outcome_source_.reset();
+    loader_ = nullptr;
+    builder_.reset(); // the next apply() tries anew
+    fail_with(attended.error());
+    finish(attended);
+}
+
+void Enforcer::installed(const Builder::Outcome& outcome) {
+    if (!outcome.result) {
+        fail_with(outcome.result.error());
+    } else {
+        status_.state = Status::State::in_force;
+        status_.last_error.clear();
+        status_.generation = outcome.generation;
+        status_.prefixes = outcome.prefixes;
+        status_.rules = outcome.rules.size();
+        rules_.emplace_back(outcome.generation, outcome.rules);
+        if (rules_.size() > EGRESS_SLOTS) {
+            rules_.erase(rules_.begin());
         }
+        log::info("egress", "{} rules of [egress] in force, generation {}", status_.rules,
+                  status_.generation);
+    }
+    if (!outcome.again && outcome.number == waiting_) {
+        finish(outcome.result);
     }
 }
 
@@ -238,25 +276,31 @@ std::size_t Enforcer::take_events() {
 }
 
 void Enforcer::tick() {
-    if (loader_) {
-        set_week();
+    if (loader_ != nullptr) {
+        loader_->set_week_at_boot(week_at_boot(clock_));
+        tell_losses();
+    }
+    if (clock_.now() >= wait_until_) {
+        log::warning("egress",
+                     "the rules of [egress] are not in force after {} seconds; that goes on",
+                     patience);
+        finish(fail(fmt::format("the rules of [egress] are not in force after {} seconds; "
+                                "\"egressctl status\" tells when they are",
+                                patience),
+                    ETIMEDOUT));
     }
 }
 
-void Enforcer::set_week() {
-    // The kernel knows no time zones: it is told anew when the clock or the season changes.
-    const std::time_t now = static_cast<std::time_t>(clock_.wall());
-    std::tm local{};
-    localtime_r(&now, &local);
-    const std::int64_t second =
-        (local.tm_wday + 6) % 7 * day + local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec;
-    const std::int64_t at_boot = ((second - clock_.now()) % week + week) % week;
-    loader_->set_week_at_boot(static_cast<std::uint64_t>(at_boot));
+void Enforcer::tell_losses() {
+    if (const auto lost = loader_->untold_losses(); lost > 0) {
+        loader_->told_losses(lost);
+        log::warning("egress-lost", "{} events lost: they came faster than they were read", lost);
+    }
 }
 
 Enforcer::Status Enforcer::status() const {
     Status out = status_;
-    if (loader_) {
+    if (loader_ != nullptr) {
         out.counters = loader_->counters();
         out.coverage = loader_->coverage();
     }

@@ -36,6 +36,7 @@ class Enforcer {
         std::size_t prefixes = 0;
         std::uint64_t generation = 0;
         std::uint64_t events = 0; ///< read by this daemon
+        std::uint64_t missed = 0; ///< of those lost, before this daemon read
         bpf::KernelCounters counters;
         std::vector<bpf::Coverage> coverage;
     };
@@ -46,8 +47,11 @@ class Enforcer {
     Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
     ~Enforcer();
 
-    /// Puts the rules in force; `done` is called once, now or later, when they are or cannot be. On
-    /// an error the ones before stay.
+    static constexpr Seconds patience = 20; ///< of who waits for rules to be in force
+
+    /// Puts the rules in force; `done` is called once, now or later, when they are or cannot be; on
+    /// an error the ones before stay. Where that is not known after `patience`, it is called with
+    /// an error of code ETIMEDOUT, and the rules may still come into force.
     void apply(const policy::Policy& policy, OnForce done = {});
     /// Takes everything out of the kernel; the next apply() starts anew. `done` is called once, now
     /// or when a policy that is being made is done with.
@@ -58,18 +62,23 @@ class Enforcer {
     void tick();
 
     Status status() const;
+    /// Some policy of [egress] is, even if not the last that was tried.
+    bool in_force() const { return status_.generation != 0; }
     static std::string_view text(Status::State state);
-    const bpf::Loader* loader() const { return loader_.get(); }
+    const bpf::Loader* loader() const { return loader_; }
 
   private:
     static policy::Policy part_of(const policy::Policy& policy);
     Result<> start();
+    Result<> attend();
+    void started(const Result<>& result);
+    void installed(const Builder::Outcome& outcome);
+    void tell_losses();
     void fail_with(const Error& error);
     void take_outcomes();
     std::size_t take_events();
     void finish(const Result<>& result);
     void unload();
-    void set_week();
     static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
     static int on_ring(sd_event_source*, int, std::uint32_t, void* self);
 
@@ -77,15 +86,15 @@ class Enforcer {
     const Clock& clock_;
     Options options_;
     OnEvent on_event_;
-    Fd hold_; ///< on the pins
-    std::unique_ptr<bpf::Loader> loader_;
-    std::unique_ptr<Builder> builder_; // after what it uses
+    std::unique_ptr<Builder> builder_;
+    bpf::Loader* loader_ = nullptr; ///< the builder's; null until it is loaded
     Source outcome_source_;
     Source ring_source_;
     /// The rules by generation, for the events that are still under the one before.
     std::vector<std::pair<std::uint64_t, std::vector<policy::EgressRule>>> rules_;
     std::uint64_t waiting_ = 0; ///< number of the policy that `done_` waits for
     OnForce done_;
+    Moment wait_until_ = never;
     std::vector<std::pair<std::uint64_t, OnAnswer>> asking_; ///< by the number of the question
     std::vector<OnDetach> detaching_;     ///< who waits for it; empty: it is not under way
     std::optional<policy::Policy> after_; ///< to apply when it is done

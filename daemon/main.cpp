@@ -108,10 +108,11 @@ int serve(const Options& options, policy::Policy policy) {
     if (!options.foreground) {
         log::open(log::best_target(), threshold);
     }
-    if (!foreground) {
-        leave_terminal(ready);
-    }
-    const auto ended = (*daemon)->run();
+    const auto ended = (*daemon)->run([&] {
+        if (!foreground) {
+            leave_terminal(ready);
+        }
+    });
     if (!foreground) {
         unlink(pid_file);
     }
@@ -138,7 +139,7 @@ int main(int argc, char** argv) {
         fmt::print("egressd {}\n", EGRESS_VERSION);
         return EXIT_SUCCESS;
     }
-    auto parsed = policy::parse_files(options->conf, Daemon::directory_of(options->conf));
+    auto parsed = policy::parse_files(options->conf, Rulebook::directory_of(options->conf));
     const bool well = report(parsed);
     if (!well) {
         say("the rules have errors; not started");

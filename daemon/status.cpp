@@ -52,13 +52,24 @@ json helper_json(Daemon& daemon) {
 
 json rules_json(Daemon& daemon) {
     const auto& policy = daemon.ledger().policy();
-    return {{"files", daemon.rules().files},
+    return {{"files", daemon.rulebook().state().files},
             {"local", policy.local.size()},
             {"remote", policy.remote.size()},
             {"trusted", policy.trusted.size()},
             {"egress", policy.egress.size()},
-            {"loaded", store::iso_time(daemon.rules().loaded)},
-            {"last_error", daemon.rules().last_error}};
+            {"loaded", store::iso_time(daemon.rulebook().state().loaded)},
+            {"last_error", daemon.rulebook().state().last_error}};
+}
+
+/// By reason, as each CPU counts them.
+json losses_json(const bpf::KernelCounters& counters) {
+    constexpr const char* reasons[EGRESS_LOSSES] = {"ring", "processes", "broken"};
+    json out = json::object();
+    for (std::size_t reason = 0; reason < EGRESS_LOSSES; ++reason) {
+        out[reasons[reason]] = {{"count", counters.losses[reason]},
+                                {"cpus", counters.losses_by_cpu[reason]}};
+    }
+    return out;
 }
 
 json egress_json(Daemon& daemon) {
@@ -76,8 +87,11 @@ json egress_json(Daemon& daemon) {
             {"events",
              {{"made", status.counters.sequence},
               {"read", status.events},
+              {"waiting", status.counters.waiting},
               {"lost", status.counters.losses[EGRESS_LOST_RING]},
+              {"missed", status.missed},
               {"watchers", daemon.watchers().size()}}},
+            {"losses", losses_json(status.counters)},
             {"processes_lost", status.counters.losses[EGRESS_LOST_PROCESS]},
             {"broken", status.counters.losses[EGRESS_LOST_BROKEN]},
             {"looks",

@@ -187,22 +187,31 @@ void list(Daemon& daemon, const Request& request, const Answer& answer) {
     });
 }
 
-void reload(Daemon& daemon, const Answer& answer) {
-    std::vector<policy::Diagnostic> diagnostics;
-    const bool well = daemon.reload(diagnostics);
+Response outcome_of(const Rulebook::Report& report) {
     json errors = json::array();
     json warnings = json::array();
-    for (const auto& diagnostic : diagnostics) {
+    for (const auto& diagnostic : report.diagnostics) {
         const bool error = diagnostic.severity == policy::Diagnostic::Severity::error;
         (error ? errors : warnings).push_back(diagnostic.message());
     }
-    if (!well) {
-        return answer.send(good({{"error", "the rules have errors; the ones in force stay"},
-                                 {"errors", errors},
-                                 {"warnings", warnings}},
-                                422));
+    if (!report.parsed) {
+        return good({{"error", "the rules have errors; the ones in force stay"},
+                     {"errors", errors},
+                     {"warnings", warnings}},
+                    422);
     }
-    answer.send(good({{"warnings", warnings}}));
+    if (!report.force) {
+        const int code = report.force.error().code;
+        return good({{"error", report.force.error().text}, {"warnings", warnings}},
+                    code == ETIMEDOUT   ? 504
+                    : code == ECANCELED ? 409
+                                        : 500);
+    }
+    return good({{"warnings", warnings}});
+}
+
+void reload(Daemon& daemon, const Answer& answer) {
+    daemon.reload([answer](const Rulebook::Report& report) { answer.send(outcome_of(report)); });
 }
 
 void detach(Daemon& daemon, const Request& request, const Answer& answer) {
@@ -247,8 +256,8 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
     } else if (request.path == "/metrics" && get) {
         answer.send({200, metrics_text(daemon), "text/plain; version=0.0.4"});
     } else if (request.path == "/v1/rules" && get) {
-        answer.send(good(
-            {{"text", policy::print(daemon.ledger().policy())}, {"files", daemon.rules().files}}));
+        answer.send(good({{"text", policy::print(daemon.ledger().policy())},
+                          {"files", daemon.rulebook().state().files}}));
     } else if (request.path == "/v1/blocks" && get) {
         list(daemon, request, answer);
     } else if (request.path == "/v1/blocks" && post) {

@@ -241,6 +241,7 @@ struct egress_config {
     __u32 mount_namespace; /* of the host: inode number */
     __u32 pid_namespace;
     __u32 abi;
+    __u64 losses_told; /* of EGRESS_LOST_RING, those of which a daemon has told */
 };
 
 #define EGRESS_UNMATCHED 0xffffffffU

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <numeric>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -15,6 +16,7 @@
 #include "daemon/bpf/install.h"
 #include "daemon/bpf/map.h"
 #include "daemon/bpf/pins.h"
+#include "daemon/bpf/ring.h"
 #include "daemon/log.h"
 #include "lib/fd.h"
 
@@ -27,17 +29,19 @@ namespace {
 struct CloseSkeleton {
     void operator()(egress_bpf* skeleton) const { egress_bpf__destroy(skeleton); }
 };
-struct FreeRing {
-    void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
-};
 struct CloseLink {
     void operator()(bpf_link* link) const { bpf_link__destroy(link); }
 };
 using Link = std::unique_ptr<bpf_link, CloseLink>;
+using Skeleton = std::unique_ptr<egress_bpf, CloseSkeleton>;
 
-/// What libbpf has to say goes to the log.
+/// Where print() puts what libbpf says on this thread; null: nowhere.
+thread_local std::vector<std::string>* remarks_of_thread = nullptr;
+constexpr std::size_t most_remarks = 1000;
+
 int print(libbpf_print_level level, const char* format, va_list arguments) {
-    if (level != LIBBPF_WARN) {
+    auto* const remarks = remarks_of_thread;
+    if (level != LIBBPF_WARN || remarks == nullptr || remarks->size() >= most_remarks) {
         return 0;
     }
     char text[512];
@@ -45,15 +49,13 @@ int print(libbpf_print_level level, const char* format, va_list arguments) {
     for (std::string_view line = text; !line.empty();) {
         const auto end = line.find('\n');
         if (line.find("-- BEGIN") == std::string_view::npos && line.substr(0, end).size() > 0) {
-            const std::string safe = escape(line.substr(0, end));
-            log::debug("kernel", "{}", safe);
+            remarks->push_back(escape(line.substr(0, end)));
         }
         line = end == std::string_view::npos ? std::string_view() : line.substr(end + 1);
     }
     return 0;
 }
 
-/// Links that have to be there all the time are replaced by the new before the old goes.
 std::string pin_of(const std::string& pins, std::string_view name) {
     return fmt::format("{}/{}", pins, name);
 }
@@ -61,13 +63,16 @@ std::string pin_of(const std::string& pins, std::string_view name) {
 } // namespace
 
 struct Loader::Kernel {
-    std::unique_ptr<egress_bpf, CloseSkeleton> skeleton;
-    std::unique_ptr<ring_buffer, FreeRing> ring;
-    std::vector<Link> links;
+    std::vector<std::pair<std::string, Fd>> maps;
+    std::unique_ptr<Ring> ring;
     egress_config* config = nullptr; ///< mapped
-    const OnEvent* on_event = nullptr;
-    std::size_t left = 0; ///< events that may still be read in this turn
 
+    /// Descriptor of the map of that name; there is one.
+    int map(std::string_view name) const {
+        const auto found =
+            std::ranges::find(maps, name, [](const auto& each) { return each.first; });
+        return found == maps.end() ? -1 : found->second.get();
+    }
     ~Kernel() {
         if (config != nullptr) {
             munmap(config, sizeof *config);
@@ -82,17 +87,18 @@ Loader::~Loader() = default;
 Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     libbpf_set_print(print);
     std::unique_ptr<Loader> loader(new Loader(options));
+    remarks_of_thread = &loader->remarks_;
+    // libbpf's own copy of programs and types is ten times what is used afterwards. What is pinned
+    // stays when it goes.
+    Skeleton skeleton(egress_bpf__open());
     // New processes first, then those that were there: none is missed, and what a hook has seen is
     // never overwritten.
     const bool adopted = access(pin_of(options.pins, "config").c_str(), F_OK) == 0;
-    auto done = loader->load();
-    if (!done) {
-        return std::unexpected(done.error());
-    }
-    const auto& programs = loader->kernel_->skeleton->progs;
-    done = done ? loader->walk_processes(programs.egress_host) : done;
-    done = done ? loader->attach() : done;
-    done = done ? loader->walk_processes(programs.egress_sweep) : done;
+    auto done = skeleton ? loader->load(*skeleton) : fail_errno("cannot open the kernel half");
+    done = done ? loader->walk_processes(skeleton->progs.egress_host) : done;
+    done = done ? loader->attach(skeleton->obj) : done;
+    done = done ? loader->walk_processes(skeleton->progs.egress_sweep) : done;
+    remarks_of_thread = nullptr;
     if (!done) {
         if (!adopted) {
             (void)remove_pins(options.pins); // half of it would guard nobody
@@ -102,7 +108,7 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     return loader;
 }
 
-Result<> Loader::load() {
+Result<> Loader::load(egress_bpf& skeleton) {
     if (access(options_.cgroup.c_str(), R_OK) != 0) {
         return fail_errno("cannot open the cgroup \"" + options_.cgroup +
                           "\" (-G names another; a cgroup2 hierarchy has to be mounted)");
@@ -111,23 +117,21 @@ Result<> Loader::load() {
         return fail_errno("cannot make " + options_.pins +
                           " (is a bpf file system mounted there?)");
     }
-    kernel_->skeleton.reset(egress_bpf__open());
-    if (!kernel_->skeleton) {
-        return fail_errno("cannot open the kernel half");
-    }
     bpf_map* map = nullptr;
-    bpf_object__for_each_map(map, kernel_->skeleton->obj) {
+    bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
         if (!bpf_map__is_internal(map) && name != "scratch") {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
-    if (const int code = egress_bpf__load(kernel_->skeleton.get()); code != 0) {
+    if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }
-    const auto& maps = kernel_->skeleton->maps;
+    if (auto taken = take_maps(skeleton.obj); !taken) {
+        return taken;
+    }
     void* const config = mmap(nullptr, sizeof(egress_config), PROT_READ | PROT_WRITE, MAP_SHARED,
-                              bpf_map__fd(maps.config), 0);
+                              kernel_->map("config"), 0);
     if (config == MAP_FAILED) {
         return fail_errno("cannot map the kernel's settings");
     }
@@ -139,29 +143,33 @@ Result<> Loader::load() {
     kernel_->config->abi = EGRESS_ABI;
     kernel_->config->monitor = options_.monitor ? 1 : 0;
     kernel_->config->fold_interval = 10'000'000'000ULL;
-    kernel_->ring.reset(ring_buffer__new(
-        bpf_map__fd(maps.events),
-        [](void* context, void* data, std::size_t size) {
-            auto& kernel = *static_cast<Kernel*>(context);
-            if (size >= sizeof(egress_event)) {
-                (*kernel.on_event)(*static_cast<const egress_event*>(data));
-            }
-            return --kernel.left == 0 ? -1 : 0;
-        },
-        kernel_.get(), nullptr));
-    if (!kernel_->ring) {
-        return fail_errno("cannot read the kernel's events");
+    auto ring = Ring::open(Fd(fcntl(kernel_->map("events"), F_DUPFD_CLOEXEC, 0)));
+    if (!ring) {
+        return std::unexpected(ring.error());
+    }
+    kernel_->ring = std::move(*ring);
+    return {};
+}
+
+Result<> Loader::take_maps(bpf_object* object) {
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, object) {
+        Fd own(fcntl(bpf_map__fd(map), F_DUPFD_CLOEXEC, 0));
+        if (!own) {
+            return fail_errno("cannot keep the kernel's tables");
+        }
+        kernel_->maps.emplace_back(bpf_map__name(map), std::move(own));
     }
     return {};
 }
 
-Result<> Loader::attach() {
+Result<> Loader::attach(bpf_object* object) {
     const Fd cgroup(open(options_.cgroup.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (cgroup.get() < 0) {
         return fail_errno("cannot open the cgroup " + options_.cgroup);
     }
     bpf_program* program = nullptr;
-    bpf_object__for_each_program(program, kernel_->skeleton->obj) {
+    bpf_object__for_each_program(program, object) {
         const std::string name = bpf_program__name(program);
         const bool for_cgroup =
             std::string_view(bpf_program__section_name(program)).starts_with("cgroup");
@@ -174,7 +182,6 @@ Result<> Loader::attach() {
         if (before && for_cgroup) {
             if (bpf_link__update_program(before.get(), program) == 0) {
                 coverage_.push_back({name, true, ""});
-                kernel_->links.push_back(std::move(before));
                 continue;
             }
         }
@@ -189,7 +196,6 @@ Result<> Loader::attach() {
             return fail_errno("cannot pin " + pin, -code);
         }
         coverage_.push_back({name, true, ""});
-        kernel_->links.push_back(std::move(link));
     }
     return {};
 }
@@ -212,9 +218,7 @@ Result<> Loader::walk_processes(bpf_program* program) {
 
 Result<> Loader::install(const Tables& tables) {
     const auto slot = static_cast<std::uint32_t>(tables.base->generation % EGRESS_SLOTS);
-    const auto outer = [this](std::string_view name) {
-        return bpf_object__find_map_fd_by_name(kernel_->skeleton->obj, std::string(name).c_str());
-    };
+    const auto outer = [this](std::string_view name) { return kernel_->map(name); };
     if (auto filled = fill_slot(tables, slot, outer); !filled) {
         return filled;
     }
@@ -242,43 +246,58 @@ void Loader::set_week_at_boot(std::uint64_t second) {
 }
 
 int Loader::event_fd() const {
-    return ring_buffer__epoll_fd(kernel_->ring.get());
+    return kernel_->ring->fd();
 }
 
 std::size_t Loader::read_events(std::size_t most, const OnEvent& on_event) {
-    kernel_->on_event = &on_event;
-    kernel_->left = most;
-    ring_buffer__consume(kernel_->ring.get());
-    return most - kernel_->left;
+    return kernel_->ring->read(most, [&](std::span<const std::byte> record) {
+        if (record.size() >= sizeof(egress_event)) {
+            on_event(*reinterpret_cast<const egress_event*>(record.data()));
+        }
+    });
 }
 
 KernelCounters Loader::counters() const {
-    const auto& maps = kernel_->skeleton->maps;
     KernelCounters out;
-    out.sequence = kernel_->config->sequence;
     for (std::uint32_t i = 0; i < EGRESS_LOSSES; ++i) {
-        out.losses[i] = sum_over_cpus(bpf_map__fd(maps.losses), i);
+        out.losses_by_cpu[i] = each_cpu(kernel_->map("losses"), i);
+        out.losses[i] = std::accumulate(out.losses_by_cpu[i].begin(), out.losses_by_cpu[i].end(),
+                                        std::uint64_t{0});
     }
+    out.waiting = kernel_->ring->waiting();
+    out.sequence = std::atomic_ref(kernel_->config->sequence).load();
     for (std::uint32_t i = 0; i < EGRESS_HOOKS; ++i) {
-        out.looks[i] = sum_over_cpus(bpf_map__fd(maps.looks), i);
+        out.looks[i] = sum_over_cpus(kernel_->map("looks"), i);
     }
     return out;
 }
 
+std::uint64_t Loader::untold_losses() const {
+    return sum_over_cpus(kernel_->map("losses"), EGRESS_LOST_RING) - kernel_->config->losses_told;
+}
+
+void Loader::told_losses(std::uint64_t more) {
+    kernel_->config->losses_told += more;
+}
+
 std::optional<egress_process> Loader::process(std::uint32_t tgid) const {
     egress_process process{};
-    const int map = bpf_map__fd(kernel_->skeleton->maps.processes);
+    const int map = kernel_->map("processes");
     return bpf_map_lookup_elem(map, &tgid, &process) == 0 ? std::optional(process) : std::nullopt;
 }
 
 void Loader::each_process(const std::function<void(const egress_process&)>& what) const {
-    const int map = bpf_map__fd(kernel_->skeleton->maps.processes);
-    const std::uint32_t most = bpf_map__max_entries(kernel_->skeleton->maps.processes);
+    const int map = kernel_->map("processes");
+    bpf_map_info info{};
+    std::uint32_t length = sizeof info;
+    if (bpf_obj_get_info_by_fd(map, &info, &length) < 0) {
+        return;
+    }
     std::uint32_t key = 0;
     std::uint32_t next = 0;
     // Entries come and go meanwhile, and a key that went begins anew: hence the bound.
     int code = bpf_map_get_next_key(map, nullptr, &next);
-    for (std::uint32_t i = 0; code == 0 && i < most; ++i) {
+    for (std::uint32_t i = 0; code == 0 && i < info.max_entries; ++i) {
         if (const auto found = process(next)) {
             what(*found);
         }
@@ -293,7 +312,7 @@ egress_config Loader::settings() const {
 
 std::string Loader::path_of(const egress_file& file) const {
     char path[EGRESS_PATH_SIZE] = {};
-    if (bpf_map_lookup_elem(bpf_map__fd(kernel_->skeleton->maps.names), &file, path) < 0) {
+    if (bpf_map_lookup_elem(kernel_->map("names"), &file, path) < 0) {
         return {};
     }
     path[sizeof path - 1] = '\0';

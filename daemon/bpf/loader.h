@@ -14,7 +14,9 @@
 #include "daemon/bpf/compile.h"
 #include "daemon/result.h"
 
+struct bpf_object;
 struct bpf_program;
+struct egress_bpf;
 
 namespace egress::bpf {
 
@@ -35,6 +37,8 @@ struct LoaderOptions {
 struct KernelCounters {
     std::uint64_t sequence = 0; ///< events made, lost ones included
     std::uint64_t losses[EGRESS_LOSSES] = {};
+    std::vector<std::uint64_t> losses_by_cpu[EGRESS_LOSSES];
+    std::uint64_t waiting = 0; ///< events in the ring
     std::uint64_t looks[EGRESS_HOOKS] = {};
 };
 
@@ -42,8 +46,8 @@ class Loader {
   public:
     using OnEvent = std::function<void(const egress_event&)>;
 
-    /// Loads, adopts what is pinned, attaches, pins, and takes in the processes that run.
-    /// Afterwards the policy that was in force before still is, or none.
+    /// Loads, adopts what is pinned, attaches, pins, and takes in the processes that run. Takes
+    /// seconds: not for the loop. Afterwards the policy that was in force before still is, or none.
     static Result<std::unique_ptr<Loader>> start(const LoaderOptions& options);
 
     ~Loader(); ///< the kernel goes on, as long as the pins are there (pins.h)
@@ -65,6 +69,12 @@ class Loader {
     std::size_t read_events(std::size_t most, const OnEvent& on_event);
 
     KernelCounters counters() const;
+    /// Events that the ring lost and of which no daemon has told yet.
+    std::uint64_t untold_losses() const;
+    /// The daemon has told of that many more.
+    void told_losses(std::uint64_t more);
+    /// What libbpf had to say while it loaded, in lines that are safe to log.
+    const std::vector<std::string>& remarks() const { return remarks_; }
     const std::vector<Coverage>& coverage() const { return coverage_; }
     /// What the hooks know of a process, by its number in the initial pid namespace.
     std::optional<egress_process> process(std::uint32_t tgid) const;
@@ -75,13 +85,15 @@ class Loader {
   private:
     struct Kernel;
     explicit Loader(LoaderOptions options);
-    Result<> load();
-    Result<> attach();
+    Result<> load(egress_bpf& object);
+    Result<> take_maps(bpf_object* object);
+    Result<> attach(bpf_object* object);
     Result<> walk_processes(bpf_program* program);
 
     LoaderOptions options_;
     std::unique_ptr<Kernel> kernel_;
     std::vector<Coverage> coverage_;
+    std::vector<std::string> remarks_;
 };
 
 } // namespace egress::bpf

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
+#include <numeric>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -80,20 +80,18 @@ Result<> fill_table(const Fd& map, const MapShape& shape, const void* keys, cons
     return {};
 }
 
-std::uint64_t sum_over_cpus(int map, std::uint32_t index) {
+std::vector<std::uint64_t> each_cpu(int map, std::uint32_t index) {
     const int cpus = libbpf_num_possible_cpus();
-    if (cpus <= 0) {
-        return 0;
+    std::vector<std::uint64_t> values(static_cast<std::size_t>(std::max(cpus, 0)));
+    if (values.empty() || bpf_map_lookup_elem(map, &index, values.data()) < 0) {
+        return {};
     }
-    std::vector<std::uint64_t> values(static_cast<std::size_t>(cpus));
-    if (bpf_map_lookup_elem(map, &index, values.data()) < 0) {
-        return 0;
-    }
-    std::uint64_t sum = 0;
-    for (const auto value : values) {
-        sum += value;
-    }
-    return sum;
+    return values;
+}
+
+std::uint64_t sum_over_cpus(int map, std::uint32_t index) {
+    const auto values = each_cpu(map, index);
+    return std::accumulate(values.begin(), values.end(), std::uint64_t{0});
 }
 
 } // namespace egress::bpf

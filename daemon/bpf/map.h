@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "daemon/result.h"
 #include "lib/fd.h"
@@ -28,6 +29,8 @@ Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std:
 Result<> fill_table(const Fd& map, const MapShape& shape, const void* keys, const void* values,
                     std::uint32_t count);
 
+/// A value of eight bytes as each CPU has it; empty where it cannot be read.
+std::vector<std::uint64_t> each_cpu(int map, std::uint32_t index);
 /// Sums a value of eight bytes over all CPUs.
 std::uint64_t sum_over_cpus(int map, std::uint32_t index);
 

@@ -1,0 +1,47 @@
+// Reading a ring of the kernel's events.
+//
+// What is read is the reader's position in the ring, which the kernel keeps with the map: the next
+// daemon goes on where the one before was killed. Mapped once and not twice, as a record never is
+// longer than the one page that is mapped behind the end.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "daemon/result.h"
+#include "lib/fd.h"
+
+namespace egress::bpf {
+
+class Ring {
+  public:
+    using OnRecord = std::function<void(std::span<const std::byte>)>;
+
+    /// Takes a descriptor of the map.
+    static Result<std::unique_ptr<Ring>> open(Fd map);
+    ~Ring();
+    Ring(const Ring&) = delete;
+    Ring& operator=(const Ring&) = delete;
+
+    int fd() const { return map_.get(); } ///< readable when there is a record
+    /// Hands over at most `most` records; how many there were. A record counts as read when the
+    /// call with it has returned.
+    std::size_t read(std::size_t most, const OnRecord& on_record);
+    /// Records that wait to be read, those that are being written included.
+    std::size_t waiting() const;
+
+  private:
+    explicit Ring(Fd map) : map_(std::move(map)) {}
+    std::uint32_t header_at(std::uint64_t position) const;
+
+    Fd map_;
+    std::size_t page_ = 0;
+    std::size_t size_ = 0;              ///< bytes of data, a power of two
+    std::uint64_t* consumer_ = nullptr; ///< mapped; a page
+    std::byte* producer_ = nullptr; ///< mapped; a page, the data, and the data's first page again
+};
+
+} // namespace egress::bpf
