@@ -79,6 +79,7 @@ constexpr Command all_commands[] = {
     {"watch", "", "show what the kernel half sees, as it comes", watch_options, run_watch},
     {"explain", "DEST[:PORT]", "tell which line of [egress] decides, and why", explain_options,
      run_explain},
+    {"selftest", "", "try every way out and tell what is enforced here", none, run_selftest},
     {"detach", "", "take the kernel half of egress out of the kernel", none, run_detach},
     {"rules", "", "print the rules that are in force", none, run_rules},
     {"metrics", "", "print the daemon's counters in Prometheus form", none, run_metrics},

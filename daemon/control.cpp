@@ -158,7 +158,7 @@ void Control::pump() {
     }
 }
 
-bool Control::allowed(MHD_Connection* connection, std::uint32_t& uid) const {
+bool Control::allowed(MHD_Connection* connection, Request& request) const {
     const MHD_ConnectionInfo* const info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     ucred peer{};
@@ -167,7 +167,8 @@ bool Control::allowed(MHD_Connection* connection, std::uint32_t& uid) const {
         getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
         return false;
     }
-    uid = peer.uid;
+    request.uid = peer.uid;
+    request.pid = static_cast<std::uint32_t>(peer.pid);
     return peer.uid == 0 || peer.uid == geteuid() ||
            (group_ && in_group(info->connect_fd, *group_, peer.gid));
 }
@@ -246,7 +247,7 @@ void Control::watch_peer(Exchange& exchange) {
 }
 
 void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
-    if (!allowed(connection, exchange.request.uid)) {
+    if (!allowed(connection, exchange.request)) {
         log::warning("control-refused", "refused uid {} on the control socket",
                      exchange.request.uid);
         exchange.response = Response{403, R"({"error":"you must be root or in the group egress"})"};

@@ -27,6 +27,7 @@ struct Request {
     std::string state; ///< query argument "state"; empty where absent
     std::string body;
     std::uint32_t uid = 0; ///< of the peer, from the kernel
+    std::uint32_t pid = 0; ///< the same; 0: it is in a pid namespace that is not seen from here
 };
 
 struct Response {
@@ -78,7 +79,7 @@ class Control {
     void suspend(Exchange& exchange);
     void resume(Exchange& exchange);
     void watch_peer(Exchange& exchange);
-    bool allowed(MHD_Connection* connection, std::uint32_t& uid) const;
+    bool allowed(MHD_Connection* connection, Request& request) const;
 
     Handler handler_;
     sd_event* event_ = nullptr;

@@ -147,6 +147,17 @@ void Enforcer::explain(Question question, OnAnswer done) {
     }
 }
 
+Result<> Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start) {
+    if (!loader_ || !detaching_.empty() || loader_->generation() == 0) {
+        return fail("no rules of [egress] are in force", ENOENT);
+    }
+    return loader_->mark_canary(pid, start);
+}
+
+std::optional<std::uint64_t> Enforcer::unmark_canary() {
+    return loader_ ? loader_->unmark_canary() : std::nullopt;
+}
+
 void Enforcer::detach(OnDetach done) {
     detaching_.push_back(std::move(done));
     if (detaching_.size() > 1) {

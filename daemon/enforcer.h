@@ -59,12 +59,17 @@ class Enforcer {
     /// Says which rule decides and why; `done` is called once, now or later.
     using OnAnswer = std::function<void(const Result<std::string>& json)>;
     void explain(Question question, OnAnswer done);
+    /// Marks a process that tests the hooks; see Loader::mark_canary(). Errors besides: ENOENT
+    /// nothing is in force.
+    Result<> mark_canary(std::uint32_t pid, std::uint64_t start);
+    std::optional<std::uint64_t> unmark_canary();
     void tick();
 
     Status status() const;
     /// Some policy of [egress] is, even if not the last that was tried.
     bool in_force() const { return status_.generation != 0; }
     static std::string_view text(Status::State state);
+    const Options& options() const { return options_; }
     const bpf::Loader* loader() const { return loader_; }
 
   private:

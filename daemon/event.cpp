@@ -77,6 +77,9 @@ std::string type_text(std::uint8_t type) {
 }
 
 std::string reason_text(const egress_event& event, const policy::EgressRule* rule) {
+    if (event.rule == EGRESS_CANARY) {
+        return "selftest";
+    }
     if (event.rule == EGRESS_UNMATCHED) {
         return "no rule matches";
     }

@@ -240,6 +240,46 @@ void explain_verb(Daemon& daemon, const Request& request, const Answer& answer) 
     });
 }
 
+/// The caller, and nobody else, becomes the process that tests the hooks.
+void selftest(Daemon& daemon, const Request& request, const Answer& answer) {
+    const auto body = parse(request.body);
+    const auto started = body ? body->find("started") : json::const_iterator();
+    if (!body || started == body->end() || !started->is_number_unsigned()) {
+        return answer.send(error(400, body ? "\"started\" is missing, or no number of clock ticks"
+                                           : body.error().text));
+    }
+    auto& enforcer = daemon.enforcer();
+    const auto marked = request.pid == 0
+                            ? fail("your process is not seen from egressd's pid namespace", ESRCH)
+                            : enforcer.mark_canary(request.pid, started->get<std::uint64_t>());
+    if (!marked) {
+        const int code = marked.error().code;
+        return answer.send(error(code == ESRCH                     ? 404
+                                 : code == ENOENT || code == EBUSY ? 409
+                                                                   : 500,
+                                 marked.error().text));
+    }
+    log::info("control", "uid {} tests the hooks", request.uid);
+    const auto* const loader = enforcer.loader();
+    const auto process = loader->process(loader->settings().canary);
+    json hooks = json::object();
+    for (const auto& hook : loader->coverage()) {
+        hooks[hook.hook] = hook.attached ? "attached" : hook.why;
+    }
+    answer.send(good({{"seconds", EGRESS_CANARY_TIME / 1'000'000'000},
+                      {"cgroup", enforcer.options().cgroup},
+                      {"monitor", enforcer.options().monitor},
+                      {"exe", process ? loader->path_of(process->program) : ""},
+                      {"known", process.has_value()},
+                      {"hooks", hooks}}));
+}
+
+void end_selftest(Daemon& daemon, const Answer& answer) {
+    const auto refused = daemon.enforcer().unmark_canary();
+    answer.send(refused ? good({{"refused", *refused}})
+                        : error(409, "no process tests the hooks now"));
+}
+
 void watch(Daemon& daemon, const Answer& answer) {
     if (!daemon.watchers().add(answer)) {
         answer.send(error(503, fmt::format("{} watch already, which is the most", Watchers::most)));
@@ -266,6 +306,10 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
         unblock(daemon, request, answer);
     } else if (request.path == "/v1/explain" && post) {
         explain_verb(daemon, request, answer);
+    } else if (request.path == "/v1/selftest" && post) {
+        selftest(daemon, request, answer);
+    } else if (request.path == "/v1/selftest" && request.method == "DELETE") {
+        end_selftest(daemon, answer);
     } else if (request.path == "/v1/events" && request.method == "GET") {
         watch(daemon, answer);
     } else if (request.path == "/v1/egress" && request.method == "DELETE") {
@@ -273,9 +317,9 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
     } else if (request.path == "/v1/reload" && post) {
         reload(daemon, answer);
     } else {
-        constexpr std::string_view paths[] = {"/v1/status", "/metrics",   "/v1/rules",
-                                              "/v1/blocks", "/v1/reload", "/v1/egress",
-                                              "/v1/events", "/v1/explain"};
+        constexpr std::string_view paths[] = {"/v1/status", "/metrics",    "/v1/rules",
+                                              "/v1/blocks", "/v1/reload",  "/v1/egress",
+                                              "/v1/events", "/v1/explain", "/v1/selftest"};
         const bool known = std::ranges::find(paths, request.path) != std::end(paths);
         answer.send(known ? error(405, "this path does not take " + escape(request.method, 16))
                           : error(404, "there is no " + escape(request.path, 64)));

@@ -15,6 +15,7 @@ Exit run_help(const Context& context, const Arguments& arguments);
 Exit run_metrics(const Context& context, const Arguments& arguments);
 Exit run_reload(const Context& context, const Arguments& arguments);
 Exit run_rules(const Context& context, const Arguments& arguments);
+Exit run_selftest(const Context& context, const Arguments& arguments);
 Exit run_status(const Context& context, const Arguments& arguments);
 Exit run_unblock(const Context& context, const Arguments& arguments);
 Exit run_version(const Context& context, const Arguments& arguments);

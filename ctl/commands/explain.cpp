@@ -7,6 +7,7 @@
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
+#include "ctl/process.h"
 #include "ctl/values.h"
 
 namespace egress::ctl {
@@ -44,35 +45,6 @@ std::optional<std::uint32_t> id_in(const std::string& file, std::string_view key
         }
     }
     return std::nullopt;
-}
-
-/// Start in clock ticks since boot: the 20th field after the name, which may hold anything.
-std::optional<std::uint64_t> start_of(const std::string& file) {
-    std::ifstream in(file);
-    std::stringstream text;
-    text << in.rdbuf();
-    const auto all = text.str();
-    const auto name_end = all.rfind(')');
-    if (name_end == std::string::npos) {
-        return std::nullopt;
-    }
-    std::istringstream fields(all.substr(name_end + 1));
-    std::string skipped;
-    for (int i = 0; i < 19; ++i) {
-        fields >> skipped;
-    }
-    std::uint64_t start = 0;
-    return fields >> start ? std::optional(start) : std::nullopt;
-}
-
-std::string cgroup_in(const std::string& file) {
-    std::ifstream in(file);
-    for (std::string line; std::getline(in, line);) {
-        if (line.starts_with("0::/")) {
-            return line.substr(3);
-        }
-    }
-    return {};
 }
 
 /// What /proc says of a process. The daemon may not be able to see it.

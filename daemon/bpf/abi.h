@@ -13,7 +13,7 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted. */
-#define EGRESS_ABI 1
+#define EGRESS_ABI 2
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -242,9 +242,18 @@ struct egress_config {
     __u32 pid_namespace;
     __u32 abi;
     __u64 losses_told; /* of EGRESS_LOST_RING, those of which a daemon has told */
+    /* The process that tests itself, of which every look is refused whatever the rules say: by tgid
+     * and start, as tgids are used again, and never for longer than `canary_until`. */
+    __u32 canary; /* 0: none */
+    __u32 zero;
+    __u64 canary_started;
+    __u64 canary_until;   /* boot clock */
+    __u64 canary_refused; /* looks since it was marked */
 };
 
 #define EGRESS_UNMATCHED 0xffffffffU
 #define EGRESS_BROKEN 0xfffffffeU /* the tables do not hang together: counted, never silent */
+#define EGRESS_CANARY 0xfffffffdU /* no rule: a process that tests the hooks */
+#define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a process stays one */
 
 #endif

@@ -186,12 +186,27 @@ EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_look* l
     return &look->view.base->stranger;
 }
 
+/* Whether this is the process that tests the hooks. All others pay for one comparison. */
+EGRESS_INLINE int is_canary(const struct egress_config* settings) {
+    if (settings->canary != bpf_get_current_pid_tgid() >> 32) {
+        return 0;
+    }
+    struct task_struct* task = (void*)bpf_get_current_task();
+    return BPF_CORE_READ(task, group_leader, start_boottime) == settings->canary_started &&
+           bpf_ktime_get_boot_ns() < settings->canary_until;
+}
+
 /* What the rule found means here and now. */
 EGRESS_INLINE int carry_out(struct egress_look* look) {
     const __u32 index = look->rule;
     if (index == EGRESS_BROKEN) {
         egress_lose(EGRESS_LOST_BROKEN);
         return EGRESS_PASS;
+    }
+    if (index == EGRESS_CANARY) {
+        __sync_fetch_and_add((__u64*)&look->settings->canary_refused, 1);
+        emit(look, EGRESS_EVENT_BLOCKED, 0);
+        return EGRESS_REFUSE;
     }
     if (index >= EGRESS_MAX_RULES) {
         emit(look, EGRESS_EVENT_ALLOWED, 0);
@@ -242,6 +257,10 @@ EGRESS_INLINE void put_v6(struct egress_flow* flow, __u32 a, __u32 b, __u32 c, _
 static __noinline int judge(struct egress_look* look) {
     if (!look || !look->view.base || !look->settings) {
         return EGRESS_PASS;
+    }
+    if (is_canary(look->settings)) {
+        look->rule = EGRESS_CANARY;
+        return carry_out(look);
     }
     struct egress_question question;
     egress_ask(&look->view, &look->flow, subject_of(look), cgroup_of(&look->view), &question);

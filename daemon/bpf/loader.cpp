@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <ctime>
 #include <numeric>
+#include <utility>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -56,6 +58,8 @@ int print(libbpf_print_level level, const char* format, va_list arguments) {
     return 0;
 }
 
+constexpr std::uint64_t second = 1'000'000'000;
+
 std::string pin_of(const std::string& pins, std::string_view name) {
     return fmt::format("{}/{}", pins, name);
 }
@@ -65,6 +69,7 @@ std::string pin_of(const std::string& pins, std::string_view name) {
 struct Loader::Kernel {
     std::vector<std::pair<std::string, Fd>> maps;
     std::unique_ptr<Ring> ring;
+    Fd mark;                         ///< program that marks a process that tests the hooks
     egress_config* config = nullptr; ///< mapped
 
     /// Descriptor of the map of that name; there is one.
@@ -95,9 +100,9 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     // never overwritten.
     const bool adopted = access(pin_of(options.pins, "config").c_str(), F_OK) == 0;
     auto done = skeleton ? loader->load(*skeleton) : fail_errno("cannot open the kernel half");
-    done = done ? loader->walk_processes(skeleton->progs.egress_host) : done;
+    done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_host)) : done;
     done = done ? loader->attach(skeleton->obj) : done;
-    done = done ? loader->walk_processes(skeleton->progs.egress_sweep) : done;
+    done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_sweep)) : done;
     remarks_of_thread = nullptr;
     if (!done) {
         if (!adopted) {
@@ -127,6 +132,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }
+    kernel_->mark.reset(fcntl(bpf_program__fd(skeleton.progs.egress_mark), F_DUPFD_CLOEXEC, 0));
     if (auto taken = take_maps(skeleton.obj); !taken) {
         return taken;
     }
@@ -200,14 +206,21 @@ Result<> Loader::attach(bpf_object* object) {
     return {};
 }
 
-Result<> Loader::walk_processes(bpf_program* program) {
-    const Link link(bpf_program__attach_iter(program, nullptr));
+/// Of one process only, where a number is given.
+Result<> Loader::walk_processes(int program, std::uint32_t pid) {
+    bpf_iter_link_info only{};
+    only.task.pid = pid;
+    bpf_link_create_opts options{};
+    options.sz = sizeof options;
+    options.iter_info = pid == 0 ? nullptr : &only;
+    options.iter_info_len = pid == 0 ? 0 : sizeof only;
+    const Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
     if (!link) {
         return fail_errno("cannot walk the processes that run");
     }
-    const Fd walk(bpf_iter_create(bpf_link__fd(link.get())));
-    if (walk.get() < 0) {
-        return fail_errno("cannot walk the processes that run", -walk.get());
+    const Fd walk(bpf_iter_create(link.get()));
+    if (!walk) {
+        return fail_errno("cannot walk the processes that run");
     }
     char unused[64];
     ssize_t got = 0;
@@ -243,6 +256,42 @@ void Loader::set_monitor(bool monitor) {
 
 void Loader::set_week_at_boot(std::uint64_t second) {
     std::atomic_ref(kernel_->config->week_at_boot).store(second);
+}
+
+bool Loader::canary_lives() const {
+    const auto& config = *kernel_->config;
+    timespec now{};
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    const auto at =
+        static_cast<std::uint64_t>(now.tv_sec) * second + static_cast<std::uint64_t>(now.tv_nsec);
+    const auto known =
+        config.canary != 0 && at < config.canary_until ? process(config.canary) : std::nullopt;
+    return known && known->started == config.canary_started;
+}
+
+Result<> Loader::mark_canary(std::uint32_t pid, std::uint64_t start) {
+    if (canary_lives()) {
+        return fail("another process tests the hooks", EBUSY);
+    }
+    auto& config = *kernel_->config;
+    config.canary = 0;
+    if (auto walked = walk_processes(kernel_->mark.get(), pid); !walked) {
+        return walked;
+    }
+    const auto ticks = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
+    if (config.canary == 0 || config.canary_started / (second / ticks) != start) {
+        config.canary = 0;
+        return fail("the process is not there", ESRCH);
+    }
+    return {};
+}
+
+std::optional<std::uint64_t> Loader::unmark_canary() {
+    auto& config = *kernel_->config;
+    if (std::exchange(config.canary, 0) == 0) {
+        return std::nullopt;
+    }
+    return std::atomic_ref(config.canary_refused).load();
 }
 
 int Loader::event_fd() const {

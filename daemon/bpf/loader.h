@@ -64,6 +64,13 @@ class Loader {
     /// Second of the local week at zero of the boot clock.
     void set_week_at_boot(std::uint64_t second);
 
+    /// Has every look of a process refused for EGRESS_CANARY_TIME, so that it can test the hooks.
+    /// `pid` is its number where the daemon is, `start` when it began, in clock ticks since boot.
+    /// Errors: EBUSY another process is at it, ESRCH there is no such process.
+    Result<> mark_canary(std::uint32_t pid, std::uint64_t start);
+    /// Ends it; how many looks were refused. Nothing: no process is marked.
+    std::optional<std::uint64_t> unmark_canary();
+
     int event_fd() const; ///< readable when there are events
     /// Hands over at most `most` events; how many there were.
     std::size_t read_events(std::size_t most, const OnEvent& on_event);
@@ -88,7 +95,8 @@ class Loader {
     Result<> load(egress_bpf& object);
     Result<> take_maps(bpf_object* object);
     Result<> attach(bpf_object* object);
-    Result<> walk_processes(bpf_program* program);
+    Result<> walk_processes(int program, std::uint32_t pid = 0);
+    bool canary_lives() const;
 
     LoaderOptions options_;
     std::unique_ptr<Kernel> kernel_;

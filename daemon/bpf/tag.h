@@ -245,6 +245,21 @@ int egress_host(struct bpf_iter__task* context) {
     return 0;
 }
 
+/* Marks the process that the iteration was asked for as the one that tests the hooks. */
+SEC("iter/task")
+int egress_mark(struct bpf_iter__task* context) {
+    const __u32 zero = 0;
+    struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    struct task_struct* task = context->task;
+    if (task && settings && task->pid == task->tgid) {
+        settings->canary_started = BPF_CORE_READ(task, start_boottime);
+        settings->canary_until = bpf_ktime_get_boot_ns() + EGRESS_CANARY_TIME;
+        settings->canary_refused = 0;
+        settings->canary = task->tgid;
+    }
+    return 0;
+}
+
 /* For the processes that were there before the hooks. Never overwrites what a hook has written. */
 SEC("iter/task")
 int egress_sweep(struct bpf_iter__task* context) {

@@ -1,0 +1,198 @@
+// selftest: every way out really tried, as a process of which the hooks refuse everything.
+#include <filesystem>
+#include <fstream>
+
+#include "ctl/canary.h"
+#include "ctl/commands/commands.h"
+#include "ctl/http.h"
+#include "ctl/out.h"
+#include "ctl/process.h"
+
+namespace egress::ctl {
+
+namespace {
+
+enum class Found : unsigned char { enforced, open, uncovered, untried };
+
+struct Line {
+    std::string_view name;
+    std::string_view hook;
+    Found found = Found::untried;
+    std::string why; ///< where there is more to say
+};
+
+std::string_view text_of(Found found) {
+    switch (found) {
+    case Found::enforced:
+        return "enforced";
+    case Found::open:
+        return "NOT ENFORCED";
+    case Found::uncovered:
+        return "not covered";
+    case Found::untried:
+        break;
+    }
+    return "not tried";
+}
+
+std::string_view key_of(Found found) {
+    return found == Found::open ? "not enforced" : text_of(found);
+}
+
+/// Whether this process is in the cgroup that the hooks are attached to.
+bool is_inside(const std::string& attached) {
+    std::error_code code;
+    const std::filesystem::path top = attached;
+    std::ifstream mounts("/proc/self/mounts");
+    std::filesystem::path at;
+    for (std::string device, where, kind, rest;
+         mounts >> device >> where >> kind && std::getline(mounts, rest);) {
+        if (kind == "cgroup2") {
+            at = where;
+        }
+    }
+    const auto own = cgroup_in("/proc/self/cgroup");
+    if (at.empty() || own.empty()) {
+        return true; // not known: what is tried will show it
+    }
+    for (std::filesystem::path here = at.string() + own;; here = here.parent_path()) {
+        if (std::filesystem::equivalent(here, top, code)) {
+            return true;
+        }
+        if (here == at || !here.has_relative_path()) {
+            // What cannot be looked at proves nothing.
+            return !std::filesystem::exists(top, code) ||
+                   std::filesystem::equivalent(at, top, code);
+        }
+    }
+}
+
+Line judged(const Way& way, const Attempt& attempt, bool packets) {
+    Line line{way.name, way.hook, Found::untried, attempt.why};
+    const bool covered = !way.hook.empty() && (way.hook != "packet" || packets);
+    if (attempt.kind == Attempt::Kind::refused) {
+        line.found = Found::enforced;
+    } else if (attempt.kind == Attempt::Kind::passed) {
+        line.found = covered ? Found::open : Found::uncovered;
+    }
+    return line;
+}
+
+Line identity(const Json& mark) {
+    Line line{"identity of this process", "exec", Found::enforced, text_at(mark, "exe")};
+    if (!true_at(mark, "known")) {
+        line.found = Found::open;
+        line.why = "the hooks do not know it, so no line that names a program matches it";
+    }
+    return line;
+}
+
+bool has_packet_hook(const Json& mark) {
+    const auto* const hooks = member(mark, "hooks");
+    return hooks != nullptr && hooks->is_object() && !text_at(*hooks, "egress_packet").empty();
+}
+
+/// Refusals that came from something else than the hooks prove nothing.
+void check_count(std::vector<Line>& lines, const Outcome<Json>& end) {
+    std::int64_t seen = 0;
+    for (const auto& line : lines) {
+        seen += line.found == Found::enforced && line.hook != "exec" ? 1 : 0;
+    }
+    const auto refused = end ? number_at(*end, "refused") : std::nullopt;
+    if (!refused) {
+        lines.push_back({"count of refusals", "", Found::open,
+                         end ? "egressd does not tell it" : end.error().text});
+    } else if (*refused < seen) {
+        lines.push_back({"count of refusals", "", Found::open,
+                         fmt::format("{} seen, but the hooks made {}", seen, *refused)});
+    }
+}
+
+bool is_good(const std::vector<Line>& lines) {
+    bool any = false;
+    for (const auto& line : lines) {
+        any = any || (line.found == Found::enforced && line.hook != "exec");
+        if (line.found == Found::open) {
+            return false;
+        }
+    }
+    return any;
+}
+
+void tell_json(const Context& context, const Json& mark, const std::vector<Line>& lines) {
+    Json out = {{"enforced", is_good(lines)},
+                {"cgroup", text_at(mark, "cgroup")},
+                {"monitor", true_at(mark, "monitor")},
+                {"paths", Json::array()}};
+    for (const auto& line : lines) {
+        Json one = {{"path", line.name}, {"result", key_of(line.found)}};
+        if (!line.hook.empty()) {
+            one["hook"] = line.hook;
+        }
+        if (!line.why.empty()) {
+            one["why"] = line.why;
+        }
+        out["paths"].push_back(std::move(one));
+    }
+    print(context.out, "{}\n", to_text(out));
+}
+
+void tell(const Context& context, const Json& mark, const std::vector<Line>& lines) {
+    int open = 0;
+    for (const auto& line : lines) {
+        open += line.found == Found::open ? 1 : 0;
+        print(context.out, "{:<14}{:<13}{}{}\n", text_of(line.found),
+              line.hook.empty() ? "-" : line.hook, line.name,
+              line.why.empty() ? "" : fmt::format(" ({})", printable(line.why)));
+    }
+    if (true_at(mark, "monitor")) {
+        print(context.out, "egressd runs with -m: the rules themselves refuse nothing\n");
+    }
+    if (open > 0) {
+        print(context.out, "NOT ENFORCED: {} of {} ways\n", open, lines.size());
+    } else if (!is_good(lines)) {
+        print(context.out, "NOT ENFORCED: no way could be tried\n");
+    }
+}
+
+Exit run_in(const Context& context, const Json& mark, const Canary& canary) {
+    std::vector<Line> lines = {identity(mark)};
+    for (const auto& way : ways()) {
+        lines.push_back(judged(way, way.attempt(canary.sockets()), has_packet_hook(mark)));
+    }
+    check_count(lines, call(context, {"DELETE", "/v1/selftest"}));
+    if (context.json) {
+        tell_json(context, mark, lines);
+    } else {
+        tell(context, mark, lines);
+    }
+    return is_good(lines) ? Exit::ok : Exit::no;
+}
+
+} // namespace
+
+Exit run_selftest(const Context& context, const Arguments&) {
+    const auto started = start_of("/proc/self/stat");
+    if (!started) {
+        return complain(context, {Exit::unreachable, "cannot read /proc/self/stat"});
+    }
+    const Canary canary; // before the mark, from which on the kernel refuses
+    const auto mark = call(context, {"POST", "/v1/selftest", to_text({{"started", *started}}, -1)});
+    if (!mark) {
+        return complain(context, mark.error());
+    }
+    if (!mark->is_object() || !number_at(*mark, "seconds")) {
+        return complain(context, {Exit::unreachable, "egressd's answer is not understood"});
+    }
+    const auto cgroup = text_at(*mark, "cgroup");
+    if (!is_inside(cgroup)) {
+        (void)call(context, {"DELETE", "/v1/selftest"});
+        return complain(context,
+                        {Exit::no, fmt::format("the hooks are attached to {}, and egressctl runs "
+                                               "outside of it: nothing was tried",
+                                               cgroup)});
+    }
+    return run_in(context, *mark, canary);
+}
+
+} // namespace egress::ctl
