@@ -229,8 +229,7 @@ Builder::Outcome Builder::build(bool again) {
     out.rules = current_.egress;
     out.generation = loader_->next_generation();
     if (auto tables = compile(current_, seen_, out.generation)) {
-        out.prefixes = tables->hosts4.size() + tables->prefixes4.size() + tables->hosts6.size() +
-                       tables->prefixes6.size();
+        out.prefixes = tables->prefixes;
         out.result = loader_->install(*tables);
     } else {
         out.result = std::unexpected(tables.error());

@@ -37,11 +37,17 @@ struct egress_file {
     __u32 zero;
 };
 
-/* An entry of a destination table is the index of a vector and perhaps one of these. */
-#define EGRESS_BLOCK 0x80000000U /* v4_top: not a vector but a block of 256 entries */
+/* An entry of v6_top is the index of a vector and perhaps this. */
 #define EGRESS_FINER 0x40000000U /* there are longer prefixes below: look further */
 #define EGRESS_INDEX 0x3fffffffU
-#define EGRESS_BLOCK_SIZE 256
+
+/* An entry of v4_top is the index of a vector, or, with this bit, the runs of the addresses below:
+ * the number of the first structure of them, and how many follow it from bit 32 on. */
+#define EGRESS_RUNS (1ULL << 63)
+#define EGRESS_RUNS_MORE(entry) ((__u32)((entry) >> 32) & 0xffff)
+#define EGRESS_RUNS_SIZE 16
+#define EGRESS_RUNS_STEPS 12      /* halvings of the most structures of one entry, 4,096 */
+#define EGRESS_RUNS_VECTORS 65535 /* the greatest index that fits */
 
 #define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0 is "not there" */
 
@@ -80,7 +86,9 @@ struct egress_base {
     __u32 has_cgroups; /* some rule asks for one */
     __u32 has_lineage; /* some rule asks for parent or under */
     __u32 has_places;  /* some rule asks for container or host */
-    __u32 has_trees;   /* some rule names a directory tree */
+    __u32 has_trees;   /* some rule names a program by path, or a directory tree */
+    __u32 has_uids;    /* some rule names a user */
+    __u32 has_gids;    /* some rule names a group */
     __u32 other_uids;  /* index: users that no rule names */
     __u32 other_gids;  /* index */
     __u32 zero;
@@ -96,19 +104,19 @@ struct egress_base {
     struct egress_rule rules[EGRESS_MAX_RULES];
     __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
     __u32 ports[65536];                              /* indexes */
-    __u32 v4_top[65536]; /* by the first 16 bits: index, FINER never alone; or BLOCK */
+    __u64 v4_top[65536];                             /* by the first 16 bits: index, or RUNS */
     __u32 v6_top[65536]; /* by the first 16 bits: index, perhaps FINER */
 };
 
-struct egress_block {
-    __u32 entries[EGRESS_BLOCK_SIZE]; /* by the third byte: index, perhaps FINER */
+/* Runs of IPv4 addresses with the same vector, in order, by the last 16 bits of their first one; as
+ * large as what a processor fetches at once. The first run of the first structure begins at 0; what
+ * is not used at the end of the last repeats its last vector at 65535. */
+struct egress_runs {
+    __u16 first[EGRESS_RUNS_SIZE];
+    __u16 vectors[EGRESS_RUNS_SIZE];
 };
 
 /* Keys of longest-prefix tables; `bits` as bpf wants it, in front. */
-struct egress_prefix4 {
-    __u32 bits;
-    __u8 address[4];
-};
 struct egress_prefix6 {
     __u32 bits;
     __u8 address[16];

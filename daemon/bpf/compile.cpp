@@ -79,7 +79,9 @@ class Compiler {
             base.rules[i] = *made;
             base.rules[i].line = static_cast<std::uint32_t>(i + 1);
         }
-        compile_destinations(policy_, pool_, out_);
+        if (auto done = compile_destinations(policy_, pool_, out_); !done) {
+            return std::unexpected(done.error());
+        }
         ports();
         protocols();
         owners();
@@ -166,6 +168,8 @@ class Compiler {
         }
         out_.uids = users.table(pool_, any_user);
         out_.gids = groups.table(pool_, any_group);
+        out_.base->has_uids = out_.uids.empty() ? 0 : 1;
+        out_.base->has_gids = out_.gids.empty() ? 0 : 1;
         out_.base->other_uids = pool_.add(any_user);
         out_.base->other_gids = pool_.add(any_group);
     }

@@ -4,6 +4,8 @@
 #include <map>
 #include <tuple>
 
+#include <fmt/format.h>
+
 namespace egress::bpf {
 
 namespace {
@@ -173,7 +175,7 @@ class Walk {
     /// Calls emit(prefix, vector) for each prefix that changes what the one around it said, outer
     /// ones first. `items` is sorted by it.
     template <typename Emit>
-    void run(std::vector<Prefix>& items, Emit emit) {
+    void run(std::vector<Prefix>& items, Emit&& emit) {
         std::sort(items.begin(), items.end());
         for (std::size_t at = 0; at < items.size();) {
             const Prefix& prefix = items[at];
@@ -218,43 +220,99 @@ class Walk {
     std::unordered_map<std::uint64_t, Index> applied_;
 };
 
+/// The prefixes of one first half, outer ones first, become its runs.
 class Fill4 {
   public:
     explicit Fill4(Tables& out) : out_(out) {}
 
     void operator()(const Item<Bits4>& prefix, Index vector) {
-        std::uint32_t* const top = out_.base->v4_top;
+        ++out_.prefixes;
         const std::uint32_t at = Bits4::first16(prefix.key);
         if (prefix.length <= 16) {
-            std::fill_n(top + at, std::size_t{1} << (16 - prefix.length), vector);
+            flush();
+            std::fill_n(out_.base->v4_top + at, std::size_t{1} << (16 - prefix.length), vector);
             return;
         }
-        egress_block& block = block_of(top[at]);
-        const std::uint32_t third = prefix.key >> 8 & 0xff;
-        if (prefix.length <= 24) {
-            std::fill_n(block.entries + third, std::size_t{1} << (24 - prefix.length), vector);
-            return;
+        if (starts_.empty() || at != top_) {
+            flush();
+            top_ = at;
+            begin(0, 65535, static_cast<Index>(out_.base->v4_top[at]));
         }
-        block.entries[third] |= EGRESS_FINER;
-        if (prefix.length == 32) {
-            out_.hosts4.emplace_back(prefix.key, vector);
-        } else {
-            out_.prefixes4.emplace_back(Prefix4Key{prefix.key, prefix.length}, vector);
+        const std::uint32_t low = prefix.key & 0xffff;
+        while (around_.back().last < low) {
+            end();
         }
+        begin(low, low + (1U << (32 - prefix.length)) - 1, vector);
+    }
+
+    /// Writes what is left; fails where there are more vectors than a run can name.
+    Result<> finish() {
+        flush();
+        if (greatest_ > EGRESS_RUNS_VECTORS) {
+            return fail(fmt::format("the IPv4 addresses of [egress] overlap in more than {} ways: "
+                                    "join lists that lines have in common",
+                                    EGRESS_RUNS_VECTORS));
+        }
+        return {};
     }
 
   private:
-    egress_block& block_of(std::uint32_t& entry) {
-        if ((entry & EGRESS_BLOCK) == 0) {
-            egress_block fresh;
-            std::fill(std::begin(fresh.entries), std::end(fresh.entries), entry);
-            entry = EGRESS_BLOCK | static_cast<std::uint32_t>(out_.blocks.size());
-            out_.blocks.push_back(fresh);
+    struct Around {
+        std::uint32_t last; ///< address
+        Index vector;
+    };
+
+    void begin(std::uint32_t first, std::uint32_t last, Index vector) {
+        around_.push_back({last, vector});
+        greatest_ = std::max(greatest_, vector);
+        put(first, vector);
+    }
+
+    /// What was around the innermost prefix goes on behind it.
+    void end() {
+        const std::uint32_t next = around_.back().last + 1;
+        around_.pop_back();
+        if (!around_.empty() && next <= around_.back().last) {
+            put(next, around_.back().vector);
         }
-        return out_.blocks[entry & EGRESS_INDEX];
+    }
+
+    void put(std::uint32_t first, Index vector) {
+        if (!starts_.empty() && starts_.back().first == first) {
+            starts_.pop_back(); // a prefix with the same beginning inside it, or next to it
+        }
+        if (starts_.empty() || starts_.back().second != vector) {
+            starts_.emplace_back(first, vector);
+        }
+    }
+
+    void flush() {
+        if (starts_.empty()) {
+            return;
+        }
+        while (!around_.empty()) {
+            end();
+        }
+        const std::size_t number = (starts_.size() + EGRESS_RUNS_SIZE - 1) / EGRESS_RUNS_SIZE;
+        out_.base->v4_top[top_] = EGRESS_RUNS | (number - 1) << 32 | out_.runs.size();
+        for (std::size_t i = 0; i < number * EGRESS_RUNS_SIZE; ++i) {
+            const std::size_t slot = i % EGRESS_RUNS_SIZE;
+            if (slot == 0) {
+                out_.runs.emplace_back();
+            }
+            const bool used = i < starts_.size();
+            const auto& [first, vector] = used ? starts_[i] : starts_.back();
+            out_.runs.back().first[slot] = static_cast<std::uint16_t>(used ? first : 65535);
+            out_.runs.back().vectors[slot] = static_cast<std::uint16_t>(vector);
+        }
+        starts_.clear();
     }
 
     Tables& out_;
+    std::uint32_t top_ = 0;      ///< the half that is being made
+    std::vector<Around> around_; ///< prefixes of it that are not at their end
+    std::vector<std::pair<std::uint32_t, Index>> starts_; ///< its runs
+    Index greatest_ = 0;
 };
 
 class Fill6 {
@@ -262,6 +320,7 @@ class Fill6 {
     explicit Fill6(Tables& out) : out_(out) {}
 
     void operator()(const Item<Bits6>& prefix, Index vector) {
+        ++out_.prefixes;
         std::uint32_t* const top = out_.base->v6_top;
         const std::uint32_t at = Bits6::first16(prefix.key);
         if (prefix.length <= 16) {
@@ -282,13 +341,15 @@ class Fill6 {
 
 } // namespace
 
-void compile_destinations(const policy::Policy& policy, VectorPool& pool, Tables& out) {
+Result<> compile_destinations(const policy::Policy& policy, VectorPool& pool, Tables& out) {
     std::fill(std::begin(out.base->v4_top), std::end(out.base->v4_top), EGRESS_EMPTY);
     std::fill(std::begin(out.base->v6_top), std::end(out.base->v6_top), EGRESS_EMPTY);
     Items items;
     items.add(policy);
-    Walk<Bits4>(items.marks, pool).run(items.v4, Fill4(out));
+    Fill4 fill4(out);
+    Walk<Bits4>(items.marks, pool).run(items.v4, fill4);
     Walk<Bits6>(items.marks, pool).run(items.v6, Fill6(out));
+    return fill4.finish();
 }
 
 } // namespace egress::bpf

@@ -74,6 +74,14 @@ EGRESS_INLINE int may_fold(const struct egress_look* look, __u8 action, __u64 no
     return 0;
 }
 
+/* Whether the current task is outside of the host's namespaces. Following the pointers takes longer
+ * than all look-ups of a verdict: only for who asks. */
+EGRESS_INLINE int in_container(const struct egress_config* settings) {
+    struct task_struct* task = (void*)bpf_get_current_task();
+    return mount_namespace_of(task) != settings->mount_namespace ||
+           pid_namespace_of(task) != settings->pid_namespace;
+}
+
 static __noinline int emit(struct egress_look* look, __u32 action, __u32 flags) {
     if (!look || !look->settings) {
         return 0;
@@ -97,6 +105,7 @@ static __noinline int emit(struct egress_look* look, __u32 action, __u32 flags) 
     event->cgroup = bpf_get_current_cgroup_id();
     event->count = count;
     event->flow = look->flow;
+    event->flow.in_container = in_container(look->settings);
     event->rule = look->rule;
     event->pid = (__u32)ids;
     event->tgid = ids >> 32;
@@ -138,13 +147,11 @@ EGRESS_INLINE int look_up(struct egress_look* look) {
         egress_lose(EGRESS_LOST_BROKEN);
         return 0;
     }
-    struct task_struct* task = (void*)bpf_get_current_task();
     const __u64 owner = bpf_get_current_uid_gid();
     const __u32 tgid = bpf_get_current_pid_tgid() >> 32;
     look->flow.uid = (__u32)owner;
     look->flow.gid = owner >> 32;
-    look->flow.in_container = mount_namespace_of(task) != look->settings->mount_namespace ||
-                              pid_namespace_of(task) != look->settings->pid_namespace;
+    look->flow.in_container = look->view.base->has_places ? in_container(look->settings) : 0;
     look->process = bpf_map_lookup_elem(&processes, &tgid);
     return 1;
 }

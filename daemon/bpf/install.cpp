@@ -15,9 +15,9 @@ namespace egress::bpf {
 namespace {
 
 constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
-constexpr std::array<std::string_view, 15> names = {
-    "bases", "vectors", "blocks",   "hosts4",   "prefixes4", "hosts6", "prefixes6", "uids",
-    "gids",  "cgroups", "commands", "programs", "parents",   "unders", "trees"};
+constexpr std::array<std::string_view, 13> names = {
+    "bases",   "vectors",  "runs",     "hosts6",  "prefixes6", "uids", "gids",
+    "cgroups", "commands", "programs", "parents", "unders",    "trees"};
 
 class Slot {
   public:
@@ -90,13 +90,6 @@ class Slot {
     Result<> result_;
 };
 
-egress_prefix4 key4(const Prefix4Key& key) {
-    egress_prefix4 out{key.length, {}};
-    const std::uint32_t address = htonl(key.address);
-    std::memcpy(out.address, &address, sizeof address);
-    return out;
-}
-
 egress_prefix6 key6(const Prefix6Key& key) {
     egress_prefix6 out{key.length, {}};
     std::copy(key.address.begin(), key.address.end(), out.address);
@@ -116,10 +109,7 @@ egress_tree key_of_tree(const std::string& path) {
 Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& outer) {
     Slot to(slot, outer);
     to.array("vectors", tables.vectors.data(), tables.vectors.size());
-    to.array("blocks", tables.blocks.data(), tables.blocks.size());
-    to.table<std::uint32_t, Index>("hosts4", BPF_MAP_TYPE_HASH, tables.hosts4,
-                                   [](std::uint32_t address) { return htonl(address); });
-    to.table<egress_prefix4, Index>("prefixes4", BPF_MAP_TYPE_LPM_TRIE, tables.prefixes4, key4);
+    to.array("runs", tables.runs.data(), tables.runs.size());
     to.hash<Host6Key>("hosts6", tables.hosts6);
     to.table<egress_prefix6, Index>("prefixes6", BPF_MAP_TYPE_LPM_TRIE, tables.prefixes6, key6);
     to.hash<std::uint32_t>("uids", tables.uids);

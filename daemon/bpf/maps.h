@@ -75,8 +75,7 @@ struct egress_key_command {
 #define EGRESS_DESCRIBE(name) const struct name* name##_described __attribute__((unused))
 EGRESS_DESCRIBE(egress_base);
 EGRESS_DESCRIBE(egress_vector);
-EGRESS_DESCRIBE(egress_block);
-EGRESS_DESCRIBE(egress_prefix4);
+EGRESS_DESCRIBE(egress_runs);
 EGRESS_DESCRIBE(egress_prefix6);
 EGRESS_DESCRIBE(egress_tree);
 EGRESS_DESCRIBE(egress_path_rules);
@@ -105,9 +104,7 @@ EGRESS_DESCRIBE(egress_key_command);
 
 EGRESS_TABLE(bases, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_base);
 EGRESS_TABLE(vectors, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_vector);
-EGRESS_TABLE(blocks, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_block);
-EGRESS_TABLE(hosts4, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
-EGRESS_TABLE(prefixes4, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_prefix4, __u32);
+EGRESS_TABLE(runs, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_runs);
 EGRESS_TABLE(hosts6, BPF_MAP_TYPE_HASH, 0, struct egress_key6, __u32);
 EGRESS_TABLE(prefixes6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_prefix6, __u32);
 EGRESS_TABLE(uids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
@@ -146,20 +143,8 @@ EGRESS_INLINE const struct egress_vector* vector_at(const struct egress_view* vi
     return EGRESS_FIND(view, vectors, &index);
 }
 
-EGRESS_INLINE __u32 low_entry(const struct egress_view* view, __u32 block, __u8 third) {
-    const struct egress_block* found = EGRESS_FIND(view, blocks, &block);
-    return found ? found->entries[third] : 0;
-}
-
-EGRESS_INLINE __u32 host4(const struct egress_view* view, const __u8* address) {
-    __u32 key = *(const __u32*)address; /* network byte order */
-    return EGRESS_FIND_INDEX(view, hosts4, &key);
-}
-
-EGRESS_INLINE __u32 prefix4(const struct egress_view* view, const __u8* address) {
-    struct egress_prefix4 key = {.bits = 32};
-    *(__u32*)key.address = *(const __u32*)address;
-    return EGRESS_FIND_INDEX(view, prefixes4, &key);
+EGRESS_INLINE const struct egress_runs* runs_at(const struct egress_view* view, __u32 number) {
+    return EGRESS_FIND(view, runs, &number);
 }
 
 EGRESS_INLINE __u32 host6(const struct egress_view* view, const __u8* address) {

@@ -33,27 +33,8 @@ const egress_vector* vector_at(const egress_view* view, Index index) {
     return index < view->tables->vectors.size() ? &view->tables->vectors[index] : nullptr;
 }
 
-Index low_entry(const egress_view* view, std::uint32_t block, std::uint8_t third) {
-    return block < view->tables->blocks.size() ? view->tables->blocks[block].entries[third] : 0;
-}
-
-std::uint32_t number(const std::uint8_t* address) {
-    return std::uint32_t{address[0]} << 24 | std::uint32_t{address[1]} << 16 |
-           std::uint32_t{address[2]} << 8 | address[3];
-}
-
-Index host4(const egress_view* view, const std::uint8_t* address) {
-    return find(view->tables->hosts4, number(address));
-}
-
-Index prefix4(const egress_view* view, const std::uint8_t* address) {
-    for (std::uint8_t length = 31; length >= 25; --length) {
-        const std::uint32_t mask = ~std::uint32_t{0} << (32 - length);
-        if (const Index found = find(view->tables->prefixes4, {number(address) & mask, length})) {
-            return found;
-        }
-    }
-    return 0;
+const egress_runs* runs_at(const egress_view* view, std::uint32_t number) {
+    return number < view->tables->runs.size() ? &view->tables->runs[number] : nullptr;
 }
 
 Index host6(const egress_view* view, const std::uint8_t* address) {

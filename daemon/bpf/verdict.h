@@ -3,15 +3,15 @@
  * One text for the kernel's hooks, for `egressctl explain` and for the tests. Who includes it has
  * defined, before, how a policy's tables are looked up:
  *
- *   struct egress_view                                   a policy; has `const struct egress_base
- * *base` vector_at(view, index)                               a vector, or null low_entry(view,
- * block, third_byte)                   an entry of a block, 0 if there is none host4(view,
- * address), host6(...)                     index, 0: not there (0 is the empty vector)
- *   prefix4(view, address), prefix6(...)                 the same, by the longest prefix
- *   uid_rules(view, uid), gid_rules(...)                 the same
- *   program_rules(view, file), parent_rules, under_rules the same
- *   command_rules(view, text)                            the same
- *   tree_rules(view, path)                               const struct egress_path_rules *, or null
+ *   struct egress_view                      a policy; has `const struct egress_base *base`
+ *   vector_at(view, index)                  a vector, or null
+ *   runs_at(view, number)                   const struct egress_runs *, or null
+ *   host6(view, address)                    index, 0: not there (0 is the empty vector)
+ *   prefix6(view, address)                  the same, by the longest prefix
+ *   uid_rules(view, uid), gid_rules(...)    the same
+ *   program_rules(view, file), parent_rules, under_rules   the same
+ *   command_rules(view, text)               the same
+ *   tree_rules(view, path)                  const struct egress_path_rules *, or null
  *
  * Index 0 means "not there" in a table and is the empty vector; a table that says "no rule" says
  * EGRESS_EMPTY, another empty one. Nothing here parses, waits or allocates.
@@ -64,31 +64,64 @@ EGRESS_INLINE int egress_is_v4(const __u8* address) {
     return words[0] == 0 && words[1] == 0 && words[2] == __builtin_bswap32(0xffff);
 }
 
+/* 1 where a <= b, without a branch. */
+EGRESS_INLINE __u32 egress_not_above(__u32 a, __u32 b) {
+    return ((__u64)a - b - 1) >> 63;
+}
+
+/* Halves the structures of runs in which an address may be; the first of them is not after it. */
+struct egress_halving {
+    const struct egress_view* view;
+    __u32 low; /* last 16 bits of the address */
+    __u32 from;
+    __u32 number;
+};
+
+static long egress_halve(__u32 step, struct egress_halving* search) {
+    (void)step;
+    const __u32 half = search->number / 2;
+    if (!half) {
+        return 1;
+    }
+    const struct egress_runs* middle = runs_at(search->view, search->from + half);
+    if (!middle) {
+        return 1;
+    }
+    search->from += half & -egress_not_above(middle->first[0], search->low);
+    search->number -= half;
+    return 0;
+}
+
+/* Index of the vector of an IPv4 address below an entry with EGRESS_RUNS. */
+EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u32 low) {
+    struct egress_halving search = {view, low, (__u32)entry, EGRESS_RUNS_MORE(entry) + 1};
+    EGRESS_LOOP(EGRESS_RUNS_STEPS, egress_halve, &search);
+    const struct egress_runs* runs = runs_at(view, search.from);
+    __u32 at = 0;
+    if (!runs) {
+        return EGRESS_BROKEN; /* no vector has it */
+    }
+    EGRESS_UNROLL
+    for (__u32 half = EGRESS_RUNS_SIZE / 2; half; half /= 2) {
+        at += half & -egress_not_above(runs->first[(at + half) & (EGRESS_RUNS_SIZE - 1)], low);
+    }
+    return runs->vectors[at & (EGRESS_RUNS_SIZE - 1)];
+}
+
 /* Index of the vector of a destination. */
 EGRESS_INLINE __u32 egress_destination(const struct egress_view* view, const __u8* address) {
-    __u32 entry;
-    __u32 found;
-    if (!egress_is_v4(address)) {
-        entry = view->base->v6_top[(__u32)address[0] << 8 | address[1]];
-        if (!(entry & EGRESS_FINER)) {
-            return entry & EGRESS_INDEX;
-        }
-        found = host6(view, address);
-        if (!found) {
-            found = prefix6(view, address);
-        }
-        return found ? found : entry & EGRESS_INDEX;
+    if (egress_is_v4(address)) {
+        const __u64 entry = view->base->v4_top[(__u32)address[12] << 8 | address[13]];
+        return entry & EGRESS_RUNS ? egress_run(view, entry, (__u32)address[14] << 8 | address[15])
+                                   : (__u32)entry;
     }
-    entry = view->base->v4_top[(__u32)address[12] << 8 | address[13]];
-    if (entry & EGRESS_BLOCK) {
-        entry = low_entry(view, entry & EGRESS_INDEX, address[14]);
-    }
+    const __u32 entry = view->base->v6_top[(__u32)address[0] << 8 | address[1]];
     if (!(entry & EGRESS_FINER)) {
         return entry & EGRESS_INDEX;
     }
-    found = host4(view, address + 12);
+    __u32 found = host6(view, address);
     if (!found) {
-        found = prefix4(view, address + 12);
+        found = prefix6(view, address);
     }
     return found ? found : entry & EGRESS_INDEX;
 }
@@ -196,9 +229,9 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     q->destination = vector_at(view, egress_destination(view, flow->address));
     q->port = vector_at(view, base->ports[flow->port]);
     q->protocol = vector_at(view, base->protocols[flow->type & (EGRESS_TYPES - 1)][flow->protocol]);
-    index = uid_rules(view, flow->uid);
+    index = base->has_uids ? uid_rules(view, flow->uid) : 0;
     q->uid = vector_at(view, index ? index : base->other_uids);
-    index = gid_rules(view, flow->gid);
+    index = base->has_gids ? gid_rules(view, flow->gid) : 0;
     q->gid = vector_at(view, index ? index : base->other_gids);
     q->place = flow->in_container ? &base->in_container : &base->on_host;
     q->subject = subject;

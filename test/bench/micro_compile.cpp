@@ -20,8 +20,8 @@ World empty_world() {
 
 std::size_t bytes_of(const Tables& tables) {
     const auto size = [](const auto& table) { return table.size() * sizeof(table[0]); };
-    return sizeof(egress_base) + size(tables.vectors) + size(tables.blocks) + size(tables.hosts4) +
-           size(tables.prefixes4) + size(tables.hosts6) + size(tables.prefixes6);
+    return sizeof(egress_base) + size(tables.vectors) + size(tables.runs) + size(tables.hosts6) +
+           size(tables.prefixes6);
 }
 
 void measure(benchmark::State& state, const policy::Policy& policy) {
@@ -35,10 +35,8 @@ void measure(benchmark::State& state, const policy::Policy& policy) {
         tables = std::move(*made);
     }
     state.counters["vectors"] = static_cast<double>(tables.vectors.size());
-    state.counters["blocks"] = static_cast<double>(tables.blocks.size());
-    state.counters["hosts"] = static_cast<double>(tables.hosts4.size() + tables.hosts6.size());
-    state.counters["prefixes"] =
-        static_cast<double>(tables.prefixes4.size() + tables.prefixes6.size());
+    state.counters["runs"] = static_cast<double>(tables.runs.size());
+    state.counters["prefixes"] = static_cast<double>(tables.prefixes);
     state.counters["MiB"] = static_cast<double>(bytes_of(tables)) / (1 << 20);
 }
 

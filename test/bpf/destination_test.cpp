@@ -1,31 +1,39 @@
 // Where each length of prefix ends up, and what is found from there.
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "test/bpf/build.h"
 
 namespace egress::bpf {
 
 namespace {
 
-/// The block of a first half, and that it is one.
-const egress_block& block_at(const Tables& tables, std::uint32_t first16) {
+/// The runs of a first half: the last 16 bits that each begins with.
+std::vector<std::uint32_t> runs_at(const Tables& tables, std::uint32_t first16) {
     const auto entry = tables.base->v4_top[first16];
-    REQUIRE((entry & EGRESS_BLOCK) != 0);
-    return tables.blocks.at(entry & EGRESS_INDEX);
+    REQUIRE((entry & EGRESS_RUNS) != 0);
+    std::vector<std::uint32_t> out;
+    for (std::uint32_t i = 0; i <= EGRESS_RUNS_MORE(entry); ++i) {
+        const auto& runs = tables.runs.at(static_cast<std::uint32_t>(entry) + i);
+        out.insert(out.end(), std::begin(runs.first), std::end(runs.first));
+    }
+    while (out.size() > 1 && out.back() == 65535 && out[out.size() - 2] == 65535) {
+        out.pop_back(); // what is not used
+    }
+    return out;
 }
 
-std::size_t used(const std::uint32_t (&table)[65536]) {
+using Starts = std::vector<std::uint32_t>;
+
+template <typename Entry>
+std::size_t used(const Entry (&table)[65536]) {
     return static_cast<std::size_t>(
         std::ranges::count_if(table, [](auto entry) { return entry != EGRESS_EMPTY; }));
 }
 
-std::size_t used(const egress_block& block) {
-    return static_cast<std::size_t>(
-        std::ranges::count_if(block.entries, [](auto entry) { return entry != EGRESS_EMPTY; }));
-}
-
-bool is_plain(std::uint32_t entry) {
-    return (entry & (EGRESS_BLOCK | EGRESS_FINER)) == 0 && entry > EGRESS_EMPTY;
+bool is_plain(std::uint64_t entry) {
+    return (entry & (EGRESS_RUNS | EGRESS_FINER)) == 0 && entry > EGRESS_EMPTY;
 }
 
 } // namespace
@@ -43,9 +51,7 @@ TEST_CASE("IPv4 up to /16 is in the first table alone") {
     CHECK(used(tables.base->v4_top) == 256 + 1 + 4096);
     CHECK(is_plain(tables.base->v4_top[0x0a00]));
     CHECK(is_plain(tables.base->v4_top[0xc000]));
-    CHECK(tables.blocks.empty());
-    CHECK(tables.hosts4.empty());
-    CHECK(tables.prefixes4.empty());
+    CHECK(tables.runs.empty());
     CHECK(lines_for(tables, "9.255.255.255").empty());
     CHECK(lines_for(tables, "10.0.0.0") == "0");
     CHECK(lines_for(tables, "10.255.255.255") == "0");
@@ -56,16 +62,13 @@ TEST_CASE("IPv4 up to /16 is in the first table alone") {
     CHECK(lines_for(tables, "255.255.255.255") == "2");
 }
 
-TEST_CASE("IPv4 /17 to /24 is in a block") {
+TEST_CASE("IPv4 from /17 on is in runs") {
     const auto tables = tables_of({"10.1.128.0/17", "10.1.5.0/24", "10.2.3.0/24"});
     CHECK(used(tables.base->v4_top) == 2);
-    CHECK(tables.blocks.size() == 2);
-    CHECK(used(block_at(tables, 0x0a01)) == 129);
-    CHECK(used(block_at(tables, 0x0a02)) == 1);
-    CHECK(is_plain(block_at(tables, 0x0a01).entries[128]));
-    CHECK(is_plain(block_at(tables, 0x0a01).entries[5]));
-    CHECK(tables.hosts4.empty());
-    CHECK(tables.prefixes4.empty());
+    CHECK(tables.runs.size() == 2);
+    CHECK(tables.prefixes == 3);
+    CHECK(runs_at(tables, 0x0a01) == Starts{0, 0x500, 0x600, 0x8000, 65535});
+    CHECK(runs_at(tables, 0x0a02) == Starts{0, 0x300, 0x400, 65535});
     CHECK(lines_for(tables, "10.1.127.255").empty());
     CHECK(lines_for(tables, "10.1.128.0") == "0");
     CHECK(lines_for(tables, "10.1.255.255") == "0");
@@ -76,14 +79,9 @@ TEST_CASE("IPv4 /17 to /24 is in a block") {
     CHECK(lines_for(tables, "10.2.3.4") == "2");
 }
 
-TEST_CASE("IPv4 /25 to /31 is in the longest-prefix table") {
+TEST_CASE("IPv4 /25 to /31") {
     const auto tables = tables_of({"10.1.1.128/25", "10.1.2.6/31"});
-    const auto& block = block_at(tables, 0x0a01);
-    CHECK(block.entries[1] == (EGRESS_FINER | EGRESS_EMPTY));
-    CHECK(block.entries[2] == (EGRESS_FINER | EGRESS_EMPTY));
-    CHECK(used(block) == 2);
-    CHECK(tables.prefixes4.size() == 2);
-    CHECK(tables.hosts4.empty());
+    CHECK(runs_at(tables, 0x0a01) == Starts{0, 0x180, 0x200, 0x206, 0x208, 65535});
     CHECK(lines_for(tables, "10.1.1.127").empty());
     CHECK(lines_for(tables, "10.1.1.128") == "0");
     CHECK(lines_for(tables, "10.1.1.255") == "0");
@@ -93,11 +91,12 @@ TEST_CASE("IPv4 /25 to /31 is in the longest-prefix table") {
     CHECK(lines_for(tables, "10.1.2.8").empty());
 }
 
-TEST_CASE("IPv4 /32 is in the hash of hosts") {
+TEST_CASE("IPv4 /32") {
     const auto tables = tables_of({"10.1.1.1", "10.1.1.2/32", "0.0.0.0", "255.255.255.255"});
-    CHECK(tables.hosts4.size() == 4);
-    CHECK(std::ranges::is_sorted(tables.hosts4));
-    CHECK(tables.prefixes4.empty());
+    CHECK(tables.runs.size() == 3);
+    CHECK(runs_at(tables, 0) == Starts{0, 1, 65535});
+    CHECK(runs_at(tables, 0x0a01) == Starts{0, 0x101, 0x102, 0x103, 65535});
+    CHECK(runs_at(tables, 0xffff) == Starts{0, 65535});
     CHECK(lines_for(tables, "10.1.1.0").empty());
     CHECK(lines_for(tables, "10.1.1.1") == "0");
     CHECK(lines_for(tables, "10.1.1.2") == "1");
@@ -122,11 +121,33 @@ TEST_CASE("IPv4 prefixes inside one another, inner ones first") {
 TEST_CASE("IPv4 siblings, and twice the same") {
     const auto tables =
         tables_of({"10.1.1.0/25", "10.1.1.128/25", "10.1.0.0/17", "10.1.128.0/17", "10.1.1.0/25"});
-    CHECK(tables.prefixes4.size() == 2);
+    CHECK(runs_at(tables, 0x0a01) == Starts{0, 0x100, 0x180, 0x200, 0x8000, 65535});
     CHECK(lines_for(tables, "10.1.1.127") == "0 2 4");
     CHECK(lines_for(tables, "10.1.1.128") == "1 2");
     CHECK(lines_for(tables, "10.1.0.255") == "2");
     CHECK(lines_for(tables, "10.1.128.0") == "3");
+}
+
+TEST_CASE("every address of a first half is a run of its own") {
+    policy::Policy policy;
+    for (int rule = 0; rule < 2; ++rule) {
+        policy.egress.emplace_back().destination.kind = policy::Destination::Kind::list;
+        policy.egress.back().destination.text = rule ? "odd" : "even";
+        policy::AddressList list{rule ? "odd" : "even", "l", {}, {}};
+        for (unsigned low = static_cast<unsigned>(rule); low < 65536; low += 2) {
+            list.prefixes.push_back(
+                Prefix::parse(fmt::format("10.1.{}.{}", low >> 8, low & 255)).value());
+        }
+        policy.lists.push_back(std::make_shared<const policy::AddressList>(std::move(list)));
+    }
+    const auto tables = tables_of(policy);
+    CHECK(tables.runs.size() == 4096);
+    for (unsigned low = 0; low < 65536; ++low) {
+        const auto address = fmt::format("10.1.{}.{}", low >> 8, low & 255);
+        REQUIRE(lines_for(tables, address.c_str()) == (low % 2 ? "1" : "0"));
+    }
+    CHECK(lines_for(tables, "10.0.255.255").empty());
+    CHECK(lines_for(tables, "10.2.0.0").empty());
 }
 
 TEST_CASE("IPv6 up to /16 is in the first table alone") {
@@ -177,8 +198,8 @@ TEST_CASE("a prefix that says nothing new takes no place") {
     }
     policy.lists.push_back(std::make_shared<const policy::AddressList>(list));
     const auto tables = tables_of(policy);
-    CHECK(tables.blocks.empty());
-    CHECK(tables.hosts4.empty());
+    CHECK(tables.runs.empty());
+    CHECK(tables.prefixes == 2);
     CHECK(tables.hosts6.empty());
     CHECK(tables.prefixes6.empty());
     CHECK(lines_for(tables, "10.1.1.1") == "0");
