@@ -42,11 +42,13 @@ struct egress_file {
 #define EGRESS_INDEX 0x3fffffffU
 
 /* An entry of v4_top is the index of a vector, or, with this bit, the runs of the addresses below:
- * the number of the first structure of them, and how many follow it from bit 32 on. */
+ * the number of the first structure of them, how many follow it, and what the one in the middle
+ * (the second of two) begins with: mostly there is nothing more to be looked at. */
 #define EGRESS_RUNS (1ULL << 63)
-#define EGRESS_RUNS_MORE(entry) ((__u32)((entry) >> 32) & 0xffff)
+#define EGRESS_RUNS_MORE(entry) ((__u32)((entry) >> 32) & 0xfff)
+#define EGRESS_RUNS_MIDDLE(entry) ((__u32)((entry) >> 44) & 0xffff)
 #define EGRESS_RUNS_SIZE 16
-#define EGRESS_RUNS_STEPS 12      /* halvings of the most structures of one entry, 4,096 */
+#define EGRESS_RUNS_STEPS 11      /* halvings of the most structures of one entry, 4,096, but one */
 #define EGRESS_RUNS_VECTORS 65535 /* the greatest index that fits */
 
 #define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0 is "not there" */
@@ -83,15 +85,15 @@ struct egress_rule {
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups; /* some rule asks for one */
-    __u32 has_lineage; /* some rule asks for parent or under */
-    __u32 has_places;  /* some rule asks for container or host */
-    __u32 has_trees;   /* some rule names a program by path, or a directory tree */
-    __u32 has_uids;    /* some rule names a user */
-    __u32 has_gids;    /* some rule names a group */
-    __u32 other_uids;  /* index: users that no rule names */
-    __u32 other_gids;  /* index */
-    __u32 zero;
+    __u32 has_cgroups;                /* some rule asks for one */
+    __u32 has_lineage;                /* some rule asks for parent or under */
+    __u32 has_places;                 /* some rule asks for container or host */
+    __u32 has_trees;                  /* some rule names a program by path, or a directory tree */
+    __u32 has_uids;                   /* some rule names a user */
+    __u32 has_gids;                   /* some rule names a group */
+    __u32 has_times;                  /* some rule has windows or an end */
+    __u32 other_uids;                 /* index: users that no rule names */
+    __u32 other_gids;                 /* index */
     struct egress_vector stranger;    /* rules that name neither program nor ancestry */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;

@@ -77,6 +77,7 @@ class Compiler {
                 return std::unexpected(made.error());
             }
             base.rules[i] = *made;
+            base.has_times |= (made->flags & EGRESS_RULE_TIMED) ? 1 : 0;
             base.rules[i].line = static_cast<std::uint32_t>(i + 1);
         }
         if (auto done = compile_destinations(policy_, pool_, out_); !done) {

@@ -294,7 +294,9 @@ class Fill4 {
             end();
         }
         const std::size_t number = (starts_.size() + EGRESS_RUNS_SIZE - 1) / EGRESS_RUNS_SIZE;
-        out_.base->v4_top[top_] = EGRESS_RUNS | (number - 1) << 32 | out_.runs.size();
+        const std::size_t middle = number / 2 * EGRESS_RUNS_SIZE;
+        out_.base->v4_top[top_] = EGRESS_RUNS | std::uint64_t{starts_[middle].first} << 44 |
+                                  (number - 1) << 32 | out_.runs.size();
         for (std::size_t i = 0; i < number * EGRESS_RUNS_SIZE; ++i) {
             const std::size_t slot = i % EGRESS_RUNS_SIZE;
             if (slot == 0) {

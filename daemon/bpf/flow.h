@@ -275,8 +275,8 @@ static __noinline int judge(struct egress_look* look) {
         question.destination = &look->view.base->at_create;
         question.port = question.destination;
     }
-    look->rule =
-        egress_first(&look->view, &question, bpf_ktime_get_boot_ns(), look->settings->week_at_boot);
+    const __u64 now = look->view.base->has_times ? bpf_ktime_get_boot_ns() : 0;
+    look->rule = egress_first(&look->view, &question, now, look->settings->week_at_boot);
     return carry_out(look);
 }
 

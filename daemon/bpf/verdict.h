@@ -94,7 +94,10 @@ static long egress_halve(__u32 step, struct egress_halving* search) {
 
 /* Index of the vector of an IPv4 address below an entry with EGRESS_RUNS. */
 EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u32 low) {
-    struct egress_halving search = {view, low, (__u32)entry, EGRESS_RUNS_MORE(entry) + 1};
+    const __u32 number = EGRESS_RUNS_MORE(entry) + 1;
+    const __u32 half_of_all = number / 2;
+    const __u32 behind = half_of_all & -egress_not_above(EGRESS_RUNS_MIDDLE(entry), low);
+    struct egress_halving search = {view, low, (__u32)entry + behind, number - half_of_all};
     EGRESS_LOOP(EGRESS_RUNS_STEPS, egress_halve, &search);
     const struct egress_runs* runs = runs_at(view, search.from);
     __u32 at = 0;
@@ -277,7 +280,8 @@ static long egress_step(__u32 number, struct egress_search* search) {
 }
 
 /* Index into base->rules of the first that matches, or EGRESS_UNMATCHED, or EGRESS_BROKEN. `now` is
- * the boot clock, `week_at_boot` the second of the local week at its zero. */
+ * the boot clock, needed where base->has_times; `week_at_boot` the second of the local week at its
+ * zero. */
 EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct egress_question* q,
                                  __u64 now, __u64 week_at_boot) {
     if (!q->destination || !q->port || !q->protocol || !q->uid || !q->gid || !q->subject ||
@@ -291,7 +295,8 @@ EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct eg
                q->place->any & q->subject->any & q->cgroup->any,
         .word = 0,
         .now = now,
-        .week = (__u32)((now / EGRESS_SECOND + week_at_boot) % EGRESS_WEEK),
+        .week =
+            view->base->has_times ? (__u32)((now / EGRESS_SECOND + week_at_boot) % EGRESS_WEEK) : 0,
         .at = 0,
         .rule = EGRESS_BROKEN,
     };
