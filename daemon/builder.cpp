@@ -18,6 +18,13 @@ namespace {
 constexpr std::size_t most_asked = 64;
 constexpr auto look_again = std::chrono::seconds(1);
 
+/// Of one path, with those that were replaced and still run.
+constexpr std::size_t most_files = 16;
+
+bool same_file(const egress_file& a, const egress_file& b) {
+    return a.inode == b.inode && a.device == b.device;
+}
+
 bool names_program(const policy::EgressRule& rule) {
     return rule.program.kind == policy::Program::Kind::path;
 }
@@ -155,7 +162,7 @@ void Builder::serve() {
         }
         auto asked = std::exchange(asked_, {});
         lock.unlock();
-        Seen now = look();
+        Seen now = look(fresh);
         if (fresh || !same(now, seen_)) {
             seen_ = std::move(now);
             tell(build(!fresh));
@@ -167,7 +174,7 @@ void Builder::serve() {
     }
 }
 
-Builder::Seen Builder::look() const {
+Builder::Seen Builder::look(bool fresh) const {
     Seen seen;
     const auto ask = [&seen](const std::string& path) {
         if (!path.empty() &&
@@ -188,15 +195,54 @@ Builder::Seen Builder::look() const {
             seen.cgroups.emplace_back();
         }
     }
+    keep_running(seen, fresh);
     return seen;
+}
+
+/// A program that was replaced stays what the rules call it for as long as it runs: who was started
+/// before the upgrade of a package keeps its rules, and so do those that it starts.
+void Builder::keep_running(Seen& seen, bool fresh) const {
+    const auto before = [this](const std::string& path) -> const std::vector<egress_file>* {
+        const auto found =
+            std::ranges::find(seen_.files, path, [](const auto& one) { return one.first; });
+        return found != seen_.files.end() ? &found->second : nullptr;
+    };
+    const bool changed = std::ranges::any_of(seen.files, [&](const auto& one) {
+        const auto* const old = before(one.first);
+        return old == nullptr || !std::ranges::equal(*old, one.second, same_file);
+    });
+    if (!fresh && !changed) {
+        return; // which is nearly always: the table is not walked then
+    }
+    loader_->each_process([&](const egress_process& process) {
+        // Where exec has noted the host's own path, that is proof even for a daemon that has just
+        // begun.
+        const bool sure = (process.flags & (EGRESS_PROCESS_HOST_PATH | EGRESS_PROCESS_SWEPT)) ==
+                          EGRESS_PROCESS_HOST_PATH;
+        const std::string_view path(process.path.path,
+                                    strnlen(process.path.path, sizeof process.path.path));
+        const auto is_it = [&](const egress_file& file) {
+            return same_file(file, process.program);
+        };
+        for (auto& [name, files] : seen.files) {
+            const auto* const old = before(name);
+            if (((sure && path == name) || (old != nullptr && std::ranges::any_of(*old, is_it))) &&
+                files.size() < most_files && std::ranges::none_of(files, is_it)) {
+                files.push_back(process.program);
+            }
+        }
+    });
+    for (auto& [name, files] : seen.files) {
+        // The table has no order of its own, and nothing has changed where only the order has.
+        std::ranges::sort(files, [](const auto& a, const auto& b) {
+            return std::pair(a.device, a.inode) < std::pair(b.device, b.inode);
+        });
+    }
 }
 
 bool Builder::same(const Seen& a, const Seen& b) {
     const auto same_files = [](const auto& x, const auto& y) {
-        return x.first == y.first &&
-               std::ranges::equal(x.second, y.second, [](const auto& f, const auto& g) {
-                   return f.inode == g.inode && f.device == g.device;
-               });
+        return x.first == y.first && std::ranges::equal(x.second, y.second, same_file);
     };
     const auto same_cgroups = [](const auto& x, const auto& y) {
         return std::ranges::equal(x, y, [](const auto& c, const auto& d) { return c.id == d.id; });

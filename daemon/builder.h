@@ -72,7 +72,8 @@ class Builder {
     Result<bpf::Tables> compile(const policy::Policy& policy, const Seen& seen,
                                 std::uint64_t generation) const;
     void answer(std::vector<std::pair<std::uint64_t, Look>> asked);
-    Seen look() const;
+    Seen look(bool fresh) const;
+    void keep_running(Seen& seen, bool fresh) const;
     static bool same(const Seen& a, const Seen& b);
     void tell(Outcome&& outcome);
     void wake() const;
