@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the hooks of [egress] add to connect(), sendto() and send().
+"""What the hooks of [egress] add to connect(), sendto(), send(), fork and exec; events a second.
 
 usage: hook_cost.py         EGRESS_TEST_BUILD: the build directory; EGRESS_BENCH_QUICK: fewer policies
 
@@ -8,12 +8,15 @@ call outside the guarded cgroup, inside it, and the difference, medians of alter
 (flow_cost.cpp). Prints, judges nothing.
 """
 
+import ctypes
 import fcntl
+import json
 import os
 import random
 import socket
 import struct
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "egress"))
@@ -76,13 +79,72 @@ def matrix(world, guard, outside):
             if prefixes:
                 show(f"connect, {title} listed", measure(guard, outside, "connect", hits))
             guard.daemon.stop()
+
+
+def calls(world, guard, outside):
+    fixed = world.write("fixed", "10.66.0.9\n")
     guard.start(rules_text(1000, 0))
     show("sendto, 1000 rules", measure(guard, outside, "sendto", fixed))
     show("send, connected, 1000 rules", measure(guard, outside, "send", fixed))
     guard.daemon.stop()
     guard.start(rules_text(1000, 0, "* * * * * allow log"))
-    show("connect, an event for each address", measure(guard, outside, "connect", any_address))
     show("connect, events of one address folded", measure(guard, outside, "connect", fixed))
+    guard.daemon.stop()
+
+
+def program_times():
+    """Of each program of ours: how often it ran, and nanoseconds in all."""
+    shown = json.loads(harness.run("bpftool", "--json", "prog", "show").stdout)
+    return {(program["name"], program["id"]): (program.get("run_cnt", 0), program.get("run_time_ns", 0))
+            for program in shown if program.get("name", "").startswith("egress_")}
+
+
+def processes(guard):
+    """The kernel's own clock around each program: what they add is less than what any two runs of the
+    same fork and exec differ by."""
+    measuring = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
+    if measuring < 0:
+        print("fork and exec: the kernel does not measure programs")
+        return
+    guard.start("* * * * * allow")
+    program = harness.artefact("test/bench/process_cost")
+    for kind in ("fork", "exec"):
+        before = program_times()
+        took = harness.run(program, kind, "4000").stdout.split()[0]
+        parts = []
+        for which, (number, time_ns) in sorted(program_times().items()):
+            number, time_ns = number - before.get(which, (0, 0))[0], time_ns - before.get(which, (0, 0))[1]
+            if number >= 4000:
+                parts.append(f"{which[0]} {time_ns / number:.0f} ns")
+        print(f"{kind} and wait: {took} ns, of which {', '.join(parts)}", flush=True)
+    guard.daemon.stop()
+    os.close(measuring)
+
+
+def processor_time(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
+def events(world, guard, outside):
+    """As many events as there can be, each of another address, into the log and to nobody else."""
+    addresses = world.write("each", "".join(text_of(0x0b000000 + i) + "\n" for i in range(1 << 20)))
+    guard.start("* * * * * allow log")
+    made, read, lost = (guard.status()["events"][key] for key in ("made", "read", "lost"))
+    begin, before = time.monotonic(), processor_time(guard.daemon.pid)
+    figures = measure(guard, outside, "connect", addresses)
+
+    def seen():
+        now = guard.status()["events"]
+        return now["made"] - made, now["read"] - read, now["lost"] - lost
+    harness.wait_for(lambda: seen()[0] == sum(seen()[1:]), 60, lambda: f"all events: {guard.status()}")
+    took, used = time.monotonic() - begin, processor_time(guard.daemon.pid) - before
+    made, read, lost = seen()
+    show("connect, an event for each", figures)
+    print(f"events: {made} made, {read} read and logged, {lost} lost and counted; "
+          f"{read / took:.0f}/s, {used / max(read, 1) * 1e6:.1f} us CPU each", flush=True)
+    guard.daemon.stop()
 
 
 def test_cost(world):
@@ -93,6 +155,9 @@ def test_cost(world):
         held = os.open(outside, os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_SH)  # or other tests take it for left behind
         try:
+            processes(guard)
+            calls(world, guard, outside)
+            events(world, guard, outside)
             matrix(world, guard, outside)
         finally:
             os.close(held)
