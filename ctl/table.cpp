@@ -30,6 +30,15 @@ constexpr Option check_options[] = {
     {'\0', "print", "", "print the rules in canonical form"},
 };
 
+constexpr Option apply_options[] = {
+    {'\0', "confirm", "time", "go back after 60s, 5m, ... unless \"confirm\" comes"},
+    {'\0', "force", "", "even if the rules cut off what the system needs"},
+};
+
+constexpr Option confirm_options[] = {
+    {'\0', "back", "", "end the trial: the rules before come back"},
+};
+
 constexpr Option block_options[] = {
     {'\0', "for", "time", "how long, as 90s, 10m, 1h30m, 7d; * (the default) for ever"},
     {'\0', "name", "name", "rule name whose set takes the block"},
@@ -47,6 +56,13 @@ constexpr Option watch_options[] = {
     {'\0', "exe", "path", "only of this program", Kind::file, true},
     {'\0', "uid", "user", "only of this user, a name or a number", Kind::word, true},
     {'\0', "addr", "prefix", "only to this address or network, as ADDR[/LEN]", Kind::word, true},
+};
+
+constexpr Option learn_options[] = {
+    {'\0', "since", "time", "only what was seen in the last 2h, 7d, ..."},
+    {'\0', "exact", "", "no prefixes for neighbours"},
+    {'\0', "refused", "", "what was refused, too"},
+    {'D', "", "db", "directory of the database", Kind::directory},
 };
 
 constexpr Option explain_options[] = {
@@ -74,9 +90,14 @@ constexpr Command all_commands[] = {
     {"reload", "", "read the rules files again, all or nothing", none, run_reload},
     {"check", "[FILE]", "check rules without touching the daemon", check_options, run_check,
      Kind::file},
+    {"apply", "FILE", "put other rules in force, for a trial or for good", apply_options, run_apply,
+     Kind::file},
+    {"confirm", "", "keep the rules that are tried out", confirm_options, run_confirm},
     {"block", target, "block an address by hand", block_options, run_block},
     {"unblock", target, "lift the blocks of an address", unblock_options, run_unblock},
     {"watch", "", "show what the kernel half sees, as it comes", watch_options, run_watch},
+    {"learn", "", "print the lines of [egress] that the traffic seen needs", learn_options,
+     run_learn},
     {"explain", "DEST[:PORT]", "tell which line of [egress] decides, and why", explain_options,
      run_explain},
     {"selftest", "", "try every way out and tell what is enforced here", none, run_selftest},

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "daemon/bpf/guard.h"
 #include "daemon/bpf/objects.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/week.h"
@@ -276,6 +277,11 @@ Builder::Outcome Builder::build(bool again) {
     out.generation = loader_->next_generation();
     if (auto tables = compile(current_, seen_, out.generation)) {
         out.prefixes = tables->prefixes;
+        if (!again && !options_.monitor) {
+            out.own_goals =
+                bpf::own_goals(current_, *tables, {bpf::root_shell()},
+                               bpf::resolvers("/etc/resolv.conf"), week_at_boot(clock_));
+        }
         out.result = loader_->install(*tables);
     } else {
         out.result = std::unexpected(tables.error());

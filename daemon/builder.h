@@ -14,6 +14,7 @@
 
 #include "daemon/bpf/loader.h"
 #include "daemon/clock.h"
+#include "daemon/policy/parser.h"
 #include "daemon/policy/rule.h"
 #include "daemon/result.h"
 #include "lib/fd.h"
@@ -30,6 +31,7 @@ class Builder {
         std::size_t prefixes = 0;                  ///< entries of the address tables
         std::optional<Result<std::string>> answer; ///< to the question with that number
         std::vector<policy::EgressRule> rules;     ///< those that were built
+        std::vector<policy::Diagnostic> own_goals; ///< of those rules; see bpf/guard.h
         bool again = false;   ///< made anew because the system changed, not because of apply()
         bool started = false; ///< `result` is that of the loading; on an error nothing follows
     };

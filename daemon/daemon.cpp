@@ -92,7 +92,7 @@ Result<> Daemon::open_store() {
         return read;
     }
     const std::string boot = boot_id();
-    const auto before = env->boot();
+    const auto before = env->meta("boot");
     if (!before) {
         return std::unexpected(before.error());
     }
@@ -110,13 +110,14 @@ Result<> Daemon::open_store() {
         return std::unexpected(keeper.error());
     }
     keeper_ = std::move(*keeper);
+    keeper_->attach(event_counts_);
     if (anew) {
         // Only when it is on disk that nothing is in force may the disk say that this boot is
         // known.
         if (auto flushed = keeper_->flush(); !flushed) {
             return flushed;
         }
-        return keeper_->store().env().set_boot(boot);
+        return keeper_->store().env().set_meta("boot", boot);
     }
     return {};
 }
@@ -193,7 +194,7 @@ Result<> Daemon::open_sources() {
     enforcer_ = std::make_unique<Enforcer>(
         event, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
         [this](const egress_event& look, const policy::EgressRule* rule) { on_look(look, rule); });
-    rulebook_ = std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, options_.conf);
+    rulebook_ = std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, *keeper_, options_.conf);
 
     sd_event_source* source = nullptr;
     // Captured, not passed: the order in which a call's arguments are read is nobody's to rely on.
@@ -284,6 +285,7 @@ void Daemon::tick() {
     firewall_->tick();
     keeper_->tick();
     enforcer_->tick();
+    rulebook_->tick();
     if (clock_.now() % fold_every == 0) {
         log::flush();
     }
@@ -293,6 +295,7 @@ void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) 
     const auto text = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
                           .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
     watchers_.publish(text);
+    event_counts_.add(event, rule, clock_);
     // One kind per action: what is allowed in masses must not fold away what is refused.
     if (event.action == EGRESS_EVENT_BLOCKED) {
         log::notice("egress-blocked", "{}", text);

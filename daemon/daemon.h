@@ -11,6 +11,7 @@
 #include "daemon/control.h"
 #include "daemon/enforcer.h"
 #include "daemon/event.h"
+#include "daemon/event_counts.h"
 #include "daemon/firewall.h"
 #include "daemon/interfaces.h"
 #include "daemon/keeper.h"
@@ -43,6 +44,7 @@ class Daemon {
     Firewall& firewall() { return *firewall_; }
     Receiver& receiver() { return *receiver_; }
     Enforcer& enforcer() { return *enforcer_; }
+    const EventCounts& event_counts() const { return event_counts_; }
     Watchers& watchers() { return watchers_; }
     Rulebook& rulebook() { return *rulebook_; }
     Moment started() const { return started_; }
@@ -72,6 +74,7 @@ class Daemon {
     std::unique_ptr<Firewall> firewall_;
     std::unique_ptr<Receiver> receiver_;
     OwnerNames owner_names_;
+    EventCounts event_counts_;
     std::unique_ptr<Enforcer> enforcer_;
     std::unique_ptr<Rulebook> rulebook_;
     Watchers watchers_;

@@ -255,6 +255,12 @@ void Enforcer::started(const Result<>& result) {
 }
 
 void Enforcer::installed(const Builder::Outcome& outcome) {
+    if (!outcome.again) {
+        own_goals_ = outcome.own_goals;
+    }
+    for (const auto& own_goal : outcome.own_goals) {
+        log::warning("rules", "{}", own_goal.message());
+    }
     if (!outcome.result) {
         fail_with(outcome.result.error());
     } else {

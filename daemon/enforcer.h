@@ -66,6 +66,8 @@ class Enforcer {
     void tick();
 
     Status status() const;
+    /// Lines of the rules that were applied last which cut off what a root shell needs.
+    const std::vector<policy::Diagnostic>& own_goals() const { return own_goals_; }
     /// Some policy of [egress] is, even if not the last that was tried.
     bool in_force() const { return status_.generation != 0; }
     static std::string_view text(Status::State state);
@@ -104,6 +106,7 @@ class Enforcer {
     std::vector<OnDetach> detaching_;     ///< who waits for it; empty: it is not under way
     std::optional<policy::Policy> after_; ///< to apply when it is done
     OnForce after_done_;
+    std::vector<policy::Diagnostic> own_goals_;
     Status status_;
 };
 

@@ -33,17 +33,35 @@ Result<std::unique_ptr<Keeper>> Keeper::make(sd_event* event, Ledger& ledger,
     return keeper;
 }
 
+bool Keeper::nothing_to_do() const {
+    const bool counted = counts_due_ && counts_ != nullptr && counts_->changed();
+    return !ledger_.changed() && metas_.empty() && !counted;
+}
+
+void Keeper::set_meta(std::string key, std::string value, std::function<void(bool)> done) {
+    metas_.push_back({std::move(key), std::move(value), std::move(done)});
+}
+
 void Keeper::pump() {
-    if (!store_->idle() || !ledger_.changed()) {
+    if (!store_->idle() || nothing_to_do()) {
         return;
     }
     batch_.clear();
     ledger_.collect(batch_, std::max(rows_per_commit, ledger_.table().size() / share_per_commit));
     in_batch_ = ledger_.collected();
+    for (auto& meta : std::exchange(metas_, {})) {
+        batch_.set_meta(std::move(meta.key), std::move(meta.value));
+        meta_waits_.push_back(std::move(meta.done));
+    }
+    if (counts_ != nullptr) {
+        counts_->collect(batch_);
+        counts_due_ = false;
+    }
     store_->submit(batch_);
 }
 
 void Keeper::tick() {
+    counts_due_ = true;
     const bool quiet =
         store_->idle() && !ledger_.changed() && counters_.commits == commits_at_tick_;
     commits_at_tick_ = counters_.commits;
@@ -82,6 +100,7 @@ void Keeper::settle(const store::Store::Outcome& outcome) {
         counters_.last_error.clear();
         durable_ = in_batch_;
         answer_waiters(durable_, true);
+        answer_metas(true);
         return;
     }
     counters_.failures += 1;
@@ -89,7 +108,14 @@ void Keeper::settle(const store::Store::Outcome& outcome) {
     log::error("store", "{}; nothing new is durable until this is mended, blocks go on",
                outcome.error);
     answer_waiters(ledger_.change_number(), false);
+    answer_metas(false);
     retry_later();
+}
+
+void Keeper::answer_metas(bool durable) {
+    for (const auto& done : std::exchange(meta_waits_, {})) {
+        done(durable);
+    }
 }
 
 /// Tells those who wait for a change up to `number`.
@@ -122,7 +148,8 @@ int Keeper::on_retry(sd_event_source*, std::uint64_t, void* self) {
 Result<> Keeper::flush() {
     // Nothing changes any more, so this ends with the changes that are there.
     bool failed_before = !counters_.last_error.empty();
-    while (!store_->idle() || ledger_.changed()) {
+    counts_due_ = true;
+    while (!store_->idle() || !nothing_to_do()) {
         if (failed_before) {
             store_->retry();
             failed_before = false;
@@ -144,6 +171,7 @@ Result<> Keeper::finish() {
     retry_source_.reset();
     auto flushed = flush();
     answer_waiters(ledger_.change_number(), flushed.has_value());
+    answer_metas(flushed.has_value());
     return flushed;
 }
 

@@ -6,7 +6,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "daemon/event_counts.h"
 #include "daemon/ledger.h"
 #include "daemon/store/store.h"
 #include "daemon/unref.h"
@@ -24,6 +26,11 @@ class Keeper {
     static Result<std::unique_ptr<Keeper>> make(sd_event* event, Ledger& ledger,
                                                 std::unique_ptr<store::Store> store);
 
+    /// Where the traffic that was seen is counted; asked once a second, at most.
+    void attach(EventCounts& counts) { counts_ = &counts; }
+    /// Sets a key of the database's "meta" (an empty value deletes it); `done` as of
+    /// when_durable().
+    void set_meta(std::string key, std::string value, std::function<void(bool)> done);
     /// Submits what changed, if the writer is idle. Called at the end of every turn of the loop.
     void pump();
     /// Once a second: after a burst, gives its memory back.
@@ -47,14 +54,25 @@ class Keeper {
         : event_(event), ledger_(ledger), store_(std::move(store)) {}
     static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
     static int on_retry(sd_event_source*, std::uint64_t, void* self);
+    bool nothing_to_do() const;
     void settle(const store::Store::Outcome& outcome);
     void retry_later();
+    void answer_metas(bool durable);
     void answer_waiters(std::uint64_t number, bool durable);
 
     sd_event* event_;
     Ledger& ledger_;
     std::unique_ptr<store::Store> store_;
     store::Batch batch_;
+    EventCounts* counts_ = nullptr;
+    bool counts_due_ = false;
+    struct Meta {
+        std::string key;
+        std::string value;
+        std::function<void(bool)> done;
+    };
+    std::vector<Meta> metas_;                           ///< not submitted yet
+    std::vector<std::function<void(bool)>> meta_waits_; ///< for the batch under way
     Counters counters_;
     std::uint64_t in_batch_ = 0; ///< change number that the batch under way reaches
     std::uint64_t durable_ = 0;

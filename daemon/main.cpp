@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/bpf/guard.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
@@ -146,6 +147,10 @@ int main(int argc, char** argv) {
         return EXIT_FAILURE;
     }
     if (options->check) {
+        for (const auto& own_goal :
+             bpf::own_goals(parsed.policy, {bpf::root_shell()}, SystemClock())) {
+            fmt::print(stderr, "{}\n", own_goal.message());
+        }
         fmt::print("egressd: {}: the rules are good\n", options->conf);
         return EXIT_SUCCESS;
     }

@@ -1,25 +1,105 @@
 #include "daemon/rulebook.h"
 
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "daemon/log.h"
+#include "daemon/policy/file.h"
 
 namespace egress {
 
-Rulebook::Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, std::string conf)
-    : clock_(clock), ledger_(ledger), enforcer_(enforcer), conf_(std::move(conf)) {
+namespace {
+
+constexpr const char* meta_key = "trial";
+
+/// A moment means nothing in another boot.
+std::string boot_id() {
+    std::ifstream file("/proc/sys/kernel/random/boot_id");
+    std::string id;
+    file >> id;
+    return id;
+}
+
+Rulebook::Report failed(std::string text, bool misplaced) {
+    Rulebook::Report report;
+    report.parsed = true;
+    report.misplaced = misplaced;
+    report.force = fail(std::move(text));
+    return report;
+}
+
+} // namespace
+
+Rulebook::Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper,
+                   std::string conf)
+    : clock_(clock), ledger_(ledger), enforcer_(enforcer), keeper_(keeper), conf_(std::move(conf)) {
     state_.files = {conf_, directory_of(conf_)};
     state_.loaded = clock_.wall();
 }
 
+std::string Rulebook::file() const {
+    std::error_code code;
+    const auto path = std::filesystem::absolute(conf_, code);
+    return code ? conf_ : path.lexically_normal().string();
+}
+
+/// What the database says of a trial that a daemon before began.
+std::optional<Trial> Rulebook::trial_that_is_on() const {
+    const auto text = keeper_.store().env().meta(meta_key);
+    const auto kept = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json();
+    if (!kept.is_object() || !kept.contains("boot") || !kept["boot"].is_string() ||
+        !kept.contains("until") || !kept["until"].is_number_integer() || !kept.contains("text") ||
+        !kept["text"].is_string() || !kept.contains("name") || !kept["name"].is_string()) {
+        return std::nullopt;
+    }
+    const bool over = kept["boot"] != boot_id() || kept["until"].get<Moment>() <= clock_.now();
+    if (over) {
+        log::notice("trial", "the trial of {} is over: the rules before are in force",
+                    escape(kept["name"].get<std::string>()));
+        return std::nullopt;
+    }
+    return Trial{kept["name"], kept["text"], kept["until"].get<Moment>()};
+}
+
 void Rulebook::begin(Enforcer::OnForce done) {
-    enforcer_.apply(ledger_.policy(), std::move(done));
+    const auto kept = trial_that_is_on();
+    auto parsed = kept ? policy::parse_instead(kept->text, kept->name, conf_, directory_of(conf_))
+                       : policy::Parsed{};
+    if (!kept || !parsed.ok()) {
+        keeper_.set_meta(meta_key, "", [](bool) {});
+        enforcer_.apply(ledger_.policy(), std::move(done));
+        return;
+    }
+    log::notice("trial", "the trial of {} goes on for {} seconds", escape(kept->name),
+                kept->until - clock_.now());
+    trial_ = kept;
+    before_ = ledger_.policy();
+    put_in_force(std::move(parsed.policy), [this, done](const Result<>& result) {
+        if (!result && result.error().code == ECANCELED) {
+            overtaken_ = done; // its time was over before it was in force
+        } else {
+            done(result);
+        }
+    });
+}
+
+std::string Rulebook::busy() const {
+    return fmt::format("{} is tried out, for {} more seconds: \"egressctl confirm\" keeps it, "
+                       "\"egressctl confirm --back\" ends it",
+                       escape(trial_->name), std::max<Seconds>(trial_->until - clock_.now(), 0));
 }
 
 void Rulebook::reload(Done done) {
+    if (trial_) {
+        log::warning("reload", "not reloaded: {}", busy());
+        done(failed(busy(), true));
+        return;
+    }
     auto parsed = policy::parse_files(conf_, directory_of(conf_));
     Report report;
     report.parsed = parsed.ok();
@@ -33,6 +113,8 @@ void Rulebook::reload(Done done) {
     put_in_force(std::move(parsed.policy), [this, report, done](const Result<>& result) mutable {
         report.force = result;
         if (result) {
+            const auto& own_goals = enforcer_.own_goals();
+            report.diagnostics.insert(report.diagnostics.end(), own_goals.begin(), own_goals.end());
             log::notice("reload", "rules replaced");
         } else {
             state_.last_error = result.error().text;
@@ -40,6 +122,119 @@ void Rulebook::reload(Done done) {
         }
         done(report);
     });
+}
+
+void Rulebook::try_out(Trial trial, Done done) {
+    if (trial_) {
+        done(failed(busy(), true));
+        return;
+    }
+    auto parsed = policy::parse_instead(trial.text, trial.name, conf_, directory_of(conf_));
+    Report report;
+    report.parsed = parsed.ok();
+    report.diagnostics = std::move(parsed.diagnostics);
+    if (!report.parsed) {
+        done(report);
+        return;
+    }
+    before_ = ledger_.policy();
+    trial_ = std::move(trial);
+    const nlohmann::json kept = {{"boot", boot_id()},
+                                 {"until", trial_->until},
+                                 {"name", trial_->name},
+                                 {"text", trial_->text}};
+    const auto policy = std::make_shared<policy::Policy>(std::move(parsed.policy));
+    // First the disk: a daemon that is killed from here on must know that the rules are not to
+    // stay.
+    keeper_.set_meta(meta_key, kept.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                     [this, policy, report, done = std::move(done)](bool durable) mutable {
+                         if (!durable) {
+                             trial_.reset();
+                             keeper_.set_meta(meta_key, "", [](bool) {});
+                             done(failed("the database cannot be written, so a restart would not "
+                                         "know of the trial: not begun",
+                                         false));
+                             return;
+                         }
+                         start_trial(std::move(*policy), std::move(report), std::move(done));
+                     });
+}
+
+void Rulebook::start_trial(policy::Policy policy, Report report, Done done) {
+    put_in_force(std::move(policy), [this, report = std::move(report),
+                                     done = std::move(done)](const Result<>& result) mutable {
+        report.force = result;
+        if (result) {
+            const auto& own_goals = enforcer_.own_goals();
+            report.diagnostics.insert(report.diagnostics.end(), own_goals.begin(), own_goals.end());
+            log::notice("trial", "{} is tried out for {} seconds", escape(trial_->name),
+                        trial_->until - clock_.now());
+            done(report);
+            return;
+        }
+        end_trial("it cannot be put in force", [report, done](const Result<>&) { done(report); });
+    });
+}
+
+void Rulebook::confirm(Done done) {
+    if (!trial_ || ending_) {
+        done(failed("no rules are tried out: there is nothing to confirm", true));
+        return;
+    }
+    const auto text = policy::read_rules_file(conf_);
+    if (!text || *text != trial_->text) {
+        done(failed(fmt::format("the rules that are tried out are not in {} yet", file()), true));
+        return;
+    }
+    log::notice("trial", "{} is confirmed", escape(trial_->name));
+    trial_.reset();
+    before_ = {};
+    keeper_.set_meta(meta_key, "", [this, done = std::move(done)](bool durable) {
+        if (!durable) {
+            log::error("trial", "the database does not take the confirmation yet");
+        }
+        reload(done); // the same rules, under the names of their files
+    });
+}
+
+void Rulebook::go_back(Done done) {
+    if (!trial_ || ending_) {
+        done(failed("no rules are tried out: there is nothing to go back from", true));
+        return;
+    }
+    end_trial("it was taken back", [done = std::move(done)](const Result<>& result) {
+        Report report;
+        report.parsed = true;
+        report.force = result;
+        done(report);
+    });
+}
+
+void Rulebook::end_trial(const char* why, Enforcer::OnForce done) {
+    ending_ = true;
+    const auto name = escape(trial_->name);
+    put_in_force(before_, [this, why, name, done = std::move(done)](const Result<>& result) {
+        ending_ = false;
+        if (result) {
+            log::notice("trial", "the rules before {} are in force again: {}", name, why);
+        } else {
+            log::error("trial", "{}; the rules before {} should be in force again, as {}",
+                       result.error().text, name, why);
+        }
+        trial_.reset();
+        before_ = {};
+        keeper_.set_meta(meta_key, "", [](bool) {});
+        if (const auto starting = std::exchange(overtaken_, {})) {
+            starting(result);
+        }
+        done(result);
+    });
+}
+
+void Rulebook::tick() {
+    if (trial_ && !ending_ && clock_.now() >= trial_->until) {
+        end_trial("nobody confirmed it in time", [](const Result<>&) {});
+    }
 }
 
 /// Into the log and the status.

@@ -52,13 +52,16 @@ json helper_json(Daemon& daemon) {
 
 json rules_json(Daemon& daemon) {
     const auto& policy = daemon.ledger().policy();
-    return {{"files", daemon.rulebook().state().files},
-            {"local", policy.local.size()},
-            {"remote", policy.remote.size()},
-            {"trusted", policy.trusted.size()},
-            {"egress", policy.egress.size()},
-            {"loaded", store::iso_time(daemon.rulebook().state().loaded)},
-            {"last_error", daemon.rulebook().state().last_error}};
+    const auto& state = daemon.rulebook().state();
+    json out = {{"files", state.files},           {"local", policy.local.size()},
+                {"remote", policy.remote.size()}, {"trusted", policy.trusted.size()},
+                {"egress", policy.egress.size()}, {"loaded", store::iso_time(state.loaded)},
+                {"last_error", state.last_error}};
+    if (const auto& trial = daemon.rulebook().trial()) {
+        out["trial"] = {{"name", trial->name},
+                        {"seconds", std::max<Seconds>(trial->until - daemon.clock().now(), 0)}};
+    }
+    return out;
 }
 
 /// By reason, as each CPU counts them.
@@ -70,6 +73,16 @@ json losses_json(const bpf::KernelCounters& counters) {
                                 {"cpus", counters.losses_by_cpu[reason]}};
     }
     return out;
+}
+
+/// What was seen, on its way to the database and in it.
+json counts_json(Daemon& daemon) {
+    const auto& waiting = daemon.event_counts();
+    const auto& stored = daemon.keeper().store().events();
+    return {{"rows", stored.rows.load()},
+            {"pending", waiting.size()},
+            {"widened", waiting.widened() + stored.widened.load()},
+            {"overflowed", waiting.overflowed() + stored.overflowed.load()}};
 }
 
 json egress_json(Daemon& daemon) {
@@ -91,6 +104,7 @@ json egress_json(Daemon& daemon) {
               {"lost", status.counters.losses[EGRESS_LOST_RING]},
               {"missed", status.missed},
               {"watchers", daemon.watchers().size()}}},
+            {"counts", counts_json(daemon)},
             {"losses", losses_json(status.counters)},
             {"processes_lost", status.counters.losses[EGRESS_LOST_PROCESS]},
             {"broken", status.counters.losses[EGRESS_LOST_BROKEN]},

@@ -203,15 +203,62 @@ Response outcome_of(const Rulebook::Report& report) {
     if (!report.force) {
         const int code = report.force.error().code;
         return good({{"error", report.force.error().text}, {"warnings", warnings}},
-                    code == ETIMEDOUT   ? 504
-                    : code == ECANCELED ? 409
-                                        : 500);
+                    report.misplaced || code == ECANCELED ? 409
+                    : code == ETIMEDOUT                   ? 504
+                                                          : 500);
     }
     return good({{"warnings", warnings}});
 }
 
 void reload(Daemon& daemon, const Answer& answer) {
     daemon.reload([answer](const Rulebook::Report& report) { answer.send(outcome_of(report)); });
+}
+
+/// The trial of rules: begun, looked at, ended.
+void try_out(Daemon& daemon, const Request& request, const Answer& answer) {
+    const auto body = parse(request.body);
+    if (!body) {
+        return answer.send(error(400, body.error().text));
+    }
+    const auto text = body->find("text");
+    const auto name = body->find("name");
+    const auto seconds = body->find("seconds");
+    if (text == body->end() || !text->is_string() || name == body->end() || !name->is_string()) {
+        return answer.send(error(400, "\"text\" and \"name\" of the rules are missing"));
+    }
+    if (seconds == body->end() || !seconds->is_number_unsigned() || *seconds < 1 ||
+        *seconds > Rulebook::most_seconds) {
+        return answer.send(error(
+            400, fmt::format("\"seconds\" is not a number from 1 to {}", Rulebook::most_seconds)));
+    }
+    log::notice("control", "uid {} tries out {}", request.uid,
+                escape(name->get_ref<const std::string&>()));
+    const Moment until = daemon.clock().now() + seconds->get<Seconds>();
+    daemon.rulebook().try_out({*name, *text, until}, [answer](const Rulebook::Report& report) {
+        answer.send(outcome_of(report));
+    });
+}
+
+void show_trial(Daemon& daemon, const Answer& answer) {
+    const auto& trial = daemon.rulebook().trial();
+    if (!trial) {
+        return answer.send(error(404, "no rules are tried out"));
+    }
+    answer.send(good({{"name", trial->name},
+                      {"text", trial->text},
+                      {"file", daemon.rulebook().file()},
+                      {"seconds", std::max<Seconds>(trial->until - daemon.clock().now(), 0)}}));
+}
+
+void end_trial(Daemon& daemon, const Request& request, const Answer& answer) {
+    const auto done = [answer](const Rulebook::Report& report) { answer.send(outcome_of(report)); };
+    if (request.method == "DELETE") {
+        log::notice("control", "uid {} ends the trial of rules", request.uid);
+        daemon.rulebook().go_back(done);
+    } else {
+        log::notice("control", "uid {} confirms the rules that are tried out", request.uid);
+        daemon.rulebook().confirm(done);
+    }
 }
 
 void detach(Daemon& daemon, const Request& request, const Answer& answer) {
@@ -297,6 +344,7 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
         answer.send({200, metrics_text(daemon), "text/plain; version=0.0.4"});
     } else if (request.path == "/v1/rules" && get) {
         answer.send(good({{"text", policy::print(daemon.ledger().policy())},
+                          {"file", daemon.rulebook().file()},
                           {"files", daemon.rulebook().state().files}}));
     } else if (request.path == "/v1/blocks" && get) {
         list(daemon, request, answer);
@@ -316,10 +364,16 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
         detach(daemon, request, answer);
     } else if (request.path == "/v1/reload" && post) {
         reload(daemon, answer);
+    } else if (request.path == "/v1/trial" && request.method == "PUT") {
+        try_out(daemon, request, answer);
+    } else if (request.path == "/v1/trial" && get) {
+        show_trial(daemon, answer);
+    } else if (request.path == "/v1/trial" && (post || request.method == "DELETE")) {
+        end_trial(daemon, request, answer);
     } else {
-        constexpr std::string_view paths[] = {"/v1/status", "/metrics",    "/v1/rules",
-                                              "/v1/blocks", "/v1/reload",  "/v1/egress",
-                                              "/v1/events", "/v1/explain", "/v1/selftest"};
+        constexpr std::string_view paths[] = {
+            "/v1/status", "/metrics",   "/v1/rules",   "/v1/blocks",   "/v1/reload",
+            "/v1/egress", "/v1/events", "/v1/explain", "/v1/selftest", "/v1/trial"};
         const bool known = std::ranges::find(paths, request.path) != std::end(paths);
         answer.send(known ? error(405, "this path does not take " + escape(request.method, 16))
                           : error(404, "there is no " + escape(request.path, 64)));

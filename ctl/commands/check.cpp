@@ -1,10 +1,8 @@
 // check: the rules as the daemon would read them, without a daemon.
-#include <cerrno>
-#include <cstring>
-#include <memory>
-
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
+#include "ctl/rules_file.h"
+#include "daemon/bpf/guard.h"
 #include "daemon/policy/list.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print.h"
@@ -14,51 +12,16 @@ namespace egress::ctl {
 
 namespace {
 
-struct CloseFile {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-};
-
-constexpr std::size_t largest = 64u << 20u; ///< bytes of rules; far more than anyone writes
-
-Outcome<std::string> read_stream(std::FILE* file, std::string_view name) {
-    std::string text;
-    char buffer[65536];
-    while (const auto got = std::fread(buffer, 1, sizeof buffer, file)) {
-        text.append(buffer, got);
-        if (text.size() > largest) {
-            return fail(Exit::unreachable,
-                        fmt::format("{} is longer than {} bytes", printable(name), largest));
-        }
-    }
-    if (std::ferror(file) != 0) {
-        return fail(Exit::unreachable,
-                    fmt::format("cannot read {}: {}", printable(name), std::strerror(errno)));
-    }
-    return text;
-}
-
-Outcome<std::string> read_file(const Context& context, const std::string& path) {
-    if (path == "-") {
-        return read_stream(context.in, "standard input");
-    }
-    const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "re"));
-    if (!file) {
-        return fail(Exit::unreachable,
-                    fmt::format("cannot read {}: {}", printable(path), std::strerror(errno)));
-    }
-    return read_stream(file.get(), path);
-}
-
 Outcome<policy::Parsed> parse(const Context& context, const Arguments& arguments) {
     if (arguments.operands.empty()) {
         // What the daemon does at start; a file that cannot be read is no wrong rule, though.
-        if (const auto text = read_file(context, EGRESS_CONF); !text) {
+        if (const auto text = read_rules(context, EGRESS_CONF); !text) {
             return std::unexpected(text.error());
         }
         return policy::parse_files(EGRESS_CONF, EGRESS_CONF_DIR);
     }
     const auto& path = arguments.operands[0];
-    const auto text = read_file(context, path);
+    const auto text = read_rules(context, path);
     if (!text) {
         return std::unexpected(text.error());
     }
@@ -124,9 +87,14 @@ void tell_text(const Context& context, const policy::Parsed& parsed, bool with_t
 } // namespace
 
 Exit run_check(const Context& context, const Arguments& arguments) {
-    const auto parsed = parse(context, arguments);
+    auto parsed = parse(context, arguments);
     if (!parsed) {
         return complain(context, parsed.error());
+    }
+    if (parsed->ok()) {
+        for (auto& own_goal : bpf::own_goals(parsed->policy, {bpf::root_shell()}, *context.clock)) {
+            parsed->diagnostics.push_back(std::move(own_goal));
+        }
     }
     const bool with_text = arguments.has("print");
     if (context.json) {

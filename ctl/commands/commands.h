@@ -5,13 +5,16 @@
 
 namespace egress::ctl {
 
+Exit run_apply(const Context& context, const Arguments& arguments);
 Exit run_block(const Context& context, const Arguments& arguments);
 Exit run_check(const Context& context, const Arguments& arguments);
 Exit run_completion(const Context& context, const Arguments& arguments);
+Exit run_confirm(const Context& context, const Arguments& arguments);
 Exit run_detach(const Context& context, const Arguments& arguments);
 Exit run_dump(const Context& context, const Arguments& arguments);
 Exit run_explain(const Context& context, const Arguments& arguments);
 Exit run_help(const Context& context, const Arguments& arguments);
+Exit run_learn(const Context& context, const Arguments& arguments);
 Exit run_metrics(const Context& context, const Arguments& arguments);
 Exit run_reload(const Context& context, const Arguments& arguments);
 Exit run_rules(const Context& context, const Arguments& arguments);

@@ -141,6 +141,11 @@ void tell_rules(const Page& page, const Json& rules) {
     const auto loaded = text_at(rules, "loaded");
     text += loaded.empty() ? "" : fmt::format("{}loaded {}", text.empty() ? "" : ", ", loaded);
     page.line("rules", text);
+    if (const auto* const trial = member(rules, "trial"); trial != nullptr) {
+        page.line("TRIED OUT",
+                  fmt::format("{}, for {} more seconds unless \"egressctl confirm\" comes",
+                              text_at(*trial, "name"), number_at(*trial, "seconds").value_or(0)));
+    }
     const auto* const files = member(rules, "files");
     if (files == nullptr || !files->is_array()) {
         return;
@@ -164,10 +169,11 @@ void tell_egress(const Page& page, const Json& egress) {
         text += fmt::format(", generation {}", generation);
     }
     page.line("egress", text);
-    page.line(
-        "  events",
-        counts(part(egress, "events"),
-               {{"made", "made"}, {"read", "read"}, {"lost", "lost"}, {"watchers", "watchers"}}));
+    page.line("  events", counts(part(egress, "events"), {{"made", "made"},
+                                                          {"read", "read"},
+                                                          {"lost", "lost"},
+                                                          {"missed", "of them while nobody read"},
+                                                          {"watchers", "watchers"}}));
     page.line("  looks", tally(part(egress, "looks")));
     if (const auto lost = number_at(egress, "processes_lost").value_or(0); lost > 0) {
         page.line("  processes", fmt::format("{} found no room in the table", lost));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -271,19 +272,23 @@ Parsed parse_text(std::string_view text, std::string_view file, const Sources& s
     return out;
 }
 
-Parsed parse_files(const std::string& file, const std::string& directory, Sources sources) {
+namespace {
+
+/// `first` is the text of the first file, as it is or as it would be; nothing where that cannot be
+/// read, which is an error already.
+Parsed parse_all(const std::optional<std::string_view>& first, const std::string& name,
+                 const std::string& directory, const Sources& sources, Diagnostics&& found) {
     Parsed out;
-    if (sources.lists.empty()) {
-        sources.lists = lists_beside(file);
-    }
     Reading reading(sources);
     auto& diagnostics = reading.diagnostics();
-    std::vector<std::string> files = {file};
-    const auto more = list_directory(directory, diagnostics);
-    files.insert(files.end(), more.begin(), more.end());
-    for (const auto& path : files) {
-        const auto text = read_rules_file(path);
-        if (text) {
+    diagnostics = std::move(found);
+    std::vector<std::string> files = {name};
+    if (first) {
+        reading.text(*first, name);
+    }
+    for (const auto& path : list_directory(directory, diagnostics)) {
+        files.push_back(path);
+        if (const auto text = read_rules_file(path)) {
             reading.text(*text, path);
         } else {
             diagnostics.error({path, 0, 0}, text.error().what, text.error().hint);
@@ -298,6 +303,30 @@ Parsed parse_files(const std::string& file, const std::string& directory, Source
     files.insert(files.end(), reading.list_files().begin(), reading.list_files().end());
     order(out.diagnostics, files);
     return out;
+}
+
+Sources with_lists(Sources sources, const std::string& file) {
+    if (sources.lists.empty()) {
+        sources.lists = lists_beside(file);
+    }
+    return sources;
+}
+
+} // namespace
+
+Parsed parse_files(const std::string& file, const std::string& directory, Sources sources) {
+    Diagnostics found;
+    const auto text = read_rules_file(file);
+    if (!text) {
+        found.error({file, 0, 0}, text.error().what, text.error().hint);
+    }
+    return parse_all(text ? std::optional<std::string_view>(*text) : std::nullopt, file, directory,
+                     with_lists(std::move(sources), file), std::move(found));
+}
+
+Parsed parse_instead(std::string_view text, const std::string& name, const std::string& file,
+                     const std::string& directory, Sources sources) {
+    return parse_all(text, name, directory, with_lists(std::move(sources), file), {});
 }
 
 } // namespace egress::policy

@@ -47,6 +47,10 @@ Parsed parse_text(std::string_view text, std::string_view file, const Sources& s
 /// cannot enforce. Lists are in egress.d beside `file`, unless `sources` says otherwise.
 Parsed parse_files(const std::string& file, const std::string& directory, Sources sources = {});
 
+/// The same with `text`, which messages call `name`, in the place of what stands in `file`.
+Parsed parse_instead(std::string_view text, const std::string& name, const std::string& file,
+                     const std::string& directory, Sources sources = {});
+
 /// Warnings for lines that can never decide: shadowed by an earlier line, or impossible in
 /// themselves (type stream with proto udp; an IPv4 address with tcp6; grow shorter than the
 /// aggregate; a program that does not exist; ...), and for [egress] lines that are weaker than they

@@ -191,6 +191,12 @@ Result<> Env::open_tables(Mode mode) {
             return fail_lmdb("cannot open the database in " + directory_, code);
         }
     }
+    // Older versions made no such table, and leave it alone.
+    const int code_events = mdb_dbi_open(txn->get(), "events", create, &events_);
+    if (code_events != 0 && code_events != MDB_NOTFOUND) {
+        return fail_lmdb("cannot open the database in " + directory_, code_events);
+    }
+    has_events_ = code_events == 0;
     MDB_val key = value_of("format");
     MDB_val value{};
     int code = mdb_get(txn->get(), meta_, &key, &value);
@@ -238,23 +244,55 @@ Result<> Env::each(const std::function<bool(Row&&)>& visit) const {
     return {};
 }
 
+Result<> Env::each_event(const std::function<bool(EventRow&&)>& visit) const {
+    if (!has_events_) {
+        return {};
+    }
+    auto txn = begin(env_.get(), MDB_RDONLY);
+    if (!txn) {
+        return std::unexpected(txn.error());
+    }
+    MDB_cursor* raw = nullptr;
+    if (const int code = mdb_cursor_open(txn->get(), events_, &raw); code != 0) {
+        return fail_lmdb("cannot read the database", code);
+    }
+    const std::unique_ptr<MDB_cursor, CloseCursor> cursor(raw);
+    MDB_val key{};
+    MDB_val value{};
+    int code = mdb_cursor_get(raw, &key, &value, MDB_FIRST);
+    for (; code == 0; code = mdb_cursor_get(raw, &key, &value, MDB_NEXT)) {
+        auto row = decode_event(bytes_of(key), bytes_of(value));
+        if (row && !visit(std::move(*row))) {
+            return {};
+        }
+    }
+    if (code != MDB_NOTFOUND) {
+        return fail_lmdb("cannot read the database in " + directory_, code);
+    }
+    return {};
+}
+
 Result<> Env::clear() {
     auto txn = begin(env_.get(), 0);
     if (!txn) {
         return std::unexpected(txn.error());
     }
-    if (const int code = mdb_drop(txn->get(), rows_, 0); code != 0) {
+    MDB_val trial = value_of("trial");
+    int code = mdb_drop(txn->get(), rows_, 0);
+    code = code == 0 ? mdb_drop(txn->get(), events_, 0) : code;
+    code = code == 0 ? mdb_del(txn->get(), meta_, &trial, nullptr) : code;
+    if (code != 0 && code != MDB_NOTFOUND) {
         return fail_lmdb("cannot empty the database in " + directory_, code);
     }
     return commit(std::move(*txn));
 }
 
-Result<std::string> Env::boot() const {
+Result<std::string> Env::meta(std::string_view name) const {
     auto txn = begin(env_.get(), MDB_RDONLY);
     if (!txn) {
         return std::unexpected(txn.error());
     }
-    MDB_val key = value_of("boot");
+    MDB_val key = value_of(name);
     MDB_val value{};
     const int code = mdb_get(txn->get(), meta_, &key, &value);
     if (code == MDB_NOTFOUND) {
@@ -266,13 +304,13 @@ Result<std::string> Env::boot() const {
     return text_of(value);
 }
 
-Result<> Env::set_boot(const std::string& boot) const {
+Result<> Env::set_meta(std::string_view name, std::string_view text) const {
     auto txn = begin(env_.get(), 0);
     if (!txn) {
         return std::unexpected(txn.error());
     }
-    MDB_val key = value_of("boot");
-    MDB_val value = value_of(boot);
+    MDB_val key = value_of(name);
+    MDB_val value = value_of(text);
     if (const int code = mdb_put(txn->get(), meta_, &key, &value, 0); code != 0) {
         return fail_lmdb("cannot write the database in " + directory_, code);
     }
@@ -291,7 +329,8 @@ Result<> probe(const std::string& directory) {
             (void)std::signal(crash, SIG_DFL); // a handler (a sanitizer's) would make it an exit
         }
         const auto env = Env::open(directory, Env::Mode::read_only);
-        const bool well = env && env->each([](Row&&) { return true; }).has_value();
+        const bool well = env && env->each([](Row&&) { return true; }).has_value() &&
+                          env->each_event([](EventRow&&) { return true; }).has_value();
         _exit(well ? 0 : 1);
     }
     int status = 0;

@@ -1,7 +1,9 @@
 // The database's files: opening, checking and walking them. RAII over LMDB.
 //
 // The directory holds data.mdb and lock.mdb (LMDB's) and egressd.lock (one daemon per database).
-// Two tables: "rows" (records.h) and "meta" ("format" -> version, "boot" -> boot id at last start).
+// Tables: "rows" (records.h), "events" (event_row.h; absent where an older version made the
+// database) and "meta" ("format" -> version, "boot" -> boot id at last start, "trial" -> rules that
+// are tried out, JSON).
 #pragma once
 
 #include <functional>
@@ -11,6 +13,7 @@
 #include <lmdb.h>
 
 #include "daemon/result.h"
+#include "daemon/store/event_row.h"
 #include "daemon/store/records.h"
 #include "lib/fd.h"
 
@@ -34,13 +37,19 @@ class Env {
     /// decoded ends the walk with an error that names its key.
     Result<> each(const std::function<bool(Row&&)>& visit) const;
 
-    /// Deletes every row, durably.
+    /// The same for what was seen of the traffic. Rows of other versions are left out.
+    Result<> each_event(const std::function<bool(EventRow&&)>& visit) const;
+
+    /// Deletes every row and what is tried out, durably.
     Result<> clear();
-    Result<std::string> boot() const;                 ///< empty where none was kept
-    Result<> set_boot(const std::string& boot) const; ///< durable
+    /// Value of a key of "meta"; empty where none was kept.
+    Result<std::string> meta(std::string_view key) const;
+    Result<> set_meta(std::string_view key, std::string_view value) const; ///< durable
 
     MDB_env* handle() const { return env_.get(); }
     MDB_dbi rows() const { return rows_; }
+    MDB_dbi events() const { return events_; }
+    MDB_dbi metas() const { return meta_; }
     const std::string& directory() const { return directory_; }
 
   private:
@@ -54,6 +63,8 @@ class Env {
     Fd lock_; // declared before env_, so that it is released after the database is closed
     std::unique_ptr<MDB_env, Close> env_;
     MDB_dbi rows_ = 0;
+    MDB_dbi events_ = 0;
+    bool has_events_ = false;
     MDB_dbi meta_ = 0;
     std::string directory_;
 };

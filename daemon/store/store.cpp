@@ -14,6 +14,10 @@ MDB_val value_of(std::span<const std::uint8_t> bytes) {
     return {bytes.size(), const_cast<std::uint8_t*>(bytes.data())};
 }
 
+MDB_val value_of(const std::string& text) {
+    return {text.size(), const_cast<char*>(text.data())};
+}
+
 } // namespace
 
 void Batch::put(const Row& row) {
@@ -42,9 +46,15 @@ void Batch::append(const Batch& other) {
     }
 }
 
+void Batch::set_meta(std::string key, std::string value) {
+    metas_.emplace_back(std::move(key), std::move(value));
+}
+
 void Batch::clear() {
     bytes_.clear();
     entries_.clear();
+    events_.clear();
+    metas_.clear();
 }
 
 std::span<const std::uint8_t> Batch::key_of(const Entry& entry) const {
@@ -96,6 +106,8 @@ Store::~Store() {
 void Store::submit(Batch& batch) {
     std::swap(batch_.bytes_, batch.bytes_);
     std::swap(batch_.entries_, batch.entries_);
+    std::swap(batch_.events_, batch.events_);
+    std::swap(batch_.metas_, batch.metas_);
     batch.clear();
     hand_over();
 }
@@ -177,6 +189,24 @@ int Store::write_entries(MDB_txn* txn, const Batch& batch) const {
     return 0;
 }
 
+int Store::write_others(MDB_txn* txn, const Batch& batch) {
+    for (const auto& row : batch.events_) {
+        if (const int code = events_.add(txn, env_.events(), row); code != 0) {
+            return code;
+        }
+    }
+    for (const auto& [name, text] : batch.metas_) {
+        MDB_val key = value_of(name);
+        MDB_val value = value_of(text);
+        const int code = text.empty() ? mdb_del(txn, env_.metas(), &key, nullptr)
+                                      : mdb_put(txn, env_.metas(), &key, &value, 0);
+        if (code != 0 && code != MDB_NOTFOUND) {
+            return code;
+        }
+    }
+    return 0;
+}
+
 Result<> Store::write(const Batch& batch) {
     // A full map is only address space: grow it and try again. What the disk refuses is an error.
     constexpr int most_growths = 16;
@@ -187,6 +217,7 @@ Result<> Store::write(const Batch& batch) {
         int code = mdb_txn_begin(env_.handle(), nullptr, 0, &txn);
         if (code == 0) {
             code = write_entries(txn, batch);
+            code = code == 0 ? write_others(txn, batch) : code;
             if (code == 0) {
                 code = mdb_txn_commit(txn);
             } else {
@@ -196,6 +227,7 @@ Result<> Store::write(const Batch& batch) {
         if (code == 0) {
             return {};
         }
+        events_.forget();
         if (code != MDB_MAP_FULL) {
             return fail_lmdb("cannot write the database in " + env_.directory(), code);
         }

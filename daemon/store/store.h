@@ -11,11 +11,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "daemon/result.h"
 #include "daemon/store/env.h"
+#include "daemon/store/event_table.h"
 
 namespace egress::store {
 
@@ -26,13 +29,17 @@ class Batch {
     void put(const Row& row);
     /// Only the key columns of the row matter.
     void erase(const Row& row);
-    /// Everything of the other batch, behind what is here.
+    /// Adds the row's count to what the database has.
+    void count(EventRow row) { events_.push_back(std::move(row)); }
+    /// Sets a key of "meta"; an empty value deletes it.
+    void set_meta(std::string key, std::string value);
+    /// Everything of the other batch, behind what is here; rows only.
     void append(const Batch& other);
     void clear();
     /// Bytes that it holds on to.
     std::size_t capacity() const { return bytes_.capacity() + entries_.capacity() * sizeof(Entry); }
     std::size_t size() const { return entries_.size(); }
-    bool empty() const { return entries_.empty(); }
+    bool empty() const { return entries_.empty() && events_.empty() && metas_.empty(); }
 
   private:
     friend class Store;
@@ -46,6 +53,8 @@ class Batch {
 
     std::vector<std::uint8_t> bytes_;
     std::vector<Entry> entries_;
+    std::vector<EventRow> events_;
+    std::vector<std::pair<std::string, std::string>> metas_;
 };
 
 class Store {
@@ -75,15 +84,18 @@ class Store {
     Outcome wait();
 
     const Env& env() const { return env_; }
+    const EventTable::Counters& events() const { return events_.counters(); }
 
   private:
     explicit Store(Env env) : env_(std::move(env)) {}
     void run();
     Result<> write(const Batch& batch);
     int write_entries(MDB_txn* txn, const Batch& batch) const;
+    int write_others(MDB_txn* txn, const Batch& batch);
     void hand_over();
 
     Env env_;
+    EventTable events_; // the writer's
     Fd wake_;
     bool busy_ = false; // the loop's view
     std::mutex mutex_;

@@ -81,6 +81,10 @@ class Guarded:
     def start(self, rules, *options, **keywords):
         """egressd with these lines of [egress], once they are in force."""
         conf = "[local]\n2222 stream tcp * * 3 1h\n[egress]\n" + rules + "\n"
+        return self.start_with(conf, *options, **keywords)
+
+    def start_with(self, conf, *options, **keywords):
+        """The same with a whole rules file, its text or its path."""
         self.daemon = self.world.daemon(conf, "-G", self.cgroup, *options, **keywords)
         wait_for(lambda: self.status()["state"] not in ("starting", "off"), 60,
                  lambda: f"the rules to be in force: {self.status()}")

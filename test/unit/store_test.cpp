@@ -245,11 +245,11 @@ TEST_CASE("env: a new database is made, is empty, and keeps what it is told of t
     {
         const Env env = opened(folder / "db");
         CHECK(rows_in(env).empty());
-        CHECK(*env.boot() == "");
-        CHECK(env.set_boot("one"));
+        CHECK(*env.meta("boot") == "");
+        CHECK(env.set_meta("boot", "one"));
     }
     const Env again = opened(folder / "db");
-    CHECK(*again.boot() == "one");
+    CHECK(*again.meta("boot") == "one");
 }
 
 TEST_CASE("env: reading needs a database that is there; a second owner is refused, a reader not") {
@@ -561,8 +561,8 @@ TEST_CASE("env: clear empties the rows and nothing else") {
     const Folder folder;
     write_rows(folder / "db", 100);
     Env env = opened(folder / "db");
-    CHECK(env.set_boot("b"));
+    CHECK(env.set_meta("boot", "b"));
     CHECK(env.clear());
     CHECK(rows_in(env).empty());
-    CHECK(*env.boot() == "b");
+    CHECK(*env.meta("boot") == "b");
 }

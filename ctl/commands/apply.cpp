@@ -1,0 +1,277 @@
+// apply and confirm: other rules, for a trial or for good.
+//
+// The daemon tries the rules out and knows when to go back; the file is written here, as the daemon
+// may have no right to.
+#include <filesystem>
+
+#include "ctl/commands/commands.h"
+#include "ctl/http.h"
+#include "ctl/out.h"
+#include "ctl/rules_file.h"
+#include "ctl/session.h"
+#include "ctl/values.h"
+#include "daemon/bpf/guard.h"
+#include "daemon/bpf/objects.h"
+
+namespace egress::ctl {
+
+namespace {
+
+constexpr Seconds meanwhile = 60; ///< of the trial that precedes what is for good
+constexpr Seconds longest = 24 * 60 * 60;
+
+/// A refusal with the list of what is wrong, as check writes it.
+Failure tell_refusal(const Context& context, const Reply& reply) {
+    const auto body = parse_json(reply.body);
+    for (const char* key : {"errors", "warnings"}) {
+        const auto* const list = body ? member(*body, key) : nullptr;
+        for (const auto& item : list != nullptr && list->is_array() ? *list : Json::array()) {
+            if (item.is_string()) {
+                print(context.err, "{}\n", printable(item.get_ref<const std::string&>()));
+            }
+        }
+    }
+    return refusal(reply);
+}
+
+/// exchange(), with every refusal told in full.
+Outcome<Json> ask(const Context& context, const Request& request) {
+    const auto reply = exchange(context, request);
+    if (!reply) {
+        return std::unexpected(reply.error());
+    }
+    if (reply->status < 200 || reply->status > 299) {
+        return std::unexpected(tell_refusal(context, *reply));
+    }
+    auto body = parse_json(reply->body);
+    if (!body) {
+        return fail(Exit::unreachable, "egressd's answer is not JSON");
+    }
+    return std::move(*body);
+}
+
+Outcome<Replacement> prepare(const std::string& path, const std::string& text) {
+    auto made = Replacement::prepare(path, text);
+    if (!made) {
+        const bool no_right = made.error().code == EACCES || made.error().code == EPERM;
+        return fail(Exit::unreachable,
+                    printable(made.error().text) + (no_right ? "; you must be root" : ""));
+    }
+    return std::move(*made);
+}
+
+/// The rules that are tried out become those of the file, and stay.
+Outcome<void> keep(const Context& context, Replacement& file) {
+    if (const auto put = file.put(); !put) {
+        return fail(Exit::unreachable, printable(put.error().text));
+    }
+    const auto kept = ask(context, {"POST", "/v1/trial"});
+    if (kept) {
+        return {};
+    }
+    // The trial ended meanwhile, or egressd did.
+    auto failure = kept.error();
+    const auto undone = file.undo();
+    failure.text += undone ? fmt::format("; {} is as before", printable(file.path()))
+                           : "; " + printable(undone.error().text);
+    return std::unexpected(failure);
+}
+
+void tell_kept(const Context& context, const Replacement& file) {
+    if (context.json) {
+        Json out = {{"confirmed", true}, {"file", file.path()}};
+        if (!file.old().empty()) {
+            out["old"] = file.old();
+        }
+        print(context.out, "{}\n", to_text(out));
+        return;
+    }
+    print(context.out, "in force for good, written to {}{}{}\n", printable(file.path()),
+          file.old().empty() ? "" : "; the rules before are in ", printable(file.old()));
+}
+
+/// What the daemon has.
+struct Rules {
+    std::string file;
+    std::string text; ///< in force
+};
+
+Outcome<Rules> rules_of_daemon(const Context& context) {
+    const auto rules = call(context, {"GET", "/v1/rules"});
+    if (!rules) {
+        return std::unexpected(rules.error());
+    }
+    const auto* const file = member(*rules, "file");
+    const auto* const text = member(*rules, "text");
+    if (file == nullptr || !file->is_string() || text == nullptr || !text->is_string()) {
+        return fail(Exit::unreachable, "egressd does not tell what its rules are");
+    }
+    return Rules{*file, *text};
+}
+
+Outcome<Request> request_of(const std::string& path, const std::string& text, Seconds seconds) {
+    std::error_code code;
+    const auto whole = std::filesystem::absolute(path, code);
+    Json body = {{"name", path == "-" ? "stdin"
+                          : code      ? path
+                                      : whole.lexically_normal().string()},
+                 {"text", text},
+                 {"seconds", seconds}};
+    Request request{"PUT", "/v1/trial", to_text(body, -1)};
+    const auto again = parse_json(request.body);
+    if (!again || (*again)["text"] != text) {
+        return fail(Exit::no,
+                    fmt::format("{} is not UTF-8 throughout, which apply needs (a comment "
+                                "in another character set?)",
+                                printable(path)));
+    }
+    return request;
+}
+
+/// For good: a trial that is confirmed as soon as it is in force.
+Outcome<void> apply_for_good(const Context& context, const std::string& path,
+                             const std::string& text) {
+    const auto rules = rules_of_daemon(context);
+    if (!rules) {
+        return std::unexpected(rules.error());
+    }
+    auto file = prepare(rules->file, text);
+    const auto request = request_of(path, text, meanwhile);
+    if (!file || !request) {
+        return std::unexpected(file ? request.error() : file.error());
+    }
+    const auto begun = ask(context, *request);
+    if (!begun) {
+        return std::unexpected(begun.error());
+    }
+    auto kept = keep(context, *file);
+    if (!kept) {
+        (void)exchange(context, {"DELETE", "/v1/trial"}); // else the time brings them back
+        return kept;
+    }
+    tell_kept(context, *file);
+    return {};
+}
+
+Outcome<void> apply_for(const Context& context, const std::string& path, const std::string& text,
+                        Seconds seconds) {
+    const auto request = request_of(path, text, seconds);
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    const auto begun = ask(context, *request);
+    if (!begun) {
+        return std::unexpected(begun.error());
+    }
+    if (context.json) {
+        Json out = *begun;
+        out["confirmed"] = false;
+        out["seconds"] = seconds;
+        print(context.out, "{}\n", to_text(out));
+    } else {
+        print(context.out,
+              "in force for {} seconds; \"egressctl confirm\" keeps the rules, \"egressctl confirm "
+              "--back\" ends the trial\n",
+              seconds);
+    }
+    return {};
+}
+
+/// Rules that cut off what this session needs are not sent without --force.
+Outcome<void> guard(const Context& context, const std::string& path, const std::string& text,
+                    bool force) {
+    const auto rules = rules_of_daemon(context);
+    if (!rules) {
+        return std::unexpected(rules.error());
+    }
+    const auto parsed =
+        policy::parse_instead(text, path == "-" ? "stdin" : path, rules->file, rules->file + ".d");
+    if (!parsed.ok()) {
+        return {}; // the daemon says why
+    }
+    auto insiders = bpf::own_ancestry(bpf::cgroup_root());
+    insiders.push_back(bpf::root_shell());
+    auto own_goals = bpf::own_goals(parsed.policy, insiders, *context.clock);
+    if (const auto session = own_session()) {
+        const auto before = policy::parse_text(rules->text, "before", {});
+        for (auto& lost : exemptions_lost(*session, before.policy, parsed.policy)) {
+            own_goals.push_back(std::move(lost));
+        }
+    }
+    for (const auto& own_goal : own_goals) {
+        print(context.err, "{}\n", printable(own_goal.message()));
+    }
+    if (own_goals.empty() || force) {
+        return {};
+    }
+    return fail(Exit::no, "the rules would cut off what this session needs; --force applies them "
+                          "nevertheless");
+}
+
+Outcome<std::optional<Seconds>> time_of(const Arguments& arguments) {
+    const auto* const text = arguments.value("confirm");
+    if (text == nullptr) {
+        return std::nullopt;
+    }
+    const auto time = parse_time(*text);
+    if (!time) {
+        return fail(Exit::usage, "--confirm: " + time.error().text);
+    }
+    if (*time > longest) {
+        return fail(Exit::usage, "--confirm: a day is the most");
+    }
+    return *time;
+}
+
+} // namespace
+
+Exit run_apply(const Context& context, const Arguments& arguments) {
+    const auto& path = arguments.operands[0];
+    const auto time = time_of(arguments);
+    if (!time) {
+        return complain(context, time.error());
+    }
+    const auto text = read_rules(context, path);
+    if (!text) {
+        return complain(context, text.error());
+    }
+    const auto guarded = guard(context, path, *text, arguments.has("force"));
+    if (!guarded) {
+        return complain(context, guarded.error());
+    }
+    const auto done =
+        *time ? apply_for(context, path, *text, **time) : apply_for_good(context, path, *text);
+    return done ? Exit::ok : complain(context, done.error());
+}
+
+Exit run_confirm(const Context& context, const Arguments& arguments) {
+    if (arguments.has("back")) {
+        const auto ended = ask(context, {"DELETE", "/v1/trial"});
+        if (!ended) {
+            return complain(context, ended.error());
+        }
+        print(context.out, "{}\n",
+              context.json ? to_text({{"confirmed", false}}) : "the rules before are in force");
+        return Exit::ok;
+    }
+    const auto trial = ask(context, {"GET", "/v1/trial"});
+    if (!trial) {
+        return complain(context, trial.error());
+    }
+    const auto* const text = member(*trial, "text");
+    const auto* const target = member(*trial, "file");
+    if (text == nullptr || !text->is_string() || target == nullptr || !target->is_string()) {
+        return complain(context, {Exit::unreachable, "egressd's answer is not understood"});
+    }
+    auto file = prepare(target->get<std::string>(), text->get<std::string>());
+    if (!file) {
+        return complain(context, file.error());
+    }
+    if (const auto kept = keep(context, *file); !kept) {
+        return complain(context, kept.error());
+    }
+    tell_kept(context, *file);
+    return Exit::ok;
+}
+
+} // namespace egress::ctl

@@ -1,0 +1,40 @@
+// What was seen of the traffic -> the lines of [egress] that let it through.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "daemon/policy/egress_rule.h"
+#include "daemon/store/event_row.h"
+
+namespace egress::ctl {
+
+/// One line, and what it was learnt from.
+struct Lesson {
+    policy::EgressRule rule;
+    std::string line;   ///< as the rules file has it; empty: no line can say it
+    std::string seen;   ///< program, user and destination for people, where no line can say it
+    std::string remark; ///< why not, or in what the line is wider than what was seen
+    std::string program;
+    std::size_t addresses = 0;
+    std::uint64_t count = 0;
+    std::uint32_t first = 0; ///< wall-clock seconds
+    std::uint32_t last = 0;
+    std::set<std::string> refusing; ///< lines that refused it, or would have but for monitoring
+};
+
+struct LessonOptions {
+    bool exact = false; ///< no prefixes for neighbours
+    bool files = true;  ///< programs are looked for on this system
+};
+
+/// So many neighbours (of a /24 or a /64) with the same ports become their prefix.
+inline constexpr std::size_t neighbours = 8;
+
+/// Aggregated by program, user, place, type and protocol: ports of one address become a list,
+/// neighbours a prefix.
+std::vector<Lesson> learn(const std::vector<store::EventRow>& rows, const LessonOptions& options);
+
+} // namespace egress::ctl

@@ -1,0 +1,229 @@
+#include "daemon/bpf/guard.h"
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/bpf/native.h"
+#include "daemon/bpf/objects.h"
+#include "daemon/log.h"
+#include "daemon/policy/print.h"
+#include "daemon/week.h"
+
+namespace egress::bpf {
+
+namespace {
+
+constexpr std::uint16_t dns = 53;
+constexpr const char* resolv_conf = "/etc/resolv.conf";
+
+void set_program(egress_process& process, const std::string& path, const std::string& command) {
+    if (path.size() < sizeof process.path.path) {
+        path.copy(process.path.path, path.size());
+        process.path.bits = static_cast<std::uint32_t>((path.size() + 1) * 8);
+    }
+    command.copy(process.command, sizeof process.command - 1);
+    process.program = file_at(path).value_or(egress_file{});
+    process.flags = EGRESS_PROCESS_HOST_PATH;
+}
+
+/// What /proc/PID/status says of a process.
+struct Facts {
+    std::string command;
+    int parent = 0;
+    std::uint32_t uid = 0;
+    std::uint32_t gid = 0;
+};
+
+Facts facts_of(const std::string& directory) {
+    Facts facts;
+    std::ifstream file(directory + "/status");
+    for (std::string line; std::getline(file, line);) {
+        std::istringstream words(line);
+        std::string key;
+        words >> key;
+        if (key == "Name:") {
+            words >> facts.command;
+        } else if (key == "PPid:") {
+            words >> facts.parent;
+        } else if (key == "Uid:") {
+            words >> facts.uid;
+        } else if (key == "Gid:") {
+            words >> facts.gid;
+        }
+    }
+    return facts;
+}
+
+std::vector<std::uint64_t> cgroups_of(const std::string& directory, const std::string& root) {
+    std::vector<std::uint64_t> out;
+    std::ifstream file(directory + "/cgroup");
+    for (std::string line; std::getline(file, line);) {
+        if (!line.starts_with("0::/")) {
+            continue;
+        }
+        policy::EgressOptions options;
+        for (options.cgroup = line.substr(3); !options.cgroup.empty();
+             options.cgroup.resize(options.cgroup.rfind('/'))) {
+            for (const auto& found : find_cgroups(root, options)) {
+                out.push_back(found.id);
+            }
+        }
+    }
+    return out;
+}
+
+std::uint64_t boot_time() {
+    timespec now{};
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+           static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+egress_flow flow_of(const Insider& insider, const Address& address, bool tcp) {
+    egress_flow flow{};
+    std::ranges::copy(address.raw(), flow.address);
+    flow.port = dns;
+    flow.type = tcp ? SOCK_STREAM : SOCK_DGRAM;
+    flow.protocol = tcp ? IPPROTO_TCP : IPPROTO_UDP;
+    flow.uid = insider.uid;
+    flow.gid = insider.gid;
+    return flow;
+}
+
+bool is_refused(const policy::EgressRule& rule) {
+    return rule.verdict.kind != policy::Verdict::Kind::allow && !rule.options.audit;
+}
+
+std::string shown(const Address& address) {
+    return address.is_v4() ? address.text() : "[" + address.text() + "]";
+}
+
+} // namespace
+
+Insider root_shell() {
+    Insider out;
+    std::error_code code;
+    const auto shell = std::filesystem::canonical("/bin/sh", code);
+    out.name = "a root shell";
+    set_program(out.process, code ? "/bin/sh" : shell.string(), "sh");
+    return out;
+}
+
+std::vector<Insider> own_ancestry(const std::string& cgroup_root) {
+    std::vector<Insider> out;
+    // Numbers are those of /proc, which need not be those of our pid namespace.
+    for (std::string pid = "self"; pid != "0" && out.size() < EGRESS_MAX_ANCESTORS;) {
+        const auto directory = "/proc/" + pid;
+        const auto facts = facts_of(directory);
+        std::error_code code;
+        const auto path = std::filesystem::read_symlink(directory + "/exe", code);
+        if (facts.command.empty() || code) {
+            break;
+        }
+        Insider insider;
+        set_program(insider.process, path.string(), facts.command);
+        insider.name = escape(path.string());
+        insider.uid = facts.uid;
+        insider.gid = facts.gid;
+        insider.cgroups = cgroups_of(directory, cgroup_root);
+        for (auto& younger : out) {
+            auto& process = younger.process;
+            if (process.ancestors_used < EGRESS_MAX_ANCESTORS) {
+                process.ancestors[process.ancestors_used++] = insider.process.program;
+            }
+        }
+        out.push_back(std::move(insider));
+        pid = std::to_string(facts.parent);
+    }
+    return out;
+}
+
+std::vector<Address> resolvers(const std::string& path) {
+    std::vector<Address> out;
+    const auto add = [&out](const std::string& text) {
+        const auto address = Address::parse(text.substr(0, text.find('%')));
+        if (address && std::ranges::find(out, *address) == out.end()) {
+            out.push_back(*address);
+        }
+    };
+    std::ifstream file(path);
+    constexpr std::size_t most = 64;
+    for (std::string line; out.size() < most && std::getline(file, line);) {
+        std::istringstream words(line);
+        std::string key;
+        std::string value;
+        if (words >> key >> value && key == "nameserver") {
+            add(value);
+        }
+    }
+    for (const char* const loopback : {"127.0.0.53", "127.0.0.1", "::1"}) {
+        add(loopback);
+    }
+    return out;
+}
+
+std::vector<policy::Diagnostic> own_goals(const policy::Policy& policy, const Tables& tables,
+                                          const std::vector<Insider>& insiders,
+                                          const std::vector<Address>& resolvers,
+                                          std::uint64_t week_at_boot) {
+    std::vector<policy::Diagnostic> out;
+    std::vector<std::uint32_t> told;
+    const auto now = boot_time();
+    for (const auto& insider : insiders) {
+        for (const auto& address : resolvers) {
+            for (const bool tcp : {false, true}) {
+                const auto found =
+                    native_decide(tables, insider.process, flow_of(insider, address, tcp),
+                                  insider.cgroups, now, week_at_boot);
+                if (found.rule >= policy.egress.size() || !is_refused(policy.egress[found.rule]) ||
+                    std::ranges::find(told, found.rule) != told.end()) {
+                    continue;
+                }
+                told.push_back(found.rule);
+                const auto& rule = policy.egress[found.rule];
+                const bool loopback = address.text().starts_with("127.") || address.text() == "::1";
+                out.push_back({policy::Diagnostic::Severity::warning, rule.place,
+                               fmt::format("own goal: the line refuses name resolution to {} (uid "
+                                           "{}), by {} port {}/{}",
+                                           insider.name, insider.uid, shown(address), dns,
+                                           tcp ? "tcp" : "udp"),
+                               fmt::format("\"{}:53 * * * * allow\" can stand before it",
+                                           loopback ? "local" : shown(address))});
+            }
+        }
+    }
+    return out;
+}
+
+std::vector<policy::Diagnostic>
+own_goals(const policy::Policy& policy, const std::vector<Insider>& insiders, const Clock& clock) {
+    if (policy.egress.empty()) {
+        return {};
+    }
+    const auto root = cgroup_root();
+    World world;
+    world.wall_at_boot = clock.at_boot();
+    world.files = [](const std::string& path) {
+        const auto file = file_at(path);
+        return file ? std::vector{*file} : std::vector<egress_file>{};
+    };
+    world.cgroups = [&root](const policy::EgressOptions& options) {
+        return find_cgroups(root, options);
+    };
+    const auto tables = compile(policy, world, 1);
+    if (!tables) {
+        return {}; // whoever puts it in force says why
+    }
+    return own_goals(policy, *tables, insiders, resolvers(resolv_conf), week_at_boot(clock));
+}
+
+} // namespace egress::bpf

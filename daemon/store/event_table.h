@@ -1,0 +1,59 @@
+// Counts into the table of events, within bounds: local users decide how many kinds there are.
+//
+// Each user has a share, so that one who floods displaces nobody. Beyond it destinations are folded
+// into one row per program, port and protocol; beyond that all goes into one row per action. What
+// has not been seen for three months is forgotten. Lives on the store's writer thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <unordered_map>
+
+#include <lmdb.h>
+
+#include "daemon/store/event_row.h"
+
+namespace egress::store {
+
+class EventTable {
+  public:
+    static constexpr std::size_t most_rows = 65'536;
+    static constexpr std::size_t most_of_user = 4'096; ///< rows with an address of their own
+    static constexpr std::size_t most_wide = 512;      ///< rows of one user without
+    static constexpr std::uint32_t remembered = 90 * 24 * 60 * 60; ///< seconds
+
+    /// For the status; read from any thread.
+    struct Counters {
+        std::atomic<std::uint64_t> rows{0};
+        std::atomic<std::uint64_t> widened{0};    ///< events whose destination was folded
+        std::atomic<std::uint64_t> overflowed{0}; ///< events that found no row
+    };
+
+    /// Adds the row's count to what is there, within a transaction; LMDB's code.
+    int add(MDB_txn* txn, MDB_dbi table, const EventRow& row);
+    /// The transaction came to nothing: what is in the table is counted anew.
+    void forget() { known_ = false; }
+
+    const Counters& counters() const { return counters_; }
+
+  private:
+    struct Share {
+        std::size_t exact = 0;
+        std::size_t wide = 0;
+    };
+    int take_stock(MDB_txn* txn, MDB_dbi table, std::uint32_t now);
+    int merge_into(MDB_txn* txn, MDB_dbi table, const EventRow& row, bool& found);
+    int insert(MDB_txn* txn, MDB_dbi table, const EventRow& row);
+    void note(const EventRow& row);
+    bool has_room(const EventRow& row) const;
+
+    bool known_ = false;
+    std::uint32_t looked_ = 0; ///< when the stock was taken, wall-clock seconds
+    std::size_t rows_ = 0;
+    std::unordered_map<std::uint32_t, Share> shares_;
+    std::vector<std::uint8_t> key_;
+    std::vector<std::uint8_t> value_;
+    Counters counters_;
+};
+
+} // namespace egress::store

@@ -1,0 +1,136 @@
+"""Reloads under load: every verdict belongs to one set of rules, and to the last once it is answered."""
+
+import json
+import os
+import socket
+import subprocess
+
+from guarded import guarded, harness
+from verdict_test import PYTHON, servers
+
+# The same numbers of lines mean other verdicts in the other set: whatever is put together from both
+# lets through what each of them refuses.
+SETS = ("10.66.0.1 * * * * deny\n10.66.0.2 * * * * reject\n* * * * * allow\n",
+        "10.66.0.3 * * * * allow\n10.66.0.1 * * * * reject\n10.66.0.2 * * * * deny\n")
+WANTED = (["EPERM", "ECONNREFUSED"], ["ECONNREFUSED", "EPERM"])
+
+# Threads that connect all the time, by TCP and UDP; a line on standard input is answered by what is
+# the verdict now, its end by what all of them saw.
+CLIENT = """
+import collections, errno, json, socket, sys, threading
+ADDRESSES = ("10.66.0.1", "10.66.0.2")
+def outcome(kind, address):
+    with socket.socket(socket.AF_INET, kind) as one:
+        try:
+            if kind == socket.SOCK_STREAM:
+                one.connect((address, 80))
+            else:
+                one.sendto(b"x", (address, 80))
+            return "ok"
+        except OSError as error:
+            return errno.errorcode[error.errno]
+seen = collections.Counter()
+lock = threading.Lock()
+stop = threading.Event()
+def loop(kind):
+    mine = collections.Counter()
+    while not stop.is_set():
+        for address in ADDRESSES:
+            mine[f"{address} {outcome(kind, address)}"] += 1
+    with lock:
+        seen.update(mine)
+threads = [threading.Thread(target=loop, args=(kind,))
+           for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM) * 2]
+for thread in threads:
+    thread.start()
+print("ready", flush=True)
+for line in sys.stdin:
+    print(json.dumps([outcome(kind, address) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+                      for address in ADDRESSES]), flush=True)
+stop.set()
+for thread in threads:
+    thread.join()
+print(json.dumps(seen))
+"""
+
+
+def client(guard):
+    def enter():
+        with open(os.path.join(guard.cgroup, "cgroup.procs"), "w") as procs:
+            procs.write("0")
+    process = subprocess.Popen([PYTHON, "-c", CLIENT], preexec_fn=enter, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               env=harness.free_environment())
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_reload_under_load(world):
+    servers(world, 80)
+    world.listener("10.66.0.2", 80)
+    flips = 120
+    with guarded(world) as guard:
+        daemon = guard.start(SETS[0])
+        process = client(guard)
+        for i in range(1, flips + 1):
+            with open(daemon.conf, "w") as file:
+                file.write("[egress]\n" + SETS[i % 2])
+            assert daemon.request("POST", "/v1/reload", timeout=60)[0] == 200
+            process.stdin.write("now\n")
+            process.stdin.flush()
+            now = json.loads(process.stdout.readline())
+            assert now == WANTED[i % 2] * 2, (i, now)
+        out, _ = process.communicate(timeout=60)
+        seen = json.loads(out)
+        # Each of them again and again, and nothing else.
+        assert set(seen) == {f"10.66.0.{n} {code}" for n in (1, 2)
+                             for code in ("EPERM", "ECONNREFUSED")}, seen
+        assert all(count > flips for count in seen.values()), seen
+        status = guard.status()
+        assert status["generation"] == flips + 1 and status["broken"] == 0, status
+
+
+def test_without_a_kernel_half(world):
+    daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n")
+    assert daemon.request("POST", "/v1/reload")[0] == 200
+    with open(daemon.conf, "w") as file:
+        file.write("[local]\n2222 stream tcp * * 9 1h\n[egress]\n10.66.0.1 * * * * deny\n")
+    done = world.ctl("reload", environment={"EGRESS_CONTROL": daemon.control})
+    assert done.returncode == 3, done
+    assert "cannot open the cgroup" in done.stderr and "the other sections are" in done.stderr, done
+    assert "9 1h" in " ".join(daemon.get("/v1/rules")[1]["text"].split())
+    status = daemon.status()["egress"]
+    assert status["state"] == "not enforced" and "cgroup" in status["last_error"], status
+    daemon.stop()
+    # At the start, nobody waits for it for ever, and it is said aloud.
+    daemon = ready(world, lambda **keywords: world.daemon(daemon.conf, **keywords))
+    assert "error: started without its rules of [egress] in force" in daemon.log()
+
+
+def ready(world, start):
+    """The daemon that start() gives, once it has told the service manager that it is ready."""
+    inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    path = world.path("notify.sock")
+    inbox.bind(path)
+    inbox.settimeout(60)
+    daemon = start(environment={"NOTIFY_SOCKET": path}, wait=False)
+    while b"READY=1" not in inbox.recv(4096).split(b"\n"):
+        pass
+    inbox.close()
+    os.unlink(path)
+    return daemon
+
+
+def test_ready_when_in_force(world):
+    with guarded(world) as guard:
+        conf = world.write("ready.conf", "[egress]\n" + SETS[0])
+        guard.daemon = ready(world, lambda **keywords: world.daemon(conf, "-G", guard.cgroup,
+                                                                   **keywords))
+        status = guard.status()
+        if "Operation not permitted" in status["last_error"]:
+            raise harness.Skip(f"the kernel does not let us: {status['last_error']}")
+        assert status["state"] == "in force" and status["rules"] == 3, status
+
+
+if __name__ == "__main__":
+    harness.main(globals())
