@@ -6,6 +6,7 @@ import socket
 import subprocess
 
 from guarded import guarded, harness
+from harness import wait_for
 from verdict_test import PYTHON, servers
 
 # The same numbers of lines mean other verdicts in the other set: whatever is put together from both
@@ -104,7 +105,8 @@ def test_without_a_kernel_half(world):
     daemon.stop()
     # At the start, nobody waits for it for ever, and it is said aloud.
     daemon = ready(world, lambda **keywords: world.daemon(daemon.conf, **keywords))
-    assert "error: started without its rules of [egress] in force" in daemon.log()
+    wait_for(lambda: "error: started without its rules of [egress] in force" in daemon.log(), 20,
+             "the log to say so")
 
 
 def ready(world, start):
