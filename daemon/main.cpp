@@ -5,8 +5,8 @@
 #include <cstdlib>
 
 #include <fcntl.h>
-#include <malloc.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -141,8 +141,8 @@ int main(int argc, char** argv) {
         fmt::print("egressd {}\n", EGRESS_VERSION);
         return EXIT_SUCCESS;
     }
-    // Lists and tables come and go as a whole: in mappings of their own they leave nothing behind. Set
-    // by hand it stays; by itself the threshold would grow to 32 MiB with the first list.
+    // Lists and tables come and go as a whole: in mappings of their own they leave nothing behind.
+    // Set by hand it stays; by itself the threshold would grow to 32 MiB with the first list.
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
     auto parsed = policy::parse_files(options->conf, Rulebook::directory_of(options->conf));
     const bool well = report(parsed);
