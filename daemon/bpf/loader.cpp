@@ -129,6 +129,10 @@ Result<> Loader::load(egress_bpf& skeleton) {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
+    const auto inner_maps = describe_inner_maps(skeleton.obj);
+    if (!inner_maps) {
+        return std::unexpected(inner_maps.error());
+    }
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }

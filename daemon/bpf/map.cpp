@@ -32,6 +32,28 @@ Result<Fd> make_map(const MapShape& shape) {
     return Fd(fd);
 }
 
+Result<std::vector<Fd>> describe_inner_maps(bpf_object* object) {
+    std::vector<Fd> out;
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, object) {
+        const bpf_map* inner = bpf_map__inner_map(map);
+        if (inner == nullptr) {
+            continue;
+        }
+        auto made = make_map({static_cast<int>(bpf_map__type(inner)), bpf_map__name(map),
+                              bpf_map__key_size(inner), bpf_map__value_size(inner), 1,
+                              bpf_map__map_flags(inner)});
+        if (!made) {
+            return std::unexpected(made.error());
+        }
+        if (const int code = bpf_map__set_inner_map_fd(map, made->get()); code != 0) {
+            return fail_errno("cannot describe the kernel's table", -code);
+        }
+        out.push_back(std::move(*made));
+    }
+    return out;
+}
+
 Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std::size_t size) {
     // Each value of such an array begins at a multiple of eight.
     const std::size_t stride = round_up(shape.value_size, 8);

@@ -9,6 +9,8 @@
 #include "daemon/result.h"
 #include "lib/fd.h"
 
+struct bpf_object;
+
 namespace egress::bpf {
 
 struct MapShape {
@@ -21,6 +23,11 @@ struct MapShape {
 };
 
 Result<Fd> make_map(const MapShape& shape);
+
+/// Describes the inner maps of the object, before it is loaded, by maps like those that make_map()
+/// makes: Linux 6.1 holds one whose types were told (BTF) to be of another kind than one whose
+/// types were not. The descriptors have to live until the object is loaded.
+Result<std::vector<Fd>> describe_inner_maps(bpf_object* object);
 
 /// Writes all values of an array made with BPF_F_MMAPABLE; `size` bytes in the map's own layout.
 Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std::size_t size);

@@ -10,6 +10,7 @@
 
 #include "kernel.h"
 #include "maps.h"
+#include "verdict.h"
 
 #define EGRESS_MAX_COMPONENTS 64 /* directories and mounts between a program and its root */
 
@@ -103,7 +104,7 @@ EGRESS_INLINE void take_path(struct egress_process* process, struct task_struct*
     struct egress_walk walk = {
         .dentry = BPF_CORE_READ(file, f_path.dentry),
         .mount = (void*)mount - bpf_core_field_offset(struct mount, mnt),
-        .at = EGRESS_PATH_SIZE - 1,
+        .at = EGRESS_PATH_SIZE - 1 + egress_zero(process->started),
     };
     /* On the host the walk goes to the very root, past what chroot(2) pretends: in a user namespace
      * everybody may call it. Elsewhere the process' root is the best that there is. */

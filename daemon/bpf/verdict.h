@@ -59,6 +59,28 @@ EGRESS_INLINE __u32 egress_lowest(__u64 word) {
     return egress_bit_of[((word & -word) * 0x022fdd63cc95386dULL) >> 58];
 }
 
+/* 0, without the compiler or the kernel's verifier knowing; `number` is one that neither knows.
+ * Before 6.7 the verifier follows the step of a bpf_loop only once, with what is known before the
+ * first, and takes out the branches that this one does not take: what begins as 0 there has to be a
+ * number. */
+EGRESS_INLINE __u64 egress_zero(__u64 number) {
+    __u64 same = number;
+    __asm__ volatile("" : "+r"(same));
+    return number - same;
+}
+
+/* number & mask, where the compiler does not leave the masking out: Linux 6.1 forgets what it knew
+ * of two numbers once they are or-ed, and has to be told again. */
+EGRESS_INLINE __u32 egress_masked(__u32 number, __u32 mask) {
+    __asm__ volatile("" : "+r"(number));
+    return number & mask;
+}
+
+/* The first 16 bits of some bytes in network byte order. */
+EGRESS_INLINE __u32 egress_top(const __u8* bytes) {
+    return egress_masked((__u32)bytes[0] << 8 | bytes[1], 0xffff);
+}
+
 EGRESS_INLINE int egress_is_v4(const __u8* address) {
     const __u32* words = (const __u32*)address;
     return words[0] == 0 && words[1] == 0 && words[2] == __builtin_bswap32(0xffff);
@@ -106,19 +128,20 @@ EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u3
     }
     EGRESS_UNROLL
     for (__u32 half = EGRESS_RUNS_SIZE / 2; half; half /= 2) {
-        at += half & -egress_not_above(runs->first[(at + half) & (EGRESS_RUNS_SIZE - 1)], low);
+        at += half &
+              -egress_not_above(runs->first[egress_masked(at + half, EGRESS_RUNS_SIZE - 1)], low);
     }
-    return runs->vectors[at & (EGRESS_RUNS_SIZE - 1)];
+    return runs->vectors[egress_masked(at, EGRESS_RUNS_SIZE - 1)];
 }
 
 /* Index of the vector of a destination. */
 EGRESS_INLINE __u32 egress_destination(const struct egress_view* view, const __u8* address) {
     if (egress_is_v4(address)) {
-        const __u64 entry = view->base->v4_top[(__u32)address[12] << 8 | address[13]];
-        return entry & EGRESS_RUNS ? egress_run(view, entry, (__u32)address[14] << 8 | address[15])
+        const __u64 entry = view->base->v4_top[egress_top(address + 12)];
+        return entry & EGRESS_RUNS ? egress_run(view, entry, egress_top(address + 14))
                                    : (__u32)entry;
     }
-    const __u32 entry = view->base->v6_top[(__u32)address[0] << 8 | address[1]];
+    const __u32 entry = view->base->v6_top[egress_top(address)];
     if (!(entry & EGRESS_FINER)) {
         return entry & EGRESS_INDEX;
     }
@@ -269,7 +292,8 @@ static long egress_step(__u32 number, struct egress_search* search) {
                        q->subject->words[w] & q->cgroup->words[w];
         return 0;
     }
-    const __u32 index = (search->at * 64 + egress_lowest(search->word)) & (EGRESS_MAX_RULES - 1);
+    const __u32 index =
+        egress_masked(search->at * 64 + egress_lowest(search->word), EGRESS_MAX_RULES - 1);
     const struct egress_rule* rule = &search->view->base->rules[index];
     if (!(rule->flags & EGRESS_RULE_TIMED) || egress_in_force(rule, search->now, search->week)) {
         search->rule = index;
@@ -293,7 +317,7 @@ EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct eg
         .question = q,
         .any = q->destination->any & q->port->any & q->protocol->any & q->uid->any & q->gid->any &
                q->place->any & q->subject->any & q->cgroup->any,
-        .word = 0,
+        .word = egress_zero(q->destination->any),
         .now = now,
         .week =
             view->base->has_times ? (__u32)((now / EGRESS_SECOND + week_at_boot) % EGRESS_WEEK) : 0,
