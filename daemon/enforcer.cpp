@@ -296,6 +296,7 @@ void Enforcer::tick() {
     if (loader_ != nullptr) {
         loader_->set_week_at_boot(week_at_boot(clock_));
         tell_losses();
+        loader_->tick();
     }
     if (clock_.now() >= wait_until_) {
         log::warning("egress",

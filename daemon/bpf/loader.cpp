@@ -310,6 +310,10 @@ std::size_t Loader::read_events(std::size_t most, const OnEvent& on_event) {
     });
 }
 
+void Loader::tick() {
+    kernel_->ring->rest();
+}
+
 KernelCounters Loader::counters() const {
     KernelCounters out;
     for (std::uint32_t i = 0; i < EGRESS_LOSSES; ++i) {

@@ -75,6 +75,9 @@ class Loader {
     /// Hands over at most `most` events; how many there were.
     std::size_t read_events(std::size_t most, const OnEvent& on_event);
 
+    /// Once a second: memory that only events need is given back while there are none.
+    void tick();
+
     KernelCounters counters() const;
     /// Events that the ring lost and of which no daemon has told yet.
     std::uint64_t untold_losses() const;

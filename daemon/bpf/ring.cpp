@@ -40,12 +40,12 @@ Result<std::unique_ptr<Ring>> Ring::open(Fd map) {
         return fail_errno("cannot map the ring of the kernel's events");
     }
     ring->consumer_ = static_cast<std::uint64_t*>(consumer);
-    void* const producer = mmap(nullptr, ring->size_ + 2 * ring->page_, PROT_READ, MAP_SHARED,
-                                ring->fd(), static_cast<off_t>(ring->page_));
+    void* const producer = mmap(nullptr, ring->page_, PROT_READ, MAP_SHARED, ring->fd(),
+                                static_cast<off_t>(ring->page_));
     if (producer == MAP_FAILED) {
         return fail_errno("cannot map the ring of the kernel's events");
     }
-    ring->producer_ = static_cast<std::byte*>(producer);
+    ring->producer_ = static_cast<const std::uint64_t*>(producer);
     return ring;
 }
 
@@ -54,43 +54,60 @@ Ring::~Ring() {
         munmap(consumer_, page_);
     }
     if (producer_ != nullptr) {
-        munmap(producer_, size_ + 2 * page_);
+        munmap(const_cast<std::uint64_t*>(producer_), page_);
+    }
+    if (data_ != nullptr) {
+        munmap(data_, size_ + page_);
+    }
+}
+
+bool Ring::map_data() {
+    if (data_ == nullptr) {
+        void* const data = mmap(nullptr, size_ + page_, PROT_READ, MAP_SHARED, fd(),
+                                static_cast<off_t>(2 * page_));
+        data_ = data == MAP_FAILED ? nullptr : static_cast<std::byte*>(data);
+    }
+    return data_ != nullptr;
+}
+
+void Ring::rest() {
+    if (data_ != nullptr && load(consumer_) == load(producer_)) {
+        munmap(data_, size_ + page_);
+        data_ = nullptr;
     }
 }
 
 std::uint32_t Ring::header_at(std::uint64_t position) const {
-    const auto* at = producer_ + page_ + (position & (size_ - 1));
-    return __atomic_load_n(reinterpret_cast<const std::uint32_t*>(at), __ATOMIC_ACQUIRE);
+    return __atomic_load_n(reinterpret_cast<const std::uint32_t*>(at(position)), __ATOMIC_ACQUIRE);
 }
 
 std::size_t Ring::read(std::size_t most, const OnRecord& on_record) {
     std::size_t taken = 0;
     auto position = load(consumer_);
-    auto end = load(reinterpret_cast<const std::uint64_t*>(producer_));
-    while (position < end && taken < most) {
+    auto end = load(producer_);
+    while (position < end && taken < most && map_data()) {
         const auto header = header_at(position);
         if ((header & BPF_RINGBUF_BUSY_BIT) != 0) {
             break;
         }
         if ((header & BPF_RINGBUF_DISCARD_BIT) == 0) {
-            const auto* data = producer_ + page_ + (position & (size_ - 1)) + header_size;
-            on_record({data, header});
+            on_record({at(position) + header_size, header});
             ++taken;
         }
         position += step_of(header);
         __atomic_store_n(consumer_, position, __ATOMIC_RELEASE);
-        end = load(reinterpret_cast<const std::uint64_t*>(producer_));
+        end = load(producer_);
     }
     return taken;
 }
 
-std::size_t Ring::waiting() const {
+std::size_t Ring::waiting() {
     std::size_t count = 0;
-    const auto end = load(reinterpret_cast<const std::uint64_t*>(producer_));
-    for (auto at = load(consumer_); at < end;) {
-        const auto header = header_at(at);
+    const auto end = load(producer_);
+    for (auto position = load(consumer_); position < end && map_data();) {
+        const auto header = header_at(position);
         count += (header & BPF_RINGBUF_DISCARD_BIT) == 0 ? 1 : 0;
-        at += step_of(header);
+        position += step_of(header);
     }
     return count;
 }
