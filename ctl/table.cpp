@@ -56,6 +56,8 @@ constexpr Option watch_options[] = {
     {'\0', "exe", "path", "only of this program", Kind::file, true},
     {'\0', "uid", "user", "only of this user, a name or a number", Kind::word, true},
     {'\0', "addr", "prefix", "only to this address or network, as ADDR[/LEN]", Kind::word, true},
+    {'\0', "port", "port", "only to this port", Kind::word, true},
+    {'\0', "rule", "line", "only by this line, as LINE or FILE:LINE; \"none\"", Kind::word, true},
 };
 
 constexpr Option learn_options[] = {

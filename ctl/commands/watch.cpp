@@ -19,11 +19,15 @@ struct Filter {
     std::vector<std::string> programs;
     std::vector<std::uint32_t> users;
     std::vector<Prefix> destinations;
+    std::vector<std::int64_t> ports;
+    std::vector<std::string> rules;
 
     bool passes(const Json& event) const {
         return one_of(actions, raw(event, "action")) && one_of(programs, raw(event, "exe")) &&
                (users.empty() || passes_user(number_at(event, "uid"))) &&
-               (destinations.empty() || passes_destination(raw(event, "addr")));
+               (destinations.empty() || passes_destination(raw(event, "addr"))) &&
+               (ports.empty() || passes_port(number_at(event, "port"))) &&
+               (rules.empty() || passes_rule(raw(event, "rule")));
     }
 
   private:
@@ -36,6 +40,18 @@ struct Filter {
     }
     bool passes_user(std::optional<std::int64_t> uid) const {
         return uid && std::ranges::find(users, *uid) != users.end();
+    }
+    bool passes_port(std::optional<std::int64_t> port) const {
+        return port && std::ranges::find(ports, *port) != ports.end();
+    }
+    /// "FILE:LINE:COLUMN", by its line alone or by as much of it as was given.
+    bool passes_rule(const std::string& place) const {
+        return std::ranges::any_of(rules, [&](const std::string& wanted) {
+            const bool line_only = wanted.find(':') == std::string::npos;
+            return wanted == "none" ? place.empty()
+                   : line_only      ? (place + ":").find(":" + wanted + ":") != std::string::npos
+                                    : place == wanted || place.starts_with(wanted + ":");
+        });
     }
     bool passes_destination(const std::string& text) const {
         const auto address = Address::parse(text);
@@ -66,6 +82,16 @@ Outcome<Filter> filter_of(const Arguments& arguments) {
         }
         filter.users.push_back(user->uid);
     }
+    for (const auto& text : arguments.each("port")) {
+        const auto target = parse_target("0.0.0.0:" + text);
+        if (!target || !target->port) {
+            return fail(Exit::usage,
+                        fmt::format("--port: '{}' is no number from 1 to 65535", printable(text)));
+        }
+        filter.ports.push_back(*target->port);
+    }
+    const auto rules = arguments.each("rule");
+    filter.rules.assign(rules.begin(), rules.end());
     for (const auto& text : arguments.each("addr")) {
         const auto target = parse_target(text);
         if (!target) {

@@ -79,7 +79,10 @@ def test_watch(world):
     with guarded(world) as guard:
         daemon = guard.start(DENY)
         every = watch(guard)
-        some = watch(guard, "--addr", "10.66.0.0/16", "--uid", "0", "--action", "BLOCKED")
+        some = watch(guard, "--addr", "10.66.0.0/16", "--uid", "0", "--action", "BLOCKED",
+                     "--port", "80", "--rule", "4")
+        others = [watch(guard, *words) for words in (
+            ("--port", "81"), ("--rule", "5"), ("--rule", "egress.conf:4"), ("--rule", "none"))]
         assert probe(guard, "tcp,fd66::1,80", TARGET) == ["ok", "EPERM"]
         for process in (every, some):
             event = json.loads(process.stdout.readline())
@@ -88,10 +91,16 @@ def test_watch(world):
                 event = json.loads(process.stdout.readline())
             assert event["exe"] == PYTHON and event["action"] == "BLOCKED", event
             assert event["rule"].endswith(":4:1") and event["count"] == 1, event
+        unmatched = json.loads(others.pop().stdout.readline())
+        assert unmatched["addr"] == "fd66::1" and "rule" not in unmatched, unmatched
+        for words in (("--port", "0"), ("--port", "http"), ("--uid", "nobody at all")):
+            assert world.ctl("watch", *words, environment=at(guard)).returncode == 2, words
         # One that goes is noticed though nothing happens.
-        some.kill()
+        for process in (some, *others):
+            process.kill()
+            assert process is some or process.communicate()[0] == "", process.args
         some.communicate()
-        wait_for(lambda: watchers(guard) == 1, 20, "the watcher to be gone")
+        wait_for(lambda: watchers(guard) <= 2, 20, "the watchers to be gone")
         daemon.stop()
         _, errors = every.communicate(timeout=30)
         assert every.returncode == 3 and "has stopped" in errors, (every, errors)

@@ -66,6 +66,17 @@ def client(guard):
     return process
 
 
+def flip(daemon, process, flips):
+    for i in range(1, flips + 1):
+        with open(daemon.conf, "w") as file:
+            file.write("[egress]\n" + SETS[i % 2])
+        assert daemon.request("POST", "/v1/reload", timeout=60)[0] == 200
+        process.stdin.write("now\n")
+        process.stdin.flush()
+        now = json.loads(process.stdout.readline())
+        assert now == WANTED[i % 2] * 2, (i, now)
+
+
 def test_reload_under_load(world):
     servers(world, 80)
     world.listener("10.66.0.2", 80)
@@ -73,15 +84,11 @@ def test_reload_under_load(world):
     with guarded(world) as guard:
         daemon = guard.start(SETS[0])
         process = client(guard)
-        for i in range(1, flips + 1):
-            with open(daemon.conf, "w") as file:
-                file.write("[egress]\n" + SETS[i % 2])
-            assert daemon.request("POST", "/v1/reload", timeout=60)[0] == 200
-            process.stdin.write("now\n")
-            process.stdin.flush()
-            now = json.loads(process.stdout.readline())
-            assert now == WANTED[i % 2] * 2, (i, now)
-        out, _ = process.communicate(timeout=60)
+        try:
+            flip(daemon, process, flips)
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
         seen = json.loads(out)
         # Each of them again and again, and nothing else.
         assert set(seen) == {f"10.66.0.{n} {code}" for n in (1, 2)
