@@ -1,5 +1,7 @@
 #include "ctl/http.h"
 
+#include <algorithm>
+
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -259,6 +261,12 @@ Outcome<Json> call(const Context& context, const Request& request) {
                                 printable(context.socket)));
     }
     return std::move(*body);
+}
+
+Context patient(Context context, bool given) {
+    constexpr long enough_ms = 90'000;
+    context.timeout_ms = given ? context.timeout_ms : std::max(context.timeout_ms, enough_ms);
+    return context;
 }
 
 } // namespace egress::ctl

@@ -31,6 +31,9 @@ Outcome<Reply> exchange(const Context& context, const Request& request);
 
 /// Takes one line of an answer that goes on, without its end; false: it is enough.
 using OnLine = std::function<bool(std::string_view line)>;
+/// The same context for what puts rules in force: egressd says itself when that takes too long.
+/// `given`: --timeout was.
+Context patient(Context context, bool given);
 /// Sends the request and hands over the lines of the answer until it ends, as long as that takes.
 /// A refusal is a failure as of refusal().
 Outcome<void> follow(const Context& context, const Request& request, const OnLine& on_line);

@@ -47,7 +47,8 @@ class Enforcer {
     Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
     ~Enforcer();
 
-    static constexpr Seconds patience = 20; ///< of who waits for rules to be in force
+    /// Of who waits for rules to be in force; a slow machine takes long to verify the programs.
+    static constexpr Seconds patience = 60;
 
     /// Puts the rules in force; `done` is called once, now or later, when they are or cannot be; on
     /// an error the ones before stay. Where that is not known after `patience`, it is called with

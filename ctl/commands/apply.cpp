@@ -225,7 +225,8 @@ Outcome<std::optional<Seconds>> time_of(const Arguments& arguments) {
 
 } // namespace
 
-Exit run_apply(const Context& context, const Arguments& arguments) {
+Exit run_apply(const Context& given, const Arguments& arguments) {
+    const auto context = patient(given, arguments.has("timeout"));
     const auto& path = arguments.operands[0];
     const auto time = time_of(arguments);
     if (!time) {
@@ -244,7 +245,8 @@ Exit run_apply(const Context& context, const Arguments& arguments) {
     return done ? Exit::ok : complain(context, done.error());
 }
 
-Exit run_confirm(const Context& context, const Arguments& arguments) {
+Exit run_confirm(const Context& given, const Arguments& arguments) {
+    const auto context = patient(given, arguments.has("timeout"));
     if (arguments.has("back")) {
         const auto ended = ask(context, {"DELETE", "/v1/trial"});
         if (!ended) {

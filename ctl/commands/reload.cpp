@@ -20,8 +20,8 @@ void tell_each(const Context& context, const Json* list) {
 
 } // namespace
 
-Exit run_reload(const Context& context, const Arguments&) {
-    const auto reply = exchange(context, {"POST", "/v1/reload"});
+Exit run_reload(const Context& context, const Arguments& arguments) {
+    const auto reply = exchange(patient(context, arguments.has("timeout")), {"POST", "/v1/reload"});
     if (!reply) {
         return complain(context, reply.error());
     }

@@ -32,7 +32,7 @@ def test_detach_by_the_daemon(world):
         wait_for(lambda: "detached" in daemon.log(), what="the log to say so")
         done = world.ctl("detach", environment=at(guard))
         assert done.returncode == 0 and "nothing was attached" in done.stdout, done
-        assert daemon.request("POST", "/v1/reload")[0] == 200
+        assert daemon.request("POST", "/v1/reload", timeout=90)[0] == 200
         wait_for(lambda: guard.status()["state"] == "in force", 60, "the rules to be in force again")
         assert probe(guard, TARGET) == ["EPERM"]
 
@@ -93,7 +93,7 @@ def test_watch(world):
             assert event["rule"].endswith(":4:1") and event["count"] == 1, event
         unmatched = json.loads(others.pop().stdout.readline())
         assert unmatched["addr"] == "fd66::1" and "rule" not in unmatched, unmatched
-        for words in (("--port", "0"), ("--port", "http"), ("--uid", "nobody at all")):
+        for words in (("--port", "0"), ("--port", "70000"), ("--uid", "nobody at all")):
             assert world.ctl("watch", *words, environment=at(guard)).returncode == 2, words
         # One that goes is noticed though nothing happens.
         for process in (some, *others):
