@@ -258,8 +258,8 @@ void Loader::set_monitor(bool monitor) {
     std::atomic_ref(kernel_->config->monitor).store(monitor ? 1 : 0);
 }
 
-void Loader::set_week_at_boot(std::uint64_t second) {
-    std::atomic_ref(kernel_->config->week_at_boot).store(second);
+void Loader::set_week_at_boot(std::uint64_t at_boot) {
+    std::atomic_ref(kernel_->config->week_at_boot).store(at_boot);
 }
 
 bool Loader::canary_lives() const {

@@ -62,7 +62,7 @@ class Loader {
 
     void set_monitor(bool monitor);
     /// Second of the local week at zero of the boot clock.
-    void set_week_at_boot(std::uint64_t second);
+    void set_week_at_boot(std::uint64_t at_boot);
 
     /// Has every look of a process refused for EGRESS_CANARY_TIME, so that it can test the hooks.
     /// `pid` is its number where the daemon is, `start` when it began, in clock ticks since boot.
