@@ -321,6 +321,7 @@ Enforcer::Status Enforcer::status() const {
     if (loader_ != nullptr) {
         out.counters = loader_->counters();
         out.coverage = loader_->coverage();
+        out.knows_sender = loader_->settings().knows_sender != 0;
     }
     return out;
 }

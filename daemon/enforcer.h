@@ -39,6 +39,7 @@ class Enforcer {
         std::uint64_t missed = 0; ///< of those lost, before this daemon read
         bpf::KernelCounters counters;
         std::vector<bpf::Coverage> coverage;
+        bool knows_sender = false; ///< the packets' hook sees which process sends
     };
     using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule)>;
     using OnForce = std::function<void(const Result<>&)>;

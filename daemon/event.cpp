@@ -120,7 +120,9 @@ void add_flow(json& out, const egress_event& event) {
 
 void add_process(json& out, const egress_event& event, const bpf::Loader* loader) {
     out["pid"] = event.pid;
-    out["comm"] = text_of(event.comm);
+    if (event.comm[0] != '\0') {
+        out["comm"] = text_of(event.comm);
+    }
     if (event.known == 0) {
         return;
     }
@@ -165,10 +167,12 @@ json event_json(const egress_event& event, const policy::EgressRule* rule, const
                 {"uid", event.flow.uid},
                 {"gid", event.flow.gid},
                 {"container", event.flow.in_container != 0},
-                {"hostname", text_of(event.hostname)},
                 {"count", event.count},
                 {"seq", event.sequence},
                 {"generation", event.generation}};
+    if (event.hostname[0] != '\0') {
+        out["hostname"] = text_of(event.hostname);
+    }
     if (rule != nullptr) {
         out["rule"] = rule->place.text();
     }

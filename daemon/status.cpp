@@ -1,5 +1,7 @@
 #include "daemon/status.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -66,7 +68,7 @@ json rules_json(Daemon& daemon) {
 
 /// By reason, as each CPU counts them.
 json losses_json(const bpf::KernelCounters& counters) {
-    constexpr const char* reasons[EGRESS_LOSSES] = {"ring", "processes", "broken"};
+    constexpr const char* reasons[EGRESS_LOSSES] = {"ring", "processes", "broken", "sockets"};
     json out = json::object();
     for (std::size_t reason = 0; reason < EGRESS_LOSSES; ++reason) {
         out[reasons[reason]] = {{"count", counters.losses[reason]},
@@ -83,6 +85,20 @@ json counts_json(Daemon& daemon) {
             {"pending", waiting.size()},
             {"widened", waiting.widened() + stored.widened.load()},
             {"overflowed", waiting.overflowed() + stored.overflowed.load()}};
+}
+
+/// What goes out without being judged.
+json not_covered(const Enforcer::Status& status) {
+    json out = {"AF_PACKET sockets", "tun devices", "vsock"};
+    const auto packets = std::ranges::find(status.coverage, "egress_packet", &bpf::Coverage::hook);
+    if (packets != status.coverage.end() && !packets->attached) {
+        out.push_back("packets of raw sockets");
+        out.push_back("connections from before the rules");
+    }
+    if (packets != status.coverage.end() && !(packets->attached && status.knows_sender)) {
+        out.push_back("connected sockets passed by descriptor");
+    }
+    return out;
 }
 
 json egress_json(Daemon& daemon) {
@@ -107,14 +123,16 @@ json egress_json(Daemon& daemon) {
             {"counts", counts_json(daemon)},
             {"losses", losses_json(status.counters)},
             {"processes_lost", status.counters.losses[EGRESS_LOST_PROCESS]},
+            {"sockets_lost", status.counters.losses[EGRESS_LOST_SOCKET]},
             {"broken", status.counters.losses[EGRESS_LOST_BROKEN]},
             {"looks",
              {{"connect4", status.counters.looks[EGRESS_HOOK_CONNECT4]},
               {"connect6", status.counters.looks[EGRESS_HOOK_CONNECT6]},
               {"sendmsg4", status.counters.looks[EGRESS_HOOK_SENDMSG4]},
               {"sendmsg6", status.counters.looks[EGRESS_HOOK_SENDMSG6]},
-              {"sock_create", status.counters.looks[EGRESS_HOOK_CREATE]}}},
-            {"not_covered", {"AF_PACKET sockets", "tun devices", "vsock"}}};
+              {"sock_create", status.counters.looks[EGRESS_HOOK_CREATE]},
+              {"packet", status.counters.looks[EGRESS_HOOK_PACKET]}}},
+            {"not_covered", not_covered(status)}};
 }
 
 json users_json(Daemon& daemon) {

@@ -178,6 +178,10 @@ void tell_egress(const Page& page, const Json& egress) {
     if (const auto lost = number_at(egress, "processes_lost").value_or(0); lost > 0) {
         page.line("  processes", fmt::format("{} found no room in the table", lost));
     }
+    if (const auto lost = number_at(egress, "sockets_lost").value_or(0); lost > 0) {
+        page.line("  sockets",
+                  fmt::format("{} had no room for their owner and were refused", lost));
+    }
     std::string uncovered;
     if (const auto& kinds = part(egress, "not_covered"); kinds.is_array()) {
         for (const auto& kind : kinds) {

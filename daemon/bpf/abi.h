@@ -13,7 +13,7 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted. */
-#define EGRESS_ABI 2
+#define EGRESS_ABI 3
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -163,6 +163,20 @@ struct egress_process {
     struct egress_subject subjects[EGRESS_SLOTS];
 };
 
+/* By socket: who has it, and whether its packets are let through. Of those that connect, and of
+ * those that no other hook sees send. */
+struct egress_socket {
+    __u64
+        passed; /* what let it through: egress_ticket() of a process and a generation; 0: nothing */
+    __u64 checked; /* when; coarse monotonic clock */
+    __u64 started; /* as of struct egress_process, of who used it last */
+    __u64 exec_id;
+    __u32 tgid;
+    __u32 uid; /* as in struct egress_flow */
+    __u32 gid;
+    __u32 in_container;
+};
+
 /* What a hook asks. */
 struct egress_flow {
     __u8 address[16]; /* network byte order; IPv4 mapped */
@@ -196,7 +210,8 @@ enum egress_loss {
     EGRESS_LOST_RING = 0,    /* the ring was full */
     EGRESS_LOST_PROCESS = 1, /* a process could not be taken into the table */
     EGRESS_LOST_BROKEN = 2,  /* the tables did not hang together: the flow was let through */
-    EGRESS_LOSSES = 3,
+    EGRESS_LOST_SOCKET = 3,  /* nothing could be kept with a socket: it was refused */
+    EGRESS_LOSSES = 4,
 };
 
 #define EGRESS_HOSTNAME_SIZE 65
@@ -254,8 +269,8 @@ struct egress_config {
     __u64 losses_told; /* of EGRESS_LOST_RING, those of which a daemon has told */
     /* The process that tests itself, of which every look is refused whatever the rules say: by tgid
      * and start, as tgids are used again, and never for longer than `canary_until`. */
-    __u32 canary; /* 0: none */
-    __u32 zero;
+    __u32 canary;       /* 0: none */
+    __u32 knows_sender; /* the packets' hook sees whether a process sends just now, and which */
     __u64 canary_started;
     __u64 canary_until;   /* boot clock */
     __u64 canary_refused; /* looks since it was marked */

@@ -16,9 +16,20 @@ struct bpf_iter__task {
     struct task_struct* task;
 } __attribute__((preserve_access_index));
 
+struct file;
+struct bpf_iter__task_file {
+    struct bpf_iter_meta* meta;
+    struct task_struct* task;
+    __u32 fd;
+    struct file* file;
+} __attribute__((preserve_access_index));
+
 #include "abi.h"
 #include "flow.h"
 #include "maps.h"
+#include "packet.h"
+#include "sender.h"
+#include "socket.h"
 #include "tag.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

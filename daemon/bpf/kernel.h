@@ -76,7 +76,46 @@ struct signal_struct {
 struct mm_struct {
     struct file* exe_file;
 };
+typedef struct {
+    unsigned int val;
+} kuid_t;
+typedef struct {
+    unsigned int val;
+} kgid_t;
+struct cred {
+    kuid_t uid;
+    kgid_t gid;
+};
+struct kernfs_node {
+    __u64 id;
+};
+struct cgroup_subsys_state {
+    struct cgroup_subsys_state* parent;
+};
+struct cgroup {
+    struct cgroup_subsys_state self;
+    int level;
+    struct kernfs_node* kn;
+};
+struct css_set {
+    struct cgroup* dfl_cgrp;
+};
+struct thread_info {
+    __u64 preempt_count; /* where it is not per CPU */
+};
+struct rq;
+struct cfs_rq {
+    struct rq* rq;
+};
+struct sched_entity {
+    struct cfs_rq* cfs_rq;
+};
 struct task_struct {
+    struct sched_entity se;
+    struct thread_info thread_info;
+    int softirq_disable_cnt; /* real-time kernels */
+    const struct cred* cred;
+    struct css_set* cgroups;
     int pid;
     int tgid;
     struct task_struct* real_parent;
@@ -93,6 +132,34 @@ struct task_struct {
 struct linux_binprm {
     struct file* file;
     const char* filename;
+};
+struct sock_common {
+    unsigned short skc_family;
+    volatile unsigned char skc_state;
+};
+struct sock {
+    struct sock_common __sk_common;
+    unsigned char sk_userlocks;
+    unsigned char sk_kern_sock : 1;
+    __u16 sk_type;
+    __u16 sk_protocol;
+};
+struct socket {
+    struct sock* sk;
+};
+struct inet_bind_bucket {
+    signed char fastreuse;
+};
+struct inet_sock {
+    struct sock sk;
+};
+struct inet_connection_sock {
+    struct inet_sock icsk_inet;
+    struct inet_bind_bucket* icsk_bind_hash;
+};
+struct tcp_sock {
+    struct inet_connection_sock inet_conn;
+    unsigned char is_mptcp;
 };
 
 #pragma clang attribute pop

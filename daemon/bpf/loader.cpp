@@ -17,6 +17,7 @@
 
 #include "daemon/bpf/install.h"
 #include "daemon/bpf/map.h"
+#include "daemon/bpf/percpu.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/bpf/ring.h"
 #include "daemon/log.h"
@@ -103,6 +104,7 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_host)) : done;
     done = done ? loader->attach(skeleton->obj) : done;
     done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_sweep)) : done;
+    done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_sockets)) : done;
     remarks_of_thread = nullptr;
     if (!done) {
         if (!adopted) {
@@ -125,7 +127,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     bpf_map* map = nullptr;
     bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
-        if (!bpf_map__is_internal(map) && name != "scratch") {
+        if (!bpf_map__is_internal(map) && name != "scratch" && name != "counts") {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
@@ -133,6 +135,9 @@ Result<> Loader::load(egress_bpf& skeleton) {
     if (!inner_maps) {
         return std::unexpected(inner_maps.error());
     }
+    const PerCpu cpu = find_per_cpu();
+    skeleton.rodata->count_from_queue = cpu.count;
+    skeleton.rodata->task_from_queue = cpu.task;
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }

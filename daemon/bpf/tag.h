@@ -10,6 +10,7 @@
 
 #include "kernel.h"
 #include "maps.h"
+#include "sender.h"
 #include "verdict.h"
 
 #define EGRESS_MAX_COMPONENTS 64 /* directories and mounts between a program and its root */
@@ -242,6 +243,7 @@ int egress_host(struct bpf_iter__task* context) {
     if (task && settings && context->meta->seq_num == 0) {
         settings->mount_namespace = mount_namespace_of(task);
         settings->pid_namespace = pid_namespace_of(task);
+        settings->knows_sender = sender_now() != 0; /* we do: the daemon reads */
     }
     return 0;
 }

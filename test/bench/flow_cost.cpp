@@ -3,7 +3,8 @@
 // differ in nothing else. Batches alternate between them.
 //
 // usage: flow_cost CALL GUARDED OUTSIDE ADDRESSES [BATCHES]
-//   CALL       connect, sendto (unconnected), send (connected), all UDP over IPv4
+//   CALL       connect, sendto (unconnected), send (connected), all UDP over IPv4;
+//              raw (sendto on a raw socket)
 //   GUARDED, OUTSIDE   directories of cgroups
 //   ADDRESSES  a file with one IPv4 address per line, used in turn
 // Prints, in nanoseconds a call, medians over the batches: outside, guarded, difference; and the
@@ -40,8 +41,10 @@ void enter(const std::string& cgroup) {
     close(fd);
 }
 
-int make_socket() {
-    const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+int make_socket(bool raw) {
+    constexpr int for_experiments = 253; // RFC 3692
+    const int fd = raw ? socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, for_experiments)
+                       : socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         die("socket");
     }
@@ -66,7 +69,7 @@ std::vector<sockaddr_in> read_addresses(const char* path) {
     return out;
 }
 
-enum class Call { connect, sendto, send };
+enum class Call { connect, sendto, send, raw };
 
 double batch(Call call, int fd, const std::vector<sockaddr_in>& to, std::size_t& at) {
     const auto begin = std::chrono::steady_clock::now();
@@ -79,6 +82,7 @@ double batch(Call call, int fd, const std::vector<sockaddr_in>& to, std::size_t&
             done = connect(fd, address, sizeof(sockaddr_in));
             break;
         case Call::sendto:
+        case Call::raw:
             done = sendto(fd, "x", 1, 0, address, sizeof(sockaddr_in));
             break;
         case Call::send:
@@ -103,20 +107,22 @@ double at_share(std::vector<double> values, double share) {
 
 int main(int argc, char** argv) {
     if (argc < 5) {
-        std::fprintf(stderr,
-                     "usage: flow_cost connect|sendto|send GUARDED OUTSIDE ADDRESSES [BATCHES]\n");
+        std::fprintf(
+            stderr,
+            "usage: flow_cost connect|sendto|send|raw GUARDED OUTSIDE ADDRESSES [BATCHES]\n");
         return 2;
     }
     const std::string name = argv[1];
     const Call call = name == "connect"  ? Call::connect
                       : name == "sendto" ? Call::sendto
+                      : name == "raw"    ? Call::raw
                                          : Call::send;
     const auto addresses = read_addresses(argv[4]);
     const int batches = argc > 5 ? std::atoi(argv[5]) : 400;
     enter(argv[3]);
-    const int outside = make_socket();
+    const int outside = make_socket(call == Call::raw);
     enter(argv[2]);
-    const int guarded = make_socket();
+    const int guarded = make_socket(call == Call::raw);
     if (call == Call::send) {
         for (const int fd : {outside, guarded}) {
             if (connect(fd, reinterpret_cast<const sockaddr*>(&addresses[0]), sizeof(sockaddr_in)) <

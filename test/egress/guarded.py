@@ -74,6 +74,7 @@ class Guarded:
             while True:
                 signal.pause()
         self.daemon = None
+        self.started = []  # programs inside the cgroup, to be ended with it
         if harness.sanitized():
             # Looking for leaks needs a /proc of the program's own pid namespace, which ours is not.
             os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
@@ -131,6 +132,9 @@ class Guarded:
                         lambda: f"an event with {wanted}; log: {self.daemon.log()[-3000:]}")[0]
 
     def close(self):
+        for process in self.started:
+            process.kill()
+            process.wait()
         if self.daemon and self.daemon.alive():
             self.daemon.stop()
         wait_for(self.removed, 20, "the cgroup to be empty")

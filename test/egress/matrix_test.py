@@ -50,13 +50,15 @@ KINDS = {
     #               deny-all   deny-address  allow-program  allow-address
     #                   reject-all  deny-program  other-program  other-address
     "judged":      (P,    R,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
-    # Made is made: a rule about addresses comes too late.
-    "made":        (P,    R,   OPEN,   P,     ARRIVES,  P,   ARRIVES,  OPEN),
-    # Older than the rules, or made by a program that may.
-    "held":        (OPEN, OPEN, OPEN,  OPEN,  ARRIVES, OPEN, ARRIVES,  OPEN),
-    "held stream": (OPEN, OPEN, OPEN,  OPEN,  ARRIVES, OPEN, ARRIVES,  OPEN),
+    # Its kind when it is made, its address packet by packet.
+    "made":        (P,    R,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
+    # The kernel does not pass on that the packet was dropped.
+    "made mutely": (P,    R,   LOST,   P,     ARRIVES,  P,   ARRIVES,  LOST),
+    # Older than the rules, or made by a program that may: judged by its packets, which can only be dropped.
+    "held":        (P,    P,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
+    "held stream": (LOST, LOST, LOST,  LOST,  ARRIVES, LOST, ARRIVES,  LOST),
     # Connected by a program that may, which then executes one that may not.
-    "handed down": (P,    R,   P,      OPEN,  ARRIVES, OPEN, ARRIVES,  P),
+    "handed down": (P,    R,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
     # For the other address by way of this one.
     "routed":      (P,    R,   OPEN,   P,     ARRIVES,  P,   P,        OPEN),
     # The first of two addresses is what counts, and that is the other one.
@@ -81,12 +83,13 @@ PATHS = {
         # Judged when they are made, and by their addresses again: these pass the hooks of UDP.
         "udplite4", "udplite6", "ping-connect"), "judged"),
     **dict.fromkeys((
-        "udplite-connect", "sctp", "sctp-many", "ping4", "ping6",
+        "udplite-connect", "sctp", "sctp-many", "ping4",
         "raw4", "raw6", "raw-header", "raw-lying", "raw-hdrincl", "raw6-header",
         "ring-raw"), "made"),
     **dict.fromkeys(("passed-udp4", "passed-udp6", "passed-raw", "before-udp4", "before-udp6",
                      "before-raw"), "held"),
     **dict.fromkeys(("passed-tcp4", "passed-tcp6", "before-tcp4", "before-tcp6"), "held stream"),
+    "ping6": "made mutely",
     "inherited-connected": "handed down",
     "udp-source-routed": "routed",
     "udp-source-routed-connect": "routed",

@@ -98,7 +98,7 @@ TEST_CASE("status: the kernel half") {
     const FakeServer server(FakeServer::says(200, R"({"rules":{"egress":2},"egress":{
 "state":"not enforced","rules":2,"prefixes":9,"generation":4,"last_error":"no \u001b memory",
 "hooks":{"egress_connect4":"attached","egress_fork":"Invalid\u0007 argument"},
-"events":{"made":7,"read":6,"lost":1,"watchers":0},"looks":{"connect4":3},"processes_lost":5,
+"events":{"made":7,"read":6,"lost":1,"watchers":0},"looks":{"connect4":3},"processes_lost":5,"sockets_lost":6,
 "broken":8,"not_covered":["AF_PACKET sockets","vsock"]}})"));
     const auto ran = run_words({"status"}, server.path());
     CHECK(ran.status == 0);
@@ -108,7 +108,8 @@ TEST_CASE("status: the kernel half") {
           "NOT ATTACHED  egress_fork: Invalid\\x07 argument\n", "egress: no \\x1b memory\n",
           "egress        not enforced, 2 rules, 9 prefixes, generation 4\n",
           "  events      7 made, 6 read, 1 lost, 0 watchers\n", "  looks       3 connect4\n",
-          "  processes   5 found no room", "  not covered AF_PACKET sockets, vsock\n"}) {
+          "  processes   5 found no room", "  sockets     6 had no room",
+          "  not covered AF_PACKET sockets, vsock\n"}) {
         CHECK(has(ran.out, part));
     }
     CHECK(!has(ran.out, "egress_connect4"));

@@ -1,0 +1,106 @@
+/* Whose a socket is: kept with the socket when it connects, or when it is found to be there
+ * already.
+ */
+#ifndef EGRESS_BPF_SOCKET_H
+#define EGRESS_BPF_SOCKET_H
+
+#include "kernel.h"
+#include "maps.h"
+#include "tag.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_RAW 3
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_DCCP 33
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_UDPLITE 136
+#define IPPROTO_MPTCP 262
+
+/* States of TCP; ESTABLISHED is a connected UDP socket's, too. */
+#define EGRESS_ESTABLISHED 1
+#define EGRESS_SYN_SENT 2
+#define EGRESS_CLOSING_STATES                                                                      \
+    (1 << 4 | 1 << 5 | 1 << 9 | 1 << 11) /* FIN_WAIT1, 2, LAST_ACK, CLOSING */
+#define EGRESS_LISTENS 10
+
+#define EGRESS_PORT_CHOSEN                                                                         \
+    8 /* sk_userlocks: bind() was given a port; accept() does not inherit it */
+
+/* One word that says "this process, running this program, under this policy". */
+EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation) {
+    return (started ^ exec_id << 40) + generation * 0x9e3779b97f4a7c15ULL;
+}
+
+EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* task,
+                              const struct egress_config* settings) {
+    socket->started = BPF_CORE_READ(task, group_leader, start_boottime);
+    socket->exec_id = BPF_CORE_READ(task, self_exec_id);
+    socket->tgid = BPF_CORE_READ(task, tgid);
+    socket->uid = BPF_CORE_READ(task, cred, uid.val);
+    socket->gid = BPF_CORE_READ(task, cred, gid.val);
+    socket->in_container = mount_namespace_of(task) != settings->mount_namespace ||
+                           pid_namespace_of(task) != settings->pid_namespace;
+}
+
+/* Whether the socket is the end that called connect(). A port that connect() chose has its own mark
+ * in the kernel's table of ports; one that bind() was given is not passed on to accepted sockets.
+ * What remains is a socket bound to an address but no port before it connected: taken for an
+ * accepted one, as cutting off a server's clients would be worse. */
+EGRESS_INLINE int has_connected(struct tcp_sock* tcp, int state) {
+    if (state == EGRESS_LISTENS) {
+        return 0;
+    }
+    if (state == EGRESS_SYN_SENT) {
+        return 1;
+    }
+    const struct sock* sk = &tcp->inet_conn.icsk_inet.sk;
+    return (BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & EGRESS_PORT_CHOSEN) ||
+           tcp->inet_conn.icsk_bind_hash->fastreuse < 0;
+}
+
+/* For the sockets that were there before the hooks. Never overwrites what a hook has written. */
+SEC("iter/task_file")
+int egress_sockets(struct bpf_iter__task_file* context) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    struct task_struct* task = context->task;
+    struct file* file = context->file;
+    if (!settings || !task || !file) {
+        return 0;
+    }
+    struct socket* socket = bpf_sock_from_file(file);
+    struct sock* sk = socket ? socket->sk : 0;
+    if (!sk) {
+        return 0;
+    }
+    const int family = sk->__sk_common.skc_family;
+    const int state = sk->__sk_common.skc_state;
+    if (family != AF_INET && family != AF_INET6) {
+        return 0;
+    }
+    if (sk->sk_type != SOCK_RAW && sk->sk_protocol == IPPROTO_UDP && state != EGRESS_ESTABLISHED) {
+        return 0;
+    }
+    if (sk->sk_type != SOCK_RAW && sk->sk_protocol == IPPROTO_TCP) {
+        struct tcp_sock* tcp = bpf_skc_to_tcp_sock(sk);
+        if (!tcp || !has_connected(tcp, state)) {
+            return 0;
+        }
+    }
+    struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    if (!kept) {
+        egress_lose(EGRESS_LOST_SOCKET);
+        return 0;
+    }
+    if (!kept->started) {
+        take_owner(kept, task, settings);
+    }
+    return 0;
+}
+
+#endif
