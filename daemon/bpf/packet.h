@@ -19,6 +19,7 @@
 #include "socket.h"
 
 #define EGRESS_UNDECIDED 3
+#define EGRESS_REFUSED 1 /* in place of a ticket */
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
@@ -361,7 +362,11 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     found->owner.passed =
         egress_ticket(found->owner.started, found->owner.exec_id, found->generation);
     found->known = kept && kept->passed == found->owner.passed;
-    if (!task && kept && !process_of(found->owner.tgid, found->owner.started) &&
+    const int ended = !task && !process_of(found->owner.tgid, found->owner.started);
+    if (ended && kept && kept->passed == EGRESS_REFUSED) {
+        return EGRESS_REFUSE; /* or its end would set free what it was not let send */
+    }
+    if (ended && kept &&
         (found->known || (sk->type == SOCK_STREAM && EGRESS_CLOSING_STATES >> sk->state & 1))) {
         kept->checked = bpf_ktime_get_coarse_ns();
         return EGRESS_PASS; /* what a process has left to be sent when it ended */
@@ -388,7 +393,7 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
     }
     struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
     if (kept) {
-        note(kept, &found->owner, found->refused ? 0 : found->owner.passed);
+        note(kept, &found->owner, found->refused ? EGRESS_REFUSED : found->owner.passed);
     }
     put_peer(&found->flow, sk);
     return 0;
