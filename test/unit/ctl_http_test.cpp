@@ -363,6 +363,38 @@ TEST_CASE("output that cannot be written is not silent") {
     std::fclose(context.err);
 }
 
+TEST_CASE("selftest: who may not, what is not there, what is not understood") {
+    const FakeServer none(
+        FakeServer::says(409, R"({"error":"no rules of [egress] are in force"})"));
+    const auto refused = run_words({"selftest"}, none.path());
+    CHECK(refused.status == 1);
+    CHECK(none.request().starts_with("POST /v1/selftest HTTP/1.1\r\n"));
+    CHECK(Json::parse(none.body())["started"].is_number_unsigned());
+    CHECK(has(refused.err, "no rules of [egress] are in force"));
+    const FakeServer strange(FakeServer::says(200, "[]"));
+    CHECK(run_words({"selftest"}, strange.path()).status == 3);
+    CHECK(run_words({"selftest"}).status == 3);
+    CHECK(run_words({"selftest", "x"}, none.path()).status == 2);
+}
+
+TEST_CASE("selftest: what goes through is not enforced") {
+    // A daemon that marks nobody: everything that is tried here gets out.
+    const FakeServer server(FakeServer::says(
+        200,
+        R"({"seconds":10,"cgroup":"/none","known":false,"monitor":true,"hooks":{},"refused":0})"));
+    const auto ran = run_words({"selftest"}, server.path());
+    CAPTURE(ran.out);
+    CHECK(ran.status == 1);
+    CHECK(has(ran.out, "NOT ENFORCED  exec         identity of this process"));
+    CHECK(has(ran.out, "NOT ENFORCED  connect4     TCP connect, IPv4\n"));
+    CHECK(has(ran.out, "NOT ENFORCED  sendmsg4     UDP send, IPv4\n"));
+    CHECK(has(ran.out, "the rules themselves refuse nothing"));
+    CHECK(has(ran.out, "NOT ENFORCED: "));
+    const auto json = Json::parse(run_words({"selftest", "--json"}, server.path()).out);
+    CHECK(json["enforced"] == false);
+    CHECK(json["paths"][1]["result"] == "not enforced");
+}
+
 TEST_CASE("detach: by the daemon, by hand, not by hand under a daemon") {
     {
         const FakeServer server(FakeServer::says(200, R"({"removed":31})"));
