@@ -98,6 +98,8 @@ PATHS = {
     "udp-more-elsewhere": "corked",
     **dict.fromkeys(("packet", "tun", "vsock"), "uncovered"),
 }
+# How status names what is OPEN, by path or kind.
+NAMED = {"packet": "AF_PACKET", "tun": "tun devices", "vsock": "vsock", "routed": "source-routed"}
 # Where to listen for what a path sends: TCP and UDP unless said here.
 HERE = ("tcp-zero4", "tcp-zero6", "tcp-mapped-zero", "udp-zero4", "udp-zero6", "udp-mapped-zero", "tun")
 
@@ -336,13 +338,17 @@ def run_column(world, name):
         finally:
             column.close()
         # What the kernel still has to send when the last descriptor is closed is not let out then.
-        wait_for(lambda: not connected(), 120, "the connections to end")
+        wait_for(lambda: bench.receivers.collect() or not connected(), 120, "connections to end")
         for path, _, expected in cells:
             if expected == LOST and bench.receivers.arrived(column.token(path), column.to[:2]):
                 wrong.append(f"{name} {path}: it arrived when the socket was closed")
         if LOST in [expected for _, _, expected in cells] and (
                 guard.status()["looks"]["packet"] <= before):
             wrong.append(f"{name}: the drops are not counted")
+        told = " ".join(guard.status()["not_covered"])
+        for path, _, expected in cells:
+            if expected == OPEN and (NAMED.get(path) or NAMED.get(PATHS[path], "?")) not in told:
+                wrong.append(f"{name} {path}: open, and not named")
         print(f"     {name}: {len(cells)} cells; cannot be tried: "
               + ("; ".join(f"{path} ({saw[8:]})" for path, saw, _ in cannot) or "none"))
         if wrong:
