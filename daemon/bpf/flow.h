@@ -41,11 +41,11 @@ struct egress_look {
     __u8 hook;
 };
 
-/* Whether the current task is outside of the host's namespaces. Following the pointers takes longer
- * than all look-ups of a verdict: only for who asks. */
+/* Whether the current task is outside of the host's namespaces. Following the pointers takes as
+ * long as half of a verdict: only for who asks. */
 EGRESS_INLINE int in_container(const struct egress_config* settings) {
-    struct task_struct* task = (void*)bpf_get_current_task();
-    return mount_namespace_of(task) != settings->mount_namespace ||
+    struct task_struct* task = bpf_get_current_task_btf();
+    return task->nsproxy->mnt_ns->ns.inum != settings->mount_namespace ||
            pid_namespace_of(task) != settings->pid_namespace;
 }
 
@@ -55,6 +55,7 @@ struct egress_author {
     __u64 cgroup;
     __u32 pid;
     __u32 tgid;
+    __u32 here; /* it is the current task, and nobody has asked yet where it is */
 };
 
 /* What there is to tell; inlined, as the stack is small. */
@@ -115,6 +116,9 @@ EGRESS_INLINE void emit_as(const struct egress_news* news, const struct egress_a
     event->cgroup = author->cgroup;
     event->count = count;
     event->flow = *news->flow;
+    if (author->here) {
+        event->flow.in_container = in_container(news->settings);
+    }
     event->rule = news->rule;
     event->pid = author->pid;
     event->tgid = author->tgid;
@@ -164,8 +168,8 @@ static __noinline int emit(struct egress_look* look, __u32 action, __u32 flags) 
         .cgroup = bpf_get_current_cgroup_id(),
         .pid = (__u32)ids,
         .tgid = ids >> 32,
+        .here = 1,
     };
-    look->flow.in_container = in_container(look->settings);
     emit_as(&news, &author);
     return 0;
 }

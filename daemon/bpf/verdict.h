@@ -99,6 +99,13 @@ struct egress_halving {
     __u32 number;
 };
 
+/* Keeps the half in front of the one that begins with `first`, or the other from it on. */
+EGRESS_INLINE void egress_narrow(struct egress_halving* search, __u32 half, __u32 first) {
+    const __u32 behind = -egress_not_above(first, search->low);
+    search->from += half & behind;
+    search->number = half + ((search->number - 2 * half) & behind);
+}
+
 static long egress_halve(__u32 step, struct egress_halving* search) {
     (void)step;
     const __u32 half = search->number / 2;
@@ -107,19 +114,17 @@ static long egress_halve(__u32 step, struct egress_halving* search) {
     }
     const struct egress_runs* middle = runs_at(search->view, search->from + half);
     if (!middle) {
+        search->from = EGRESS_BROKEN;
         return 1;
     }
-    search->from += half & -egress_not_above(middle->first[0], search->low);
-    search->number -= half;
+    egress_narrow(search, half, middle->first[0]);
     return 0;
 }
 
 /* Index of the vector of an IPv4 address below an entry with EGRESS_RUNS. */
 EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u32 low) {
-    const __u32 number = EGRESS_RUNS_MORE(entry) + 1;
-    const __u32 half_of_all = number / 2;
-    const __u32 behind = half_of_all & -egress_not_above(EGRESS_RUNS_MIDDLE(entry), low);
-    struct egress_halving search = {view, low, (__u32)entry + behind, number - half_of_all};
+    struct egress_halving search = {view, low, (__u32)entry, EGRESS_RUNS_MORE(entry) + 1};
+    egress_narrow(&search, search.number / 2, EGRESS_RUNS_MIDDLE(entry));
     EGRESS_LOOP(EGRESS_RUNS_STEPS, egress_halve, &search);
     const struct egress_runs* runs = runs_at(view, search.from);
     __u32 at = 0;
