@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import harness
+import stage
 import stock
 from harness import run, wait_for
+from stage import bad, good, note, say, show
 
 BLOCK_TIME = 20
 DROP_IN = f"""\
@@ -19,37 +20,6 @@ DROP_IN = f"""\
 {{address}}:ssh  stream  tcp  *  *  6  {BLOCK_TIME}s  kill
 """
 PATCHED = "EGRESS_SHOW_SSHD"  # in the environment: "VERSION DIRECTORY" of the patched sshd
-COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-started = time.monotonic()
-
-
-def paint(code, text):
-    return f"\033[{code}m{text}\033[0m" if COLOUR else text
-
-
-def say(text):
-    print(f"\n{paint('1;34', '==')} {paint('1', text)}", flush=True)
-
-
-def note(text):
-    print(f"   {paint('2', f'{time.monotonic() - started:5.1f} s')}  {text}", flush=True)
-
-
-def good(text):
-    note(paint("32", text))
-
-
-def bad(text):
-    note(paint("31", text))
-
-
-def show(command, output):
-    print(f"   {paint('33', '# ' + command)}")
-    for line in output.rstrip().splitlines():
-        print(f"   {line}")
-    sys.stdout.flush()
-
-
 def watch_counting(daemon, attacker):
     """Prints every change of the attacker's row until the block is in force."""
     seen = None
@@ -192,7 +162,7 @@ def test_demo(world):
     release(world, daemon, attacker, process)
     sshd.stop()
     daemon.stop()
-    say(f"That was it, in {time.monotonic() - started:.0f} seconds. Nothing of it is left on this machine.")
+    say(f"That was one direction, in {stage.seconds():.0f} seconds")
 
 
 def main():
