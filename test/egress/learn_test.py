@@ -1,12 +1,14 @@
 """What the traffic was, in the database, and the rules that egressctl learns from it."""
 
 import json
+import pwd
 
 from guarded import guarded, harness
 from harness import run, wait_for
 from verdict_test import PYTHON, copy_of, probe, servers
 
 DENY = "* * * * * deny\n"
+NOBODY = pwd.getpwnam("nobody").pw_uid  # that there is: lines with other users are warned of
 
 
 def learn(world, *words):
@@ -33,7 +35,7 @@ def lines_of(text):
 
 def traffic(guard, hash_named):
     return (probe(guard, "tcp,10.66.0.1,80", "tcp,10.66.0.1,443", "udp,10.66.0.2,5353") +
-            probe(guard, "tcp,fd66::1,80", user=1000, group=1000) +
+            probe(guard, "tcp,fd66::1,80", user=NOBODY, group=NOBODY) +
             probe(guard, "udpc,10.66.0.3,5000", program=hash_named))
 
 
@@ -47,7 +49,7 @@ def test_monitor_learn_apply(world):
         assert probe(guard, "tcp,10.66.0.1,80", program=spaced) == ["ok"]
         found = learnt(world, 5)
         assert len(found) == 5, found
-        by_user = [each for each in found if each["uid"] == 1000]
+        by_user = [each for each in found if each["uid"] == NOBODY]
         assert by_user[0]["destination"] == "[fd66::1]" and by_user[0]["program"] == PYTHON, found
         assert [each for each in found if each["ports"] == ["80", "443"]], found
         assert all(each["refusing"][0].endswith(":4:1") for each in found), found
