@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 
-from programs import (ABUSIVE, BAD_USER, BUILD, DATABASE, FAIL, OK, PLAIN_BUILD, SOURCE, VERIFIED,
+from programs import (ABUSIVE, BAD_USER, BUILD, DATABASE, FAIL, OK, PATIENCE, PLAIN_BUILD, SOURCE, VERIFIED,
                       Daemon, Failure, Library, Skip, artefact, free_environment, libc, run,
                       sanitized, sockaddr, wait_for)
 

@@ -19,6 +19,8 @@ BUILD = os.environ.get("EGRESS_TEST_BUILD", os.path.join(SOURCE, "build"))
 # A second build without sanitizers, for code that is loaded into foreign programs.
 PLAIN_BUILD = os.environ.get("EGRESS_TEST_PLAIN_BUILD", BUILD)
 DATABASE = "/run/egress-db"
+# How many times longer than usual everything may take: an emulated machine sets it.
+PATIENCE = float(os.environ.get("EGRESS_TEST_PATIENCE", "1"))
 OK, FAIL, ABUSIVE, BAD_USER, VERIFIED = 0, 1, 2, 3, 0x100
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -53,6 +55,7 @@ def artefact(*names, build=None):
 def wait_for(condition, timeout=15.0, what="the condition"):
     """Polls until condition() is true, and returns what it gave. `what` may be a function, called
     only when the wait was in vain."""
+    timeout *= PATIENCE
     end = time.monotonic() + timeout
     pause = 0.001
     while True:
@@ -69,7 +72,7 @@ def run(*command, check=True, timeout=60, **keywords):
     """Runs a program and returns what it did; output is text."""
     done = subprocess.run(command, capture_output=True, text=True, errors="replace",
                           stdin=keywords.pop("stdin", subprocess.DEVNULL) if "input" not in keywords
-                          else None, timeout=timeout, **keywords)
+                          else None, timeout=timeout * PATIENCE, **keywords)
     if check and done.returncode != 0:
         raise Failure(f"{' '.join(command)} exited {done.returncode}: {done.stderr or done.stdout}")
     return done
@@ -185,6 +188,7 @@ class Daemon:
 
     def request(self, method, path, body=None, timeout=30):
         """(status, parsed JSON or text) from the control socket."""
+        timeout *= PATIENCE
         connection = http.client.HTTPConnection("localhost", timeout=timeout)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(timeout)
@@ -235,7 +239,7 @@ class Daemon:
         self.process.send_signal(number)
 
     def wait(self, timeout=30):
-        return self.process.wait(timeout)
+        return self.process.wait(timeout * PATIENCE)
 
     def stop(self, number=signal.SIGTERM):
         """Ends the daemon and returns its exit status."""

@@ -110,7 +110,7 @@ class Guarded:
             if user is not None:
                 os.setresuid(user, user, user)
         done = subprocess.run(command, preexec_fn=enter, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, timeout=60,
+                              stderr=subprocess.PIPE, text=True, timeout=60 * harness.PATIENCE,
                               env=harness.free_environment(), **keywords)
         if check and done.returncode:
             raise harness.Failure(f"{command}: {done}")

@@ -20,7 +20,7 @@ def mount(kind, path, options=""):
 
 def prepare(kernel, release):
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root",
-                      LC_ALL="C.UTF-8")
+                      LC_ALL="C.UTF-8", EGRESS_TEST_PATIENCE="5")
     mount("devpts", "/dev/pts", "mode=0620,ptmxmode=0666")
     mount("tmpfs", "/dev/shm", "mode=1777")
     mount("cgroup2", "/sys/fs/cgroup")
