@@ -91,7 +91,8 @@ static __noinline int read_header(struct __sk_buff* skb, struct egress_flow* flo
     flow->protocol = protocol;
     flow->port = 0;
     __u16 port = 0;
-    if (!header.later && header.at <= 0xffff &&
+    const __u32 later = header.later + (__u32)egress_zero(protocol);
+    if (!later && header.at <= 0xffff &&
         (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE ||
          protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP) &&
         bpf_skb_load_bytes(skb, header.at + 2, &port, sizeof port) == 0) {
@@ -147,7 +148,7 @@ cgroup_of_packet(struct __sk_buff* skb, const struct egress_view* view, struct t
     if (task) {
         struct egress_nest nest = {view, BPF_CORE_READ(task, cgroups, dfl_cgrp), 0};
         bpf_loop(64, step_out, &nest, 0);
-        index = nest.index;
+        index = nest.index + (__u32)egress_zero(view->base->generation);
     } else {
         for (int level = EGRESS_CGROUP_LEVELS - 1; level >= 0 && !index; --level) {
             __u64 id = bpf_skb_ancestor_cgroup_id(skb, level);

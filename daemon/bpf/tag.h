@@ -119,7 +119,7 @@ EGRESS_INLINE void take_path(struct egress_process* process, struct task_struct*
     __u32 length = 0;
     __builtin_memset(process->path.path, 0, sizeof process->path.path);
     bpf_loop(EGRESS_MAX_COMPONENTS, walk_up, &walk, 0);
-    if (walk.whole) {
+    if (walk.whole + (__u32)egress_zero(process->started)) {
         const __u32 at = walk.at & (EGRESS_PATH_SIZE - 1);
         length = EGRESS_PATH_SIZE - 1 - at;
         into->text[EGRESS_PATH_SIZE - 1] = 0;

@@ -62,7 +62,8 @@ EGRESS_INLINE __u32 egress_lowest(__u64 word) {
 /* 0, without the compiler or the kernel's verifier knowing; `number` is one that neither knows.
  * Before 6.7 the verifier follows the step of a bpf_loop only once, with what is known before the
  * first, and takes out the branches that this one does not take: what begins as 0 there has to be a
- * number. */
+ * number. And it takes what a step has written for what an earlier state had there, so that what is
+ * compared after a loop has to be a number, too. */
 EGRESS_INLINE __u64 egress_zero(__u64 number) {
     __u64 same = number;
     __asm__ volatile("" : "+r"(same));
@@ -330,7 +331,7 @@ EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct eg
         .rule = EGRESS_BROKEN,
     };
     EGRESS_LOOP(EGRESS_STEPS, egress_step, &search);
-    return search.rule;
+    return search.rule + (__u32)egress_zero(q->destination->any);
 }
 
 #endif

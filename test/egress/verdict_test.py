@@ -161,9 +161,9 @@ def test_reload_replaces_the_rules(world):
 
 def test_raw_sockets(world):
     with guarded(world) as guard:
-        guard.start("* raw * * * deny\n")
-        assert probe(guard, "raw,10.66.0.1,1", "raw,::1,58", "udp,10.66.0.1,9") == [
-            "EPERM", "EPERM", "ok"]
+        guard.start("* raw * * * deny\n", "-v")
+        told = probe(guard, "raw,10.66.0.1,1", "raw,::1,58", "udp,10.66.0.1,9")
+        assert told == ["EPERM", "EPERM", "ok"], (told, guard.status())
 
 
 if __name__ == "__main__":
