@@ -396,6 +396,8 @@ def main(names):
     tests = [(name, function) for name, function in names.items()
              if name.startswith("test_") and callable(function) and
              (not wanted or any(word in name for word in wanted))]
+    if wanted and not tests:
+        sys.exit(f"no test is called {' or '.join(wanted)}")
     tally = {"ok": 0, "FAIL": 0, "SKIP": 0}
     for name, function in tests:
         start = time.monotonic()
