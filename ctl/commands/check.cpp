@@ -1,9 +1,10 @@
 // check: the rules as the daemon would read them, without a daemon.
+#include <filesystem>
+
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
 #include "ctl/rules_file.h"
 #include "daemon/bpf/guard.h"
-#include "daemon/policy/list.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print.h"
 #include "egress-paths.h"
@@ -12,28 +13,21 @@ namespace egress::ctl {
 
 namespace {
 
+/// By the functions that the daemon reads its rules with, so that both say the same.
 Outcome<policy::Parsed> parse(const Context& context, const Arguments& arguments) {
-    if (arguments.operands.empty()) {
-        // What the daemon does at start; a file that cannot be read is no wrong rule, though.
-        if (const auto text = read_rules(context, EGRESS_CONF); !text) {
-            return std::unexpected(text.error());
-        }
-        return policy::parse_files(EGRESS_CONF, EGRESS_CONF_DIR);
-    }
-    const auto& path = arguments.operands[0];
+    const std::string path = arguments.operands.empty() ? EGRESS_CONF : arguments.operands[0];
+    const bool piped = path == "-";
+    // A file that cannot be read is no wrong rule.
     const auto text = read_rules(context, path);
     if (!text) {
         return std::unexpected(text.error());
     }
-    const bool piped = path == "-";
-    const policy::Sources sources{policy::lists_beside(piped ? EGRESS_CONF : path), ""};
-    auto parsed = policy::parse_text(*text, piped ? "stdin" : path, sources);
-    if (parsed.ok()) {
-        for (auto& warning : policy::check(parsed.policy, sources)) {
-            parsed.diagnostics.push_back(std::move(warning));
-        }
+    std::error_code code;
+    if (!piped && std::filesystem::is_regular_file(path, code)) {
+        return policy::parse_files(path, path + ".d");
     }
-    return parsed;
+    // From a pipe: in the place of the installed ones, as apply takes it.
+    return policy::parse_instead(*text, piped ? "stdin" : path, EGRESS_CONF, EGRESS_CONF_DIR);
 }
 
 bool is_error(const policy::Diagnostic& diagnostic) {

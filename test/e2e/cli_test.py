@@ -155,6 +155,53 @@ def test_check(world):
     assert done.returncode == 0, done
 
 
+# What is parsed and cannot be enforced; what every line of [egress] is warned of.
+NOT_YET = ("* * * * * redirect=127.0.0.1:3129", "* * * * * ask", "* * * * * deny token=6",
+           "* * * * * deny trap", "* * * * * deny nfail=3,disable=10m",
+           "* * * * * deny nfail=3,disable=10m,level=all", "* * * * * deny kill,until=2126-01-01",
+           "a.example * * * * deny", "@named * * * * deny")
+WARNED = ("* * * * curl deny", "* * * * /nowhere/to/be/found deny", "* * * * * deny\n* * * * * allow",
+          "* * udp * * deny quiet\n@twice * * * * deny")
+
+
+def said(text, path):
+    """The diagnostics, whatever stands around them."""
+    return [line.removeprefix("egressd: ") for line in text.splitlines()
+            if ": " in line and (path in line or "egress.d/" in line) and "rules are good" not in line]
+
+
+def test_check_says_what_the_daemon_says(world):
+    daemon = world.daemon(CONF)
+    os.mkdir(world.path("egress.d"))
+    world.write("egress.d/named", "a.example\n")
+    world.write("egress.d/twice", "10.0.0.0/8\n10.0.0.0/8\n")
+    cases = [("[egress]\n" + line + "\n", 1) for line in NOT_YET]
+    cases += [("[egress]\n" + line + "\n", 0) for line in WARNED]
+    cases.append(("[local]\n2222 stream tcp * * many 1h\n", 1))
+    for text, status in cases:
+        conf = world.write(os.path.basename(daemon.conf), text)
+        assert conf == daemon.conf
+        check = world.ctl("check", conf)
+        assert check.returncode == status, (text, check)
+        dry = harness.run(harness.artefact("daemon/egressd"), "-n", "-c", conf, check=False)
+        assert dry.returncode == status, (text, dry)
+        found = said(check.stderr, conf)
+        assert found and found == said(dry.stderr, conf), (text, check, dry)
+        if status:
+            code, body = daemon.request("POST", "/v1/reload")
+            assert code == 422 and body["errors"] + body["warnings"] == found, (found, body)
+    # What lies beside the file goes with it, and a pipe is read, too.
+    conf = world.write("beside.conf", CONF)
+    os.mkdir(conf + ".d")
+    world.write("beside.conf.d/a.conf", "[egress]\n* * * * * ask\n")
+    done = world.ctl("check", conf)
+    assert done.returncode == 1 and "a.conf:2:1: the action ask is not there yet" in done.stderr, done
+    os.chmod(daemon.conf, 0o666)
+    assert world.ctl("check", daemon.conf).returncode == 1
+    done = world.ctl("check", "-", input="[egress]\n* * * * * ask\n")
+    assert done.returncode == 1 and "stdin:2:1: the action ask" in done.stderr, done
+
+
 def test_check_reads_lists_beside_the_file(world):
     os.mkdir(world.path("egress.d"))
     rules = world.write("rules.conf", "[egress]\n@bad * * * * deny\n")

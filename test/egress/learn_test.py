@@ -101,6 +101,21 @@ def test_what_is_refused_is_left_out(world):
         assert lessons(world, "--since", "1h") == lessons(world)
 
 
+def test_a_selftest_is_no_traffic(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        # What it makes before it is marked is judged and told as everybody's.
+        guard.start("local * * * * allow\n* raw * * * allow\n" + DENY)
+        ctl = harness.artefact("ctl/egressctl")
+        done = guard.run(ctl, "-S", guard.daemon.control, "selftest")
+        assert done.returncode == 0, done
+        assert guard.event(reason="selftest", comm="egressctl")
+        assert probe(guard, "tcp,10.66.0.1,80") == ["EPERM"]
+        # Read in the order in which they came: when this one is counted, all others would be.
+        found = learnt(world, 1, "--refused")
+        assert [(each["destination"], each["count"]) for each in found] == [("10.66.0.1", 1)], found
+
+
 SPRAY = """
 import socket, sys
 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
