@@ -35,6 +35,10 @@ constexpr Option apply_options[] = {
     {'\0', "force", "", "even if the rules cut off what the system needs"},
 };
 
+constexpr Option reload_options[] = {
+    {'\0', "force", "", "even if the rules cut off what the system needs"},
+};
+
 constexpr Option confirm_options[] = {
     {'\0', "back", "", "end the trial: the rules before come back"},
 };
@@ -89,7 +93,7 @@ constexpr Command all_commands[] = {
     {"dump", "", "list what the database remembers, with or without the daemon", dump_options,
      run_dump},
     {"status", "", "tell how the daemon, its helper and its database are", none, run_status},
-    {"reload", "", "read the rules files again, all or nothing", none, run_reload},
+    {"reload", "", "read the rules files again, all or nothing", reload_options, run_reload},
     {"check", "[FILE]", "check rules without touching the daemon", check_options, run_check,
      Kind::file},
     {"apply", "FILE", "put other rules in force, for a trial or for good", apply_options, run_apply,

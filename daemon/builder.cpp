@@ -7,7 +7,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "daemon/bpf/guard.h"
 #include "daemon/bpf/objects.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/week.h"
@@ -88,9 +87,10 @@ bool Builder::ended() {
     return ended_;
 }
 
-std::uint64_t Builder::apply(policy::Policy policy) {
+std::uint64_t Builder::apply(policy::Policy policy, std::optional<bpf::Asker> asker) {
     const std::lock_guard lock(mutex_);
     next_ = std::move(policy);
+    next_asker_ = asker;
     changed_.notify_all();
     return ++number_;
 }
@@ -160,6 +160,7 @@ void Builder::serve() {
             current_ = std::move(*next_);
             next_.reset();
             current_number_ = number_;
+            current_asker_ = next_asker_;
         }
         auto asked = std::exchange(asked_, {});
         lock.unlock();
@@ -278,11 +279,11 @@ Builder::Outcome Builder::build(bool again) {
     if (auto tables = compile(current_, seen_, out.generation)) {
         out.prefixes = tables->prefixes;
         if (!again && !options_.monitor) {
-            out.own_goals =
-                bpf::own_goals(current_, *tables, {bpf::root_shell()},
-                               bpf::resolvers("/etc/resolv.conf"), week_at_boot(clock_));
+            find_own_goals(*tables, out);
         }
-        out.result = loader_->install(*tables);
+        out.result = current_asker_ && !again && !out.own_goals.empty()
+                         ? fail("the rules would cut off what the system needs", own_goal)
+                         : loader_->install(*tables);
     } else {
         out.result = std::unexpected(tables.error());
     }
@@ -294,8 +295,18 @@ Builder::Outcome Builder::build(bool again) {
         // What was refused must not come into force later, when a program has changed.
         current_ = in_force_;
         seen_ = in_force_seen_;
+    } else if (!out.result && out.result.error().code == own_goal) {
+        current_ = {};
+        seen_ = {};
     }
     return out;
+}
+
+void Builder::find_own_goals(const bpf::Tables& tables, Outcome& out) const {
+    const auto insiders =
+        current_asker_ ? bpf::shells_of(*current_asker_) : std::vector{bpf::root_shell()};
+    out.own_goals = bpf::own_goals(current_, tables, insiders, bpf::resolvers("/etc/resolv.conf"),
+                                   week_at_boot(clock_));
 }
 
 } // namespace egress

@@ -6,12 +6,14 @@
 // made anew) and makes the policy anew where that has changed.
 #pragma once
 
+#include <cerrno>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
 
+#include "daemon/bpf/guard.h"
 #include "daemon/bpf/loader.h"
 #include "daemon/clock.h"
 #include "daemon/policy/parser.h"
@@ -41,8 +43,12 @@ class Builder {
                                                   const Clock& clock, std::string cgroup_root);
     ~Builder();
 
-    /// Hands a policy over; its number. One that has not been begun is forgotten.
-    std::uint64_t apply(policy::Policy policy);
+    /// Error of a policy that was not installed as it is an own goal of who asked.
+    static constexpr int own_goal = EDEADLK;
+
+    /// Hands a policy over; its number. One that has not been begun is forgotten. With an asker, it
+    /// is not installed where it has own goals; without, they are only told.
+    std::uint64_t apply(policy::Policy policy, std::optional<bpf::Asker> asker = {});
 
     /// Answers a question about the policy in force; runs on the builder's thread.
     using Look = std::function<Result<std::string>(const policy::Policy&, const bpf::Tables&)>;
@@ -71,6 +77,7 @@ class Builder {
     void serve();
     bool wait(std::unique_lock<std::mutex>& lock);
     Outcome build(bool again);
+    void find_own_goals(const bpf::Tables& tables, Outcome& out) const;
     Result<bpf::Tables> compile(const policy::Policy& policy, const Seen& seen,
                                 std::uint64_t generation) const;
     void answer(std::vector<std::pair<std::uint64_t, Look>> asked);
@@ -86,9 +93,10 @@ class Builder {
     const Clock& clock_;
     std::string cgroup_root_;
     Fd ready_;
-    std::mutex mutex_; // guards the next eight
+    std::mutex mutex_; // guards the next nine
     std::condition_variable changed_;
     std::optional<policy::Policy> next_;
+    std::optional<bpf::Asker> next_asker_;
     std::vector<std::pair<std::uint64_t, Look>> asked_;
     std::vector<Outcome> outcomes_;
     bool stop_ = false;
@@ -97,6 +105,7 @@ class Builder {
     std::uint64_t questions_ = 0;
     policy::Policy current_; // the thread's own from here on
     std::uint64_t current_number_ = 0;
+    std::optional<bpf::Asker> current_asker_;
     Seen seen_;
     policy::Policy in_force_; ///< what the kernel has, and what the system said then
     Seen in_force_seen_;

@@ -168,6 +168,7 @@ bool Control::allowed(MHD_Connection* connection, Request& request) const {
         return false;
     }
     request.uid = peer.uid;
+    request.gid = peer.gid;
     request.pid = static_cast<std::uint32_t>(peer.pid);
     return peer.uid == 0 || peer.uid == geteuid() ||
            (group_ && in_group(info->connect_fd, *group_, peer.gid));
@@ -184,6 +185,9 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
         const char* const wanted =
             MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "state");
         exchange->request.state = wanted == nullptr ? "" : wanted;
+        const char* const force =
+            MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "force");
+        exchange->request.force = force != nullptr && std::string_view(force) == "1";
         *state = exchange.release();
         return MHD_YES;
     }

@@ -24,9 +24,11 @@ namespace egress {
 struct Request {
     std::string method;
     std::string path;
-    std::string state; ///< query argument "state"; empty where absent
+    std::string state;  ///< query argument "state"; empty where absent
+    bool force = false; ///< query argument "force" is 1
     std::string body;
     std::uint32_t uid = 0; ///< of the peer, from the kernel
+    std::uint32_t gid = 0; ///< the same
     std::uint32_t pid = 0; ///< the same; 0: it is in a pid namespace that is not seen from here
 };
 

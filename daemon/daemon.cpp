@@ -323,13 +323,14 @@ int Daemon::on_interfaces(sd_event_source*, int, std::uint32_t, void* self) {
     return 0;
 }
 
-void Daemon::reload(Rulebook::Done done) {
+void Daemon::reload(Rulebook::Done done, std::optional<bpf::Asker> asker) {
     sd_notify(0, "RELOADING=1");
     owner_names_.load();
-    rulebook_->reload([done = std::move(done)](const Rulebook::Report& report) {
+    const auto finish = [done = std::move(done)](const Rulebook::Report& report) {
         sd_notify(0, "READY=1");
         done(report);
-    });
+    };
+    rulebook_->reload(finish, asker);
 }
 
 } // namespace egress

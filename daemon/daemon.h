@@ -35,7 +35,7 @@ class Daemon {
     Result<> run(std::function<void()> ready);
 
     /// Reads the rules files anew, and tells the service manager meanwhile.
-    void reload(Rulebook::Done done);
+    void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
 
     const Options& options() const { return options_; }
     const Clock& clock() const { return clock_; }

@@ -96,10 +96,11 @@ policy::Policy Enforcer::part_of(const policy::Policy& policy) {
     return part;
 }
 
-void Enforcer::apply(const policy::Policy& policy, OnForce done) {
+void Enforcer::apply(const policy::Policy& policy, OnForce done, std::optional<bpf::Asker> asker) {
     if (!detaching_.empty()) {
         after_ = part_of(policy);
         after_done_ = std::move(done);
+        after_asker_ = asker;
         return;
     }
     const bool wanted = !policy.egress.empty();
@@ -121,7 +122,7 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done) {
         }
     }
     finish(fail("overtaken by other rules", ECANCELED));
-    waiting_ = builder_->apply(part_of(policy));
+    waiting_ = builder_->apply(part_of(policy), asker);
     done_ = std::move(done);
     wait_until_ = after(clock_.now(), patience);
 }
@@ -198,7 +199,7 @@ void Enforcer::unload() {
         done(removed);
     }
     if (const auto policy = std::exchange(after_, std::nullopt)) {
-        apply(*policy, std::exchange(after_done_, {}));
+        apply(*policy, std::exchange(after_done_, {}), after_asker_);
     }
 }
 
@@ -261,7 +262,10 @@ void Enforcer::installed(const Builder::Outcome& outcome) {
     for (const auto& own_goal : outcome.own_goals) {
         log::warning("rules", "{}", own_goal.message());
     }
-    if (!outcome.result) {
+    if (!outcome.result && outcome.result.error().code == Builder::own_goal) {
+        // Nothing has failed: whoever asked is told.
+        status_.state = in_force() ? Status::State::in_force : Status::State::off;
+    } else if (!outcome.result) {
         fail_with(outcome.result.error());
     } else {
         status_.state = Status::State::in_force;

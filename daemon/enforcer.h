@@ -54,7 +54,10 @@ class Enforcer {
     /// Puts the rules in force; `done` is called once, now or later, when they are or cannot be; on
     /// an error the ones before stay. Where that is not known after `patience`, it is called with
     /// an error of code ETIMEDOUT, and the rules may still come into force.
-    void apply(const policy::Policy& policy, OnForce done = {});
+    /// With an asker, rules that cut off what he or the system needs are not put in force: an error
+    /// of code Builder::own_goal, and own_goals() has the lines.
+    void apply(const policy::Policy& policy, OnForce done = {},
+               std::optional<bpf::Asker> asker = {});
     /// Takes everything out of the kernel; the next apply() starts anew. `done` is called once, now
     /// or when a policy that is being made is done with.
     void detach(OnDetach done);
@@ -108,6 +111,7 @@ class Enforcer {
     std::vector<OnDetach> detaching_;     ///< who waits for it; empty: it is not under way
     std::optional<policy::Policy> after_; ///< to apply when it is done
     OnForce after_done_;
+    std::optional<bpf::Asker> after_asker_;
     std::vector<policy::Diagnostic> own_goals_;
     Status status_;
 };

@@ -94,7 +94,7 @@ std::string Rulebook::busy() const {
                        escape(trial_->name), std::max<Seconds>(trial_->until - clock_.now(), 0));
 }
 
-void Rulebook::reload(Done done) {
+void Rulebook::reload(Done done, std::optional<bpf::Asker> asker) {
     if (trial_) {
         log::warning("reload", "not reloaded: {}", busy());
         done(failed(busy(), true));
@@ -110,21 +110,29 @@ void Rulebook::reload(Done done) {
         done(report);
         return;
     }
-    put_in_force(std::move(parsed.policy), [this, report, done](const Result<>& result) mutable {
+    const auto finish = [this, report, done](const Result<>& result) mutable {
         report.force = result;
+        add_own_goals(report);
         if (result) {
-            const auto& own_goals = enforcer_.own_goals();
-            report.diagnostics.insert(report.diagnostics.end(), own_goals.begin(), own_goals.end());
             log::notice("reload", "rules replaced");
         } else {
             state_.last_error = result.error().text;
             log::error("reload", "{}", result.error().text);
         }
         done(report);
-    });
+    };
+    put_in_force(std::move(parsed.policy), finish, asker);
 }
 
-void Rulebook::try_out(Trial trial, Done done) {
+void Rulebook::add_own_goals(Report& report) const {
+    report.own_goal = !report.force && report.force.error().code == Builder::own_goal;
+    if (report.force || report.own_goal) {
+        const auto& own_goals = enforcer_.own_goals();
+        report.diagnostics.insert(report.diagnostics.end(), own_goals.begin(), own_goals.end());
+    }
+}
+
+void Rulebook::try_out(Trial trial, Done done, std::optional<bpf::Asker> asker) {
     if (trial_) {
         done(failed(busy(), true));
         return;
@@ -147,7 +155,7 @@ void Rulebook::try_out(Trial trial, Done done) {
     // First the disk: a daemon that is killed from here on must know that the rules are not to
     // stay.
     keeper_.set_meta(meta_key, kept.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
-                     [this, policy, report, done = std::move(done)](bool durable) mutable {
+                     [this, policy, report, asker, done = std::move(done)](bool durable) mutable {
                          if (!durable) {
                              trial_.reset();
                              keeper_.set_meta(meta_key, "", [](bool) {});
@@ -156,24 +164,37 @@ void Rulebook::try_out(Trial trial, Done done) {
                                          false));
                              return;
                          }
-                         start_trial(std::move(*policy), std::move(report), std::move(done));
+                         start_trial(std::move(*policy), std::move(report), std::move(done), asker);
                      });
 }
 
-void Rulebook::start_trial(policy::Policy policy, Report report, Done done) {
-    put_in_force(std::move(policy), [this, report = std::move(report),
-                                     done = std::move(done)](const Result<>& result) mutable {
+void Rulebook::start_trial(policy::Policy policy, Report report, Done done,
+                           std::optional<bpf::Asker> asker) {
+    const auto finish = [this, report = std::move(report),
+                         done = std::move(done)](const Result<>& result) mutable {
         report.force = result;
+        add_own_goals(report);
         if (result) {
-            const auto& own_goals = enforcer_.own_goals();
-            report.diagnostics.insert(report.diagnostics.end(), own_goals.begin(), own_goals.end());
             log::notice("trial", "{} is tried out for {} seconds", escape(trial_->name),
                         trial_->until - clock_.now());
             done(report);
-            return;
+        } else if (report.own_goal) {
+            log::notice("trial", "{} is not tried out: {}", escape(trial_->name),
+                        result.error().text);
+            forget_trial(); // the rules before never went
+            done(report);
+        } else {
+            end_trial("it cannot be put in force",
+                      [report, done](const Result<>&) { done(report); });
         }
-        end_trial("it cannot be put in force", [report, done](const Result<>&) { done(report); });
-    });
+    };
+    put_in_force(std::move(policy), finish, asker);
+}
+
+void Rulebook::forget_trial() {
+    trial_.reset();
+    before_ = {};
+    keeper_.set_meta(meta_key, "", [](bool) {});
 }
 
 void Rulebook::confirm(Done done) {
@@ -221,9 +242,7 @@ void Rulebook::end_trial(const char* why, Enforcer::OnForce done) {
             log::error("trial", "{}; the rules before {} should be in force again, as {}",
                        result.error().text, name, why);
         }
-        trial_.reset();
-        before_ = {};
-        keeper_.set_meta(meta_key, "", [](bool) {});
+        forget_trial();
         if (const auto starting = std::exchange(overtaken_, {})) {
             starting(result);
         }
@@ -249,24 +268,28 @@ void Rulebook::note(const Report& report) {
     }
 }
 
-void Rulebook::put_in_force(policy::Policy policy, Enforcer::OnForce done) {
+void Rulebook::put_in_force(policy::Policy policy, Enforcer::OnForce done,
+                            std::optional<bpf::Asker> asker) {
     const auto fresh = std::make_shared<policy::Policy>(std::move(policy));
-    enforcer_.apply(*fresh, [this, fresh, done = std::move(done)](const Result<>& result) {
+    const auto finish = [this, fresh, done = std::move(done)](const Result<>& result) {
+        const int code = result ? 0 : result.error().code;
         // The old [egress] with the new [local] would be rules that nobody wrote.
-        const bool old_stay = !result && result.error().code != ETIMEDOUT && enforcer_.in_force();
+        const bool old_stay =
+            code == Builder::own_goal || (!result && code != ETIMEDOUT && enforcer_.in_force());
         if (!old_stay) {
             ledger_.replace(std::move(*fresh));
             state_.loaded = clock_.wall();
         }
-        if (result || result.error().code == ETIMEDOUT || result.error().code == ECANCELED) {
+        if (result || code == ETIMEDOUT || code == ECANCELED || code == Builder::own_goal) {
             done(result);
             return;
         }
         done(fail(fmt::format("[egress] cannot be put in force: {}; {}", result.error().text,
                               old_stay ? "all rules before stay"
                                        : "nothing of it is enforced, the other sections are"),
-                  result.error().code));
-    });
+                  code));
+    };
+    enforcer_.apply(*fresh, finish, asker);
 }
 
 } // namespace egress

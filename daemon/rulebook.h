@@ -46,6 +46,7 @@ class Rulebook {
         bool parsed = false; ///< no errors among the diagnostics
         std::vector<policy::Diagnostic> diagnostics;
         bool misplaced = false; ///< asked for what does not fit to whether there is a trial
+        bool own_goal = false;  ///< refused for the warnings of own goals among the diagnostics
         Result<> force;         ///< whether all is in force; not tried where not parsed
     };
     using Done = std::function<void(const Report&)>;
@@ -56,10 +57,10 @@ class Rulebook {
     /// Puts the rules in force with which the ledger began, or those of the trial that is on.
     void begin(Enforcer::OnForce done);
     // Each calls `done` once, now or within Enforcer::patience and a commit.
-    /// New rules from the files, or the old ones.
-    void reload(Done done);
+    /// New rules from the files, or the old ones. With an asker, the next two refuse own goals.
+    void reload(Done done, std::optional<bpf::Asker> asker = {});
     /// `trial.until` says when it ends.
-    void try_out(Trial trial, Done done);
+    void try_out(Trial trial, Done done, std::optional<bpf::Asker> asker = {});
     /// The trial's rules are those of the file by now: they stay.
     void confirm(Done done);
     /// Ends the trial at once.
@@ -74,9 +75,13 @@ class Rulebook {
     static std::string directory_of(const std::string& conf) { return conf + ".d"; }
 
   private:
-    void put_in_force(policy::Policy policy, Enforcer::OnForce done);
+    void put_in_force(policy::Policy policy, Enforcer::OnForce done,
+                      std::optional<bpf::Asker> asker = {});
     void note(const Report& report);
-    void start_trial(policy::Policy policy, Report report, Done done);
+    void add_own_goals(Report& report) const;
+    void start_trial(policy::Policy policy, Report report, Done done,
+                     std::optional<bpf::Asker> asker);
+    void forget_trial();
     void end_trial(const char* why, Enforcer::OnForce done);
     std::optional<Trial> trial_that_is_on() const;
     std::string busy() const;

@@ -200,6 +200,13 @@ Response outcome_of(const Rulebook::Report& report) {
                      {"warnings", warnings}},
                     422);
     }
+    if (report.own_goal) {
+        return good({{"error", report.force.error().text +
+                                   "; the ones in force stay (egressctl --force, or force=1 in the "
+                                   "API, takes them nevertheless)"},
+                     {"warnings", warnings}},
+                    409);
+    }
     if (!report.force) {
         const int code = report.force.error().code;
         return good({{"error", report.force.error().text}, {"warnings", warnings}},
@@ -210,8 +217,14 @@ Response outcome_of(const Rulebook::Report& report) {
     return good({{"warnings", warnings}});
 }
 
-void reload(Daemon& daemon, const Answer& answer) {
-    daemon.reload([answer](const Rulebook::Report& report) { answer.send(outcome_of(report)); });
+/// Nobody where the peer says that he means it.
+std::optional<bpf::Asker> asker_of(const Request& request) {
+    return request.force ? std::nullopt : std::optional<bpf::Asker>({request.uid, request.gid});
+}
+
+void reload(Daemon& daemon, const Request& request, const Answer& answer) {
+    daemon.reload([answer](const Rulebook::Report& report) { answer.send(outcome_of(report)); },
+                  asker_of(request));
 }
 
 /// The trial of rules: begun, looked at, ended.
@@ -234,9 +247,10 @@ void try_out(Daemon& daemon, const Request& request, const Answer& answer) {
     log::notice("control", "uid {} tries out {}", request.uid,
                 escape(name->get_ref<const std::string&>()));
     const Moment until = daemon.clock().now() + seconds->get<Seconds>();
-    daemon.rulebook().try_out({*name, *text, until}, [answer](const Rulebook::Report& report) {
-        answer.send(outcome_of(report));
-    });
+    daemon.rulebook().try_out(
+        {*name, *text, until},
+        [answer](const Rulebook::Report& report) { answer.send(outcome_of(report)); },
+        asker_of(request));
 }
 
 void show_trial(Daemon& daemon, const Answer& answer) {
@@ -363,7 +377,7 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
     } else if (request.path == "/v1/egress" && request.method == "DELETE") {
         detach(daemon, request, answer);
     } else if (request.path == "/v1/reload" && post) {
-        reload(daemon, answer);
+        reload(daemon, request, answer);
     } else if (request.path == "/v1/trial" && request.method == "PUT") {
         try_out(daemon, request, answer);
     } else if (request.path == "/v1/trial" && get) {

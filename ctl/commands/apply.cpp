@@ -109,7 +109,8 @@ Outcome<Rules> rules_of_daemon(const Context& context) {
     return Rules{*file, *text};
 }
 
-Outcome<Request> request_of(const std::string& path, const std::string& text, Seconds seconds) {
+Outcome<Request> request_of(const std::string& path, const std::string& text, Seconds seconds,
+                            bool force) {
     std::error_code code;
     const auto whole = std::filesystem::absolute(path, code);
     Json body = {{"name", path == "-" ? "stdin"
@@ -117,7 +118,7 @@ Outcome<Request> request_of(const std::string& path, const std::string& text, Se
                                       : whole.lexically_normal().string()},
                  {"text", text},
                  {"seconds", seconds}};
-    Request request{"PUT", "/v1/trial", to_text(body, -1)};
+    Request request{"PUT", force ? "/v1/trial?force=1" : "/v1/trial", to_text(body, -1)};
     const auto again = parse_json(request.body);
     if (!again || (*again)["text"] != text) {
         return fail(Exit::no,
@@ -130,13 +131,13 @@ Outcome<Request> request_of(const std::string& path, const std::string& text, Se
 
 /// For good: a trial that is confirmed as soon as it is in force.
 Outcome<void> apply_for_good(const Context& context, const std::string& path,
-                             const std::string& text) {
+                             const std::string& text, bool force) {
     const auto rules = rules_of_daemon(context);
     if (!rules) {
         return std::unexpected(rules.error());
     }
     auto file = prepare(rules->file, text);
-    const auto request = request_of(path, text, meanwhile);
+    const auto request = request_of(path, text, meanwhile, force);
     if (!file || !request) {
         return std::unexpected(file ? request.error() : file.error());
     }
@@ -154,8 +155,8 @@ Outcome<void> apply_for_good(const Context& context, const std::string& path,
 }
 
 Outcome<void> apply_for(const Context& context, const std::string& path, const std::string& text,
-                        Seconds seconds) {
-    const auto request = request_of(path, text, seconds);
+                        Seconds seconds, bool force) {
+    const auto request = request_of(path, text, seconds, force);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -236,12 +237,13 @@ Exit run_apply(const Context& given, const Arguments& arguments) {
     if (!text) {
         return complain(context, text.error());
     }
-    const auto guarded = guard(context, path, *text, arguments.has("force"));
+    const bool force = arguments.has("force");
+    const auto guarded = guard(context, path, *text, force);
     if (!guarded) {
         return complain(context, guarded.error());
     }
-    const auto done =
-        *time ? apply_for(context, path, *text, **time) : apply_for_good(context, path, *text);
+    const auto done = *time ? apply_for(context, path, *text, **time, force)
+                            : apply_for_good(context, path, *text, force);
     return done ? Exit::ok : complain(context, done.error());
 }
 

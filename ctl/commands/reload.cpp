@@ -21,18 +21,22 @@ void tell_each(const Context& context, const Json* list) {
 } // namespace
 
 Exit run_reload(const Context& context, const Arguments& arguments) {
-    const auto reply = exchange(patient(context, arguments.has("timeout")), {"POST", "/v1/reload"});
+    const auto reply =
+        exchange(patient(context, arguments.has("timeout")),
+                 {"POST", arguments.has("force") ? "/v1/reload?force=1" : "/v1/reload"});
     if (!reply) {
         return complain(context, reply.error());
     }
     const auto body = parse_json(reply->body);
     const bool good = reply->status >= 200 && reply->status <= 299;
-    if (context.json && body && (good || reply->status == 422)) {
+    if (context.json && body && (good || reply->status == 422 || reply->status == 409)) {
         print(context.out, "{}\n", to_text(*body));
     }
     if (!good) {
         if (body && !context.json) {
+            // Errors, or the own goals for which it was refused.
             tell_each(context, member(*body, "errors"));
+            tell_each(context, member(*body, "warnings"));
         }
         return complain(context, refusal(*reply));
     }

@@ -118,6 +118,18 @@ Insider root_shell() {
     return out;
 }
 
+std::vector<Insider> shells_of(const Asker& asker) {
+    std::vector<Insider> out = {root_shell()};
+    if (asker.uid != 0) {
+        auto own = root_shell();
+        own.name = "a shell of who asks";
+        own.uid = asker.uid;
+        own.gid = asker.gid;
+        out.push_back(std::move(own));
+    }
+    return out;
+}
+
 std::vector<Insider> own_ancestry(const std::string& cgroup_root) {
     std::vector<Insider> out;
     // Numbers are those of /proc, which need not be those of our pid namespace.

@@ -24,8 +24,16 @@ struct Insider {
     std::vector<std::uint64_t> cgroups; ///< ids, the innermost first
 };
 
+/// Whoever wants other rules and can be asked whether he means it.
+struct Asker {
+    std::uint32_t uid = 0; ///< as the kernel says
+    std::uint32_t gid = 0;
+};
+
 /// A root shell of the host, the first of whoever mends a system.
 Insider root_shell();
+/// That, and a shell of who asks.
+std::vector<Insider> shells_of(const Asker& asker);
 /// This process and those that it descends from, up to the first of the system.
 std::vector<Insider> own_ancestry(const std::string& cgroup_root);
 

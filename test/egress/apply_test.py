@@ -198,14 +198,69 @@ def test_own_goals(world):
         assert done.returncode == 0 and "own goal" in done.stderr, done
         assert read(guard.daemon.conf) == goals[1]
         # Where nobody is asked, it is a warning.
-        code, body = guard.daemon.request("POST", "/v1/reload")
+        code, body = guard.daemon.request("POST", "/v1/reload?force=1")
         assert code == 200 and "own goal" in body["warnings"][0], body
+        before = guard.status()["generation"]
+        guard.daemon.send(harness.signal.SIGHUP)
+        wait_for(lambda: guard.status()["generation"] > before, 60, "the reload by a signal")
         wait_for(lambda: "own goal: the line refuses name resolution to a root shell"
                  in guard.daemon.log(), 20, "the log to say so")
         done = harness.run(harness.artefact("daemon/egressd"), "-n", "-c", guard.daemon.conf)
         assert "own goal" in done.stderr, done
         done = world.ctl("check", guard.daemon.conf)
         assert done.returncode == 0 and "own goal" in done.stderr, done
+
+
+def test_the_daemon_refuses_own_goals(world):
+    """Whoever asks it without egressctl."""
+    servers(world, 80)
+    with guarded(world) as guard:
+        guard.start_with(BEFORE)
+        goal = "[local]\n2222 stream tcp * * 9 1h\n[egress]\n* * * * * deny\n"
+        wish = {"name": "curl", "text": goal, "seconds": 600}
+        code, body = guard.daemon.request("PUT", "/v1/trial", wish)
+        assert code == 409 and "curl:4:1: warning: own goal" in body["warnings"][0], body
+        assert "force" in body["error"] and not trial(guard), body
+        # Nothing has happened, and nothing is left to happen.
+        assert guard.status()["generation"] == 1 and guard.status()["state"] == "in force"
+        assert nfail(guard) == 3 and probe(guard, TARGET, "tcp,10.66.0.9,80") == ["ok", "EPERM"]
+        world.write(os.path.basename(guard.daemon.conf), goal)
+        code, body = guard.daemon.request("POST", "/v1/reload")
+        assert code == 409 and ":4:1: warning: own goal" in body["warnings"][0], body
+        done = world.ctl("reload", environment=at(guard))
+        assert done.returncode == 1 and ":4:1: warning: own goal" in done.stderr, done
+        assert "--force" in done.stderr and nfail(guard) == 3, done
+        done = world.ctl("reload", "--json", environment=at(guard))
+        assert done.returncode == 1 and "own goal" in json.loads(done.stdout)["warnings"][0], done
+        assert guard.status()["generation"] == 1 and not guard.status()["last_error"]
+        # By force.
+        code, body = guard.daemon.request("PUT", "/v1/trial?force=1", wish)
+        assert code == 200 and "own goal" in body["warnings"][0] and nfail(guard) == 9, body
+        assert probe(guard, TARGET) == ["EPERM"]
+        assert guard.daemon.request("DELETE", "/v1/trial")[0] == 200
+        done = world.ctl("reload", "--force", environment=at(guard))
+        assert done.returncode == 0 and "own goal" in done.stderr, done
+        assert nfail(guard) == 9 and probe(guard, TARGET) == ["EPERM"]
+
+
+def test_own_goals_of_the_first_rules(world):
+    """The kernel half is loaded for them, and stays without rules."""
+    servers(world, 80)
+    with guarded(world) as guard:
+        daemon = guard.daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n", "-G", guard.cgroup)
+        goal = {"name": "x", "text": "[egress]\n* * * * * deny\n", "seconds": 600}
+        code, body = daemon.request("PUT", "/v1/trial", goal, timeout=90)
+        assert code == 409 and "own goal" in body["warnings"][0], body
+        assert guard.status()["state"] == "off" and not trial(guard) and nfail(guard) == 3
+        # What was refused does not come when the system changes, either.
+        path = world.path("program")
+        goal["text"] = f"[egress]\n* * * * {path} deny\n* * * * * deny\n"
+        assert daemon.request("PUT", "/v1/trial", goal, timeout=90)[0] == 409
+        world.write("program", "")
+        good = {"name": "x", "text": "[egress]\n10.66.0.9 * * * * deny\n", "seconds": 600}
+        assert daemon.request("PUT", "/v1/trial", good, timeout=90)[0] == 200
+        assert guard.status()["generation"] == 1, guard.status()
+        assert probe(guard, TARGET, "tcp,10.66.0.9,80") == ["ok", "EPERM"]
 
 
 def test_the_session_keeps_its_exemption(world):
