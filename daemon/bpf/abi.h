@@ -13,15 +13,14 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted. */
-#define EGRESS_ABI 3
+#define EGRESS_ABI 4
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
 #define EGRESS_MAX_ANCESTORS 16
 #define EGRESS_PATH_SIZE 256 /* of a path with its terminator */
 #define EGRESS_COMMAND_SIZE 16
-#define EGRESS_MAX_WINDOWS 16   /* spans of a week in one rule */
-#define EGRESS_CGROUP_LEVELS 10 /* of nesting that are looked at */
+#define EGRESS_MAX_WINDOWS 16 /* spans of a week in one rule */
 #define EGRESS_SLOTS 2 /* policies that may be there at once: the one in force and the next */
 
 /* A set of rules, one bit each, the first rule at bit 0 of words[0]. */
@@ -41,14 +40,17 @@ struct egress_file {
 #define EGRESS_FINER 0x40000000U /* there are longer prefixes below: look further */
 #define EGRESS_INDEX 0x3fffffffU
 
-/* An entry of v4_top is the index of a vector, or, with this bit, the runs of the addresses below:
- * the number of the first structure of them, how many follow it, and what the one in the middle
- * (the second of two) begins with: mostly there is nothing more to be looked at. */
+/* An entry of v4_top is the index of a vector, or, with the uppermost bit, the runs of the addresses
+ * below: the number of the first structure of them, how many follow it, and what the one in the
+ * middle (the second of two) begins with. A list of a million scattered hosts has two structures
+ * for an entry, so that one of them is all that is looked at. */
+#define EGRESS_TOP4_BITS 17
+#define EGRESS_REST4_BITS (32 - EGRESS_TOP4_BITS)
 #define EGRESS_RUNS (1ULL << 63)
 #define EGRESS_RUNS_MORE(entry) ((__u32)((entry) >> 32) & 0xfff)
 #define EGRESS_RUNS_MIDDLE(entry) ((__u32)((entry) >> 44) & 0xffff)
 #define EGRESS_RUNS_SIZE 16
-#define EGRESS_RUNS_STEPS 11      /* halvings of the most structures of one entry, 4,096, but one */
+#define EGRESS_RUNS_STEPS 10      /* halvings of the most structures of one entry, 2,048, but one */
 #define EGRESS_RUNS_VECTORS 65535 /* the greatest index that fits */
 
 #define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0 is "not there" */
@@ -94,23 +96,21 @@ struct egress_base {
     __u32 has_times;                  /* some rule has windows or an end */
     __u32 other_uids;                 /* index: users that no rule names */
     __u32 other_gids;                 /* index */
+    __u32 any_cgroup;                 /* index: rules that ask for none */
+    __u32 at_create; /* index: rules that may decide when only the kind of socket is known */
     struct egress_vector stranger;    /* rules that name neither program nor ancestry */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
     struct egress_vector any_under;
-    struct egress_vector any_cgroup;
-    struct egress_vector
-        at_create;                /* rules that may decide when only the kind of socket is known */
-    struct egress_vector on_host; /* rules that may match on the host */
-    struct egress_vector in_container; /* rules that may match in a container */
+    struct egress_vector places[2]; /* rules that may match on the host; in a container */
     struct egress_rule rules[EGRESS_MAX_RULES];
     __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
     __u32 ports[65536];                              /* indexes */
-    __u64 v4_top[65536];                             /* by the first 16 bits: index, or RUNS */
+    __u64 v4_top[1 << EGRESS_TOP4_BITS];             /* by the first bits: index, or RUNS */
     __u32 v6_top[65536]; /* by the first 16 bits: index, perhaps FINER */
 };
 
-/* Runs of IPv4 addresses with the same vector, in order, by the last 16 bits of their first one; as
+/* Runs of IPv4 addresses with the same vector, in order, by the last bits of their first one; as
  * large as what a processor fetches at once. The first run of the first structure begins at 0; what
  * is not used at the end of the last repeats its last vector at 65535. */
 struct egress_runs {

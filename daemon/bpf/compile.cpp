@@ -267,7 +267,7 @@ class Compiler {
             }
             out_.cgroups.emplace_back(id, pool_.add(rules));
         }
-        out_.base->any_cgroup = any;
+        out_.base->any_cgroup = pool_.add(any);
     }
 
     void places() {
@@ -280,14 +280,14 @@ class Compiler {
         });
         // A socket of a kind that only some destinations may be reached with has to be made first:
         // then its packets are judged. So a refusal of some destinations decides nothing yet.
-        base.at_create = where([](const EgressRule& r) {
+        base.at_create = pool_.add(where([](const EgressRule& r) {
             return r.verdict.kind == policy::Verdict::Kind::allow ||
                    (r.destination.kind == policy::Destination::Kind::any &&
                     r.destination.ports.empty());
-        });
-        base.on_host =
+        }));
+        base.places[0] =
             where([](const EgressRule& r) { return !r.options.container.value_or(false); });
-        base.in_container =
+        base.places[1] =
             where([](const EgressRule& r) { return r.options.container.value_or(true); });
         base.has_places = std::ranges::any_of(
             rules_, [](const EgressRule& r) { return r.options.container.has_value(); });

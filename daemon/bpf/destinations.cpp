@@ -24,7 +24,8 @@ struct Bits4 {
     static bool same_start(Key a, Key b, int length) {
         return length == 0 || (a ^ b) >> (width - length) == 0;
     }
-    static std::uint32_t first16(Key key) { return key >> 16; }
+    static std::uint32_t top(Key key) { return key >> EGRESS_REST4_BITS; }
+    static constexpr std::uint32_t rest = (1U << EGRESS_REST4_BITS) - 1;
 };
 
 struct Bits6 {
@@ -220,25 +221,26 @@ class Walk {
     std::unordered_map<std::uint64_t, Index> applied_;
 };
 
-/// The prefixes of one first half, outer ones first, become its runs.
+/// The prefixes below one entry of v4_top, outer ones first, become its runs.
 class Fill4 {
   public:
     explicit Fill4(Tables& out) : out_(out) {}
 
     void operator()(const Item<Bits4>& prefix, Index vector) {
         ++out_.prefixes;
-        const std::uint32_t at = Bits4::first16(prefix.key);
-        if (prefix.length <= 16) {
+        const std::uint32_t at = Bits4::top(prefix.key);
+        if (prefix.length <= EGRESS_TOP4_BITS) {
             flush();
-            std::fill_n(out_.base->v4_top + at, std::size_t{1} << (16 - prefix.length), vector);
+            std::fill_n(out_.base->v4_top + at,
+                        std::size_t{1} << (EGRESS_TOP4_BITS - prefix.length), vector);
             return;
         }
         if (starts_.empty() || at != top_) {
             flush();
             top_ = at;
-            begin(0, 65535, static_cast<Index>(out_.base->v4_top[at]));
+            begin(0, Bits4::rest, static_cast<Index>(out_.base->v4_top[at]));
         }
-        const std::uint32_t low = prefix.key & 0xffff;
+        const std::uint32_t low = prefix.key & Bits4::rest;
         while (around_.back().last < low) {
             end();
         }
@@ -311,7 +313,7 @@ class Fill4 {
     }
 
     Tables& out_;
-    std::uint32_t top_ = 0;      ///< the half that is being made
+    std::uint32_t top_ = 0;      ///< the entry that is being made
     std::vector<Around> around_; ///< prefixes of it that are not at their end
     std::vector<std::pair<std::uint32_t, Index>> starts_; ///< its runs
     Index greatest_ = 0;

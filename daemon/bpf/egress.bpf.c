@@ -26,6 +26,7 @@ struct bpf_iter__task_file {
 
 #include "abi.h"
 #include "flow.h"
+#include "judge.h"
 #include "maps.h"
 #include "packet.h"
 #include "sender.h"

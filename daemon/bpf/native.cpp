@@ -109,15 +109,14 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
         out.rule = EGRESS_BROKEN;
         return out;
     }
-    out.cgroup = tables.base->any_cgroup;
+    Index cgroup = 0;
     for (const auto id : cgroups) {
-        if (const Index found = find(tables.cgroups, id)) {
-            out.cgroup = tables.vectors[found];
+        if ((cgroup = find(tables.cgroups, id)) != 0) {
             break;
         }
     }
     struct egress_question question {};
-    egress_ask(&view, &flow, &out.subject, &out.cgroup, &question);
+    egress_ask(&view, &flow, &out.subject, cgroup, 0, &question);
     out.rule = egress_first(&view, &question, now, week_at_boot);
     const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };
     out.destination = copy(question.destination);
@@ -126,6 +125,7 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
     out.uid = copy(question.uid);
     out.gid = copy(question.gid);
     out.place = copy(question.place);
+    out.cgroup = copy(question.cgroup);
     return out;
 }
 

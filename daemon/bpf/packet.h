@@ -16,6 +16,7 @@
 #define EGRESS_BPF_PACKET_H
 
 #include "flow.h"
+#include "judge.h"
 #include "socket.h"
 
 #define EGRESS_UNDECIDED 3
@@ -127,140 +128,54 @@ static long step_out(__u32 number, struct egress_nest* nest) {
     if (!at) {
         return 1;
     }
-    if (BPF_CORE_READ(at, level) < EGRESS_CGROUP_LEVELS) {
-        __u64 id = BPF_CORE_READ(at, kn, id);
-        nest->index = EGRESS_FIND_INDEX(nest->view, cgroups, &id);
-        if (nest->index) {
-            return 1;
-        }
+    __u64 id = BPF_CORE_READ(at, kn, id);
+    nest->index = EGRESS_FIND_INDEX(nest->view, cgroups, &id);
+    if (nest->index) {
+        return 1;
     }
     nest->at = (struct cgroup*)BPF_CORE_READ(at, self.parent); /* its first member */
     return 0;
 }
 
-/* The cgroup of who sends; where nobody does, the one that the socket was made in. */
-EGRESS_INLINE const struct egress_vector*
-cgroup_of_packet(struct __sk_buff* skb, const struct egress_view* view, struct task_struct* task) {
-    if (!view->base->has_cgroups) {
-        return &view->base->any_cgroup;
-    }
-    __u32 index = 0;
-    if (task) {
-        struct egress_nest nest = {view, BPF_CORE_READ(task, cgroups, dfl_cgrp), 0};
-        bpf_loop(64, step_out, &nest, 0);
-        index = nest.index + (__u32)egress_zero(view->base->generation);
-    } else {
-        for (int level = EGRESS_CGROUP_LEVELS - 1; level >= 0 && !index; --level) {
-            __u64 id = bpf_skb_ancestor_cgroup_id(skb, level);
-            index = id ? EGRESS_FIND_INDEX(view, cgroups, &id) : 0;
-        }
-    }
-    return index ? vector_at(view, index) : &view->base->any_cgroup;
-}
-
-/* A packet and what was found. Functions below are verified each on its own, which keeps the
- * kernel's verifier from following every path of one through every path of the other; hence no
- * pointers. */
-struct egress_case {
-    struct egress_flow flow;
-    __u64 generation;
-    struct egress_socket
-        owner;   /* whom it is judged for, and what to keep where it is let through */
-    __u32 known; /* it is kept already: only its time has come */
-    __u32 sends; /* it does just now: it is the current task */
-    __u32 rule;
-    __u32 action;
-    __u32 flags;
-    __u32 refused;
-    __u32 tell;
-    __u32 denies; /* the rule, whatever comes of it */
+/* The same of the socket, from the root on: the last one found is the innermost. */
+struct egress_rungs {
+    const struct egress_view* view;
+    struct __sk_buff* skb;
+    __u32 index;
 };
 
-EGRESS_INLINE int open_view(struct egress_view* view, __u64 generation) {
-    const __u32 zero = 0;
-    view->generation = generation;
-    view->slot = generation & (EGRESS_SLOTS - 1);
-    view->base = EGRESS_FIND(view, bases, &zero);
-    if (!view->base) {
-        egress_lose(EGRESS_LOST_BROKEN);
-        return 0;
+static long step_down(__u32 level, struct egress_rungs* rungs) {
+    __u64 id = bpf_skb_ancestor_cgroup_id(rungs->skb, level);
+    if (!id) {
+        return 1;
     }
-    return 1;
+    const __u32 index = EGRESS_FIND_INDEX(rungs->view, cgroups, &id);
+    rungs->index = index ? index : rungs->index;
+    return 0;
 }
 
-/* The process, from the table; null where it has ended. */
-EGRESS_INLINE struct egress_process* process_of(__u32 tgid, __u64 started) {
-    struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
-    return process && process->started == started ? process : 0;
-}
-
-/* Works out the rules of the process, where that is still to do. */
-__noinline int egress_prepare(struct egress_case* found) {
+/* The cgroup of who sends; where nobody does, the one that the socket was made in. */
+__noinline int egress_locate(struct __sk_buff* skb, struct egress_case* found) {
     struct egress_view view = {};
     if (!found || !open_view(&view, found->generation)) {
         return 0;
     }
-    struct egress_process* process = process_of(found->owner.tgid, found->owner.started);
-    if (process &&
-        process->subjects[view.slot & (EGRESS_SLOTS - 1)].generation != view.generation) {
-        select_subject(process, &view);
+    if (!found->sends) {
+        found->cgroup = bpf_skb_cgroup_id(skb);
     }
-    return 0;
-}
-
-__noinline int egress_decide(struct __sk_buff* skb, struct egress_case* found) {
-    const __u32 zero = 0;
-    struct egress_view view = {};
-    struct egress_question question;
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!found || !settings || !open_view(&view, found->generation)) {
+    if (!view.base->has_cgroups) {
         return 0;
     }
-    const struct egress_flow flow = found->flow; /* as a key it has to be on the stack, in 6.1 */
-    struct task_struct* task = found->sends ? bpf_get_current_task_btf() : 0;
-    const struct egress_process* process = process_of(found->owner.tgid, found->owner.started);
-    egress_ask(&view, &flow, subject_of(process, &view), cgroup_of_packet(skb, &view, task),
-               &question);
-    const __u64 now = view.base->has_times ? bpf_ktime_get_boot_ns() : 0;
-    found->rule = egress_first(&view, &question, now, settings->week_at_boot);
-    if (settings->canary && settings->canary == found->owner.tgid &&
-        settings->canary_started == found->owner.started &&
-        bpf_ktime_get_boot_ns() < settings->canary_until) {
-        found->rule = EGRESS_CANARY;
+    if (found->sends) {
+        struct task_struct* task = (void*)bpf_get_current_task();
+        struct egress_nest nest = {&view, BPF_CORE_READ(task, cgroups, dfl_cgrp), 0};
+        bpf_loop(EGRESS_NESTING, step_out, &nest, 0);
+        found->cgroup_rules = nest.index;
+    } else {
+        struct egress_rungs rungs = {&view, skb, 0};
+        bpf_loop(EGRESS_NESTING, step_down, &rungs, 0);
+        found->cgroup_rules = rungs.index;
     }
-    const struct egress_outcome outcome = weigh(view.base, found->rule, settings);
-    found->refused = outcome.verdict != EGRESS_PASS;
-    found->action = outcome.action;
-    found->flags = outcome.flags;
-    found->tell = outcome.tell;
-    found->denies = outcome.denies;
-    return 0;
-}
-
-__noinline int egress_tell(struct __sk_buff* skb, struct egress_case* found) {
-    const __u32 zero = 0;
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!found || !settings) {
-        return 0;
-    }
-    struct task_struct* task = found->sends ? (void*)bpf_get_current_task() : 0;
-    const struct egress_news news = {
-        .flow = &found->flow,
-        .process = process_of(found->owner.tgid, found->owner.started),
-        .settings = settings,
-        .generation = found->generation,
-        .rule = found->rule,
-        .action = found->action,
-        .flags = found->flags,
-        .hook = EGRESS_HOOK_PACKET,
-    };
-    const struct egress_author author = {
-        .task = task,
-        .cgroup = task ? BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id) : bpf_skb_cgroup_id(skb),
-        .pid = task ? (__u32)BPF_CORE_READ(task, pid) : found->owner.tgid,
-        .tgid = found->owner.tgid,
-    };
-    emit_as(&news, &author);
     return 0;
 }
 
@@ -363,7 +278,7 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     found->owner.passed =
         egress_ticket(found->owner.started, found->owner.exec_id, found->generation);
     found->known = kept && kept->passed == found->owner.passed;
-    const int ended = !task && !process_of(found->owner.tgid, found->owner.started);
+    const int ended = !task && !process_of(&found->owner);
     if (ended && kept && kept->passed == EGRESS_REFUSED) {
         return EGRESS_REFUSE; /* or its end would set free what it was not let send */
     }
@@ -394,7 +309,7 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
     }
     struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
     if (kept) {
-        note(kept, &found->owner, found->refused ? EGRESS_REFUSED : found->owner.passed);
+        note(kept, &found->owner, is_refused(found) ? EGRESS_REFUSED : found->owner.passed);
     }
     put_peer(&found->flow, sk);
     return 0;
@@ -402,32 +317,35 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
 
 /* In full; the other half of egress_packet(). */
 __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
-    struct egress_case found = {};
+    struct egress_case found = {.hook = EGRESS_HOOK_PACKET, .placed = 1};
     const int soon = egress_identify(skb, &found, kind);
     if (soon != EGRESS_UNDECIDED) {
         return soon;
     }
     egress_count(&looks, EGRESS_HOOK_PACKET);
-    egress_prepare(&found);
-    egress_decide(skb, &found);
+    egress_locate(skb, &found);
+    if (egress_decide(&found) == EGRESS_UNPREPARED) {
+        egress_prepare(&found);
+        egress_decide(&found);
+    }
     if (kind == EGRESS_PACKET_CONNECTED) {
         /* A datagram of a connected socket that was sent to somebody else was judged when it was
          * sent; behind address translation one to the peer looks the same. It passes where it goes
          * to an address that is let through. */
-        if (found.refused && found.flow.type != SOCK_STREAM && egress_readdress(skb, &found)) {
-            egress_decide(skb, &found);
-            if (!found.refused) {
+        if (is_refused(&found) && found.flow.type != SOCK_STREAM && egress_readdress(skb, &found)) {
+            egress_decide(&found);
+            if (!is_refused(&found)) {
                 return EGRESS_PASS;
             }
         }
         egress_note(skb, &found);
         /* What was told at the connect is not told again. */
-        found.tell = found.tell && found.denies && (found.refused || !found.known);
+        found.tell = found.tell && found.denies && (is_refused(&found) || !found.known);
     }
     if (found.tell) {
-        egress_tell(skb, &found);
+        egress_tell(&found);
     }
-    return found.refused ? EGRESS_REFUSE : EGRESS_PASS;
+    return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
 }
 
 EGRESS_INLINE int judge_in_full(struct __sk_buff* skb, int kind) {

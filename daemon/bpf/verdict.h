@@ -82,6 +82,16 @@ EGRESS_INLINE __u32 egress_top(const __u8* bytes) {
     return egress_masked((__u32)bytes[0] << 8 | bytes[1], 0xffff);
 }
 
+/* An IPv4 address in two: its place in v4_top, and what runs go by. */
+EGRESS_INLINE __u32 egress_top4(const __u8* v4) {
+    return egress_masked(egress_top(v4) << (EGRESS_TOP4_BITS - 16) |
+                             v4[2] >> (24 - EGRESS_TOP4_BITS),
+                         (1 << EGRESS_TOP4_BITS) - 1);
+}
+EGRESS_INLINE __u32 egress_rest4(const __u8* v4) {
+    return egress_masked(egress_top(v4 + 2), (1 << EGRESS_REST4_BITS) - 1);
+}
+
 EGRESS_INLINE int egress_is_v4(const __u8* address) {
     const __u32* words = (const __u32*)address;
     return words[0] == 0 && words[1] == 0 && words[2] == __builtin_bswap32(0xffff);
@@ -95,7 +105,7 @@ EGRESS_INLINE __u32 egress_not_above(__u32 a, __u32 b) {
 /* Halves the structures of runs in which an address may be; the first of them is not after it. */
 struct egress_halving {
     const struct egress_view* view;
-    __u32 low; /* last 16 bits of the address */
+    __u32 low; /* last bits of the address */
     __u32 from;
     __u32 number;
 };
@@ -126,7 +136,9 @@ static long egress_halve(__u32 step, struct egress_halving* search) {
 EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u32 low) {
     struct egress_halving search = {view, low, (__u32)entry, EGRESS_RUNS_MORE(entry) + 1};
     egress_narrow(&search, search.number / 2, EGRESS_RUNS_MIDDLE(entry));
-    EGRESS_LOOP(EGRESS_RUNS_STEPS, egress_halve, &search);
+    if (search.number > 1) {
+        EGRESS_LOOP(EGRESS_RUNS_STEPS, egress_halve, &search);
+    }
     const struct egress_runs* runs = runs_at(view, search.from);
     __u32 at = 0;
     if (!runs) {
@@ -143,8 +155,8 @@ EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u3
 /* Index of the vector of a destination. */
 EGRESS_INLINE __u32 egress_destination(const struct egress_view* view, const __u8* address) {
     if (egress_is_v4(address)) {
-        const __u64 entry = view->base->v4_top[egress_top(address + 12)];
-        return entry & EGRESS_RUNS ? egress_run(view, entry, egress_top(address + 14))
+        const __u64 entry = view->base->v4_top[egress_top4(address + 12)];
+        return entry & EGRESS_RUNS ? egress_run(view, entry, egress_rest4(address + 12))
                                    : (__u32)entry;
     }
     const __u32 entry = view->base->v6_top[egress_top(address)];
@@ -251,23 +263,32 @@ struct egress_question {
     const struct egress_vector* cgroup;
 };
 
-/* The vectors of a flow. `subject` and `cgroup` are worked out by the caller. */
+/* The vectors of a flow. `subject` and `cgroup` (the index of the rules of the innermost cgroup that a
+ * rule names, 0: none is named) are worked out by the caller. `creates`: only the kind of the socket
+ * is known. */
 EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
                               const struct egress_vector* subject,
-                              const struct egress_vector* cgroup, struct egress_question* q) {
+                              __u32 cgroup, int creates, struct egress_question* q) {
     const struct egress_base* base = view->base;
+    __u32 destination = egress_destination(view, flow->address);
+    __u32 port = base->ports[flow->port];
     __u32 index;
 
-    q->destination = vector_at(view, egress_destination(view, flow->address));
-    q->port = vector_at(view, base->ports[flow->port]);
+    /* Indexes to the last, and no choice between pointers: the verifier follows each apart. */
+    if (creates) {
+        destination = base->at_create;
+        port = base->at_create;
+    }
+    q->destination = vector_at(view, destination);
+    q->port = vector_at(view, port);
     q->protocol = vector_at(view, base->protocols[flow->type & (EGRESS_TYPES - 1)][flow->protocol]);
     index = base->has_uids ? uid_rules(view, flow->uid) : 0;
     q->uid = vector_at(view, index ? index : base->other_uids);
     index = base->has_gids ? gid_rules(view, flow->gid) : 0;
     q->gid = vector_at(view, index ? index : base->other_gids);
-    q->place = flow->in_container ? &base->in_container : &base->on_host;
+    q->place = &base->places[flow->in_container & 1];
     q->subject = subject;
-    q->cgroup = cgroup;
+    q->cgroup = vector_at(view, cgroup ? cgroup : base->any_cgroup);
 }
 
 /* The search, a step at a time: the verifier would follow a plain loop through every path. */

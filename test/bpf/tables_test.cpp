@@ -251,7 +251,7 @@ TEST_CASE("what is known before the program is known") {
                             "10.0.0.1 * * * * allow\n* * * * * reject\n"));
     CHECK(lines_in(tables.base->stranger) == "3 4 5");
     // A socket may be made if some destination can be reached with it.
-    CHECK(lines_in(tables.base->at_create) == "0 1 2 4 5");
+    CHECK(lines_in(tables.vectors[tables.base->at_create]) == "0 1 2 4 5");
 }
 
 } // namespace egress::bpf

@@ -1,0 +1,281 @@
+/* What all hooks share: a look of a process at a destination, what comes of it, and the event.
+ *
+ * egress_prepare(), egress_decide() and egress_tell() are verified each on its own, once, whatever
+ * the hooks before them do: followed through every path of theirs they took five times as long to
+ * load. Hence they take no pointers but the one to the case.
+ */
+#ifndef EGRESS_BPF_JUDGE_H
+#define EGRESS_BPF_JUDGE_H
+
+#include "kernel.h"
+#include "maps.h"
+#include "socket.h"
+#include "tag.h"
+#include "verdict.h"
+
+#define EGRESS_REFUSE 0
+#define EGRESS_PASS 1
+#define EGRESS_REFUSE_LOUDLY 2 /* with ECONNREFUSED, where the hook can say it */
+
+#define EGRESS_UNPREPARED                                                                          \
+    1 /* egress_decide(): first the rules of the owner are to be worked out                        \
+       */
+
+/* A look and what was found. */
+struct egress_case {
+    struct egress_flow flow;
+    __u64 generation; /* of the policy in force at the look */
+    struct egress_socket
+        owner;          /* whom it is judged for, and what to keep where it is let through */
+    __u64 cgroup;       /* id; only where nobody sends just now */
+    __u32 cgroup_rules; /* index: rules of the innermost cgroup that a rule names; 0: none is */
+    __u32 rule;
+    __u16 flags; /* of the rule */
+    __u8 hook;
+    __u8 sends;    /* the owner does just now: it is the current task */
+    __u8 placed;   /* flow.in_container is known */
+    __u8 known;    /* it is kept already: only its time has come */
+    __u8 prepared; /* what could be done for the owner's rules has been done */
+    __u8 verdict;  /* EGRESS_PASS... */
+    __u8 action;
+    __u8 tell;   /* there is an event */
+    __u8 denies; /* the rule, whatever comes of it */
+};
+
+EGRESS_INLINE int is_refused(const struct egress_case* found) {
+    return found->verdict != EGRESS_PASS;
+}
+
+EGRESS_INLINE int open_view(struct egress_view* view, __u64 generation) {
+    const __u32 zero = 0;
+    view->generation = generation;
+    view->slot = generation & (EGRESS_SLOTS - 1);
+    view->base = EGRESS_FIND(view, bases, &zero);
+    if (!view->base) {
+        egress_lose(EGRESS_LOST_BROKEN);
+        return 0;
+    }
+    return 1;
+}
+
+/* The process, from the table; null where it has ended. */
+EGRESS_INLINE struct egress_process* process_of(const struct egress_socket* owner) {
+    const __u32 tgid = owner->tgid;
+    struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
+    return process && process->started == owner->started ? process : 0;
+}
+
+EGRESS_INLINE int is_prepared(const struct egress_process* process,
+                              const struct egress_view* view) {
+    return process->subjects[view->slot & (EGRESS_SLOTS - 1)].generation == view->generation;
+}
+
+/* Which rules the owner's program and ancestry select: worked out once per process and policy. Two
+ * threads may do so at once; they write the same words. */
+__noinline int egress_prepare(struct egress_case* found) {
+    struct egress_view view = {};
+    struct egress_vector chosen;
+    if (!found) {
+        return 0;
+    }
+    found->prepared = 1;
+    if (!open_view(&view, found->generation)) {
+        return 0;
+    }
+    struct egress_process* process = process_of(&found->owner);
+    if (process && egress_select(&view, process, &chosen)) {
+        struct egress_subject* subject = &process->subjects[view.slot & (EGRESS_SLOTS - 1)];
+        subject->vector = chosen;
+        __sync_lock_test_and_set(&subject->generation, view.generation);
+    }
+    return 0;
+}
+
+EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_process* process,
+                                                     const struct egress_view* view) {
+    if (process) {
+        const struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
+        if (subject->generation == view->generation) {
+            return &subject->vector;
+        }
+        egress_lose(EGRESS_LOST_BROKEN);
+    }
+    return &view->base->stranger;
+}
+
+/* Whether the current task is outside of the host's namespaces. Following the pointers takes as
+ * long as half of a verdict: only for who asks. */
+EGRESS_INLINE int in_container(const struct egress_config* settings) {
+    struct task_struct* task = bpf_get_current_task_btf();
+    return task->nsproxy->mnt_ns->ns.inum != settings->mount_namespace ||
+           pid_namespace_of(task) != settings->pid_namespace;
+}
+
+/* Whether this is the process that tests the hooks. All others pay for one comparison. */
+EGRESS_INLINE int is_canary(const struct egress_config* settings,
+                            const struct egress_socket* owner) {
+    return settings->canary && settings->canary == owner->tgid &&
+           settings->canary_started == owner->started &&
+           bpf_ktime_get_boot_ns() < settings->canary_until;
+}
+
+/* What the rule found means here and now. */
+EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* base,
+                         const struct egress_config* settings) {
+    const __u32 index = found->rule;
+    found->action = EGRESS_EVENT_ALLOWED;
+    found->flags = 0;
+    found->tell = 0;
+    found->denies = 0;
+    if (index == EGRESS_BROKEN) {
+        egress_lose(EGRESS_LOST_BROKEN);
+        return;
+    }
+    if (index == EGRESS_CANARY) {
+        __sync_fetch_and_add((__u64*)&settings->canary_refused, 1);
+        found->verdict = EGRESS_REFUSE;
+        found->tell = 1;
+        found->action = EGRESS_EVENT_BLOCKED;
+        found->denies = 1;
+        return;
+    }
+    if (index >= EGRESS_MAX_RULES) {
+        found->tell = 1;
+        return;
+    }
+    const struct egress_rule* rule = &base->rules[index];
+    const int refused = rule->verdict != EGRESS_ALLOW;
+    const __u32 flags = rule->flags;
+    const int only_seen = (flags & EGRESS_RULE_AUDIT) || (refused && settings->monitor);
+    found->flags = flags;
+    found->denies = refused;
+    found->tell = !(flags & EGRESS_RULE_QUIET) &&
+                  (refused || (flags & (EGRESS_RULE_AUDIT | EGRESS_RULE_LOG)));
+    found->action = only_seen ? EGRESS_EVENT_MONITOR
+                    : refused ? EGRESS_EVENT_BLOCKED
+                              : EGRESS_EVENT_ALLOWED;
+    if (refused && !only_seen) {
+        found->verdict = rule->verdict == EGRESS_REJECT ? EGRESS_REFUSE_LOUDLY : EGRESS_REFUSE;
+    }
+}
+
+/* The verdict, and what there is to tell. Not 0: EGRESS_UNPREPARED. */
+__noinline int egress_decide(struct egress_case* found) {
+    const __u32 zero = 0;
+    struct egress_view view = {};
+    struct egress_question question;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    if (!found) {
+        return 0;
+    }
+    found->verdict = EGRESS_PASS;
+    if (!settings || !open_view(&view, found->generation)) {
+        return 0;
+    }
+    const struct egress_process* process = process_of(&found->owner);
+    if (process && !found->prepared && !is_prepared(process, &view)) {
+        return EGRESS_UNPREPARED;
+    }
+    const struct egress_flow flow = found->flow; /* as a key it has to be on the stack, in 6.1 */
+    egress_ask(&view, &flow, subject_of(process, &view),
+               found->cgroup_rules, found->hook == EGRESS_HOOK_CREATE, &question);
+    __u64 now = egress_zero(found->generation);
+    if (view.base->has_times) {
+        now = bpf_ktime_get_boot_ns();
+    }
+    found->rule = egress_first(&view, &question, now, settings->week_at_boot);
+    if (is_canary(settings, &found->owner)) {
+        found->rule = EGRESS_CANARY;
+    }
+    weigh(found, view.base, settings);
+    return 0;
+}
+
+EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_process* process,
+                           const struct egress_config* settings, __u64 now, __u64* count) {
+    struct egress_fold_key key = {
+        .program = process ? process->program.inode : 0,
+        .tgid = found->owner.tgid,
+        .uid = found->flow.uid,
+        .rule = found->rule,
+        .port = found->flow.port,
+        .protocol = found->flow.protocol,
+        .action = found->action,
+    };
+    __builtin_memcpy(key.address, found->flow.address, sizeof key.address);
+    struct egress_fold* fold = bpf_map_lookup_elem(&folds, &key);
+    if (!fold) {
+        struct egress_fold first = {.sent = now, .count = 0};
+        bpf_map_update_elem(&folds, &key, &first, BPF_NOEXIST);
+        *count = 1;
+        return 0;
+    }
+    const __u64 sent = fold->sent;
+    if (now - sent < settings->fold_interval ||
+        __sync_val_compare_and_swap(&fold->sent, sent, now) != sent) {
+        __sync_fetch_and_add(&fold->count, 1);
+        return 1;
+    }
+    *count = __sync_lock_test_and_set(&fold->count, 0) + 1;
+    return 0;
+}
+
+__noinline int egress_tell(struct egress_case* found) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    if (!found || !settings) {
+        return 0;
+    }
+    const struct egress_process* const process = process_of(&found->owner);
+    const __u64 now = bpf_ktime_get_boot_ns();
+    __u64 count = 1;
+    if (may_fold(found, process, settings, now, &count)) {
+        return 0;
+    }
+    const __u64 number = __sync_fetch_and_add((__u64*)&settings->sequence, 1) + 1;
+    struct egress_event* event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
+    if (!event) {
+        egress_lose(EGRESS_LOST_RING);
+        return 0;
+    }
+    event->sequence = number;
+    event->time = now;
+    event->generation = found->generation;
+    event->cgroup = found->cgroup;
+    event->count = count;
+    event->flow = found->flow;
+    event->rule = found->rule;
+    event->pid = found->owner.tgid;
+    event->tgid = found->owner.tgid;
+    event->action = found->action;
+    event->hook = found->hook;
+    event->rule_flags = found->flags;
+    event->known = process != 0;
+    event->ppid = 0;
+    event->ancestors_used = 0;
+    __builtin_memset(event->path, 0, sizeof event->path);
+    __builtin_memset(event->comm, 0, sizeof event->comm);
+    __builtin_memset(event->hostname, 0, sizeof event->hostname);
+    if (process) {
+        event->ppid = process->ppid;
+        event->program = process->program;
+        event->ancestors_used = process->ancestors_used;
+        __builtin_memcpy(event->ancestors, process->ancestors, sizeof event->ancestors);
+        __builtin_memcpy(event->path, process->path.path, sizeof event->path);
+        __builtin_memcpy(event->comm, process->command, sizeof event->comm);
+    }
+    if (found->sends) {
+        struct task_struct* const task = (void*)bpf_get_current_task();
+        if (!found->placed) {
+            event->flow.in_container = in_container(settings);
+        }
+        event->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+        event->pid = BPF_CORE_READ(task, pid);
+        BPF_CORE_READ_INTO(&event->comm, task, comm);
+        BPF_CORE_READ_INTO(&event->hostname, task, nsproxy, uts_ns, name.nodename);
+    }
+    bpf_ringbuf_submit(event, 0);
+    return 0;
+}
+
+#endif
