@@ -40,10 +40,10 @@ struct egress_file {
 #define EGRESS_FINER 0x40000000U /* there are longer prefixes below: look further */
 #define EGRESS_INDEX 0x3fffffffU
 
-/* An entry of v4_top is the index of a vector, or, with the uppermost bit, the runs of the addresses
- * below: the number of the first structure of them, how many follow it, and what the one in the
- * middle (the second of two) begins with. A list of a million scattered hosts has two structures
- * for an entry, so that one of them is all that is looked at. */
+/* An entry of v4_top is the index of a vector, or, with the uppermost bit, the runs of the
+ * addresses below: the number of the first structure of them, how many follow it, and what the one
+ * in the middle (the second of two) begins with. A list of a million scattered hosts has two
+ * structures for an entry, so that one of them is all that is looked at. */
 #define EGRESS_TOP4_BITS 17
 #define EGRESS_REST4_BITS (32 - EGRESS_TOP4_BITS)
 #define EGRESS_RUNS (1ULL << 63)
@@ -87,17 +87,17 @@ struct egress_rule {
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups;                /* some rule asks for one */
-    __u32 has_lineage;                /* some rule asks for parent or under */
-    __u32 has_places;                 /* some rule asks for container or host */
-    __u32 has_trees;                  /* some rule names a program by path, or a directory tree */
-    __u32 has_uids;                   /* some rule names a user */
-    __u32 has_gids;                   /* some rule names a group */
-    __u32 has_times;                  /* some rule has windows or an end */
-    __u32 other_uids;                 /* index: users that no rule names */
-    __u32 other_gids;                 /* index */
-    __u32 any_cgroup;                 /* index: rules that ask for none */
-    __u32 at_create; /* index: rules that may decide when only the kind of socket is known */
+    __u32 has_cgroups; /* some rule asks for one */
+    __u32 has_lineage; /* some rule asks for parent or under */
+    __u32 has_places;  /* some rule asks for container or host */
+    __u32 has_trees;   /* some rule names a program by path, or a directory tree */
+    __u32 has_uids;    /* some rule names a user */
+    __u32 has_gids;    /* some rule names a group */
+    __u32 has_times;   /* some rule has windows or an end */
+    __u32 other_uids;  /* index: users that no rule names */
+    __u32 other_gids;  /* index */
+    __u32 any_cgroup;  /* index: rules that ask for none */
+    __u32 at_create;   /* index: rules that may decide when only the kind of socket is known */
     struct egress_vector stranger;    /* rules that name neither program nor ancestry */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;

@@ -177,8 +177,8 @@ __noinline int egress_decide(struct egress_case* found) {
         return EGRESS_UNPREPARED;
     }
     const struct egress_flow flow = found->flow; /* as a key it has to be on the stack, in 6.1 */
-    egress_ask(&view, &flow, subject_of(process, &view),
-               found->cgroup_rules, found->hook == EGRESS_HOOK_CREATE, &question);
+    egress_ask(&view, &flow, subject_of(process, &view), found->cgroup_rules,
+               found->hook == EGRESS_HOOK_CREATE, &question);
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {
         now = bpf_ktime_get_boot_ns();

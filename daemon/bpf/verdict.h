@@ -263,12 +263,12 @@ struct egress_question {
     const struct egress_vector* cgroup;
 };
 
-/* The vectors of a flow. `subject` and `cgroup` (the index of the rules of the innermost cgroup that a
- * rule names, 0: none is named) are worked out by the caller. `creates`: only the kind of the socket
- * is known. */
+/* The vectors of a flow. `subject` and `cgroup` (the index of the rules of the innermost cgroup
+ * that a rule names, 0: none is named) are worked out by the caller. `creates`: only the kind of
+ * the socket is known. */
 EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
-                              const struct egress_vector* subject,
-                              __u32 cgroup, int creates, struct egress_question* q) {
+                              const struct egress_vector* subject, __u32 cgroup, int creates,
+                              struct egress_question* q) {
     const struct egress_base* base = view->base;
     __u32 destination = egress_destination(view, flow->address);
     __u32 port = base->ports[flow->port];
