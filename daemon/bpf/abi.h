@@ -42,16 +42,14 @@ struct egress_file {
 
 /* An entry of v4_top is the index of a vector, or, with the uppermost bit, the runs of the
  * addresses below: the number of the first structure of them, how many follow it, and what the one
- * in the middle (the second of two) begins with. A list of a million scattered hosts has two
- * structures for an entry, so that one of them is all that is looked at. */
-#define EGRESS_TOP4_BITS 17
-#define EGRESS_REST4_BITS (32 - EGRESS_TOP4_BITS)
+ * in the middle (the second of two) begins with: mostly there is nothing more to be looked at. */
 #define EGRESS_RUNS (1ULL << 63)
-#define EGRESS_RUNS_MORE(entry) ((__u32)((entry) >> 32) & 0xfff)
-#define EGRESS_RUNS_MIDDLE(entry) ((__u32)((entry) >> 44) & 0xffff)
-#define EGRESS_RUNS_SIZE 16
-#define EGRESS_RUNS_STEPS 10      /* halvings of the most structures of one entry, 2,048, but one */
-#define EGRESS_RUNS_VECTORS 65535 /* the greatest index that fits */
+#define EGRESS_RUNS_MORE(entry) ((__u32)((entry) >> 32) & 0x7fff)
+#define EGRESS_RUNS_MIDDLE(entry) ((__u32)((entry) >> 47) & 0xffff)
+#define EGRESS_RUNS_SIZE 21
+#define EGRESS_RUNS_VECTORS 4   /* different ones in a structure */
+#define EGRESS_RUNS_STEPS 14    /* halvings of the most structures of one entry, 16,384 */
+#define EGRESS_RUNS_INDEX 65535 /* the greatest index that fits */
 
 #define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0 is "not there" */
 
@@ -106,16 +104,22 @@ struct egress_base {
     struct egress_rule rules[EGRESS_MAX_RULES];
     __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
     __u32 ports[65536];                              /* indexes */
-    __u64 v4_top[1 << EGRESS_TOP4_BITS];             /* by the first bits: index, or RUNS */
+    __u64 v4_top[65536];                             /* by the first 16 bits: index, or RUNS */
     __u32 v6_top[65536]; /* by the first 16 bits: index, perhaps FINER */
 };
 
-/* Runs of IPv4 addresses with the same vector, in order, by the last bits of their first one; as
- * large as what a processor fetches at once. The first run of the first structure begins at 0; what
- * is not used at the end of the last repeats its last vector at 65535. */
+/* Runs of IPv4 addresses with the same vector, in order, by the last 16 bits of their first one; as
+ * large as what a processor fetches at once. Three bits of `codes` for each, from the lowest on:
+ * which of the vectors, and EGRESS_RUN_SINGLE where it is one address, behind which vectors[0] goes
+ * on. Most lists are of hosts, and each takes one run so. The first run of an entry's first
+ * structure begins at 0; what is not used at the end is runs from 65535 on. */
+#define EGRESS_RUN_SINGLE 4
 struct egress_runs {
     __u16 first[EGRESS_RUNS_SIZE];
-    __u16 vectors[EGRESS_RUNS_SIZE];
+    __u16 zero;
+    __u16 vectors[EGRESS_RUNS_VECTORS];
+    __u32 zeros;
+    __u64 codes;
 };
 
 /* Keys of longest-prefix tables; `bits` as bpf wants it, in front. */

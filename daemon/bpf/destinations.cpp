@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "daemon/bpf/runs.h"
+
 namespace egress::bpf {
 
 namespace {
@@ -24,8 +26,7 @@ struct Bits4 {
     static bool same_start(Key a, Key b, int length) {
         return length == 0 || (a ^ b) >> (width - length) == 0;
     }
-    static std::uint32_t top(Key key) { return key >> EGRESS_REST4_BITS; }
-    static constexpr std::uint32_t rest = (1U << EGRESS_REST4_BITS) - 1;
+    static std::uint32_t first16(Key key) { return key >> 16; }
 };
 
 struct Bits6 {
@@ -221,26 +222,25 @@ class Walk {
     std::unordered_map<std::uint64_t, Index> applied_;
 };
 
-/// The prefixes below one entry of v4_top, outer ones first, become its runs.
+/// The prefixes of one first half, outer ones first, become its runs.
 class Fill4 {
   public:
     explicit Fill4(Tables& out) : out_(out) {}
 
     void operator()(const Item<Bits4>& prefix, Index vector) {
         ++out_.prefixes;
-        const std::uint32_t at = Bits4::top(prefix.key);
-        if (prefix.length <= EGRESS_TOP4_BITS) {
+        const std::uint32_t at = Bits4::first16(prefix.key);
+        if (prefix.length <= 16) {
             flush();
-            std::fill_n(out_.base->v4_top + at,
-                        std::size_t{1} << (EGRESS_TOP4_BITS - prefix.length), vector);
+            std::fill_n(out_.base->v4_top + at, std::size_t{1} << (16 - prefix.length), vector);
             return;
         }
         if (starts_.empty() || at != top_) {
             flush();
             top_ = at;
-            begin(0, Bits4::rest, static_cast<Index>(out_.base->v4_top[at]));
+            begin(0, 0xffff, static_cast<Index>(out_.base->v4_top[at]));
         }
-        const std::uint32_t low = prefix.key & Bits4::rest;
+        const std::uint32_t low = prefix.key & 0xffff;
         while (around_.back().last < low) {
             end();
         }
@@ -250,10 +250,10 @@ class Fill4 {
     /// Writes what is left; fails where there are more vectors than a run can name.
     Result<> finish() {
         flush();
-        if (greatest_ > EGRESS_RUNS_VECTORS) {
+        if (greatest_ > EGRESS_RUNS_INDEX) {
             return fail(fmt::format("the IPv4 addresses of [egress] overlap in more than {} ways: "
                                     "join lists that lines have in common",
-                                    EGRESS_RUNS_VECTORS));
+                                    EGRESS_RUNS_INDEX));
         }
         return {};
     }
@@ -295,20 +295,24 @@ class Fill4 {
         while (!around_.empty()) {
             end();
         }
-        const std::size_t number = (starts_.size() + EGRESS_RUNS_SIZE - 1) / EGRESS_RUNS_SIZE;
-        const std::size_t middle = number / 2 * EGRESS_RUNS_SIZE;
-        out_.base->v4_top[top_] = EGRESS_RUNS | std::uint64_t{starts_[middle].first} << 44 |
-                                  (number - 1) << 32 | out_.runs.size();
-        for (std::size_t i = 0; i < number * EGRESS_RUNS_SIZE; ++i) {
-            const std::size_t slot = i % EGRESS_RUNS_SIZE;
-            if (slot == 0) {
-                out_.runs.emplace_back();
+        const std::size_t from = out_.runs.size();
+        RunPack pack(out_.runs);
+        for (std::size_t i = 0; i < starts_.size(); ++i) {
+            const auto& [first, vector] = starts_[i];
+            const bool single = i > 0 && i + 1 < starts_.size() &&
+                                starts_[i + 1].first == first + 1 &&
+                                starts_[i + 1].second == starts_[i - 1].second;
+            if (single) {
+                pack.add_single(first, vector, starts_[i - 1].second);
+                ++i; // what goes on behind it needs no run of its own
+            } else {
+                pack.add(first, vector);
             }
-            const bool used = i < starts_.size();
-            const auto& [first, vector] = used ? starts_[i] : starts_.back();
-            out_.runs.back().first[slot] = static_cast<std::uint16_t>(used ? first : 65535);
-            out_.runs.back().vectors[slot] = static_cast<std::uint16_t>(vector);
         }
+        pack.finish();
+        const std::size_t number = out_.runs.size() - from;
+        const std::uint64_t middle = out_.runs[from + number / 2].first[0];
+        out_.base->v4_top[top_] = EGRESS_RUNS | middle << 47 | (number - 1) << 32 | from;
         starts_.clear();
     }
 

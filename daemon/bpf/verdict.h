@@ -82,16 +82,6 @@ EGRESS_INLINE __u32 egress_top(const __u8* bytes) {
     return egress_masked((__u32)bytes[0] << 8 | bytes[1], 0xffff);
 }
 
-/* An IPv4 address in two: its place in v4_top, and what runs go by. */
-EGRESS_INLINE __u32 egress_top4(const __u8* v4) {
-    return egress_masked(egress_top(v4) << (EGRESS_TOP4_BITS - 16) |
-                             v4[2] >> (24 - EGRESS_TOP4_BITS),
-                         (1 << EGRESS_TOP4_BITS) - 1);
-}
-EGRESS_INLINE __u32 egress_rest4(const __u8* v4) {
-    return egress_masked(egress_top(v4 + 2), (1 << EGRESS_REST4_BITS) - 1);
-}
-
 EGRESS_INLINE int egress_is_v4(const __u8* address) {
     const __u32* words = (const __u32*)address;
     return words[0] == 0 && words[1] == 0 && words[2] == __builtin_bswap32(0xffff);
@@ -105,7 +95,7 @@ EGRESS_INLINE __u32 egress_not_above(__u32 a, __u32 b) {
 /* Halves the structures of runs in which an address may be; the first of them is not after it. */
 struct egress_halving {
     const struct egress_view* view;
-    __u32 low; /* last bits of the address */
+    __u32 low; /* last 16 bits of the address */
     __u32 from;
     __u32 number;
 };
@@ -141,22 +131,27 @@ EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u3
     }
     const struct egress_runs* runs = runs_at(view, search.from);
     __u32 at = 0;
+    __u32 left = EGRESS_RUNS_SIZE;
     if (!runs) {
         return EGRESS_BROKEN; /* no vector has it */
     }
     EGRESS_UNROLL
-    for (__u32 half = EGRESS_RUNS_SIZE / 2; half; half /= 2) {
-        at += half &
-              -egress_not_above(runs->first[egress_masked(at + half, EGRESS_RUNS_SIZE - 1)], low);
+    for (int step = 0; step < 5; ++step) { /* 21, 11, 6, 3, 2, 1 are left */
+        at += left / 2 & -egress_not_above(runs->first[egress_masked(at + left / 2, 31)], low);
+        left -= left / 2;
     }
-    return runs->vectors[egress_masked(at, EGRESS_RUNS_SIZE - 1)];
+    at = egress_masked(at, 31);
+    const __u32 code = runs->codes >> 3 * at & 7;
+    /* All of the code's two bits, or none behind a single address. */
+    const __u32 which = code & -((code < EGRESS_RUN_SINGLE) | (runs->first[at] == low));
+    return runs->vectors[egress_masked(which, EGRESS_RUNS_VECTORS - 1)];
 }
 
 /* Index of the vector of a destination. */
 EGRESS_INLINE __u32 egress_destination(const struct egress_view* view, const __u8* address) {
     if (egress_is_v4(address)) {
-        const __u64 entry = view->base->v4_top[egress_top4(address + 12)];
-        return entry & EGRESS_RUNS ? egress_run(view, entry, egress_rest4(address + 12))
+        const __u64 entry = view->base->v4_top[egress_top(address + 12)];
+        return entry & EGRESS_RUNS ? egress_run(view, entry, egress_top(address + 14))
                                    : (__u32)entry;
     }
     const __u32 entry = view->base->v6_top[egress_top(address)];
