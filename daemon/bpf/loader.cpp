@@ -5,6 +5,7 @@
 #include <cstring>
 #include <ctime>
 #include <numeric>
+#include <sstream>
 #include <utility>
 
 #include <bpf/bpf.h>
@@ -47,14 +48,24 @@ int print(libbpf_print_level level, const char* format, va_list arguments) {
     if (level != LIBBPF_WARN || remarks == nullptr || remarks->size() >= most_remarks) {
         return 0;
     }
-    char text[512];
-    std::vsnprintf(text, sizeof text, format, arguments);
-    for (std::string_view line = text; !line.empty();) {
-        const auto end = line.find('\n');
-        if (line.find("-- BEGIN") == std::string_view::npos && line.substr(0, end).size() > 0) {
-            remarks->push_back(escape(line.substr(0, end)));
+    va_list again;
+    va_copy(again, arguments);
+    const int length = std::vsnprintf(nullptr, 0, format, again);
+    va_end(again);
+    std::string text(length > 0 ? static_cast<std::size_t>(length) : 0, '\0');
+    std::vsnprintf(text.data(), text.size() + 1, format, arguments);
+    // Of what the verifier tells the last lines say what it does not like.
+    constexpr int most_lines = 8;
+    std::size_t from = text.size();
+    for (int lines = 0; from > 0 && lines < most_lines; ++lines) {
+        const auto before = from > 1 ? text.rfind('\n', from - 2) : std::string::npos;
+        from = before == std::string::npos ? 0 : before + 1;
+    }
+    std::istringstream rest(text.substr(from));
+    for (std::string line; std::getline(rest, line);) {
+        if (!line.empty() && !line.starts_with("-- END")) {
+            remarks->push_back(escape(line));
         }
-        line = end == std::string_view::npos ? std::string_view() : line.substr(end + 1);
     }
     return 0;
 }
@@ -110,9 +121,20 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
         if (!adopted) {
             (void)remove_pins(options.pins); // half of it would guard nobody
         }
-        return std::unexpected(done.error());
+        return fail(done.error().text + loader->last_remarks(), done.error().code);
     }
     return loader;
+}
+
+/// What libbpf and the kernel said last, for who has to find out why they refused.
+std::string Loader::last_remarks() const {
+    constexpr std::size_t most = 8;
+    std::string out;
+    const std::size_t from = remarks_.size() > most ? remarks_.size() - most : 0;
+    for (std::size_t i = from; i < remarks_.size(); ++i) {
+        out += (out.empty() ? " (" : "; ") + remarks_[i];
+    }
+    return out.empty() ? out : out + ")";
 }
 
 Result<> Loader::load(egress_bpf& skeleton) {

@@ -96,6 +96,7 @@ class Loader {
     struct Kernel;
     explicit Loader(LoaderOptions options);
     Result<> load(egress_bpf& object);
+    std::string last_remarks() const;
     Result<> take_maps(bpf_object* object);
     Result<> attach(bpf_object* object);
     Result<> walk_processes(int program, std::uint32_t pid = 0);
