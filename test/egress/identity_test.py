@@ -248,6 +248,10 @@ def test_deep_cgroups(world):
         assert probe(guard, TARGET, cgroup="/named") == ["EPERM"]
         assert probe(guard, TARGET, cgroup=inner) == ["EPERM"]
         assert probe(guard, TARGET) == ["ok"]
+        guard.daemon.stop()
+        start(guard, DENY.format("*", f"cgroup=/{os.path.basename(guard.cgroup)}{inner}"))
+        assert probe(guard, TARGET, cgroup=inner) == ["EPERM"]
+        assert probe(guard, TARGET, cgroup=os.path.dirname(inner)) == ["ok"]
 
 
 def test_set_uid_program(world):
