@@ -9,6 +9,7 @@
 
 #include "daemon/bpf/objects.h"
 #include "daemon/bpf/pins.h"
+#include "daemon/log.h"
 #include "daemon/week.h"
 
 namespace egress {
@@ -172,7 +173,16 @@ void Builder::serve() {
         if (!asked.empty()) {
             answer(std::move(asked));
         }
+        unfold();
         lock.lock();
+    }
+}
+
+void Builder::unfold() {
+    const auto done = loader_->unfold(false);
+    if (!done && !std::exchange(told_, true)) {
+        log::warning("egress", "{}: counts of repeats that nothing follows are missing",
+                     done.error().text);
     }
 }
 

@@ -3,7 +3,8 @@
 // rules name may lie on a disk that hangs.
 //
 // Once a second it looks again at what the rules name in the system (a program replaced, a cgroup
-// made anew) and makes the policy anew where that has changed.
+// made anew) and makes the policy anew where that has changed; and it has the kernel tell of
+// repeats that nothing followed.
 #pragma once
 
 #include <cerrno>
@@ -86,6 +87,7 @@ class Builder {
     static bool same(const Seen& a, const Seen& b);
     void tell(Outcome&& outcome);
     void wake() const;
+    void unfold();
 
     const bpf::LoaderOptions options_;
     std::unique_ptr<bpf::Loader> loader_;
@@ -110,6 +112,7 @@ class Builder {
     policy::Policy in_force_; ///< what the kernel has, and what the system said then
     Seen in_force_seen_;
     std::uint64_t generation_ = 0; ///< 0: nothing yet
+    bool told_ = false;            ///< that repeats cannot be told
     std::thread thread_;
 };
 

@@ -238,6 +238,7 @@ Result<> Daemon::run(std::function<void()> ready) {
     const int code = sd_event_loop(event_.get());
     sd_notify(0, "STOPPING=1");
     receiver_->drain();
+    enforcer_->finish();
     auto finished = keeper_->finish();
     log::notice("end", "stopped; blocks stay in force until their time ends");
     log::flush();

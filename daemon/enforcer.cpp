@@ -121,7 +121,7 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done, std::optional<b
             return;
         }
     }
-    finish(fail("overtaken by other rules", ECANCELED));
+    tell(fail("overtaken by other rules", ECANCELED));
     waiting_ = builder_->apply(part_of(policy), asker);
     done_ = std::move(done);
     wait_until_ = after(clock_.now(), patience);
@@ -172,9 +172,8 @@ void Enforcer::detach(OnDetach done) {
 }
 
 void Enforcer::unload() {
-    while (loader_ != nullptr && take_events() == events_per_turn) { // what it saw until now
-    }
-    finish(fail("detached"));
+    take_all_events();
+    tell(fail("detached"));
     for (const auto& [number, done] : std::exchange(asking_, {})) {
         done(fail("no rules of [egress] are in force", ENOENT));
     }
@@ -210,7 +209,7 @@ void Enforcer::fail_with(const Error& error) {
                status_.generation == 0 ? "NOT ENFORCED" : "the ones before", error.text);
 }
 
-void Enforcer::finish(const Result<>& result) {
+void Enforcer::tell(const Result<>& result) {
     wait_until_ = never;
     if (const auto done = std::exchange(done_, {})) {
         done(result);
@@ -252,7 +251,7 @@ void Enforcer::started(const Result<>& result) {
     loader_ = nullptr;
     builder_.reset(); // the next apply() tries anew
     fail_with(attended.error());
-    finish(attended);
+    tell(attended);
 }
 
 void Enforcer::installed(const Builder::Outcome& outcome) {
@@ -281,7 +280,7 @@ void Enforcer::installed(const Builder::Outcome& outcome) {
                   status_.generation);
     }
     if (!outcome.again && outcome.number == waiting_) {
-        finish(outcome.result);
+        tell(outcome.result);
     }
 }
 
@@ -296,6 +295,30 @@ std::size_t Enforcer::take_events() {
     return read;
 }
 
+/// What the ring holds, then what it had no room for; bounded, as there may always be more.
+void Enforcer::take_all_events() {
+    constexpr int most_rounds = 8;
+    constexpr int most_turns = 16;
+    std::size_t taken = 1;
+    for (int round = 0; loader_ != nullptr && taken > 0 && round < most_rounds; ++round) {
+        [[maybe_unused]] const auto unfolded = loader_->unfold(true);
+        taken = 0;
+        for (int turn = 0; turn < most_turns; ++turn) {
+            const auto now = take_events();
+            taken += now;
+            if (now < events_per_turn) {
+                break;
+            }
+        }
+    }
+}
+
+void Enforcer::finish() {
+    if (in_force() && detaching_.empty()) {
+        take_all_events();
+    }
+}
+
 void Enforcer::tick() {
     if (loader_ != nullptr) {
         loader_->set_week_at_boot(week_at_boot(clock_));
@@ -306,10 +329,10 @@ void Enforcer::tick() {
         log::warning("egress",
                      "the rules of [egress] are not in force after {} seconds; that goes on",
                      patience);
-        finish(fail(fmt::format("the rules of [egress] are not in force after {} seconds; "
-                                "\"egressctl status\" tells when they are",
-                                patience),
-                    ETIMEDOUT));
+        tell(fail(fmt::format("the rules of [egress] are not in force after {} seconds; "
+                              "\"egressctl status\" tells when they are",
+                              patience),
+                  ETIMEDOUT));
     }
 }
 

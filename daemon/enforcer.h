@@ -69,6 +69,8 @@ class Enforcer {
     Result<> mark_canary(std::uint32_t pid, std::uint64_t start);
     std::optional<std::uint64_t> unmark_canary();
     void tick();
+    /// Takes what the kernel has seen so far, with all repeats; for the end.
+    void finish();
 
     Status status() const;
     /// Lines of the rules that were applied last which cut off what a root shell needs.
@@ -89,7 +91,8 @@ class Enforcer {
     void fail_with(const Error& error);
     void take_outcomes();
     std::size_t take_events();
-    void finish(const Result<>& result);
+    void take_all_events();
+    void tell(const Result<>& result);
     void unload();
     static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
     static int on_ring(sd_event_source*, int, std::uint32_t, void* self);

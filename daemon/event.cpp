@@ -130,6 +130,9 @@ void add_process(json& out, const egress_event& event, const bpf::Loader* loader
     if (event.path[0] != '\0') {
         out["exe"] = text_of(event.path);
     }
+    if (event.known == EGRESS_KNOWN_PROGRAM) {
+        return; // it has ended: nobody knows any more from whom it came
+    }
     json ancestors = json::array();
     for (std::uint32_t i = 0;
          loader != nullptr && i < event.ancestors_used && i < EGRESS_MAX_ANCESTORS; ++i) {

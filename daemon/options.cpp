@@ -139,7 +139,7 @@ std::string usage() {
         "  -d           stay in the foreground and log to standard error\n"
         "  -D dbdir     database directory ({})\n"
         "  -f           forget everything: empty the database and the firewall's sets\n"
-        "  -G cgroup    where the egress hooks attach (not used by this version)\n"
+        "  -G cgroup    cgroup to attach the hooks of [egress] to (the cgroup2 root)\n"
         "  -m           monitor: judge and record, block nothing\n"
         "  -n           check the rules and exit\n"
         "  -P sockfile  file that names further report sockets, one a line\n"

@@ -220,6 +220,12 @@ enum egress_loss {
 
 #define EGRESS_HOSTNAME_SIZE 65
 
+enum egress_known {
+    EGRESS_KNOWN_NOTHING = 0, /* the process is not in the table: comm is the thread's own word */
+    EGRESS_KNOWN_PROCESS = 1,
+    EGRESS_KNOWN_PROGRAM = 2, /* it has ended since; its program is known, its ancestors are not */
+};
+
 struct egress_event {
     __u64 sequence;   /* counts every event, lost ones too */
     __u64 time;       /* boot clock */
@@ -234,7 +240,7 @@ struct egress_event {
     __u8 action; /* egress_event_action */
     __u8 hook;
     __u16 rule_flags;
-    __u32 known; /* 0: the process is not in the table; what follows is the thread's own word */
+    __u32 known; /* egress_known */
     __u32 ancestors_used;
     struct egress_file program;
     struct egress_file ancestors[EGRESS_MAX_ANCESTORS];
@@ -257,6 +263,20 @@ struct egress_fold_key {
 struct egress_fold {
     __u64 sent;  /* when an event was made last, boot clock */
     __u64 count; /* looks since */
+    /* As the last event had it, for the one that tells of looks which no other follows. */
+    __u64 generation;
+    __u64 cgroup;
+    __u64 started; /* of the process, as in struct egress_process; 0: it was not in the table */
+    struct egress_file program;
+    __u32 gid;
+    __u32 in_container;
+    __u32 pid;
+    __u32 ppid;
+    __u16 rule_flags;
+    __u8 type;
+    __u8 hook;
+    __u32 zero;
+    char comm[EGRESS_COMMAND_SIZE];
 };
 
 /* What is the same for all policies. */

@@ -24,6 +24,14 @@ struct bpf_iter__task_file {
     struct file* file;
 } __attribute__((preserve_access_index));
 
+struct bpf_map;
+struct bpf_iter__bpf_map_elem {
+    struct bpf_iter_meta* meta;
+    struct bpf_map* map;
+    void* key;
+    void* value;
+} __attribute__((preserve_access_index));
+
 #include "abi.h"
 #include "flow.h"
 #include "judge.h"
@@ -32,5 +40,6 @@ struct bpf_iter__task_file {
 #include "sender.h"
 #include "socket.h"
 #include "tag.h"
+#include "unfold.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

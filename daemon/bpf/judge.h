@@ -27,7 +27,7 @@ struct egress_case {
     __u64 generation; /* of the policy in force at the look */
     struct egress_socket
         owner;          /* whom it is judged for, and what to keep where it is let through */
-    __u64 cgroup;       /* id; only where nobody sends just now */
+    __u64 cgroup;       /* id; where somebody sends just now, only once it is told */
     __u32 cgroup_rules; /* index: rules of the innermost cgroup that a rule names; 0: none is */
     __u32 rule;
     __u16 flags; /* of the rule */
@@ -191,8 +191,13 @@ __noinline int egress_decide(struct egress_case* found) {
     return 0;
 }
 
+static const struct egress_fold no_fold;
+
+/* Whether the look is one more of those that are told together; else how many the event stands for,
+ * and where the next are counted, if there is room for it. */
 EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_process* process,
-                           const struct egress_config* settings, __u64 now, __u64* count) {
+                           const struct egress_config* settings, __u64 now, __u64* count,
+                           struct egress_fold** kept) {
     struct egress_fold_key key = {
         .program = process ? process->program.inode : 0,
         .tgid = found->owner.tgid,
@@ -204,10 +209,14 @@ EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_
     };
     __builtin_memcpy(key.address, found->flow.address, sizeof key.address);
     struct egress_fold* fold = bpf_map_lookup_elem(&folds, &key);
+    *kept = fold;
+    *count = 1;
     if (!fold) {
-        struct egress_fold first = {.sent = now, .count = 0};
-        bpf_map_update_elem(&folds, &key, &first, BPF_NOEXIST);
-        *count = 1;
+        bpf_map_update_elem(&folds, &key, &no_fold, BPF_NOEXIST);
+        *kept = fold = bpf_map_lookup_elem(&folds, &key);
+        if (fold) {
+            fold->sent = now;
+        }
         return 0;
     }
     const __u64 sent = fold->sent;
@@ -220,6 +229,39 @@ EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_
     return 0;
 }
 
+/* What unfold.h needs to tell of the looks that follow. */
+EGRESS_INLINE void keep_look(struct egress_fold* fold, const struct egress_case* found,
+                             const struct egress_process* process) {
+    fold->generation = found->generation;
+    fold->cgroup = found->cgroup;
+    fold->gid = found->flow.gid;
+    fold->in_container = found->flow.in_container;
+    fold->pid = found->owner.tgid;
+    fold->rule_flags = found->flags;
+    fold->type = found->flow.type;
+    fold->hook = found->hook;
+    fold->started = process ? process->started : 0;
+    fold->ppid = process ? process->ppid : 0;
+    if (process) {
+        fold->program = process->program;
+        __builtin_memcpy(fold->comm, process->command, sizeof fold->comm);
+    }
+    if (found->sends) {
+        struct task_struct* const task = (void*)bpf_get_current_task();
+        BPF_CORE_READ_INTO(&fold->comm, task, comm);
+    }
+}
+
+/* What the current task tells of itself and nobody has asked yet. */
+EGRESS_INLINE void place(struct egress_case* found, const struct egress_config* settings) {
+    struct task_struct* const task = (void*)bpf_get_current_task();
+    if (!found->placed) {
+        found->flow.in_container = in_container(settings);
+        found->placed = 1;
+    }
+    found->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+}
+
 __noinline int egress_tell(struct egress_case* found) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
@@ -229,8 +271,15 @@ __noinline int egress_tell(struct egress_case* found) {
     const struct egress_process* const process = process_of(&found->owner);
     const __u64 now = bpf_ktime_get_boot_ns();
     __u64 count = 1;
-    if (may_fold(found, process, settings, now, &count)) {
+    struct egress_fold* fold = 0;
+    if (may_fold(found, process, settings, now, &count, &fold)) {
         return 0;
+    }
+    if (found->sends) {
+        place(found, settings);
+    }
+    if (fold) {
+        keep_look(fold, found, process);
     }
     const __u64 number = __sync_fetch_and_add((__u64*)&settings->sequence, 1) + 1;
     struct egress_event* event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
@@ -250,7 +299,7 @@ __noinline int egress_tell(struct egress_case* found) {
     event->action = found->action;
     event->hook = found->hook;
     event->rule_flags = found->flags;
-    event->known = process != 0;
+    event->known = process ? EGRESS_KNOWN_PROCESS : EGRESS_KNOWN_NOTHING;
     event->ppid = 0;
     event->ancestors_used = 0;
     __builtin_memset(event->path, 0, sizeof event->path);
@@ -266,10 +315,6 @@ __noinline int egress_tell(struct egress_case* found) {
     }
     if (found->sends) {
         struct task_struct* const task = (void*)bpf_get_current_task();
-        if (!found->placed) {
-            event->flow.in_container = in_container(settings);
-        }
-        event->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
         event->pid = BPF_CORE_READ(task, pid);
         BPF_CORE_READ_INTO(&event->comm, task, comm);
         BPF_CORE_READ_INTO(&event->hostname, task, nsproxy, uts_ns, name.nodename);

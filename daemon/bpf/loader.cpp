@@ -81,7 +81,9 @@ std::string pin_of(const std::string& pins, std::string_view name) {
 struct Loader::Kernel {
     std::vector<std::pair<std::string, Fd>> maps;
     std::unique_ptr<Ring> ring;
-    Fd mark;                         ///< program that marks a process that tests the hooks
+    Fd mark;   ///< program that marks a process that tests the hooks
+    Fd unfold; ///< programs that make events of repeats
+    Fd unfold_all;
     egress_config* config = nullptr; ///< mapped
 
     /// Descriptor of the map of that name; there is one.
@@ -163,7 +165,12 @@ Result<> Loader::load(egress_bpf& skeleton) {
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }
-    kernel_->mark.reset(fcntl(bpf_program__fd(skeleton.progs.egress_mark), F_DUPFD_CLOEXEC, 0));
+    const auto keep = [](Fd& into, const bpf_program* program) {
+        into.reset(fcntl(bpf_program__fd(program), F_DUPFD_CLOEXEC, 0));
+    };
+    keep(kernel_->mark, skeleton.progs.egress_mark);
+    keep(kernel_->unfold, skeleton.progs.egress_unfold);
+    keep(kernel_->unfold_all, skeleton.progs.egress_unfold_all);
     if (auto taken = take_maps(skeleton.obj); !taken) {
         return taken;
     }
@@ -241,23 +248,34 @@ Result<> Loader::attach(bpf_object* object) {
 Result<> Loader::walk_processes(int program, std::uint32_t pid) {
     bpf_iter_link_info only{};
     only.task.pid = pid;
+    return walk(program, pid == 0 ? nullptr : &only, "cannot walk the processes that run");
+}
+
+Result<> Loader::unfold(bool all) {
+    bpf_iter_link_info folds{};
+    folds.map.map_fd = static_cast<std::uint32_t>(kernel_->map("folds"));
+    const auto& program = all ? kernel_->unfold_all : kernel_->unfold;
+    return walk(program.get(), &folds, "cannot walk the repeats that were folded");
+}
+
+Result<> Loader::walk(int program, const bpf_iter_link_info* info, const char* what) {
     bpf_link_create_opts options{};
     options.sz = sizeof options;
-    options.iter_info = pid == 0 ? nullptr : &only;
-    options.iter_info_len = pid == 0 ? 0 : sizeof only;
+    options.iter_info = const_cast<bpf_iter_link_info*>(info);
+    options.iter_info_len = info == nullptr ? 0 : sizeof *info;
     const Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
     if (!link) {
-        return fail_errno("cannot walk the processes that run");
+        return fail_errno(what);
     }
     const Fd walk(bpf_iter_create(link.get()));
     if (!walk) {
-        return fail_errno("cannot walk the processes that run");
+        return fail_errno(what);
     }
     char unused[64];
     ssize_t got = 0;
     while ((got = read(walk.get(), unused, sizeof unused)) > 0 || (got < 0 && errno == EAGAIN)) {
     }
-    return got == 0 ? Result<>{} : fail_errno("cannot walk the processes that run");
+    return got == 0 ? Result<>{} : fail_errno(what);
 }
 
 Result<> Loader::install(const Tables& tables) {

@@ -16,6 +16,7 @@
 
 struct bpf_object;
 struct bpf_program;
+union bpf_iter_link_info;
 struct egress_bpf;
 
 namespace egress::bpf {
@@ -75,6 +76,10 @@ class Loader {
     /// Hands over at most `most` events; how many there were.
     std::size_t read_events(std::size_t most, const OnEvent& on_event);
 
+    /// Makes events of the repeats that were folded and that no look has followed for an interval,
+    /// or of `all` that were. Any thread's; a millisecond or two.
+    Result<> unfold(bool all);
+
     /// Once a second: memory that only events need is given back while there are none.
     void tick();
 
@@ -100,6 +105,7 @@ class Loader {
     Result<> take_maps(bpf_object* object);
     Result<> attach(bpf_object* object);
     Result<> walk_processes(int program, std::uint32_t pid = 0);
+    static Result<> walk(int program, const bpf_iter_link_info* info, const char* what);
     bool canary_lives() const;
 
     LoaderOptions options_;
