@@ -191,6 +191,9 @@ bool in_container(const Question& question, const egress_process& process,
     if (question.container) {
         return *question.container;
     }
+    if (bpf::is_in_container(question.cgroup)) {
+        return true;
+    }
     const auto settings = loader.settings();
     if (question.mount_space && question.pid_space) {
         return question.mount_space != settings.mount_namespace ||

@@ -33,6 +33,7 @@ struct bpf_iter__bpf_map_elem {
 } __attribute__((preserve_access_index));
 
 #include "abi.h"
+#include "container.h"
 #include "flow.h"
 #include "judge.h"
 #include "maps.h"

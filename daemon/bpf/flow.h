@@ -81,8 +81,7 @@ EGRESS_INLINE int judge(struct egress_case* found) {
         return EGRESS_PASS;
     }
     if (view.base->has_places) {
-        found->flow.in_container = in_container(settings);
-        found->placed = 1;
+        egress_place(found);
     }
     found->cgroup_rules = cgroup_of_caller(&view);
     if (egress_decide(found) == EGRESS_UNPREPARED) {
@@ -90,6 +89,9 @@ EGRESS_INLINE int judge(struct egress_case* found) {
         egress_decide(found);
     }
     if (found->tell) {
+        if (!view.base->has_places) {
+            egress_place(found);
+        }
         egress_tell(found);
     }
     if (found->verdict == EGRESS_REFUSE_LOUDLY) {
@@ -101,7 +103,7 @@ EGRESS_INLINE int judge(struct egress_case* found) {
 
 /* Keeps with a socket who has it, for its packets: `passed` under the case's policy, or not judged.
  * Where nothing can be kept it would escape the next policy, and is refused. */
-EGRESS_INLINE int keep_owner(struct egress_socket* kept, const struct egress_case* found,
+EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* found,
                              const struct egress_config* settings, int passed, int stream) {
     if (!kept) {
         egress_lose(EGRESS_LOST_SOCKET);
@@ -113,8 +115,10 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, const struct egress_cas
     kept->uid = found->owner.uid;
     kept->gid = found->owner.gid;
     /* Datagrams leave in their sender's own time, and he is asked then. */
-    kept->in_container =
-        stream || !settings->knows_sender ? in_container(settings) : found->flow.in_container;
+    if (stream || !settings->knows_sender) {
+        egress_place(found);
+    }
+    kept->in_container = found->flow.in_container;
     kept->checked = bpf_ktime_get_coarse_ns();
     kept->passed = passed ? egress_ticket(kept->started, kept->exec_id, found->generation) : 0;
     return EGRESS_PASS;

@@ -7,6 +7,7 @@
 #ifndef EGRESS_BPF_JUDGE_H
 #define EGRESS_BPF_JUDGE_H
 
+#include "container.h"
 #include "kernel.h"
 #include "maps.h"
 #include "socket.h"
@@ -33,7 +34,6 @@ struct egress_case {
     __u16 flags; /* of the rule */
     __u8 hook;
     __u8 sends;    /* the owner does just now: it is the current task */
-    __u8 placed;   /* flow.in_container is known */
     __u8 known;    /* it is kept already: only its time has come */
     __u8 prepared; /* what could be done for the owner's rules has been done */
     __u8 verdict;  /* EGRESS_PASS... */
@@ -103,12 +103,15 @@ EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_process
     return &view->base->stranger;
 }
 
-/* Whether the current task is outside of the host's namespaces. Following the pointers takes as
- * long as half of a verdict: only for who asks. */
-EGRESS_INLINE int in_container(const struct egress_config* settings) {
-    struct task_struct* task = bpf_get_current_task_btf();
-    return task->nsproxy->mnt_ns->ns.inum != settings->mount_namespace ||
-           pid_namespace_of(task) != settings->pid_namespace;
+/* Whether the current task is in a container. Following the pointers takes as long as half of a
+ * verdict: only for who asks. */
+__noinline int egress_place(struct egress_case* found) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    if (found && settings) {
+        found->flow.in_container = egress_in_container(bpf_get_current_task_btf(), settings);
+    }
+    return 0;
 }
 
 /* Whether this is the process that tests the hooks. All others pay for one comparison. */
@@ -252,16 +255,6 @@ EGRESS_INLINE void keep_look(struct egress_fold* fold, const struct egress_case*
     }
 }
 
-/* What the current task tells of itself and nobody has asked yet. */
-EGRESS_INLINE void place(struct egress_case* found, const struct egress_config* settings) {
-    struct task_struct* const task = (void*)bpf_get_current_task();
-    if (!found->placed) {
-        found->flow.in_container = in_container(settings);
-        found->placed = 1;
-    }
-    found->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-}
-
 __noinline int egress_tell(struct egress_case* found) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
@@ -276,7 +269,8 @@ __noinline int egress_tell(struct egress_case* found) {
         return 0;
     }
     if (found->sends) {
-        place(found, settings);
+        struct task_struct* const task = (void*)bpf_get_current_task();
+        found->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
     }
     if (fold) {
         keep_look(fold, found, process);

@@ -87,6 +87,7 @@ struct cred {
     kgid_t gid;
 };
 struct kernfs_node {
+    const char* name;
     __u64 id;
 };
 struct cgroup_subsys_state {

@@ -18,6 +18,7 @@
 
 #include "daemon/bpf/install.h"
 #include "daemon/bpf/map.h"
+#include "daemon/bpf/objects.h"
 #include "daemon/bpf/percpu.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/bpf/ring.h"
@@ -151,7 +152,8 @@ Result<> Loader::load(egress_bpf& skeleton) {
     bpf_map* map = nullptr;
     bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
-        if (!bpf_map__is_internal(map) && name != "scratch" && name != "counts") {
+        if (!bpf_map__is_internal(map) && name != "scratch" && name != "counts" &&
+            name != "contained") {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
@@ -162,6 +164,11 @@ Result<> Loader::load(egress_bpf& skeleton) {
     const PerCpu cpu = find_per_cpu();
     skeleton.rodata->count_from_queue = cpu.count;
     skeleton.rodata->task_from_queue = cpu.task;
+    policy::EgressOptions outermost;
+    outermost.cgroup = "/";
+    for (const auto& found : find_cgroups(cgroup_root(), outermost)) {
+        skeleton.rodata->host_cgroup = found.id;
+    }
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }

@@ -1,6 +1,7 @@
 #include "daemon/bpf/native.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 namespace {
@@ -98,6 +99,8 @@ const egress_path_rules* tree_rules(const egress_view* view, const egress_tree* 
 
 #include "daemon/bpf/verdict.h"
 
+#include "daemon/bpf/container_name.h"
+
 namespace egress::bpf {
 
 Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
@@ -127,6 +130,23 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
     out.place = copy(question.place);
     out.cgroup = copy(question.cgroup);
     return out;
+}
+
+bool is_in_container(std::string_view cgroup) {
+    auto outer = EGRESS_NAME_OTHER;
+    while (!cgroup.empty()) {
+        const auto length = std::min(cgroup.find('/'), cgroup.size());
+        std::array<char, EGRESS_NAME_SIZE> name{};
+        cgroup.copy(name.data(), std::min(length, name.size() - 1));
+        const auto kind = egress_kind_of_name(name.data());
+        if (egress_is_containers(kind, EGRESS_NAME_OTHER) || egress_is_containers(outer, kind) ||
+            egress_is_id(name.data() + egress_before_id(name.data()))) {
+            return true;
+        }
+        outer = kind;
+        cgroup.remove_prefix(std::min(length + 1, cgroup.size()));
+    }
+    return false;
 }
 
 } // namespace egress::bpf

@@ -19,4 +19,7 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
                        const std::vector<std::uint64_t>& cgroups, std::uint64_t now,
                        std::uint64_t week_at_boot);
 
+/// Whether the cgroup at this path below the cgroup2 root, or one around it, is a container's.
+bool is_in_container(std::string_view cgroup);
+
 } // namespace egress::bpf

@@ -317,7 +317,7 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
 
 /* In full; the other half of egress_packet(). */
 __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
-    struct egress_case found = {.hook = EGRESS_HOOK_PACKET, .placed = 1};
+    struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
     const int soon = egress_identify(skb, &found, kind);
     if (soon != EGRESS_UNDECIDED) {
         return soon;

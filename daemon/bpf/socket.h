@@ -4,6 +4,7 @@
 #ifndef EGRESS_BPF_SOCKET_H
 #define EGRESS_BPF_SOCKET_H
 
+#include "container.h"
 #include "kernel.h"
 #include "maps.h"
 #include "tag.h"
@@ -43,8 +44,7 @@ EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* 
     socket->tgid = BPF_CORE_READ(task, tgid);
     socket->uid = BPF_CORE_READ(task, cred, uid.val);
     socket->gid = BPF_CORE_READ(task, cred, gid.val);
-    socket->in_container = mount_namespace_of(task) != settings->mount_namespace ||
-                           pid_namespace_of(task) != settings->pid_namespace;
+    socket->in_container = egress_in_container(task, settings);
 }
 
 /* Whether the socket is the end that called connect(). A port that connect() chose has its own mark

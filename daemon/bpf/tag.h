@@ -8,6 +8,7 @@
 #ifndef EGRESS_BPF_TAG_H
 #define EGRESS_BPF_TAG_H
 
+#include "container.h"
 #include "kernel.h"
 #include "maps.h"
 #include "sender.h"
@@ -29,23 +30,6 @@ struct {
     __type(key, __u32);
     __type(value, struct egress_scratch);
 } scratch SEC(".maps");
-
-EGRESS_INLINE __u32 mount_namespace_of(struct task_struct* task) {
-    return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-}
-
-EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
-    struct pid* pid = BPF_CORE_READ(task, thread_pid);
-    const __u32 level = BPF_CORE_READ(pid, level);
-    struct pid_namespace* ns = 0;
-    if (level < 32) {
-        bpf_probe_read_kernel(&ns, sizeof ns,
-                              (void*)pid + bpf_core_field_offset(struct pid, numbers) +
-                                  level * bpf_core_type_size(struct upid) +
-                                  bpf_core_field_offset(struct upid, ns));
-    }
-    return BPF_CORE_READ(ns, ns.inum);
-}
 
 struct egress_walk {
     struct dentry* dentry;

@@ -207,6 +207,11 @@ def test_explain_a_program(world):
             ["port"], ["protocol"], ["user"], ["place"], ["time"]], found
         found = explain(world, guard, "--exe", PYTHON, "--container", "10.66.0.1:80")
         assert found["action"] == "ALLOWED" and line_of(found) == 7, found
+        scope = f"/x.slice/docker-{'0123456789abcdef' * 4}.scope/init"
+        found = explain(world, guard, "--exe", PYTHON, "--cgroup", scope, "10.66.0.1:80")
+        assert found["action"] == "ALLOWED" and line_of(found) == 7, found
+        found = explain(world, guard, "--exe", PYTHON, "--host", "--cgroup", scope, "10.66.0.1:80")
+        assert found["action"] == "MONITOR" and line_of(found) == 9, found
         found = explain(world, guard, "--exe", PYTHON, "--proto", "udp", "10.66.0.1:443")
         assert found["action"] == "BLOCKED" and line_of(found) == 5, found
         found = explain(world, guard, "--exe", "/bin/sh", "--parent", PYTHON, "10.66.0.1:80")
@@ -249,6 +254,13 @@ def test_explain_a_process(world):
         found = explain(world, guard, "--pid", pid, "--uid", "7", "10.66.0.1:80")
         assert found["action"] == "ALLOWED" and "rule" not in found, found
         assert found["earlier"][1]["because"] == ["user"], found
+        # In the cgroup of a container it is in one.
+        inner = f"{guard.cgroup}/libpod-{'0123456789abcdef' * 4}.scope"
+        os.mkdir(inner)
+        with open(inner + "/cgroup.procs", "w") as procs:
+            procs.write(pid)
+        found = explain(world, guard, "--pid", pid, "10.66.0.1:80")
+        assert found["process"]["container"] is True, found
         waiting.communicate("\n")
         done = world.ctl("explain", "--pid", pid, "10.66.0.1:80", environment=at(guard))
         assert done.returncode == 1, done

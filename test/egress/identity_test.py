@@ -214,6 +214,61 @@ def test_what_a_container_is(world):
             assert probe_of(guard, *command) == [expected], flags
 
 
+ID = "0123456789abcdef" * 4
+
+
+def test_cgroup_of_a_container(world):
+    """Without any namespace of its own: by the name that a runtime gives, however deep below it."""
+    servers(world, 80)
+    world.listener("10.66.0.1", 81)
+    world.listener("10.66.0.1", 82)
+    inside = (f"/docker-{ID}.scope", f"/docker-{ID}.scope/a/b", f"/pods/kubepods.slice/x",
+              f"/libpod-{ID}.scope", f"/{ID}/init", "/machine-box.scope/payload/init.scope")
+    outside = ("", f"/libpod-conmon-{ID}.scope", f"/docker-{ID[1:]}.scope", "/machine-box.scope/supervisor",
+               "/machine-qemu\\x2d1\\x2dguest.scope/libvirt", "/payload")
+    targets = [f"tcp,10.66.0.1,{port}" for port in (80, 81, 82)] + ["raw,0.0.0.0,253"]
+    with guarded(world) as guard:
+        for cgroup in inside + outside:
+            os.makedirs(guard.cgroup + cgroup, exist_ok=True)
+        # Where no rule asks, the event says it all the same; refused, so that no socket has it found out.
+        start(guard, "* * * * * deny\n")
+        for cgroup in inside + outside:
+            assert probe(guard, TARGET, "udp,10.66.0.1,80", cgroup=cgroup) == ["EPERM"] * 2
+            wait_for(lambda cgroup=cgroup: seen_in(guard, cgroup) == {cgroup in inside}, 20,
+                     lambda cgroup=cgroup: f"{cgroup}: {guard.events()}")
+        before = generation(guard)
+        world.write("egress.conf", "[local]\n2222 stream tcp * * 3 1h\n[egress]\n"
+                    "*:80 stream * * * deny container\n*:81 stream * * * reject host\n"
+                    "* raw * * * deny container\n")
+        assert guard.daemon.request("POST", "/v1/reload")[0] == 200
+        wait_for(lambda: generation(guard) > before, 30, "the other rules")
+        for cgroup in inside:
+            assert probe(guard, *targets, cgroup=cgroup) == ["EPERM", "ok", "ok", "EPERM"], cgroup
+        for cgroup in outside:
+            assert probe(guard, *targets, cgroup=cgroup) == ["ok", "ECONNREFUSED", "ok", "ok"], cgroup
+
+
+def seen_in(guard, cgroup):
+    """What the events of the processes in it say of where they were."""
+    return {event["container"] for event in guard.events()
+            if event.get("cgroup") == "/" + os.path.basename(guard.cgroup) + cgroup}
+
+
+def test_process_that_moves(world):
+    """The cgroup counts that it is in when it connects, not the one that it was started in."""
+    servers(world, 80)
+    with guarded(world) as guard:
+        os.makedirs(f"{guard.cgroup}/crio-{ID}.scope/child")
+        start(guard, DENY.format("*", "container"))
+        waiting = Waiting(guard, PYTHON)
+        assert waiting.tries() == "ok"
+        for cgroup, expected in ((f"/crio-{ID}.scope/child", "EPERM"), ("", "ok")):
+            with open(guard.cgroup + cgroup + "/cgroup.procs", "w") as procs:
+                procs.write(str(waiting.process.pid))
+            assert waiting.tries() == expected, cgroup
+        waiting.close()
+
+
 def test_parent_replaced(world):
     """`parent` and `under`: whoever runs the old file is still the parent that the rule names."""
     servers(world, 80)

@@ -280,6 +280,28 @@ def test_raw_sockets_by_destination(world):
         assert event["type"] == "raw" and event["protocol"] == "tcp", event
 
 
+def test_raw_sockets_of_a_container(world):
+    """By the cgroup that the sender is in when the packet leaves."""
+    with guarded(world) as guard:
+        inner = f"{guard.cgroup}/cri-containerd-{'0123456789abcdef' * 4}.scope"
+        os.mkdir(inner)
+        agent = Agent(guard)
+        open_raw(agent)
+        guard.start("10.66.0.2 * * * * deny container\n10.66.0.3 * * * * deny host\n")
+        knows_sender(guard)
+        tries = "[said(sent, raw, ('10.66.0.%d' % n, 0)) for n in (1, 2, 3)]"
+        agent("def said(call, *words):\n"
+              "    try: return call(*words)\n"
+              "    except OSError as error: return errno.errorcode[error.errno]")
+        for cgroup, expected in ((guard.cgroup, [4, 4, "EPERM"]), (inner, [4, "EPERM", 4]),
+                                 (guard.cgroup, [4, 4, "EPERM"])):
+            with open(cgroup + "/cgroup.procs", "w") as procs:
+                procs.write(str(agent.process.pid))
+            assert agent(tries) == expected, cgroup
+        assert guard.event(addr="10.66.0.2", action="BLOCKED")["container"] is True
+        assert guard.event(addr="10.66.0.3", action="BLOCKED")["container"] is False
+
+
 def open_raw(agent):
     with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
         file.write("0 2147483647")
