@@ -1,5 +1,6 @@
 #include "ctl/out.h"
 
+#include <cerrno>
 #include <ctime>
 
 namespace egress::ctl {
@@ -144,6 +145,16 @@ std::string local_time(std::int64_t wall_seconds) {
     const auto seconds = static_cast<std::time_t>(wall_seconds);
     std::tm parts{};
     return localtime_r(&seconds, &parts) == nullptr ? "-" : formatted("%Y/%m/%d %H:%M:%S", parts);
+}
+
+Failure unreadable_database(const Error& error) {
+    auto text = printable(error.text);
+    if (error.code == EACCES || error.code == EPERM) {
+        text += "; you must be root to read the database";
+    } else if (error.code == ENOENT) {
+        text += "; no egressd has run with it (-D names another directory)";
+    }
+    return {Exit::unreachable, text};
 }
 
 Exit complain(const Context& context, const Failure& failure) {

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ctl/context.h"
+#include "daemon/result.h"
 
 namespace egress::ctl {
 
@@ -49,6 +50,9 @@ void print(std::FILE* to, fmt::format_string<T...> form, T&&... values) {
     const auto text = fmt::format(form, std::forward<T>(values)...);
     std::fwrite(text.data(), 1, text.size(), to); // errors stick to the stream; run() looks once
 }
+
+/// Why the database cannot be read, and what to do.
+Failure unreadable_database(const Error& error);
 
 /// "egressctl: TEXT" on the error stream; returns the status.
 Exit complain(const Context& context, const Failure& failure);

@@ -1,5 +1,4 @@
 // dump: what the database remembers, in blocklistctl's columns. Reads the files, asks nobody.
-#include <cerrno>
 
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
@@ -92,16 +91,6 @@ Result<> collect(const std::string& directory, Wanted wanted, std::int64_t now, 
     });
 }
 
-Failure unreadable(const Error& error) {
-    auto text = printable(error.text);
-    if (error.code == EACCES || error.code == EPERM) {
-        text += "; you must be root to read the database";
-    } else if (error.code == ENOENT) {
-        text += "; no egressd has run with it (-D names another directory)";
-    }
-    return {Exit::unreachable, text};
-}
-
 } // namespace
 
 Exit run_dump(const Context& context, const Arguments& arguments) {
@@ -116,7 +105,7 @@ Exit run_dump(const Context& context, const Arguments& arguments) {
         listing.write(context.out, walked.has_value());
     }
     if (!walked) {
-        return complain(context, unreadable(walked.error()));
+        return complain(context, unreadable_database(walked.error()));
     }
     if (arguments.has("d")) {
         print(context.err, "egressctl: {} rows of {}\n", listing.rows(), printable(directory));

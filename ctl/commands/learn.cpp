@@ -1,6 +1,5 @@
 // learn: the lines of [egress] that the traffic needs which the kernel half saw. Reads the
 // database, asks nobody.
-#include <cerrno>
 
 #include "ctl/commands/commands.h"
 #include "ctl/lessons.h"
@@ -138,16 +137,6 @@ void tell_json(const Context& context, const std::vector<Lesson>& lessons) {
     print(context.out, "{}\n", to_text(out));
 }
 
-Failure unreadable(const Error& error) {
-    auto text = printable(error.text);
-    if (error.code == EACCES || error.code == EPERM) {
-        text += "; you must be root to read the database";
-    } else if (error.code == ENOENT) {
-        text += "; no egressd has run with it (-D names another directory)";
-    }
-    return {Exit::unreachable, text};
-}
-
 } // namespace
 
 Exit run_learn(const Context& context, const Arguments& arguments) {
@@ -163,7 +152,7 @@ Exit run_learn(const Context& context, const Arguments& arguments) {
     const auto record =
         read(given != nullptr ? *given : EGRESS_DB_DIR, since, arguments.has("refused"));
     if (!record) {
-        return complain(context, unreadable(record.error()));
+        return complain(context, unreadable_database(record.error()));
     }
     LessonOptions options;
     options.exact = arguments.has("exact");

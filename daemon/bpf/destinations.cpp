@@ -74,11 +74,10 @@ constexpr ClassPrefix private_prefixes[] = {{"10.0.0.0/8", true},     {"172.16.0
                                             {"192.168.0.0/16", true}, {"100.64.0.0/10", true},
                                             {"169.254.0.0/16", true}, {"fc00::/7", true},
                                             {"fe80::/10", true}};
-constexpr ClassPrefix internet_prefixes[] = {
-    {"0.0.0.0/0", true},        {"0.0.0.0/8", false},      {"10.0.0.0/8", false},
-    {"100.64.0.0/10", false},   {"127.0.0.0/8", false},    {"169.254.0.0/16", false},
-    {"172.16.0.0/12", false},   {"192.168.0.0/16", false}, {"224.0.0.0/4", false},
-    {"255.255.255.255", false}, {"2000::/3", true},        {"64:ff9b::/96", true}};
+/// Less those of the other classes.
+constexpr ClassPrefix internet_prefixes[] = {{"0.0.0.0/0", true},    {"0.0.0.0/8", false},
+                                             {"224.0.0.0/4", false}, {"255.255.255.255", false},
+                                             {"2000::/3", true},     {"64:ff9b::/96", true}};
 
 std::span<const ClassPrefix> prefixes_of(Destination::Kind kind) {
     switch (kind) {
@@ -154,6 +153,14 @@ class Items {
         const MarkId outside = prefixes.empty() ? inside : mark(self, false);
         for (const auto& each : prefixes) {
             add(*Prefix::parse(each.text), family, each.inside ? inside : outside);
+        }
+        if (destination.kind == Destination::Kind::internet && family != AF_INET6) {
+            // Of IPv6 it has nothing that is theirs.
+            for (const auto other : {Destination::Kind::private_, Destination::Kind::local}) {
+                for (const auto& each : prefixes_of(other)) {
+                    add(*Prefix::parse(each.text), AF_INET, outside);
+                }
+            }
         }
     }
 

@@ -15,15 +15,6 @@ namespace {
 using Kind = Destination::Kind;
 constexpr auto npos = std::string_view::npos;
 
-struct Class {
-    std::string_view text;
-    Kind kind;
-};
-constexpr std::array<Class, 4> classes = {{{"*", Kind::any},
-                                           {"internet", Kind::internet},
-                                           {"private", Kind::private_},
-                                           {"local", Kind::local}}};
-
 bool is_digit(char c) {
     return c >= '0' && c <= '9';
 }
@@ -129,9 +120,8 @@ std::optional<Destination> parse_host(const Cell& host, const Context& context) 
     if (!length.text.empty()) {
         return context.error(length, fmt::format("{} takes no prefix length", quote(base.text)));
     }
-    const auto at = std::ranges::find(classes, host.text, &Class::text);
-    if (at != classes.end()) {
-        out.kind = at->kind;
+    if (const auto kind = host.text == "*" ? Kind::any : class_of(host.text)) {
+        out.kind = *kind;
         return out;
     }
     return parse_name(host, context);

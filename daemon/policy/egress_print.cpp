@@ -22,7 +22,7 @@ std::string print_host(const Destination& destination) {
     case Kind::prefix:
         return print_prefix(destination.prefix);
     case Kind::name: // a host may bear the name of a class
-        return text == "internet" || text == "private" || text == "local" ? text + "." : text;
+        return class_of(text) ? text + "." : text;
     case Kind::below:
         return "*." + text;
     case Kind::any_below:
@@ -30,13 +30,11 @@ std::string print_host(const Destination& destination) {
     case Kind::list:
         return "@" + text;
     case Kind::internet:
-        return "internet";
     case Kind::private_:
-        return "private";
     case Kind::local:
-        return "local";
+        break;
     }
-    return "*";
+    return std::string(class_name(destination.kind));
 }
 
 std::string print_destination(const Destination& destination) {

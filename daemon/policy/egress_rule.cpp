@@ -1,6 +1,32 @@
 #include "daemon/policy/egress_rule.h"
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
 namespace egress::policy {
+
+namespace {
+
+constexpr std::array<std::pair<std::string_view, Destination::Kind>, 3> classes = {
+    {{"internet", Destination::Kind::internet},
+     {"private", Destination::Kind::private_},
+     {"local", Destination::Kind::local}}};
+
+} // namespace
+
+std::string_view class_name(Destination::Kind kind) {
+    const auto* const at =
+        std::ranges::find(classes, kind, [](const auto& one) { return one.second; });
+    return at != classes.end() ? at->first : std::string_view();
+}
+
+std::optional<Destination::Kind> class_of(std::string_view name) {
+    const auto* const at =
+        std::ranges::find(classes, name, [](const auto& one) { return one.first; });
+    return at != classes.end() ? std::optional(at->second) : std::nullopt;
+}
 
 std::string not_yet(const EgressRule& rule) {
     // A later version drops what it can do from here, and from nowhere else.

@@ -150,6 +150,10 @@ struct AddressList {
     std::vector<Destination> names; ///< of kinds name, below, any_below; no ports
 };
 
+/// "internet", "private" or "local"; empty: the destination is no class.
+std::string_view class_name(Destination::Kind kind);
+std::optional<Destination::Kind> class_of(std::string_view name);
+
 /// Why this version cannot enforce the line ("the option token is not there yet"); empty: it can.
 std::string not_yet(const EgressRule& rule);
 /// The same of a list: whether it has names. Its prefixes work.

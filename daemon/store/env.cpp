@@ -214,13 +214,17 @@ Result<> Env::open_tables(Mode mode) {
     return commit(std::move(*txn));
 }
 
-Result<> Env::each(const std::function<bool(Row&&)>& visit) const {
-    auto txn = begin(env_.get(), MDB_RDONLY);
+namespace {
+
+/// `visit` gets key and value of each row in turn; false or an error ends the walk.
+template <typename Visit>
+Result<> walk(MDB_env* env, MDB_dbi table, const std::string& directory, Visit visit) {
+    auto txn = begin(env, MDB_RDONLY);
     if (!txn) {
         return std::unexpected(txn.error());
     }
     MDB_cursor* raw = nullptr;
-    if (const int code = mdb_cursor_open(txn->get(), rows_, &raw); code != 0) {
+    if (const int code = mdb_cursor_open(txn->get(), table, &raw); code != 0) {
         return fail_lmdb("cannot read the database", code);
     }
     const std::unique_ptr<MDB_cursor, CloseCursor> cursor(raw);
@@ -228,48 +232,44 @@ Result<> Env::each(const std::function<bool(Row&&)>& visit) const {
     MDB_val value{};
     int code = mdb_cursor_get(raw, &key, &value, MDB_FIRST);
     for (; code == 0; code = mdb_cursor_get(raw, &key, &value, MDB_NEXT)) {
-        auto row = decode(bytes_of(key), bytes_of(value));
-        if (!row) {
-            return fail(
-                fmt::format("the database in {} is damaged: no row of this version at key \"{}\"",
-                            directory_, escape(text_of(key), 64)));
+        const Result<bool> go_on = visit(key, value);
+        if (!go_on) {
+            return std::unexpected(go_on.error());
         }
-        if (!visit(std::move(*row))) {
+        if (!*go_on) {
             return {};
         }
     }
     if (code != MDB_NOTFOUND) {
-        return fail_lmdb("cannot read the database in " + directory_, code);
+        return fail_lmdb("cannot read the database in " + directory, code);
     }
     return {};
+}
+
+} // namespace
+
+Result<> Env::each(const std::function<bool(Row&&)>& visit) const {
+    return walk(env_.get(), rows_, directory_,
+                [&](const MDB_val& key, const MDB_val& value) -> Result<bool> {
+                    auto row = decode(bytes_of(key), bytes_of(value));
+                    if (!row) {
+                        return fail(fmt::format("the database in {} is damaged: no row of this "
+                                                "version at key \"{}\"",
+                                                directory_, escape(text_of(key), 64)));
+                    }
+                    return visit(std::move(*row));
+                });
 }
 
 Result<> Env::each_event(const std::function<bool(EventRow&&)>& visit) const {
     if (!has_events_) {
         return {};
     }
-    auto txn = begin(env_.get(), MDB_RDONLY);
-    if (!txn) {
-        return std::unexpected(txn.error());
-    }
-    MDB_cursor* raw = nullptr;
-    if (const int code = mdb_cursor_open(txn->get(), events_, &raw); code != 0) {
-        return fail_lmdb("cannot read the database", code);
-    }
-    const std::unique_ptr<MDB_cursor, CloseCursor> cursor(raw);
-    MDB_val key{};
-    MDB_val value{};
-    int code = mdb_cursor_get(raw, &key, &value, MDB_FIRST);
-    for (; code == 0; code = mdb_cursor_get(raw, &key, &value, MDB_NEXT)) {
-        auto row = decode_event(bytes_of(key), bytes_of(value));
-        if (row && !visit(std::move(*row))) {
-            return {};
-        }
-    }
-    if (code != MDB_NOTFOUND) {
-        return fail_lmdb("cannot read the database in " + directory_, code);
-    }
-    return {};
+    return walk(env_.get(), events_, directory_,
+                [&](const MDB_val& key, const MDB_val& value) -> Result<bool> {
+                    auto row = decode_event(bytes_of(key), bytes_of(value));
+                    return !row || visit(std::move(*row));
+                });
 }
 
 Result<> Env::clear() {
