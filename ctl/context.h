@@ -27,6 +27,7 @@ struct Failure {
     Exit status = Exit::unreachable;
     std::string text;
     bool nobody = false; ///< no daemon listens at the socket
+    bool cut = false;    ///< it hung up in the middle of its answer
 };
 
 template <typename T>

@@ -81,10 +81,11 @@ Failure transfer_failure(const Context& context, CURL* handle, CURLcode code, co
     case CURLE_PARTIAL_FILE:
     case CURLE_RECV_ERROR:
     case CURLE_SEND_ERROR:
-        return {Exit::unreachable,
-                fmt::format("egressd at {} hung up before its answer was complete; see its log "
-                            "(journalctl -u egressd)",
-                            at)};
+        return {.status = Exit::unreachable,
+                .text = fmt::format("egressd at {} hung up before its answer was complete; see its "
+                                    "log (journalctl -u egressd)",
+                                    at),
+                .cut = true};
     default:
         break;
     }

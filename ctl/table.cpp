@@ -32,6 +32,7 @@ constexpr Option check_options[] = {
 
 constexpr Option apply_options[] = {
     {'\0', "confirm", "time", "go back after 60s, 5m, ... unless \"confirm\" comes"},
+    {'\0', "wait", "", "with --confirm: stay until the trial has ended, and tell how"},
     {'\0', "force", "", "even if the rules cut off what the system needs"},
 };
 

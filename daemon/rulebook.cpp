@@ -183,6 +183,8 @@ void Rulebook::start_trial(policy::Policy policy, Report report, Done done,
                         result.error().text);
             forget_trial(); // the rules before never went
             done(report);
+        } else if (ending_) {
+            done(report); // it was ended before it was in force, which goes on
         } else {
             end_trial("it cannot be put in force",
                       [report, done](const Result<>&) { done(report); });

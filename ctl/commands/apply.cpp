@@ -9,6 +9,7 @@
 #include "ctl/out.h"
 #include "ctl/rules_file.h"
 #include "ctl/session.h"
+#include "ctl/trial.h"
 #include "ctl/values.h"
 #include "daemon/bpf/guard.h"
 #include "daemon/bpf/objects.h"
@@ -175,6 +176,7 @@ Outcome<void> apply_for(const Context& context, const std::string& path, const s
               "--back\" ends the trial\n",
               seconds);
     }
+    std::fflush(context.out); // the trial has begun, whatever becomes of us
     return {};
 }
 
@@ -224,6 +226,18 @@ Outcome<std::optional<Seconds>> time_of(const Arguments& arguments) {
     return *time;
 }
 
+/// What is left in the kernel, too, where nobody answers.
+Exit complain_and_tell(const Context& context, const Failure& failure) {
+    const auto status = complain(context, failure);
+    const auto left = status == Exit::unreachable ? left_in_kernel(context) : "";
+    if (!left.empty() && failure.nobody) {
+        print(context.err, "{}\n", left);
+    } else if (!left.empty() && failure.cut) {
+        print(context.err, "if it has ended, {}\n", left);
+    }
+    return status;
+}
+
 } // namespace
 
 Exit run_apply(const Context& given, const Arguments& arguments) {
@@ -242,9 +256,16 @@ Exit run_apply(const Context& given, const Arguments& arguments) {
     if (!guarded) {
         return complain(context, guarded.error());
     }
+    if (!*time && arguments.has("wait")) {
+        return complain(context, {Exit::usage, "--wait: only a trial ends; --confirm TIME makes "
+                                               "one"});
+    }
     const auto done = *time ? apply_for(context, path, *text, **time, force)
                             : apply_for_good(context, path, *text, force);
-    return done ? Exit::ok : complain(context, done.error());
+    if (!done) {
+        return complain_and_tell(context, done.error());
+    }
+    return arguments.has("wait") ? wait_for_end(context, **time) : Exit::ok;
 }
 
 Exit run_confirm(const Context& given, const Arguments& arguments) {
@@ -252,7 +273,7 @@ Exit run_confirm(const Context& given, const Arguments& arguments) {
     if (arguments.has("back")) {
         const auto ended = ask(context, {"DELETE", "/v1/trial"});
         if (!ended) {
-            return complain(context, ended.error());
+            return complain_and_tell(context, ended.error());
         }
         print(context.out, "{}\n",
               context.json ? to_text({{"confirmed", false}}) : "the rules before are in force");
@@ -260,7 +281,7 @@ Exit run_confirm(const Context& given, const Arguments& arguments) {
     }
     const auto trial = ask(context, {"GET", "/v1/trial"});
     if (!trial) {
-        return complain(context, trial.error());
+        return complain_and_tell(context, trial.error());
     }
     const auto* const text = member(*trial, "text");
     const auto* const target = member(*trial, "file");

@@ -2,6 +2,7 @@
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
+#include "ctl/trial.h"
 #include "daemon/policy/print.h"
 
 namespace egress::ctl {
@@ -211,7 +212,10 @@ void tell_refused(const Page& page, const Json& refused) {
 Exit run_status(const Context& context, const Arguments&) {
     const auto status = call(context, {"GET", "/v1/status"});
     if (!status) {
-        return complain(context, status.error());
+        const auto left = status.error().nobody ? left_in_kernel(context) : "";
+        const auto code = complain(context, status.error());
+        print(context.err, "{}{}", left, left.empty() ? "" : "\n");
+        return code;
     }
     if (context.json) {
         print(context.out, "{}\n", to_text(*status));

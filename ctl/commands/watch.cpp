@@ -47,10 +47,11 @@ struct Filter {
     /// "FILE:LINE:COLUMN", by its line alone or by as much of it as was given.
     bool passes_rule(const std::string& place) const {
         return std::ranges::any_of(rules, [&](const std::string& wanted) {
+            const auto line = place.substr(0, place.rfind(':')); // without the column
             const bool line_only = wanted.find(':') == std::string::npos;
             return wanted == "none" ? place.empty()
-                   : line_only      ? (place + ":").find(":" + wanted + ":") != std::string::npos
-                                    : place == wanted || place.starts_with(wanted + ":");
+                   : line_only      ? line.ends_with(":" + wanted)
+                                    : line == wanted || place == wanted;
         });
     }
     bool passes_destination(const std::string& text) const {
@@ -60,6 +61,14 @@ struct Filter {
                });
     }
 };
+
+/// "12", "FILE:12", with a column or not, or "none".
+bool names_line(const std::string& text) {
+    const auto last = text.substr(text.rfind(':') + 1);
+    return text == "none" || (!last.empty() && std::ranges::all_of(last, [](unsigned char c) {
+               return std::isdigit(c) != 0;
+           }));
+}
 
 Outcome<Filter> filter_of(const Arguments& arguments) {
     Filter filter;
@@ -90,8 +99,14 @@ Outcome<Filter> filter_of(const Arguments& arguments) {
         }
         filter.ports.push_back(*target->port);
     }
-    const auto rules = arguments.each("rule");
-    filter.rules.assign(rules.begin(), rules.end());
+    for (const auto& text : arguments.each("rule")) {
+        if (!names_line(text)) {
+            return fail(Exit::usage, fmt::format("--rule: '{}' is no line; write 12, "
+                                                 "/etc/egress.conf:12, or none",
+                                                 printable(text)));
+        }
+        filter.rules.push_back(text);
+    }
     for (const auto& text : arguments.each("addr")) {
         const auto target = parse_target(text);
         if (!target) {

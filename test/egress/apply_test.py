@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import subprocess
 import time
 
 from ctl_test import at
@@ -169,6 +171,68 @@ def resolvers():
                 address = words[1].split("%")[0]
                 found.append(f"[{address}]" if ":" in address else address)
     return "".join(f"{address}:53 * * * * allow\n" for address in found)
+
+
+def waiting(world, guard, time_limit):
+    """egressctl apply --wait, once its rules are in force."""
+    path = world.write("tried.conf", TRIED)
+    process = subprocess.Popen([harness.artefact("ctl/egressctl"), "apply", path, "--confirm", time_limit, "--wait"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**harness.free_environment(), **at(guard)})
+    assert process.stdout.readline().startswith("in force for")
+    return process
+
+
+def test_taken_back_before_it_is_in_force(world):
+    """Whoever began it gets an answer all the same."""
+    with guarded(world) as guard:
+        guard.start_with(BEFORE)
+        body = json.dumps({"name": "x", "text": TRIED, "seconds": 600})
+        for _ in range(5):
+            with socket.socket(socket.AF_UNIX) as asking:
+                asking.settimeout(60 * harness.PATIENCE)
+                asking.connect(guard.daemon.control)
+                asking.sendall(f"PUT /v1/trial HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+                wait_for(lambda: trial(guard), 60, "the trial to begin")
+                assert guard.daemon.request("DELETE", "/v1/trial")[0] == 200
+                assert asking.recv(65536).split()[1] in (b"200", b"409")
+        assert nfail(guard) == 3 and not trial(guard)
+
+
+def test_waiting_for_the_end(world):
+    with guarded(world) as guard:
+        guard.start_with(BEFORE)
+        process = waiting(world, guard, "10m")
+        assert world.ctl("confirm", "--back", environment=at(guard)).returncode == 0
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and "the rules before are in force" in out and not errors, out
+        process = waiting(world, guard, "10m")
+        assert world.ctl("confirm", environment=at(guard)).returncode == 0
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0 and "its rules were kept" in out and not errors, out
+        done = apply(world, guard, TRIED, "--wait")
+        assert done.returncode == 2 and "--confirm" in done.stderr, done
+
+
+def test_the_daemon_is_lost_during_the_trial(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        guard.start_with(BEFORE)
+        conf = guard.daemon.conf
+        process = waiting(world, guard, "3s")
+        guard.daemon.stop(9)
+        # The kernel goes on, and everybody who asks hears what to do.
+        assert probe(guard, TARGET) == ["EPERM"]
+        for words in (["status"], ["confirm"], ["confirm", "--back"]):
+            done = world.ctl(*words, environment=at(guard))
+            assert done.returncode == 3 and "the kernel goes on with" in done.stderr, done
+            assert "systemctl start egressd" in done.stderr and "detach" in done.stderr, done
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 3 and "does not answer during the trial" in errors, errors
+        assert errors.count("nobody ends it") == 1 and "detach" in errors, errors
+        # What it says is so.
+        guard.start_with(conf)
+        assert probe(guard, TARGET) == ["ok"] and not trial(guard)
 
 
 def test_own_goals(world):

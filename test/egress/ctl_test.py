@@ -82,7 +82,9 @@ def test_watch(world):
         some = watch(guard, "--addr", "10.66.0.0/16", "--uid", "0", "--action", "BLOCKED",
                      "--port", "80", "--rule", "4")
         others = [watch(guard, *words) for words in (
-            ("--port", "81"), ("--rule", "5"), ("--rule", "egress.conf:4"), ("--rule", "none"))]
+            ("--port", "81"), ("--rule", "5"), ("--rule", "egress.conf:4"),
+            ("--rule", "1"),  # its column
+            ("--rule", "none"))]
         assert probe(guard, "tcp,fd66::1,80", TARGET) == ["ok", "EPERM"]
         for process in (every, some):
             event = json.loads(process.stdout.readline())
@@ -93,7 +95,7 @@ def test_watch(world):
             assert event["rule"].endswith(":4:1") and event["count"] == 1, event
         unmatched = json.loads(others.pop().stdout.readline())
         assert unmatched["addr"] == "fd66::1" and "rule" not in unmatched, unmatched
-        for words in (("--port", "0"), ("--port", "70000"), ("--uid", "nobody at all")):
+        for words in (("--port", "0"), ("--port", "70000"), ("--uid", "nobody at all"), ("--rule", "x:y"), ("--rule", "")):
             assert world.ctl("watch", *words, environment=at(guard)).returncode == 2, words
         # One that goes is noticed though nothing happens.
         for process in (some, *others):
