@@ -89,7 +89,7 @@ json counts_json(Daemon& daemon) {
 
 /// What goes out without being judged.
 json not_covered(const Enforcer::Status& status) {
-    json out = {"AF_PACKET sockets", "tun devices", "vsock", "the way of source-routed packets"};
+    json out = {"AF_PACKET sockets", "tun devices", "vsock"};
     const auto packets = std::ranges::find(status.coverage, "egress_packet", &bpf::Coverage::hook);
     if (packets != status.coverage.end() && !packets->attached) {
         out.push_back("packets of raw sockets");

@@ -303,6 +303,7 @@ struct egress_config {
 #define EGRESS_UNMATCHED 0xffffffffU
 #define EGRESS_BROKEN 0xfffffffeU /* the tables do not hang together: counted, never silent */
 #define EGRESS_CANARY 0xfffffffdU /* no rule: a process that tests the hooks */
+#define EGRESS_UNREAD 0xfffffffcU /* no rule: a packet with a route that cannot be read */
 #define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a process stays one */
 
 #endif

@@ -32,6 +32,8 @@ struct egress_case {
     __u32 cgroup_rules; /* index: rules of the innermost cgroup that a rule names; 0: none is */
     __u32 rule;
     __u16 flags; /* of the rule */
+    __u16 stop;  /* where the next address of the packet's route is */
+    __u8 stops;  /* how many there are from there on */
     __u8 hook;
     __u8 sends;    /* the owner does just now: it is the current task */
     __u8 known;    /* it is kept already: only its time has come */

@@ -10,21 +10,19 @@
  *   accepted TCP            never: answers of a server
  *
  * The header of a connected socket's packet does not count: behind address translation it names
- * somebody else than the program asked for.
+ * somebody else than the program asked for. But whatever socket it is from, a packet that names a
+ * way (route.h) is first judged by every address on it.
  */
 #ifndef EGRESS_BPF_PACKET_H
 #define EGRESS_BPF_PACKET_H
 
 #include "flow.h"
 #include "judge.h"
+#include "route.h"
 #include "socket.h"
 
 #define EGRESS_UNDECIDED 3
 #define EGRESS_REFUSED 1 /* in place of a ticket */
-
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
-#define EGRESS_MAX_EXTENSIONS 128 /* headers of IPv6 that are stepped over */
 
 /* What was let through is judged anew after so long, for rules that end and processes that change.
  */
@@ -41,7 +39,7 @@ struct egress_header {
 static long step_over(__u32 number, struct egress_header* header) {
     __u8 start[4];
     const __u8 kind = header->protocol;
-    if (kind != 0 && kind != 43 && kind != 44 && kind != 51 && kind != 60) {
+    if (!is_extension(kind)) {
         return 1;
     }
     if (header->at > 0xffff || bpf_skb_load_bytes(header->skb, header->at, start, sizeof start)) {
@@ -183,6 +181,7 @@ enum egress_packet_kind {
     EGRESS_PACKET_FREE = 0,      /* judged by others or by nobody */
     EGRESS_PACKET_CONNECTED = 1, /* by whom the socket is connected to */
     EGRESS_PACKET_OTHER = 2,     /* by its header */
+    EGRESS_PACKET_ROUTED = 3,    /* by every address on its way */
 };
 
 EGRESS_INLINE int kind_of(struct bpf_sock* sk) {
@@ -271,7 +270,8 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     struct egress_socket* kept = bpf_sk_storage_get(
         &sockets, sk, 0, task && kind == EGRESS_PACKET_CONNECTED ? BPF_SK_STORAGE_GET_F_CREATE : 0);
     if (!find_owner(&found->owner, kept, task, settings)) {
-        return EGRESS_PASS; /* the kernel's own */
+        /* The kernel's own; or an answer of a server, for which nobody answers just now. */
+        return kind == EGRESS_PACKET_ROUTED && !is_kernels(sk) ? EGRESS_REFUSE : EGRESS_PASS;
     }
     /* Read once: everything from here on belongs to this policy, whatever is switched meanwhile. */
     found->generation = *(volatile const __u64*)&settings->generation;
@@ -279,7 +279,7 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
         egress_ticket(found->owner.started, found->owner.exec_id, found->generation);
     found->known = kept && kept->passed == found->owner.passed;
     const int ended = !task && !process_of(&found->owner);
-    if (ended && kept && kept->passed == EGRESS_REFUSED) {
+    if (ended && kept && (kept->passed == EGRESS_REFUSED || kind == EGRESS_PACKET_ROUTED)) {
         return EGRESS_REFUSE; /* or its end would set free what it was not let send */
     }
     if (ended && kept &&
@@ -348,6 +348,44 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
 }
 
+/* A packet with options or extension headers: by every address on its way, if it says one. What
+ * passes here is then judged like any other. */
+__noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
+    struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
+    const int route = egress_find_route(skb, &found);
+    if (route == EGRESS_NO_ROUTE) {
+        return EGRESS_PASS;
+    }
+    egress_count(&looks, EGRESS_HOOK_PACKET);
+    const int soon = egress_identify(skb, &found, EGRESS_PACKET_ROUTED);
+    if (soon != EGRESS_UNDECIDED) {
+        return soon || monitor ? EGRESS_PASS : EGRESS_REFUSE;
+    }
+    egress_locate(skb, &found);
+    if (route != EGRESS_ROUTE) {
+        found.rule = EGRESS_UNREAD;
+        found.action = monitor ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
+        egress_tell(&found);
+        return monitor ? EGRESS_PASS : EGRESS_REFUSE;
+    }
+    for (int i = 0; i <= EGRESS_MAX_STOPS; ++i) {
+        if (egress_decide(&found) == EGRESS_UNPREPARED) {
+            egress_prepare(&found);
+            egress_decide(&found);
+        }
+        if (found.tell && found.denies) {
+            egress_tell(&found);
+        }
+        if (is_refused(&found)) {
+            return EGRESS_REFUSE;
+        }
+        if (!egress_next_stop(skb, &found)) {
+            return EGRESS_PASS;
+        }
+    }
+    return EGRESS_REFUSE;
+}
+
 EGRESS_INLINE int judge_in_full(struct __sk_buff* skb, int kind) {
     int verdict = egress_judge_packet(skb, kind);
     __asm__ volatile("" : "+r"(verdict)); /* the verifier does not know, as the compiler does, */
@@ -362,6 +400,9 @@ int egress_packet(struct __sk_buff* skb) {
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     if (!sk || !settings || !settings->generation) {
         return EGRESS_PASS;
+    }
+    if (may_have_route(skb) && !egress_judge_route(skb, settings->monitor)) {
+        return EGRESS_REFUSE;
     }
     const int kind = kind_of(sk);
     if (kind == EGRESS_PACKET_FREE) {

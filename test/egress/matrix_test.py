@@ -60,7 +60,9 @@ KINDS = {
     # Connected by a program that may, which then executes one that may not.
     "handed down": (P,    R,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
     # For the other address by way of this one.
-    "routed":      (P,    R,   OPEN,   P,     ARRIVES,  P,   P,        OPEN),
+    "routed":      (P,    R,   P,      P,     ARRIVES,  P,   P,        P),
+    # The other way round; seen where it stops first.
+    "routed back": (P,    R,   P,      P,     ELSEWHERE, P,  P,        P),
     # The first of two addresses is what counts, and that is the other one.
     "corked":      (P,    R,   ELSEWHERE, P,  ELSEWHERE, P,  ARRIVES,  ELSEWHERE),
     # Past the sockets of the network families.
@@ -95,11 +97,14 @@ PATHS = {
     "udp-source-routed": "routed",
     "udp-source-routed-connect": "routed",
     "udp-segment-routed": "routed",
+    "udp-segment-routed-connect": "routed",
+    **dict.fromkeys(("raw-source-routed", "raw6-segment-routed"), "routed"),
+    "raw-source-routed-back": "routed back",
     "udp-more-elsewhere": "corked",
     **dict.fromkeys(("packet", "tun", "vsock"), "uncovered"),
 }
 # How status names what is OPEN, by path or kind.
-NAMED = {"packet": "AF_PACKET", "tun": "tun devices", "vsock": "vsock", "routed": "source-routed"}
+NAMED = {"packet": "AF_PACKET", "tun": "tun devices", "vsock": "vsock"}
 # Where to listen for what a path sends: TCP and UDP unless said here.
 HERE = ("tcp-zero4", "tcp-zero6", "tcp-mapped-zero", "udp-zero4", "udp-zero6", "udp-mapped-zero", "tun")
 
@@ -215,7 +220,7 @@ class Column:
             # The one that may have it starts the one that may not.
             program = {"deny-program": "second", "other-program": "first"}.get(self.name, program)
             extra = self.bench.programs[self.program]
-        elif path == "raw6-header":
+        elif path in ("raw6-header", "raw6-segment-routed"):
             extra = "fd77:1::1"
         done = self.bench.guard.run(self.bench.programs[program], path, *self.to, str(PORT), token,
                                     extra)
@@ -252,7 +257,7 @@ class Bench:
     def put_in_force(self, rules):
         before = self.guard.status()["generation"]
         self.world.write("egress.conf", "[local]\n2222 stream tcp * * 3 1h\n[egress]\n" + rules)
-        assert self.guard.daemon.request("POST", "/v1/reload")[0] == 200
+        assert self.guard.daemon.request("POST", "/v1/reload?force=1")[0] == 200
         wait_for(lambda: self.guard.status()["generation"] > before, 60, "the rules in force")
 
     def hold(self, program, name, to):

@@ -156,7 +156,7 @@ std::string source_routed_connect(const Job& job) {
 }
 
 /// The same with a segment routing header of IPv6.
-std::string segment_routed(const Job& job) {
+std::string segment_route(const Job& job, bool connected) {
     const Fd fd = make(AF_INET6, SOCK_DGRAM);
     struct {
         unsigned char next, length, type, left, first, flags;
@@ -167,7 +167,14 @@ std::string segment_routed(const Job& job) {
     if (setsockopt(fd.get(), IPPROTO_IPV6, IPV6_RTHDR, &header, sizeof header) < 0) {
         throw Cannot("IPV6_RTHDR: " + failed(errno));
     }
-    return send_to(fd, place(job.other6, job.port), job);
+    const Place to = place(job.other6, job.port);
+    return connected ? connect_and_send(fd, to, job) : send_to(fd, to, job);
+}
+std::string segment_routed(const Job& job) {
+    return segment_route(job, false);
+}
+std::string segment_routed_connect(const Job& job) {
+    return segment_route(job, true);
 }
 
 std::string lite4(const Job& job) {
@@ -204,6 +211,7 @@ constexpr Named all[] = {
     {"udp-source-routed", source_routed},
     {"udp-source-routed-connect", source_routed_connect},
     {"udp-segment-routed", segment_routed},
+    {"udp-segment-routed-connect", segment_routed_connect},
     {"udplite4", lite4},
     {"udplite6", lite6},
     {"udplite-connect", lite_connect},

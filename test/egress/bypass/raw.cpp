@@ -120,6 +120,38 @@ std::string raw6_header(const Job& job) {
     return send_bytes(make(AF_INET6, SOCK_RAW, IPPROTO_RAW), place(job.v6, 0), packet + job.token);
 }
 
+/// By way of one address to another, as the loose source route of a header of its own says.
+std::string routed_by_header(const Job& job, const std::string& first, const std::string& last) {
+    unsigned char option[8] = {1, 131, 7, 4}; // no operation, loose source route, length, pointer
+    auto packet = packet4(job, "0.0.0.0", first);
+    inet_pton(AF_INET, last.c_str(), option + 4);
+    packet.insert(sizeof(iphdr), reinterpret_cast<const char*>(option), sizeof option);
+    packet[0] = 0x47;
+    return send_bytes(make(AF_INET, SOCK_RAW, IPPROTO_RAW), place(first, 0), packet);
+}
+std::string raw_source_routed(const Job& job) {
+    return routed_by_header(job, job.v4, job.other4);
+}
+std::string raw_source_routed_back(const Job& job) {
+    return routed_by_header(job, job.other4, job.v4);
+}
+/// The same with a segment routing header of IPv6.
+std::string raw6_segment_routed(const Job& job) {
+    unsigned char segments[40] = {protocol_test, 4, 4, 1, 1}; // the last to be visited stands first
+    std::string packet(40, '\0');
+    const auto size = htons(static_cast<std::uint16_t>(sizeof segments + job.token.size()));
+    packet[0] = 0x60;
+    std::memcpy(&packet[4], &size, 2);
+    packet[6] = IPPROTO_ROUTING;
+    packet[7] = 64;
+    inet_pton(AF_INET6, job.extra.c_str(), &packet[8]);
+    inet_pton(AF_INET6, job.v6.c_str(), &packet[24]);
+    inet_pton(AF_INET6, job.other6.c_str(), segments + 8);
+    inet_pton(AF_INET6, job.v6.c_str(), segments + 24);
+    packet.append(reinterpret_cast<const char*>(segments), sizeof segments);
+    return send_bytes(make(AF_INET6, SOCK_RAW, IPPROTO_RAW), place(job.v6, 0), packet + job.token);
+}
+
 /// A frame on the first wire that is no loopback; the receiver takes broadcasts for its own.
 std::string packet_socket(const Job& job) {
     const Fd fd = make(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP));
@@ -202,6 +234,9 @@ constexpr Named all[] = {
     {"raw-lying", raw_lying},
     {"raw-hdrincl", raw_hdrincl},
     {"raw6-header", raw6_header},
+    {"raw-source-routed", raw_source_routed},
+    {"raw-source-routed-back", raw_source_routed_back},
+    {"raw6-segment-routed", raw6_segment_routed},
     {"packet", packet_socket},
     {"tun", tun},
     {"vsock", vsock},
