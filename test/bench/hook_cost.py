@@ -8,6 +8,7 @@ call outside the guarded cgroup, inside it, and the difference, medians of alter
 (flow_cost.cpp). Prints, judges nothing.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -147,7 +148,9 @@ def events(world, guard, outside):
     guard.daemon.stop()
 
 
-def test_cost(world):
+@contextlib.contextmanager
+def two_cgroups(world):
+    """A guarded one and one outside of it, where every address is this host's."""
     world.ip("route", "add", "local", "default", "dev", "lo")
     with guarded(world) as guard:
         outside = guard.cgroup + "-outside"
@@ -155,13 +158,18 @@ def test_cost(world):
         held = os.open(outside, os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_SH)  # or other tests take it for left behind
         try:
-            processes(guard)
-            calls(world, guard, outside)
-            events(world, guard, outside)
-            matrix(world, guard, outside)
+            yield guard, outside
         finally:
             os.close(held)
             os.rmdir(outside)
+
+
+def test_cost(world):
+    with two_cgroups(world) as (guard, outside):
+        processes(guard)
+        calls(world, guard, outside)
+        events(world, guard, outside)
+        matrix(world, guard, outside)
 
 
 if __name__ == "__main__":

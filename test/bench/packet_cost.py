@@ -8,15 +8,8 @@ to do: nothing (a socket that is not connected, judged by sendmsg), to find that
 pass, or to judge in full (a raw socket). Prints, judges nothing.
 """
 
-import fcntl
-import os
-import sys
+from hook_cost import harness, measure, rules_text, show, two_cgroups
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(os.path.dirname(HERE), "egress"))
-
-from guarded import guarded, harness  # noqa: E402 (found by the line above)
-from hook_cost import measure, rules_text, show  # noqa: E402
 
 def costs(world, guard, outside):
     fixed = world.write("fixed", "10.66.0.9\n")
@@ -32,17 +25,8 @@ def costs(world, guard, outside):
 
 
 def test_cost(world):
-    world.ip("route", "add", "local", "default", "dev", "lo")
-    with guarded(world) as guard:
-        outside = guard.cgroup + "-outside"
-        os.mkdir(outside)
-        held = os.open(outside, os.O_RDONLY)
-        fcntl.flock(held, fcntl.LOCK_SH)
-        try:
-            costs(world, guard, outside)
-        finally:
-            os.close(held)
-            os.rmdir(outside)
+    with two_cgroups(world) as (guard, outside):
+        costs(world, guard, outside)
 
 
 if __name__ == "__main__":

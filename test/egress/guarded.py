@@ -99,8 +99,8 @@ class Guarded:
     def status(self):
         return self.daemon.status()["egress"]
 
-    def run(self, *command, user=None, group=None, cgroup="", check=False, **keywords):
-        """Runs a program inside the cgroup, as that uid and gid."""
+    def entry(self, user=None, group=None, cgroup=""):
+        """What a new process does to be inside the cgroup, as that uid and gid."""
         def enter():
             with open(os.path.join(self.cgroup + cgroup, "cgroup.procs"), "w") as procs:
                 procs.write("0")
@@ -109,7 +109,17 @@ class Guarded:
                 os.setresgid(group, group, group)
             if user is not None:
                 os.setresuid(user, user, user)
-        done = subprocess.run(command, preexec_fn=enter, stdout=subprocess.PIPE,
+        return enter
+
+    def spawn(self, *command, user=None, group=None, cgroup="", **keywords):
+        """Starts a program inside the cgroup, with pipes for its standard input and output."""
+        return subprocess.Popen(command, preexec_fn=self.entry(user, group, cgroup), text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                env=harness.free_environment(), **keywords)
+
+    def run(self, *command, user=None, group=None, cgroup="", check=False, **keywords):
+        """Runs a program inside the cgroup, as that uid and gid."""
+        done = subprocess.run(command, preexec_fn=self.entry(user, group, cgroup), stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, timeout=60 * harness.PATIENCE,
                               env=harness.free_environment(), **keywords)
         if check and done.returncode:

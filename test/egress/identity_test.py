@@ -35,12 +35,7 @@ for line in sys.stdin:
 """
 
     def __init__(self, guard, program, *command, cgroup=""):
-        def enter():
-            with open(os.path.join(guard.cgroup + cgroup, "cgroup.procs"), "w") as procs:
-                procs.write("0")
-        self.process = subprocess.Popen([*(command or (program, "-c", self.CODE))], text=True,
-                                        preexec_fn=enter, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, env=harness.free_environment())
+        self.process = guard.spawn(*(command or (program, "-c", self.CODE)), cgroup=cgroup)
 
     def tries(self):
         self.process.stdin.write("\n")

@@ -1,9 +1,7 @@
 """What is lost is counted: a full ring, a daemon that is killed. Sent = received + lost, exactly."""
 
-import os
 import re
 import signal
-import subprocess
 
 from guarded import guarded, harness
 from harness import wait_for
@@ -26,12 +24,7 @@ for i in range(count):
 
 def spray(guard, count, third, at_once=1):
     """Sends so many of each process; more than one run on more than one CPU."""
-    def enter():
-        with open(os.path.join(guard.cgroup, "cgroup.procs"), "w") as procs:
-            procs.write("0")
-    running = [subprocess.Popen([PYTHON, "-c", SPRAY, str(third + i), str(count)],
-                                preexec_fn=enter, env=harness.free_environment())
-               for i in range(at_once)]
+    running = [guard.spawn(PYTHON, "-c", SPRAY, str(third + i), str(count)) for i in range(at_once)]
     assert [process.wait(120) for process in running] == [0] * at_once
     return count * at_once
 

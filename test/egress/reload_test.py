@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 
 from guarded import guarded, harness
 from harness import wait_for
@@ -56,12 +55,7 @@ print(json.dumps(seen))
 
 
 def client(guard):
-    def enter():
-        with open(os.path.join(guard.cgroup, "cgroup.procs"), "w") as procs:
-            procs.write("0")
-    process = subprocess.Popen([PYTHON, "-c", CLIENT], preexec_fn=enter, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env=harness.free_environment())
+    process = guard.spawn(PYTHON, "-c", CLIENT)
     assert process.stdout.readline() == "ready\n"
     return process
 

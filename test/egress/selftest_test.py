@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import struct
-import subprocess
 
 from guarded import guarded, harness
 from harness import wait_for
@@ -138,12 +137,7 @@ while True:
 
 def marked(guard, skew=0):
     """A process that has itself marked, and stays."""
-    def enter():
-        with open(os.path.join(guard.cgroup, "cgroup.procs"), "w") as procs:
-            procs.write("0")
-    return subprocess.Popen([PYTHON, "-c", MARKED, guard.daemon.control, str(skew)], text=True,
-                            preexec_fn=enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            env=harness.free_environment())
+    return guard.spawn(PYTHON, "-c", MARKED, guard.daemon.control, str(skew))
 
 
 def again(process):
