@@ -303,7 +303,9 @@ void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) 
     }
     event_counts_.add(event, rule, clock_);
     // One kind per action: what is allowed in masses must not fold away what is refused.
-    if (event.action == EGRESS_EVENT_BLOCKED) {
+    if ((event.rule_flags & EGRESS_RULE_ALARM) != 0) {
+        log::warning("egress-alarm", "{}", text);
+    } else if (event.action == EGRESS_EVENT_BLOCKED) {
         log::notice("egress-blocked", "{}", text);
     } else if (event.action == EGRESS_EVENT_MONITOR) {
         log::notice("egress-monitor", "{}", text);

@@ -155,7 +155,7 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
     found->flags = flags;
     found->denies = refused;
     found->tell = !(flags & EGRESS_RULE_QUIET) &&
-                  (refused || (flags & (EGRESS_RULE_AUDIT | EGRESS_RULE_LOG)));
+                  (refused || (flags & (EGRESS_RULE_AUDIT | EGRESS_RULE_LOG | EGRESS_RULE_ALARM)));
     found->action = only_seen ? EGRESS_EVENT_MONITOR
                     : refused ? EGRESS_EVENT_BLOCKED
                               : EGRESS_EVENT_ALLOWED;

@@ -227,15 +227,7 @@ def test_explain_a_program(world):
 
 def spawn(guard, user, group):
     """A process under the hooks that stays until it is written to."""
-    def enter():
-        with open(os.path.join(guard.cgroup, "cgroup.procs"), "w") as procs:
-            procs.write("0")
-        os.setgroups([])
-        os.setresgid(group, group, group)
-        os.setresuid(user, user, user)
-    process = subprocess.Popen([PYTHON, "-c", "print(1, flush=True); input()"], text=True,
-                               preexec_fn=enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env=harness.free_environment())
+    process = guard.spawn(PYTHON, "-c", "print(1, flush=True); input()", user=user, group=group)
     assert process.stdout.readline() == "1\n"
     return process
 
@@ -266,6 +258,19 @@ def test_explain_a_process(world):
         waiting.communicate("\n")
         done = world.ctl("explain", "--pid", pid, "10.66.0.1:80", environment=at(guard))
         assert done.returncode == 1, done
+
+
+def test_alarm(world):
+    servers(world, 80)
+    with guarded(world) as guard:
+        guard.start("10.66.0.1 * * * * deny alarm\n10.66.0.2 * * * * allow alarm\n10.66.0.3 * * * * allow\n"
+                    "10.66.0.4 * * * * deny\n")
+        assert probe(guard, *(f"tcp,10.66.0.{i},80" for i in (1, 2, 3, 4))) == [
+            "EPERM", "ECONNREFUSED", "ECONNREFUSED", "EPERM"]
+        guard.event(addr="10.66.0.4")
+        alarms = [json.loads(line.split("warning: ", 1)[1])["addr"] for line in guard.daemon.log().splitlines()
+                  if "warning: {" in line]
+        assert alarms == ["10.66.0.1", "10.66.0.2"], guard.daemon.log()
 
 
 def test_explain_nothing(world):
