@@ -296,7 +296,7 @@ void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) 
     const auto text = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
                           .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
     watchers_.publish(text);
-    if (event.rule == EGRESS_CANARY) {
+    if (enforcer_->is_canary(event)) {
         // What egressctl selftest tries is nobody's traffic: not counted, and no line is learnt.
         log::info("egress-selftest", "{}", text);
         return;

@@ -148,15 +148,27 @@ void Enforcer::explain(Question question, OnAnswer done) {
     }
 }
 
-Result<> Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start) {
+Result<> Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
     if (!loader_ || !detaching_.empty() || loader_->generation() == 0) {
         return fail("no rules of [egress] are in force", ENOENT);
     }
-    return loader_->mark_canary(pid, start);
+    const auto marked = loader_->mark_canary(pid, start, only_note);
+    if (marked) {
+        // Bounded, as its number is another process' one day.
+        canary_ = loader_->settings().canary;
+        canary_until_ = after(clock_.now(), EGRESS_CANARY_TIME / 1'000'000'000 + 1);
+    }
+    return marked;
 }
 
 std::optional<std::uint64_t> Enforcer::unmark_canary() {
+    // `canary_` stays for its short time: the ring may still have looks of it.
     return loader_ ? loader_->unmark_canary() : std::nullopt;
+}
+
+bool Enforcer::is_canary(const egress_event& event) const {
+    return event.rule == EGRESS_CANARY ||
+           (canary_ != 0 && event.tgid == canary_ && clock_.now() < canary_until_);
 }
 
 void Enforcer::detach(OnDetach done) {

@@ -66,8 +66,10 @@ class Enforcer {
     void explain(Question question, OnAnswer done);
     /// Marks a process that tests the hooks; see Loader::mark_canary(). Errors besides: ENOENT
     /// nothing is in force.
-    Result<> mark_canary(std::uint32_t pid, std::uint64_t start);
+    Result<> mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note);
     std::optional<std::uint64_t> unmark_canary();
+    /// Whether it is a look of the process that tests the hooks, or gets ready to.
+    bool is_canary(const egress_event& event) const;
     void tick();
     /// Takes what the kernel has seen so far, with all repeats; for the end.
     void finish();
@@ -116,6 +118,8 @@ class Enforcer {
     OnForce after_done_;
     std::optional<bpf::Asker> after_asker_;
     std::vector<policy::Diagnostic> own_goals_;
+    std::uint32_t canary_ = 0; ///< tgid; 0: none
+    Moment canary_until_ = 0;
     Status status_;
 };
 

@@ -310,9 +310,12 @@ void selftest(Daemon& daemon, const Request& request, const Answer& answer) {
                                            : body.error().text));
     }
     auto& enforcer = daemon.enforcer();
-    const auto marked = request.pid == 0
-                            ? fail("your process is not seen from egressd's pid namespace", ESRCH)
-                            : enforcer.mark_canary(request.pid, started->get<std::uint64_t>());
+    const auto prepare = body->find("prepare");
+    const bool only_note = prepare != body->end() && *prepare == true;
+    const auto marked =
+        request.pid == 0
+            ? fail("your process is not seen from egressd's pid namespace", ESRCH)
+            : enforcer.mark_canary(request.pid, started->get<std::uint64_t>(), only_note);
     if (!marked) {
         const int code = marked.error().code;
         return answer.send(error(code == ESRCH                     ? 404
@@ -320,7 +323,9 @@ void selftest(Daemon& daemon, const Request& request, const Answer& answer) {
                                                                    : 500,
                                  marked.error().text));
     }
-    log::info("control", "uid {} tests the hooks", request.uid);
+    if (!only_note) {
+        log::info("control", "uid {} tests the hooks", request.uid);
+    }
     const auto* const loader = enforcer.loader();
     const auto process = loader->process(loader->settings().canary);
     json hooks = json::object();

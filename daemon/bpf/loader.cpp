@@ -325,7 +325,7 @@ bool Loader::canary_lives() const {
     return known && known->started == config.canary_started;
 }
 
-Result<> Loader::mark_canary(std::uint32_t pid, std::uint64_t start) {
+Result<> Loader::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
     if (canary_lives()) {
         return fail("another process tests the hooks", EBUSY);
     }
@@ -338,6 +338,9 @@ Result<> Loader::mark_canary(std::uint32_t pid, std::uint64_t start) {
     if (config.canary == 0 || config.canary_started / (second / ticks) != start) {
         config.canary = 0;
         return fail("the process is not there", ESRCH);
+    }
+    if (only_note) {
+        config.canary_until = 0;
     }
     return {};
 }

@@ -104,8 +104,8 @@ def test_what_is_refused_is_left_out(world):
 def test_a_selftest_is_no_traffic(world):
     servers(world, 80)
     with guarded(world) as guard:
-        # What it makes before it is marked is judged and told as everybody's.
-        guard.start("local * * * * allow\n* raw * * * allow\n" + DENY)
+        # Of what it makes before it is marked one is refused, the other let through without a line.
+        guard.start("10.66.0.1 * * * * deny\n* raw * * * deny\n")
         ctl = harness.artefact("ctl/egressctl")
         done = guard.run(ctl, "-S", guard.daemon.control, "selftest")
         assert done.returncode == 0, done
