@@ -104,7 +104,7 @@ def test_watch(world):
         some.communicate()
         wait_for(lambda: watchers(guard) <= 2, 20, "the watchers to be gone")
         daemon.stop()
-        _, errors = every.communicate(timeout=30)
+        _, errors = every.communicate(timeout=30 * harness.PATIENCE)
         assert every.returncode == 3 and "has stopped" in errors, (every, errors)
 
 

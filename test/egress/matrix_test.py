@@ -230,7 +230,7 @@ class Column:
 
     def ask(self, text):
         link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        link.settimeout(60)
+        link.settimeout(60 * harness.PATIENCE)
         link.connect(f"\0{self.name}-{self.program}")
         link.send(text.encode())
         return link.recv(256).decode()

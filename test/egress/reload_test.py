@@ -64,7 +64,7 @@ def flip(daemon, process, flips):
     for i in range(1, flips + 1):
         with open(daemon.conf, "w") as file:
             file.write("[egress]\n" + SETS[i % 2])
-        assert daemon.request("POST", "/v1/reload", timeout=60)[0] == 200
+        assert daemon.request("POST", "/v1/reload", timeout=60 * harness.PATIENCE)[0] == 200
         process.stdin.write("now\n")
         process.stdin.flush()
         now = json.loads(process.stdout.readline())
@@ -80,7 +80,7 @@ def test_reload_under_load(world):
         process = client(guard)
         try:
             flip(daemon, process, flips)
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=60 * harness.PATIENCE)
         finally:
             process.kill()
         seen = json.loads(out)
@@ -115,7 +115,7 @@ def ready(world, start):
     inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     path = world.path("notify.sock")
     inbox.bind(path)
-    inbox.settimeout(60)
+    inbox.settimeout(90 * harness.PATIENCE)
     daemon = start(environment={"NOTIFY_SOCKET": path}, wait=False)
     while b"READY=1" not in inbox.recv(4096).split(b"\n"):
         pass

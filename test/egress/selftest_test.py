@@ -156,9 +156,9 @@ def test_only_the_caller(world):
         assert probe(guard, "tcp,fd66::1,80") == ["ok"]
         assert guard.daemon.request("DELETE", "/v1/selftest")[0] == 200
         assert again(waiting) == "ok"
-        waiting.communicate(timeout=30)
+        waiting.communicate(timeout=30 * harness.PATIENCE)
         # Whose start is not that of the process with its number is not taken for it.
-        assert marked(guard, 1).communicate(timeout=30)[0] == "404\n"
+        assert marked(guard, 1).communicate(timeout=30 * harness.PATIENCE)[0] == "404\n"
         assert nobody_is_marked(guard)
         for body in ({}, {"started": "x"}, {"started": -1}, []):
             assert guard.daemon.request("POST", "/v1/selftest", body)[0] == 400, body
@@ -171,7 +171,7 @@ def test_the_mark_ends_by_itself(world):
         waiting = marked(guard)
         assert waiting.stdout.readline() == "EPERM\n"
         wait_for(lambda: again(waiting) == "ok", 60, "the mark to end by itself")
-        waiting.communicate(timeout=30)
+        waiting.communicate(timeout=30 * harness.PATIENCE)
 
 
 def test_outside_of_the_cgroup(world):
