@@ -194,7 +194,9 @@ Result<> Daemon::open_sources() {
     enforcer_ = std::make_unique<Enforcer>(
         event, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
         [this](const egress_event& look, const policy::EgressRule* rule) { on_look(look, rule); });
-    rulebook_ = std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, *keeper_, options_.conf);
+    reader_ = std::make_unique<Reader>(event);
+    rulebook_ =
+        std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, *keeper_, *reader_, options_.conf);
 
     sd_event_source* source = nullptr;
     // Captured, not passed: the order in which a call's arguments are read is nobody's to rely on.

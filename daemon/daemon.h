@@ -76,6 +76,7 @@ class Daemon {
     OwnerNames owner_names_;
     EventCounts event_counts_;
     std::unique_ptr<Enforcer> enforcer_;
+    std::unique_ptr<Reader> reader_;
     std::unique_ptr<Rulebook> rulebook_;
     Watchers watchers_;
     std::unique_ptr<Control> control_;

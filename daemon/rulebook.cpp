@@ -36,8 +36,9 @@ Rulebook::Report failed(std::string text, bool misplaced) {
 } // namespace
 
 Rulebook::Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper,
-                   std::string conf)
-    : clock_(clock), ledger_(ledger), enforcer_(enforcer), keeper_(keeper), conf_(std::move(conf)) {
+                   Reader& reader, std::string conf)
+    : clock_(clock), ledger_(ledger), enforcer_(enforcer), keeper_(keeper), reader_(reader),
+      conf_(std::move(conf)) {
     state_.files = {conf_, directory_of(conf_)};
     state_.loaded = clock_.wall();
 }
@@ -95,12 +96,18 @@ std::string Rulebook::busy() const {
 }
 
 void Rulebook::reload(Done done, std::optional<bpf::Asker> asker) {
+    reader_.read([conf = conf_] { return policy::parse_files(conf, directory_of(conf)); },
+                 [this, done = std::move(done), asker](policy::Parsed&& parsed) {
+                     take(std::move(parsed), done, asker);
+                 });
+}
+
+void Rulebook::take(policy::Parsed parsed, Done done, std::optional<bpf::Asker> asker) {
     if (trial_) {
         log::warning("reload", "not reloaded: {}", busy());
         done(failed(busy(), true));
         return;
     }
-    auto parsed = policy::parse_files(conf_, directory_of(conf_));
     Report report;
     report.parsed = parsed.ok();
     report.diagnostics = std::move(parsed.diagnostics);
@@ -133,11 +140,21 @@ void Rulebook::add_own_goals(Report& report) const {
 }
 
 void Rulebook::try_out(Trial trial, Done done, std::optional<bpf::Asker> asker) {
+    auto read = [conf = conf_, name = trial.name, text = trial.text] {
+        return policy::parse_instead(text, name, conf, directory_of(conf));
+    };
+    reader_.read(std::move(read), [this, trial = std::move(trial), done = std::move(done),
+                                   asker](policy::Parsed&& parsed) {
+        take_trial(trial, std::move(parsed), done, asker);
+    });
+}
+
+void Rulebook::take_trial(Trial trial, policy::Parsed parsed, Done done,
+                          std::optional<bpf::Asker> asker) {
     if (trial_) {
         done(failed(busy(), true));
         return;
     }
-    auto parsed = policy::parse_instead(trial.text, trial.name, conf_, directory_of(conf_));
     Report report;
     report.parsed = parsed.ok();
     report.diagnostics = std::move(parsed.diagnostics);

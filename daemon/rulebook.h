@@ -20,6 +20,7 @@
 #include "daemon/keeper.h"
 #include "daemon/ledger.h"
 #include "daemon/policy/parser.h"
+#include "daemon/reader.h"
 
 namespace egress {
 
@@ -51,12 +52,13 @@ class Rulebook {
     };
     using Done = std::function<void(const Report&)>;
 
-    Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper,
+    Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper, Reader& reader,
              std::string conf);
 
     /// Puts the rules in force with which the ledger began, or those of the trial that is on.
     void begin(Enforcer::OnForce done);
-    // Each calls `done` once, now or within Enforcer::patience and a commit.
+    // Each calls `done` once, now or when the files are read, within Enforcer::patience and a
+    // commit from then on.
     /// New rules from the files, or the old ones. With an asker, the next two refuse own goals.
     void reload(Done done, std::optional<bpf::Asker> asker = {});
     /// `trial.until` says when it ends.
@@ -70,13 +72,16 @@ class Rulebook {
 
     const RulesState& state() const { return state_; }
     const std::optional<Trial>& trial() const { return trial_; }
-    std::string file() const; ///< of the rules, as an absolute path
+    std::size_t reading() const { return reader_.pending(); } ///< new rules on their way
+    std::string file() const;                                 ///< of the rules, as an absolute path
     /// "conf" -> "conf.d".
     static std::string directory_of(const std::string& conf) { return conf + ".d"; }
 
   private:
     void put_in_force(policy::Policy policy, Enforcer::OnForce done,
                       std::optional<bpf::Asker> asker = {});
+    void take(policy::Parsed parsed, Done done, std::optional<bpf::Asker> asker);
+    void take_trial(Trial trial, policy::Parsed parsed, Done done, std::optional<bpf::Asker> asker);
     void note(const Report& report);
     void add_own_goals(Report& report) const;
     void start_trial(policy::Policy policy, Report report, Done done,
@@ -90,6 +95,7 @@ class Rulebook {
     Ledger& ledger_;
     Enforcer& enforcer_;
     Keeper& keeper_;
+    Reader& reader_;
     std::string conf_;
     RulesState state_;
     std::optional<Trial> trial_;

@@ -58,7 +58,7 @@ json rules_json(Daemon& daemon) {
     json out = {{"files", state.files},           {"local", policy.local.size()},
                 {"remote", policy.remote.size()}, {"trusted", policy.trusted.size()},
                 {"egress", policy.egress.size()}, {"loaded", store::iso_time(state.loaded)},
-                {"last_error", state.last_error}};
+                {"last_error", state.last_error}, {"reading", daemon.rulebook().reading()}};
     if (const auto& trial = daemon.rulebook().trial()) {
         out["trial"] = {{"name", trial->name},
                         {"seconds", std::max<Seconds>(trial->until - daemon.clock().now(), 0)}};

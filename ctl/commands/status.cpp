@@ -139,6 +139,9 @@ void tell_rules(const Page& page, const Json& rules) {
     auto text = counts(
         rules,
         {{"local", "local"}, {"remote", "remote"}, {"trusted", "trusted"}, {"egress", "egress"}});
+    if (number_at(rules, "reading").value_or(0) > 0) {
+        text += ", new ones are being read";
+    }
     const auto loaded = text_at(rules, "loaded");
     text += loaded.empty() ? "" : fmt::format("{}loaded {}", text.empty() ? "" : ", ", loaded);
     page.line("rules", text);

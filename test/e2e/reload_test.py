@@ -1,8 +1,10 @@
 """New rules, or the old ones; never a mixture."""
 
+import ctypes
 import json
 import os
 import signal
+import threading
 
 import harness
 from harness import wait_for
@@ -147,6 +149,51 @@ def test_conf_directory_is_read_in_order(world):
     world.write("egress.conf.d/30-c.conf", "nonsense\n")
     done = world.ctl("reload", environment=control(daemon))
     assert done.returncode == 1 and "30-c.conf:1:" in done.stderr, done
+
+
+class Halted:
+    """A thread of another process, held as a disk that hangs would hold it."""
+
+    SEIZE, INTERRUPT, DETACH, ALL = 0x4206, 0x4207, 17, 0x40000000
+
+    def __init__(self, pid, name):
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{tid}/comm") as file:
+                if file.read().strip() == name:
+                    self.tid = int(tid)
+                    return
+        raise harness.Failure(f"{pid} has no thread {name}")
+
+    def ptrace(self, request):
+        if harness.libc.ptrace(request, self.tid, None, None) != 0:
+            raise harness.Skip(f"no thread can be held here: {os.strerror(ctypes.get_errno())}")
+
+    def __enter__(self):
+        self.ptrace(self.SEIZE)
+        self.ptrace(self.INTERRUPT)
+        os.waitpid(self.tid, self.ALL)
+
+    def __exit__(self, *_):
+        self.ptrace(self.DETACH)
+
+
+def test_nothing_waits_for_the_reading(world):
+    daemon = world.daemon(OLD)
+    assert world.ctl("reload", environment=control(daemon)).returncode == 0  # from now on it reads
+    world.write("egress.conf", "[local]\n2222 stream tcp * * 9 1h\n")
+    answers = []
+    asker = threading.Thread(target=lambda: answers.append(daemon.request("POST", "/v1/reload", timeout=90)))
+    with Halted(daemon.pid, "egressd-rules"):
+        asker.start()
+        wait_for(lambda: daemon.status()["rules"]["reading"] == 1, what="the reload to be asked for")
+        world.fail(world.tcp("10.66.1.4"), 4)
+        wait_for(lambda: (daemon.row("10.66.1.4") or {}).get("count") == 4, what="count 4")
+        assert daemon.row("10.66.1.4")["nfail"] == 5 and not answers
+        assert "new ones are being read" in world.ctl("status", environment=control(daemon)).stdout
+    asker.join()
+    assert answers[0][0] == 200, answers
+    assert daemon.status()["rules"]["reading"] == 0
+    assert " 9 " in " ".join(daemon.get("/v1/rules")[1]["text"].split())
 
 
 harness.main(globals())
