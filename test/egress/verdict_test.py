@@ -60,6 +60,22 @@ def test_address_and_port(world):
         assert event["cgroup"].startswith("/egress-test-"), event
 
 
+def test_zero_and_mapped_addresses(world):
+    """The kernel connects the zero address to itself; IPv4 in the form of IPv6 is IPv4."""
+    servers(world, 81)
+    with guarded(world) as guard:
+        guard.start("127.0.0.1:80 * * * * deny\n[::1]:80 * * * * reject\n"
+                    "0.0.0.0/0:81 * * * * deny\n[::]/0:81 * * * * reject\n")
+        for kind in ("tcp", "udp", "udpc"):
+            assert probe(guard, *(f"{kind},{address},80" for address in (
+                "0.0.0.0", "::ffff:0.0.0.0", "::ffff:127.0.0.1", "::"))) == ["EPERM"] * 3 + ["ECONNREFUSED"]
+            assert probe(guard, *(f"{kind},{address},81" for address in (
+                "10.66.0.1", "::ffff:10.66.0.1", "0.0.0.0", "::ffff:0.0.0.0", "fd66::1", "::"))) == [
+                    "EPERM"] * 4 + ["ECONNREFUSED"] * 2
+        assert guard.event(port=80, action="BLOCKED", family="ipv6", addr="::1")["reason"] == "reject"
+        assert guard.event(port=80, action="BLOCKED", family="ipv4", addr="127.0.0.1")["reason"] == "deny"
+
+
 def test_owner_and_group(world):
     servers(world, 80)
     with guarded(world) as guard:
