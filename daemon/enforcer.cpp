@@ -16,10 +16,6 @@ namespace {
 
 constexpr std::size_t events_per_turn = 512;
 
-bool pinned(const std::string& pins) {
-    return access((pins + "/config").c_str(), F_OK) == 0;
-}
-
 } // namespace
 
 std::string_view Enforcer::text(Status::State state) {
@@ -104,7 +100,7 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done, std::optional<b
         return;
     }
     const bool wanted = !policy.egress.empty();
-    if (!builder_ && !wanted && !pinned(options_.pins)) {
+    if (!builder_ && !wanted && !bpf::has_pins(options_.pins)) {
         if (done) {
             done({});
         }

@@ -12,7 +12,7 @@
 #endif
 
 /* A change of any structure below gets another number; pinned maps of another number are not
- * adopted. */
+ * adopted, but go on beside until they are replaced. */
 #define EGRESS_ABI 4
 
 #define EGRESS_MAX_RULES 1024

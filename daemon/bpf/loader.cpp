@@ -77,6 +77,32 @@ std::string pin_of(const std::string& pins, std::string_view name) {
     return fmt::format("{}/{}", pins, name);
 }
 
+/// EGRESS_ABI of what is pinned there; nothing: nothing is.
+std::optional<std::uint32_t> pinned_abi(const std::string& pins) {
+    // Where it stands in every version's settings.
+    constexpr std::size_t place = 44;
+    static_assert(offsetof(egress_config, abi) == place);
+    const Fd map(bpf_obj_get(pin_of(pins, "config").c_str()));
+    if (!map) {
+        return std::nullopt;
+    }
+    bpf_map_info info{};
+    std::uint32_t size = sizeof info;
+    std::uint32_t abi = 0;
+    const std::uint32_t zero = 0;
+    if (bpf_obj_get_info_by_fd(map.get(), &info, &size) == 0 &&
+        info.value_size >= place + sizeof abi) {
+        std::vector<std::byte> value(info.value_size);
+        if (bpf_map_lookup_elem(map.get(), &zero, value.data()) == 0) {
+            std::memcpy(&abi, value.data() + place, sizeof abi);
+        }
+        if (info.value_size != sizeof(egress_config) && abi == EGRESS_ABI) {
+            abi = 0;
+        }
+    }
+    return abi;
+}
+
 } // namespace
 
 struct Loader::Kernel {
@@ -113,8 +139,19 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     Skeleton skeleton(egress_bpf__open());
     // New processes first, then those that were there: none is missed, and what a hook has seen is
     // never overwritten.
-    const bool adopted = access(pin_of(options.pins, "config").c_str(), F_OK) == 0;
-    auto done = skeleton ? loader->load(*skeleton) : fail_errno("cannot open the kernel half");
+    auto there = pinned_abi(options.pins);
+    Result<> done;
+    if (there && *there != EGRESS_ABI) {
+        // It goes on guarding until the first policy of this version is in force, beside it.
+        log::notice("egress", "{} is another version's: that guards until the rules are in force",
+                    options.pins);
+        done = set_pins_aside(options.pins, *there);
+        there.reset();
+    }
+    const bool adopted = there.has_value();
+    done = !done      ? done
+           : skeleton ? loader->load(*skeleton)
+                      : fail_errno("cannot open the kernel half");
     done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_host)) : done;
     done = done ? loader->attach(skeleton->obj) : done;
     done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_sweep)) : done;
@@ -122,7 +159,7 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     remarks_of_thread = nullptr;
     if (!done) {
         if (!adopted) {
-            (void)remove_pins(options.pins); // half of it would guard nobody
+            (void)remove_own_pins(options.pins); // half of it would guard nobody
         }
         return fail(done.error().text + loader->last_remarks(), done.error().code);
     }
@@ -187,10 +224,6 @@ Result<> Loader::load(egress_bpf& skeleton) {
         return fail_errno("cannot map the kernel's settings");
     }
     kernel_->config = static_cast<egress_config*>(config);
-    if (kernel_->config->abi != 0 && kernel_->config->abi != EGRESS_ABI) {
-        return fail(fmt::format("{} belongs to another version: \"egressctl detach\" removes it",
-                                options_.pins));
-    }
     kernel_->config->abi = EGRESS_ABI;
     kernel_->config->monitor = options_.monitor ? 1 : 0;
     kernel_->config->fold_interval = 10'000'000'000ULL;
@@ -293,6 +326,9 @@ Result<> Loader::install(const Tables& tables) {
     }
     std::atomic_ref(kernel_->config->generation)
         .store(tables.base->generation, std::memory_order_release);
+    if (auto removed = remove_pins_set_aside(options_.pins); !removed) {
+        return std::unexpected(removed.error());
+    }
     // Nobody asks the policy before once the kernel has waited for those who began under it; then
     // its memory can go.
     return empty_slot(slot ^ 1, slot, outer);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "daemon/result.h"
@@ -15,9 +16,20 @@ Fd hold_pins(const std::string& directory);
 /// Whether some daemon does.
 bool pins_held(const std::string& directory);
 
-/// Unpins everything in the directory: without a daemon that holds them, programs and tables go.
-/// How many pins there were; a directory that is not there has none. The directory itself stays:
-/// the daemon may not have the right to make it again.
+/// Whether anything is pinned there, by whatever version.
+bool has_pins(const std::string& directory);
+
+/// Unpins everything in the directory, also what was set aside: without a daemon that holds them,
+/// programs and tables go. How many pins there were; a directory that is not there has none. The
+/// directory itself stays: the daemon may not have the right to make it again.
 Result<std::size_t> remove_pins(const std::string& directory);
+
+/// The same without what was set aside.
+Result<std::size_t> remove_own_pins(const std::string& directory);
+
+/// Makes room for the pins of this version where another one's are, which go on working: moves them
+/// into a directory of their own below.
+Result<> set_pins_aside(const std::string& directory, std::uint32_t abi);
+Result<std::size_t> remove_pins_set_aside(const std::string& directory);
 
 } // namespace egress::bpf

@@ -1,11 +1,15 @@
 """Reloads under load: every verdict belongs to one set of rules, and to the last once it is answered."""
 
+import ctypes
 import json
 import os
+import signal
 import socket
+import struct
 
 from guarded import guarded, harness
 from harness import wait_for
+from selftest_test import BPF, PINS
 from verdict_test import PYTHON, servers
 
 # The same numbers of lines mean other verdicts in the other set: whatever is put together from both
@@ -133,6 +137,50 @@ def test_ready_when_in_force(world):
         if "Operation not permitted" in status["last_error"]:
             raise harness.Skip(f"the kernel does not let us: {status['last_error']}")
         assert status["state"] == "in force" and status["rules"] == 3, status
+
+
+def another_version():
+    """Has what is pinned say that another version of egressd made it."""
+    path = ctypes.create_string_buffer(f"{PINS}/config".encode())
+    get = struct.pack("<QII", ctypes.addressof(path), 0, 0)
+    config = harness.libc.syscall(BPF, 7, get, len(get))  # BPF_OBJ_GET
+    assert config >= 0, os.strerror(ctypes.get_errno())
+    with open(f"/proc/self/fdinfo/{config}") as file:
+        size = next(int(line.split()[1]) for line in file if line.startswith("value_size"))
+    key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(size)
+    entry = struct.pack("<I4xQQQ", config, ctypes.addressof(key), ctypes.addressof(value), 0)
+    assert harness.libc.syscall(BPF, 1, entry, len(entry)) == 0  # BPF_MAP_LOOKUP_ELEM
+    struct.pack_into("<I", value, 44, 2)
+    assert harness.libc.syscall(BPF, 2, entry, len(entry)) == 0  # BPF_MAP_UPDATE_ELEM
+    os.close(config)
+
+
+def test_upgrade(world):
+    """What another version has pinned guards until this one's policy is in force, and goes then."""
+    servers(world, 80)
+    deny = "10.66.0.1 * * * * deny\n10.66.0.2 * * * * deny\n"
+    with guarded(world) as guard:
+        guard.start(deny).stop(signal.SIGKILL)
+        another_version()
+        process = client(guard)
+        guard.start(deny)
+        assert not [name for name in os.listdir(PINS) if name.startswith("abi")], os.listdir(PINS)
+        assert guard.status()["generation"] == 1
+        seen = json.loads(process.communicate(timeout=60 * harness.PATIENCE)[0])
+        assert seen and all(key.endswith("EPERM") for key in seen), seen
+        # One that cannot be loaded leaves the one before in force; detach takes both.
+        guard.daemon.stop(signal.SIGKILL)
+        another_version()
+        guard.daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n[egress]\n" + deny, "-G", world.path("none"))
+        wait_for(lambda: guard.status()["state"] == "not enforced", 60, "the cgroup to be missed")
+        assert "abi-2" in os.listdir(PINS), os.listdir(PINS)
+        process = client(guard)
+        seen = json.loads(process.communicate(timeout=60 * harness.PATIENCE)[0])
+        assert seen and all(key.endswith("EPERM") for key in seen), seen
+        guard.daemon.stop()
+        assert world.ctl("detach").returncode == 0 and not os.listdir(PINS), os.listdir(PINS)
+        process = client(guard)
+        assert "10.66.0.1 ok" in process.communicate(timeout=60 * harness.PATIENCE)[0]
 
 
 if __name__ == "__main__":
