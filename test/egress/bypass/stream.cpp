@@ -145,11 +145,26 @@ std::string by_splice(const Job& job) {
     return carried(job, false);
 }
 
+/// Nothing tells a sender that what asks for an association is dropped: it would ask for minutes.
+Fd sctp_socket(int type) {
+    Fd fd = make(AF_INET, type, IPPROTO_SCTP);
+    const timeval wait{10, 0};
+    if (fd) {
+        setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
+    }
+    return fd;
+}
 std::string sctp(const Job& job) {
-    return by(job.v4, job, AF_INET, IPPROTO_SCTP);
+    const Fd fd = sctp_socket(SOCK_STREAM);
+    const Place to = place(job.v4, job.port);
+    if (!fd) {
+        return failed(errno);
+    }
+    const int code = connect(fd.get(), &to.any, to.size()) < 0 ? errno : 0;
+    return code == EINPROGRESS ? "sent" : code != 0 ? failed(code) : say(fd, job);
 }
 std::string sctp_many(const Job& job) {
-    return send_to(make(AF_INET, SOCK_SEQPACKET, IPPROTO_SCTP), place(job.v4, job.port), job);
+    return send_to(sctp_socket(SOCK_SEQPACKET), place(job.v4, job.port), job);
 }
 
 constexpr Named all[] = {
