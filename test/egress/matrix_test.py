@@ -87,12 +87,12 @@ PATHS = {
         # Judged when they are made, and by their addresses again: these pass the hooks of UDP.
         "udplite4", "udplite6", "ping-connect"), "judged"),
     **dict.fromkeys((
-        "udplite-connect", "sctp", "sctp-many", "ping4",
+        "udplite-connect", "ping4",
         "raw4", "raw6", "raw-header", "raw-lying", "raw-hdrincl", "raw6-header",
         "ring-raw"), "made"),
     **dict.fromkeys(("passed-udp4", "passed-udp6", "passed-raw", "before-udp4", "before-udp6",
                      "before-raw"), "held"),
-    "ping6": "made mutely",
+    **dict.fromkeys(("ping6", "sctp", "sctp-many"), "made mutely"),
     "inherited-connected": "handed down",
     "udp-source-routed": "routed",
     "udp-source-routed-connect": "routed",
