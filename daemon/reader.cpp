@@ -17,17 +17,11 @@ namespace egress {
 
 /// What the two threads share. The reading one keeps it when the daemon goes.
 struct Reader::Lane {
-    struct Job {
-        Read read;
-        Then then;
-        policy::Parsed parsed;
-    };
-
     Fd ready{eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)}; ///< readable when something is done
     std::mutex mutex;                                 // guards the rest
     std::condition_variable changed;
-    std::deque<Job> waiting;
-    std::deque<Job> done;
+    std::deque<Read> waiting;
+    std::deque<policy::Parsed> done; ///< in the same order
     bool stop = false;
 
     void run() {
@@ -38,16 +32,15 @@ struct Reader::Lane {
             if (stop) {
                 break;
             }
-            Job job = std::move(waiting.front());
+            const Read read = std::move(waiting.front());
             waiting.pop_front();
             lock.unlock();
-            job.parsed = job.read();
+            auto parsed = read();
             lock.lock();
-            done.push_back(std::move(job));
+            done.push_back(std::move(parsed));
             const std::uint64_t one = 1;
             [[maybe_unused]] const auto put = write(ready.get(), &one, sizeof one);
         }
-        waiting.clear();
     }
 };
 
@@ -85,9 +78,9 @@ void Reader::read(Read read, Then then) {
         then(read());
         return;
     }
-    ++pending_;
+    thens_.push_back(std::move(then));
     const std::scoped_lock lock(lane_->mutex);
-    lane_->waiting.push_back({std::move(read), std::move(then), {}});
+    lane_->waiting.push_back(std::move(read));
     lane_->changed.notify_one();
 }
 
@@ -98,11 +91,12 @@ int Reader::on_read(sd_event_source*, int, std::uint32_t, void* self) {
     [[maybe_unused]] const auto got = ::read(lane.ready.get(), &count, sizeof count);
     std::unique_lock lock(lane.mutex);
     while (!lane.done.empty()) {
-        Lane::Job job = std::move(lane.done.front());
+        auto parsed = std::move(lane.done.front());
         lane.done.pop_front();
         lock.unlock();
-        --reader->pending_;
-        job.then(std::move(job.parsed));
+        const Then then = std::move(reader->thens_.front());
+        reader->thens_.pop_front();
+        then(std::move(parsed));
         lock.lock();
     }
     return 0;

@@ -2,6 +2,7 @@
 // the disk that it lies on may hang.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 
@@ -23,7 +24,7 @@ class Reader {
     /// Calls `then` with what `read` gives, in the order of the calls. Where no thread can be had
     /// it reads at once.
     void read(Read read, Then then);
-    std::size_t pending() const { return pending_; } ///< whose `then` has not been called yet
+    std::size_t pending() const { return thens_.size(); } ///< that have not been called yet
 
   private:
     struct Lane;
@@ -32,7 +33,7 @@ class Reader {
 
     sd_event* event_;
     std::shared_ptr<Lane> lane_;
-    std::size_t pending_ = 0;
+    std::deque<Then> thens_; ///< in the order of the reads; never the thread's to touch
     Source source_;
 };
 

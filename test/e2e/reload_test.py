@@ -155,6 +155,7 @@ class Halted:
     """A thread of another process, held as a disk that hangs would hold it."""
 
     SEIZE, INTERRUPT, DETACH, ALL = 0x4206, 0x4207, 17, 0x40000000
+    over = False  # the process has ended
 
     def __init__(self, pid, name):
         for tid in os.listdir(f"/proc/{pid}/task"):
@@ -172,9 +173,11 @@ class Halted:
         self.ptrace(self.SEIZE)
         self.ptrace(self.INTERRUPT)
         os.waitpid(self.tid, self.ALL)
+        return self
 
     def __exit__(self, *_):
-        self.ptrace(self.DETACH)
+        if not self.over:
+            self.ptrace(self.DETACH)
 
 
 def test_nothing_waits_for_the_reading(world):
@@ -194,6 +197,22 @@ def test_nothing_waits_for_the_reading(world):
     assert answers[0][0] == 200, answers
     assert daemon.status()["rules"]["reading"] == 0
     assert " 9 " in " ".join(daemon.get("/v1/rules")[1]["text"].split())
+
+
+def test_the_end_does_not_wait_for_the_reading(world):
+    daemon = world.daemon(OLD)
+    assert world.ctl("reload", environment=control(daemon)).returncode == 0
+    answers = []
+    asker = threading.Thread(target=lambda: answers.append(daemon.request("POST", "/v1/reload", timeout=90)))
+    with Halted(daemon.pid, "egressd-rules") as halted:
+        asker.start()
+        wait_for(lambda: daemon.status()["rules"]["reading"] == 1, what="the reload to be asked for")
+        daemon.send(signal.SIGTERM)
+        os.waitpid(halted.tid, halted.ALL)  # it is ended where it is held
+        halted.over = True
+        code = daemon.wait()
+    asker.join()
+    assert code == 0 and answers[0][0] == 503, (code, answers, daemon.log())
 
 
 harness.main(globals())
