@@ -75,6 +75,10 @@ Result<> set_pins_aside(const std::string& directory, std::uint32_t abi) {
     auto pins = list(directory, false);
     std::error_code code;
     std::filesystem::create_directory(aside, code);
+    // The settings last: where a kill comes in the middle they still say whose the others are.
+    if (pins) {
+        std::ranges::partition(*pins, [](const auto& path) { return path.filename() != "config"; });
+    }
     for (std::size_t i = 0; pins && !code && i < pins->size(); ++i) {
         std::filesystem::rename((*pins)[i], aside / (*pins)[i].filename(), code);
     }

@@ -171,6 +171,8 @@ def test_upgrade(world):
         # One that cannot be loaded leaves the one before in force; detach takes both.
         guard.daemon.stop(signal.SIGKILL)
         another_version()
+        os.mkdir(f"{PINS}/abi-2")  # as one leaves it that is killed while it sets them aside
+        os.rename(f"{PINS}/link_egress_connect4", f"{PINS}/abi-2/link_egress_connect4")
         guard.daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n[egress]\n" + deny, "-G", world.path("none"))
         wait_for(lambda: guard.status()["state"] == "not enforced", 60, "the cgroup to be missed")
         assert "abi-2" in os.listdir(PINS), os.listdir(PINS)
