@@ -22,23 +22,14 @@ constexpr auto look_again = std::chrono::seconds(1);
 /// Of one path, with those that were replaced and still run.
 constexpr std::size_t most_files = 16;
 
-bool same_file(const egress_file& a, const egress_file& b) {
-    return a.inode == b.inode && a.device == b.device;
-}
-
-bool names_program(const policy::EgressRule& rule) {
-    return rule.program.kind == policy::Program::Kind::path;
-}
-
 } // namespace
 
-Builder::Builder(const bpf::LoaderOptions& options, const Clock& clock, std::string cgroup_root)
-    : options_(options), clock_(clock), cgroup_root_(std::move(cgroup_root)),
-      ready_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+Builder::Builder(const bpf::LoaderOptions& options, const Clock& clock)
+    : options_(options), clock_(clock), ready_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 Result<std::unique_ptr<Builder>> Builder::start(const bpf::LoaderOptions& options,
-                                                const Clock& clock, std::string cgroup_root) {
-    std::unique_ptr<Builder> builder(new Builder(options, clock, std::move(cgroup_root)));
+                                                const Clock& clock) {
+    std::unique_ptr<Builder> builder(new Builder(options, clock));
     if (!builder->ready_) {
         return fail_errno("cannot make an event descriptor");
     }
@@ -67,7 +58,7 @@ void Builder::answer(std::vector<std::pair<std::uint64_t, Look>> asked) {
     // The tables are large and not kept: with long lists this takes as long as it took to put them
     // in force.
     auto tables = generation_ == 0 ? fail("no rules of [egress] are in force yet")
-                                   : compile(in_force_, in_force_seen_, generation_);
+                                   : bpf::compile(in_force_, bpf::world_of(in_force_inventory_, clock_), generation_);
     for (const auto& [number, look] : asked) {
         Outcome outcome;
         outcome.number = number;
@@ -165,9 +156,9 @@ void Builder::serve() {
         }
         auto asked = std::exchange(asked_, {});
         lock.unlock();
-        Seen now = look(fresh);
-        if (fresh || !same(now, seen_)) {
-            seen_ = std::move(now);
+        auto now = take_inventory(fresh);
+        if (now && (fresh || *now != inventory_)) {
+            inventory_ = std::move(*now);
             tell(build(!fresh));
         }
         if (!asked.empty()) {
@@ -186,98 +177,56 @@ void Builder::unfold() {
     }
 }
 
-Builder::Seen Builder::look(bool fresh) const {
-    Seen seen;
-    const auto ask = [&seen](const std::string& path) {
-        if (!path.empty() &&
-            std::ranges::none_of(seen.files, [&](const auto& one) { return one.first == path; })) {
-            const auto file = bpf::file_at(path);
-            seen.files.emplace_back(path, file ? std::vector{*file} : std::vector<egress_file>{});
+/// nullopt: nothing is known that was not before.
+std::optional<bpf::Inventory> Builder::take_inventory(bool fresh) {
+    auto now = bpf::take_inventory(current_, [this] { return loader_->name_files(); });
+    if (!now) {
+        if (!std::exchange(blind_, true)) {
+            log::error("egress", "programs that are replaced are not found anew: {}",
+                       now.error().text);
         }
-    };
-    for (const auto& rule : current_.egress) {
-        if (names_program(rule)) {
-            ask(rule.program.text);
-        }
-        ask(rule.options.parent);
-        ask(rule.options.under);
-        if (!rule.options.cgroup.empty() || !rule.options.unit.empty()) {
-            seen.cgroups.push_back(bpf::find_cgroups(cgroup_root_, rule.options));
-        } else {
-            seen.cgroups.emplace_back();
-        }
+        return fresh ? std::optional(bpf::Inventory{}) : std::nullopt;
     }
-    keep_running(seen, fresh);
-    return seen;
+    keep_running(*now, fresh);
+    return std::move(*now);
 }
 
-/// A program that was replaced stays what the rules call it for as long as it runs: who was started
-/// before the upgrade of a package keeps its rules, and so do those that it starts.
-void Builder::keep_running(Seen& seen, bool fresh) const {
-    const auto before = [this](const std::string& path) -> const std::vector<egress_file>* {
-        const auto found =
-            std::ranges::find(seen_.files, path, [](const auto& one) { return one.first; });
-        return found != seen_.files.end() ? &found->second : nullptr;
-    };
-    const bool changed = std::ranges::any_of(seen.files, [&](const auto& one) {
-        const auto* const old = before(one.first);
-        return old == nullptr || !std::ranges::equal(*old, one.second, same_file);
-    });
+/// A program that was replaced stays what the rules call it for as long as it runs: a process that
+/// was started before the upgrade of a package keeps its rules, and so do those that it starts.
+void Builder::keep_running(bpf::Inventory& now, bool fresh) const {
+    const bool changed = now.paths != inventory_.paths;
     if (!fresh && !changed) {
-        return; // which is nearly always: the table is not walked then
+        now.running = inventory_.running; // which is nearly always: the table is not walked then
+        return;
     }
     loader_->each_process([&](const egress_process& process) {
-        // Where exec has noted the host's own path, that is proof even for a daemon that has just
-        // begun.
-        const bool sure = (process.flags & (EGRESS_PROCESS_HOST_PATH | EGRESS_PROCESS_SWEPT)) ==
-                          EGRESS_PROCESS_HOST_PATH;
-        const std::string_view path(process.path.path,
-                                    strnlen(process.path.path, sizeof process.path.path));
-        const auto is_it = [&](const egress_file& file) {
-            return same_file(file, process.program);
-        };
-        for (auto& [name, files] : seen.files) {
-            const auto* const old = before(name);
-            if (((sure && path == name) || (old != nullptr && std::ranges::any_of(*old, is_it))) &&
+        constexpr auto unsure =
+            EGRESS_PROCESS_SWEPT | EGRESS_PROCESS_LOST_PLACE | EGRESS_PROCESS_DELETED;
+        const bpf::Place place{process.place.device,
+                               {process.place.path,
+                                strnlen(process.place.path, sizeof process.place.path)}};
+        for (const auto& [query, named] : now.paths) {
+            if (query.tree || (named.file && bpf::same_file(*named.file, process.program))) {
+                continue;
+            }
+            // What exec found in the program's place is proof even for a daemon that has just begun.
+            const bool was_there = (process.flags & unsure) == 0 &&
+                                   std::ranges::find(named.places, place) != named.places.end();
+            const auto is_it = [&](const egress_file& file) {
+                return bpf::same_file(file, process.program);
+            };
+            auto& files = now.running[query.path];
+            if ((was_there || std::ranges::any_of(inventory_.files(query.path), is_it)) &&
                 files.size() < most_files && std::ranges::none_of(files, is_it)) {
                 files.push_back(process.program);
             }
         }
     });
-    for (auto& [name, files] : seen.files) {
+    std::erase_if(now.running, [](const auto& one) { return one.second.empty(); });
+    for (auto& [name, files] : now.running) {
         // The table has no order of its own, and nothing has changed where only the order has.
-        std::ranges::sort(files, [](const auto& a, const auto& b) {
-            return std::pair(a.device, a.inode) < std::pair(b.device, b.inode);
-        });
+        std::ranges::sort(files, bpf::FileLess());
     }
-}
-
-bool Builder::same(const Seen& a, const Seen& b) {
-    const auto same_files = [](const auto& x, const auto& y) {
-        return x.first == y.first && std::ranges::equal(x.second, y.second, same_file);
-    };
-    const auto same_cgroups = [](const auto& x, const auto& y) {
-        return std::ranges::equal(x, y, [](const auto& c, const auto& d) { return c.id == d.id; });
-    };
-    return std::ranges::equal(a.files, b.files, same_files) &&
-           std::ranges::equal(a.cgroups, b.cgroups, same_cgroups);
-}
-
-Result<bpf::Tables> Builder::compile(const policy::Policy& policy, const Seen& seen,
-                                     std::uint64_t generation) const {
-    bpf::World world;
-    world.wall_at_boot = clock_.at_boot();
-    world.files = [&seen](const std::string& path) {
-        const auto found =
-            std::ranges::find(seen.files, path, [](const auto& one) { return one.first; });
-        return found != seen.files.end() ? found->second : std::vector<egress_file>{};
-    };
-    world.cgroups = [&](const policy::EgressOptions& options) {
-        const auto rule = std::ranges::find_if(
-            policy.egress, [&](const auto& each) { return &each.options == &options; });
-        return seen.cgroups[static_cast<std::size_t>(rule - policy.egress.begin())];
-    };
-    return bpf::compile(policy, world, generation);
 }
 
 Builder::Outcome Builder::build(bool again) {
@@ -286,7 +235,7 @@ Builder::Outcome Builder::build(bool again) {
     out.again = again;
     out.rules = current_.egress;
     out.generation = loader_->next_generation();
-    if (auto tables = compile(current_, seen_, out.generation)) {
+    if (auto tables = bpf::compile(current_, bpf::world_of(inventory_, clock_), out.generation)) {
         out.prefixes = tables->prefixes;
         if (!again && !options_.monitor) {
             find_own_goals(*tables, out);
@@ -299,22 +248,25 @@ Builder::Outcome Builder::build(bool again) {
     }
     if (loader_->generation() == out.generation) {
         in_force_ = current_;
-        in_force_seen_ = seen_;
+        in_force_inventory_ = inventory_;
         generation_ = out.generation;
     } else if (generation_ != 0) {
         // What was refused must not come into force later, when a program has changed.
         current_ = in_force_;
-        seen_ = in_force_seen_;
+        inventory_ = in_force_inventory_;
     } else if (!out.result && out.result.error().code == own_goal) {
         current_ = {};
-        seen_ = {};
+        inventory_ = {};
     }
     return out;
 }
 
 void Builder::find_own_goals(const bpf::Tables& tables, Outcome& out) const {
-    const auto insiders =
+    auto insiders =
         current_asker_ ? bpf::shells_of(*current_asker_) : std::vector{bpf::root_shell()};
+    if (!bpf::name_programs(insiders, [this] { return loader_->name_files(); })) {
+        return; // the inventory has said so
+    }
     out.own_goals = bpf::own_goals(current_, tables, insiders, bpf::resolvers("/etc/resolv.conf"),
                                    week_at_boot(clock_));
 }

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "daemon/bpf/guard.h"
+#include "daemon/bpf/world.h"
 #include "daemon/bpf/loader.h"
 #include "daemon/clock.h"
 #include "daemon/policy/parser.h"
@@ -41,7 +42,7 @@ class Builder {
 
     /// The first outcome tells how the loading went.
     static Result<std::unique_ptr<Builder>> start(const bpf::LoaderOptions& options,
-                                                  const Clock& clock, std::string cgroup_root);
+                                                  const Clock& clock);
     ~Builder();
 
     /// Error of a policy that was not installed as it is an own goal of who asked.
@@ -66,25 +67,16 @@ class Builder {
     bpf::Loader& loader() { return *loader_; }
 
   private:
-    /// What the system said to the questions of the policy that is in force.
-    struct Seen {
-        std::vector<std::pair<std::string, std::vector<egress_file>>> files;
-        std::vector<std::vector<bpf::Cgroup>> cgroups;
-    };
-
-    Builder(const bpf::LoaderOptions& options, const Clock& clock, std::string cgroup_root);
+    Builder(const bpf::LoaderOptions& options, const Clock& clock);
     void run();
     bool load();
     void serve();
     bool wait(std::unique_lock<std::mutex>& lock);
     Outcome build(bool again);
     void find_own_goals(const bpf::Tables& tables, Outcome& out) const;
-    Result<bpf::Tables> compile(const policy::Policy& policy, const Seen& seen,
-                                std::uint64_t generation) const;
     void answer(std::vector<std::pair<std::uint64_t, Look>> asked);
-    Seen look(bool fresh) const;
-    void keep_running(Seen& seen, bool fresh) const;
-    static bool same(const Seen& a, const Seen& b);
+    std::optional<bpf::Inventory> take_inventory(bool fresh);
+    void keep_running(bpf::Inventory& now, bool fresh) const;
     void tell(Outcome&& outcome);
     void wake() const;
     void unfold();
@@ -93,7 +85,6 @@ class Builder {
     std::unique_ptr<bpf::Loader> loader_;
     Fd hold_; ///< on the pins
     const Clock& clock_;
-    std::string cgroup_root_;
     Fd ready_;
     std::mutex mutex_; // guards the next nine
     std::condition_variable changed_;
@@ -108,11 +99,12 @@ class Builder {
     policy::Policy current_; // the thread's own from here on
     std::uint64_t current_number_ = 0;
     std::optional<bpf::Asker> current_asker_;
-    Seen seen_;
+    bpf::Inventory inventory_;
     policy::Policy in_force_; ///< what the kernel has, and what the system said then
-    Seen in_force_seen_;
+    bpf::Inventory in_force_inventory_;
     std::uint64_t generation_ = 0; ///< 0: nothing yet
     bool told_ = false;            ///< that repeats cannot be told
+    bool blind_ = false;           ///< the log says that paths can't be resolved
     std::thread thread_;
 };
 

@@ -41,8 +41,7 @@ Enforcer::~Enforcer() = default;
 
 /// The kernel half is loaded on the builder's thread; started() follows.
 Result<> Enforcer::start() {
-    auto builder = Builder::start({options_.cgroup, options_.pins, options_.monitor}, clock_,
-                                  bpf::cgroup_root());
+    auto builder = Builder::start({options_.cgroup, options_.pins, options_.monitor}, clock_);
     if (!builder) {
         return std::unexpected(builder.error());
     }
@@ -131,7 +130,7 @@ void Enforcer::explain(Question question, OnAnswer done) {
     const auto look = [question = std::move(question),
                        &loader = *loader_](const policy::Policy& policy,
                                            const bpf::Tables& tables) -> Result<std::string> {
-        const auto answer = egress::explain(question, loader, policy, tables, bpf::cgroup_root());
+        const auto answer = egress::explain(question, loader, policy, tables);
         if (!answer) {
             return std::unexpected(answer.error());
         }

@@ -13,7 +13,7 @@
 
 #include "daemon/address.h"
 #include "daemon/bpf/native.h"
-#include "daemon/bpf/objects.h"
+#include "daemon/bpf/guard.h"
 #include "daemon/event.h"
 #include "daemon/log.h"
 #include "daemon/policy/print.h"
@@ -165,24 +165,26 @@ std::optional<egress_process> entry_of(const Question& question, const bpf::Load
 }
 
 /// What exec would have made of the program.
-egress_process imagined(const Question& question) {
-    egress_process process{};
+Result<egress_process> imagined(const Question& question, const bpf::Loader& loader) {
     std::error_code code;
     const auto real = std::filesystem::canonical(question.exe, code);
-    const std::string path = code ? question.exe : real.string();
     const std::string command = question.command.empty()
                                     ? question.exe.substr(question.exe.rfind('/') + 1)
                                     : question.command;
-    if (path.size() < sizeof process.path.path) {
-        path.copy(process.path.path, path.size());
-        process.path.bits = static_cast<std::uint32_t>((path.size() + 1) * 8);
-    }
-    command.copy(process.command, sizeof process.command - 1);
-    process.program = bpf::file_at(path).value_or(egress_file{});
+    std::vector<bpf::Insider> insiders(1);
+    insiders[0].path = code ? question.exe : real.string();
     for (const auto& parent : question.parents) {
-        process.ancestors[process.ancestors_used++] = bpf::file_at(parent).value_or(egress_file{});
+        insiders.emplace_back().path = parent;
+        insiders.back().descends = true;
     }
-    process.flags = question.container.value_or(false) ? 0 : EGRESS_PROCESS_HOST_PATH;
+    if (auto named = bpf::name_programs(insiders, [&] { return loader.name_files(); }); !named) {
+        return std::unexpected(named.error());
+    }
+    egress_process process = insiders[0].process;
+    command.copy(process.command, sizeof process.command - 1);
+    if (question.container.value_or(false)) {
+        process.flags &= ~static_cast<std::uint32_t>(EGRESS_PROCESS_HOST_PATH);
+    }
     return process;
 }
 
@@ -200,22 +202,6 @@ bool in_container(const Question& question, const egress_process& process,
                question.pid_space != settings.pid_namespace;
     }
     return (process.flags & EGRESS_PROCESS_HOST_PATH) == 0;
-}
-
-/// Ids of the cgroup and of those around it, the innermost first.
-std::vector<std::uint64_t> cgroup_ids(const std::string& root, std::string path) {
-    std::vector<std::uint64_t> out;
-    for (;;) {
-        policy::EgressOptions options;
-        options.cgroup = path.empty() ? "/" : path;
-        for (const auto& found : bpf::find_cgroups(root, options)) {
-            out.push_back(found.id);
-        }
-        if (path.empty() || path == "/") {
-            return out;
-        }
-        path.resize(path.rfind('/'));
-    }
 }
 
 bool in(const egress_vector& set, std::size_t rule) {
@@ -306,9 +292,15 @@ Result<Question> question_of(const json& body) {
 }
 
 Result<json> explain(const Question& question, const bpf::Loader& loader,
-                     const policy::Policy& policy, const bpf::Tables& tables,
-                     const std::string& cgroup_root) {
-    const auto known = question.pid != 0 ? entry_of(question, loader) : imagined(question);
+                     const policy::Policy& policy, const bpf::Tables& tables) {
+    std::optional<egress_process> known;
+    if (question.pid != 0) {
+        known = entry_of(question, loader);
+    } else if (auto made = imagined(question, loader)) {
+        known = *made;
+    } else {
+        return std::unexpected(made.error());
+    }
     if (!known) {
         return fail(fmt::format("the kernel half knows no process {}", question.pid), ESRCH);
     }
@@ -317,7 +309,7 @@ Result<json> explain(const Question& question, const bpf::Loader& loader,
     flow.in_container = in_container(question, *known, loader) ? 1 : 0;
     const auto now = boot_time();
     const auto decision = bpf::native_decide(
-        tables, *known, flow, cgroup_ids(cgroup_root, question.cgroup), now, settings.week_at_boot);
+        tables, *known, flow, question.cgroup, now, settings.week_at_boot);
     if (decision.rule == EGRESS_BROKEN) {
         return fail("the tables do not hang together");
     }

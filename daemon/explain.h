@@ -37,7 +37,6 @@ Result<Question> question_of(const nlohmann::json& body);
 
 /// Looks files and cgroups up: not for the loop.
 Result<nlohmann::json> explain(const Question& question, const bpf::Loader& loader,
-                               const policy::Policy& policy, const bpf::Tables& tables,
-                               const std::string& cgroup_root);
+                               const policy::Policy& policy, const bpf::Tables& tables);
 
 } // namespace egress

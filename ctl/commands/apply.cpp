@@ -192,7 +192,7 @@ Outcome<void> guard(const Context& context, const std::string& path, const std::
     if (!parsed.ok()) {
         return {}; // the daemon says why
     }
-    auto insiders = bpf::own_ancestry(bpf::cgroup_root());
+    auto insiders = bpf::own_ancestry();
     insiders.push_back(bpf::root_shell());
     auto own_goals = bpf::own_goals(parsed.policy, insiders, *context.clock);
     if (const auto session = own_session()) {

@@ -13,12 +13,12 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted, but go on beside until they are replaced. */
-#define EGRESS_ABI 4
+#define EGRESS_ABI 5
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
 #define EGRESS_MAX_ANCESTORS 16
-#define EGRESS_PATH_SIZE 256 /* of a path with its terminator */
+#define EGRESS_PATH_SIZE 252 /* of a path with its terminator; with a device it fills a key of a trie */
 #define EGRESS_COMMAND_SIZE 16
 #define EGRESS_MAX_WINDOWS 16 /* spans of a week in one rule */
 #define EGRESS_SLOTS 2 /* policies that may be there at once: the one in force and the next */
@@ -29,12 +29,17 @@ struct egress_vector {
     __u64 words[EGRESS_WORDS];
 };
 
-/* A file as the kernel knows it. */
+/* A file, as exec and the daemon both have it named by files.h. An inode number alone does not do:
+ * a freed one is given out again, the subvolumes of btrfs count from the same number, and the layers
+ * of overlay each bring their own. The generation tells those apart; where it does not (0, btrfs,
+ * overlay) the path inside the file system does. */
 struct egress_file {
     __u64 inode;
-    __u32 device;
-    __u32 zero;
+    __u32 device; /* of the super block, as mountinfo shows it */
+    __u32 generation;
+    __u64 path; /* keyed hash of the path inside the file system; 0 where the generation suffices */
 };
+#define EGRESS_NO_PATH (~0ULL) /* the path is needed and not known: such a file equals no other */
 
 /* An entry of v6_top is the index of a vector and perhaps this. */
 #define EGRESS_FINER 0x40000000U /* there are longer prefixes below: look further */
@@ -89,14 +94,21 @@ struct egress_base {
     __u32 has_lineage; /* some rule asks for parent or under */
     __u32 has_places;  /* some rule asks for container or host */
     __u32 has_trees;   /* some rule names a program by path, or a directory tree */
+    __u32 has_inside;  /* some rule names one by the path that exec recorded */
+    __u32 has_units;   /* some rule names a unit */
     __u32 has_uids;    /* some rule names a user */
     __u32 has_gids;    /* some rule names a group */
+    __u32 has_ranges;  /* some of those users or groups have subordinate ids */
     __u32 has_times;   /* some rule has windows or an end */
     __u32 other_uids;  /* index: users that no rule names */
     __u32 other_gids;  /* index */
     __u32 any_cgroup;  /* index: rules that ask for none */
+    __u32 suspect_cgroup; /* index: those, and every refusal: for a cgroup that is not known */
     __u32 at_create;   /* index: rules that may decide when only the kind of socket is known */
+    __u32 zero;
     struct egress_vector stranger;    /* rules that name neither program nor ancestry */
+    struct egress_vector suspect;     /* those, and every refusal: for a process that is not known */
+    struct egress_vector refusals;    /* rules that refuse */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
     struct egress_vector any_under;
@@ -127,27 +139,63 @@ struct egress_prefix6 {
     __u32 bits;
     __u8 address[16];
 };
+/* A path inside a file system, which no mount of a process' own changes: of a tree up to its '/',
+ * of a program with its terminator; zero-padded. `bits` counts those of the device, too. Some
+ * numbers that no device has say what else the path is. */
 struct egress_tree {
     __u32 bits;
-    char path[EGRESS_PATH_SIZE]; /* of a tree up to its '/', of a program with its terminator;
-                                    zero-padded */
+    __u32 device;
+    char path[EGRESS_PATH_SIZE];
+};
+#define EGRESS_DEVICE_BITS 32
+#define EGRESS_INSIDE 0xffffffffU  /* what exec recorded, as the process' root shows it */
+#define EGRESS_CGROUPS 0xfffffffeU /* of a cgroup2, ending in '/' */
+#define EGRESS_UNITS 0xfffffffdU   /* name of one, with its terminator, or "name@" */
+
+struct egress_path_rules {
+    __u32 rules; /* index */
+    /* Index. Of a device alone: refusals that name something on it, for a file whose place on it is
+     * not known. Of a unit: refusals, for a cgroup whose name a user has chosen. */
+    __u32 uncertain;
 };
 
-/* Rules of a program named by path or tree. */
-struct egress_path_rules {
-    __u32 host; /* index: where the path is the host's own, walked by the kernel */
-    __u32 any;  /* index: wherever; root of another mount namespace can fake it */
+/* Key of the longest-prefix tables of ids; the id in network byte order. */
+struct egress_id_range {
+    __u32 bits;
+    __u32 id;
 };
 
 enum egress_process_flag {
     EGRESS_PROCESS_HOST_PATH = 1, /* `path` was walked in the host's own mount namespace */
     EGRESS_PROCESS_SWEPT = 2, /* older than the hooks: path and command are what it says itself */
+    EGRESS_PROCESS_LOST_PLACE = 4,   /* `place` is not known beyond the device */
+    EGRESS_PROCESS_LOST_PATH = 8,    /* `path` is not known */
+    EGRESS_PROCESS_DELETED = 16,     /* the file had no name any more when it was executed */
+    EGRESS_PROCESS_LOST_LINEAGE = 32, /* there are or may be ancestors that are not in the list */
 };
 
-/* The rules that a process' program and ancestry select, under one generation. */
+/* The rules that a process' program and ancestry select, under one generation and for one program.
+ */
 struct egress_subject {
     __u64 generation; /* 0: not worked out; written last */
+    __u32 epoch;      /* of the process, as it was read before */
+    __u32 zero;
     struct egress_vector vector;
+};
+
+/* Rules of the cgroups by name: of one under one generation. */
+struct egress_cgroup_key {
+    __u64 id;
+    __u64 generation;
+};
+
+/* What files.h says of a descriptor of the daemon's. */
+struct egress_named {
+    __u32 fd;
+    __u32 flags; /* EGRESS_PROCESS_LOST_PLACE, _DELETED */
+    struct egress_file file;
+    struct egress_tree place;
+    __u32 zero;
 };
 
 /* By tgid. Filled at fork and exec, removed when the last thread ends. */
@@ -162,8 +210,10 @@ struct egress_process {
     __u32 ppid;                        /* tgid of who forked it */
     __u32 flags;                       /* egress_process_flag */
     char command[EGRESS_COMMAND_SIZE]; /* last component of what exec was given */
-    struct egress_tree path; /* as a key of the trees: with its terminator; no bits: not known */
+    __u32 epoch; /* changes with each exec; odd while one is under way */
     __u32 zero;
+    struct egress_tree place; /* of the program's file inside its file system */
+    struct egress_tree path;  /* as exec recorded it; EGRESS_INSIDE */
     struct egress_subject subjects[EGRESS_SLOTS];
 };
 
@@ -213,9 +263,11 @@ enum egress_hook {
 enum egress_loss {
     EGRESS_LOST_RING = 0,    /* the ring was full */
     EGRESS_LOST_PROCESS = 1, /* a process could not be taken into the table */
-    EGRESS_LOST_BROKEN = 2,  /* the tables did not hang together: the flow was let through */
+    EGRESS_LOST_BROKEN = 2,  /* the tables did not hang together: the flow was refused */
     EGRESS_LOST_SOCKET = 3,  /* nothing could be kept with a socket: it was refused */
-    EGRESS_LOSSES = 4,
+    EGRESS_LOST_SUSPECT = 4, /* a flow of a process or cgroup that is not known: judged strictly */
+    EGRESS_LOST_FOLD = 5,    /* there was no room to fold a repeat: it became an event of its own */
+    EGRESS_LOSSES = 6,
 };
 
 #define EGRESS_HOSTNAME_SIZE 65
@@ -275,7 +327,7 @@ struct egress_fold {
     __u16 rule_flags;
     __u8 type;
     __u8 hook;
-    __u32 zero;
+    __u32 ends; /* idle: the next walk removes it, and nothing is counted in it any more */
     char comm[EGRESS_COMMAND_SIZE];
 };
 
@@ -298,6 +350,7 @@ struct egress_config {
     __u64 canary_started;
     __u64 canary_until;   /* boot clock */
     __u64 canary_refused; /* looks since it was marked */
+    __u64 path_key[2];    /* secret, of egress_file.path; drawn once */
 };
 
 #define EGRESS_UNMATCHED 0xffffffffU

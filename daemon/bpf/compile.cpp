@@ -1,6 +1,7 @@
 #include "daemon/bpf/compile.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <map>
 #include <set>
@@ -60,6 +61,28 @@ bool asks_for_cgroup(const EgressRule& rule) {
     return !rule.options.cgroup.empty() || !rule.options.unit.empty();
 }
 
+bool holds(const IdPrefix& prefix, std::uint32_t id) {
+    return prefix.length == 0 || ((prefix.id ^ id) >> (32 - prefix.length)) == 0;
+}
+
+/// The fewest prefixes that are the range.
+std::vector<IdPrefix> prefixes_of(const IdRange& range) {
+    std::vector<IdPrefix> out;
+    std::uint64_t at = range.first;
+    const std::uint64_t end =
+        std::min<std::uint64_t>(at + range.count, std::uint64_t{1} << 32);
+    while (at < end) {
+        std::uint32_t bits = at == 0 ? 32 : static_cast<std::uint32_t>(std::countr_zero(at));
+        bits = std::min<std::uint32_t>(bits, 32);
+        while ((std::uint64_t{1} << bits) > end - at) {
+            --bits;
+        }
+        out.push_back({static_cast<std::uint32_t>(at), 32 - bits});
+        at += std::uint64_t{1} << bits;
+    }
+    return out;
+}
+
 class Compiler {
   public:
     Compiler(const policy::Policy& policy, const World& world)
@@ -83,13 +106,15 @@ class Compiler {
         if (auto done = compile_destinations(policy_, pool_, out_); !done) {
             return std::unexpected(done.error());
         }
+        base.refusals = where([](const EgressRule& rule) {
+            return rule.verdict.kind != policy::Verdict::Kind::allow;
+        });
         ports();
         protocols();
         owners();
         programs();
         trees();
         lineage();
-        cgroups();
         places();
         out_.vectors = pool_.take();
         return std::move(out_);
@@ -167,12 +192,45 @@ class Compiler {
                 set(groups[*rules_[i].owner.gid], i);
             }
         }
+        out_.uid_ranges = subordinate(users, any_user, false);
+        out_.gid_ranges = subordinate(groups, any_group, true);
         out_.uids = users.table(pool_, any_user);
         out_.gids = groups.table(pool_, any_group);
         out_.base->has_uids = out_.uids.empty() ? 0 : 1;
         out_.base->has_gids = out_.gids.empty() ? 0 : 1;
+        out_.base->has_ranges = out_.uid_ranges.empty() && out_.gid_ranges.empty() ? 0 : 1;
         out_.base->other_uids = pool_.add(any_user);
         out_.base->other_gids = pool_.add(any_group);
+    }
+
+    /// The rules of the ids that are lent to those that lines name. An id that a line names is
+    /// found in the table of ids first: what is lent of it is added to its rules there.
+    Table<IdPrefix> subordinate(Sets<std::uint32_t>& named, const egress_vector& any, bool group) {
+        std::map<IdPrefix, egress_vector> prefixes;
+        const auto owners = named.sets();
+        for (const auto& [owner, rules] : owners) {
+            for (const auto& range : world_.subordinate(owner, group)) {
+                for (const auto& prefix : prefixes_of(range)) {
+                    prefixes[prefix] = combine(prefixes[prefix], rules);
+                }
+                for (const auto& [id, own] : owners) {
+                    if (id - range.first < range.count) {
+                        named[id] = combine(named[id], rules);
+                    }
+                }
+            }
+        }
+        Table<IdPrefix> out;
+        for (const auto& [prefix, own] : prefixes) {
+            auto rules = combine(own, any);
+            for (const auto& [outer, more] : prefixes) {
+                if (outer.length < prefix.length && holds(outer, prefix.id)) {
+                    rules = combine(rules, more);
+                }
+            }
+            out.emplace_back(prefix, pool_.add(rules));
+        }
+        return out;
     }
 
     void programs() {
@@ -199,30 +257,56 @@ class Compiler {
         }
     }
 
-    /// Paths as exec recorded them. They find a file that has replaced another at once; the file
-    /// itself (programs()) is found under other names, too: links, bind mounts. A program's path
-    /// ends in its terminator here, so that nothing else begins with it.
+    /// Places of programs and trees; paths as exec recorded them; names of cgroups and units. A
+    /// place finds a file that has replaced another at once; the file itself (programs()) is found
+    /// under other names, too: links. A program's path ends in its terminator here, so that nothing
+    /// else begins with it.
     void trees() {
-        std::map<std::string, std::pair<egress_vector, egress_vector>> found; // host, any
+        std::map<Place, egress_vector> found;
         for (std::size_t i = 0; i < rules_.size(); ++i) {
             const Program& program = rules_[i].program;
-            if (program.kind == Program::Kind::tree || program.kind == Program::Kind::path) {
-                const char end = program.kind == Program::Kind::tree ? '/' : '\0';
-                auto& [host, any] = found[program.text + end];
-                set(by_recorded_path(rules_[i].options) ? any : host, i);
+            const bool tree = program.kind == Program::Kind::tree;
+            if (!tree && program.kind != Program::Kind::path) {
+                continue;
             }
+            const char end = tree ? '/' : '\0';
+            if (by_recorded_path(rules_[i].options)) {
+                set(found[{EGRESS_INSIDE, program.text + end}], i);
+                out_.base->has_inside = 1;
+                continue;
+            }
+            for (const auto& place : world_.places(program.text, tree)) {
+                set(found[{place.device, place.path + end}], i);
+            }
+            out_.base->has_trees = 1;
         }
-        for (const auto& [path, own] : found) {
-            auto [host, any] = own;
-            for (const auto& [outer, rules] : found) { // at most one per line
-                if (path.starts_with(outer)) {
-                    host = combine(host, rules.first);
-                    any = combine(any, rules.second);
+        add_uncertain(found);
+        cgroups(found);
+        for (const auto& [place, own] : found) {
+            auto rules = own;
+            for (const auto& [outer, more] : found) {
+                if (place.device == outer.device && !outer.path.empty() &&
+                    place.path.starts_with(outer.path)) {
+                    rules = combine(rules, more);
                 }
             }
-            out_.trees.emplace_back(path, egress_path_rules{pool_.add(host), pool_.add(any)});
+            const auto refusals = pool_.add(intersect(rules, out_.base->refusals));
+            const bool device = place.path.empty();
+            out_.trees.emplace_back(place,
+                                    egress_path_rules{device ? 0 : pool_.add(rules), refusals});
         }
-        out_.base->has_trees = found.empty() ? 0 : 1;
+    }
+
+    /// An entry for each device on which something is refused: for files on it whose place is not
+    /// known.
+    static void add_uncertain(std::map<Place, egress_vector>& found) {
+        std::map<std::uint32_t, egress_vector> devices;
+        for (const auto& [place, rules] : found) {
+            devices[place.device] = combine(devices[place.device], rules);
+        }
+        for (const auto& [device, rules] : devices) {
+            found[{device, ""}] = rules;
+        }
     }
 
     void lineage() {
@@ -243,31 +327,26 @@ class Compiler {
         out_.unders = unders.table(pool_);
     }
 
-    /// A cgroup's rules hold below it, too, and the innermost that is named must know them all.
-    void cgroups() {
-        const auto any = where([](const EgressRule& r) { return !asks_for_cgroup(r); });
-        std::map<std::uint64_t, std::pair<std::string, egress_vector>> named;
+    /// A cgroup's rules hold below it, too. "/" is the root's path, and every other ends in it.
+    void cgroups(std::map<Place, egress_vector>& found) {
         for (std::size_t i = 0; i < rules_.size(); ++i) {
-            if (asks_for_cgroup(rules_[i])) {
-                out_.base->has_cgroups = 1;
-                for (const auto& cgroup : world_.cgroups(rules_[i].options)) {
-                    auto& [path, rules] = named[cgroup.id];
-                    path = cgroup.path;
-                    set(rules, i);
-                }
+            const auto& [cgroup, unit] = std::tie(rules_[i].options.cgroup, rules_[i].options.unit);
+            if (!cgroup.empty()) {
+                set(found[{EGRESS_CGROUPS, cgroup == "/" ? cgroup : cgroup + "/"}], i);
             }
-        }
-        for (const auto& [id, own] : named) {
-            egress_vector rules = any;
-            for (const auto& [outer_id, outer] : named) {
-                if (own.first == outer.first ||
-                    own.first.starts_with(outer.first == "/" ? outer.first : outer.first + "/")) {
-                    rules = combine(rules, outer.second);
-                }
+            if (!unit.empty()) {
+                const auto instance = unit.find("@.");
+                set(found[{EGRESS_UNITS, instance == std::string::npos
+                                             ? unit + '\0'
+                                             : unit.substr(0, instance + 1)}],
+                    i);
+                out_.base->has_units = 1;
             }
-            out_.cgroups.emplace_back(id, pool_.add(rules));
+            out_.base->has_cgroups |= asks_for_cgroup(rules_[i]) ? 1 : 0;
         }
+        const auto any = where([](const EgressRule& r) { return !asks_for_cgroup(r); });
         out_.base->any_cgroup = pool_.add(any);
+        out_.base->suspect_cgroup = pool_.add(combine(any, out_.base->refusals));
     }
 
     void places() {
@@ -278,6 +357,7 @@ class Compiler {
             return r.program.kind == Program::Kind::any && r.options.parent.empty() &&
                    r.options.under.empty();
         });
+        base.suspect = combine(base.stranger, base.refusals);
         // A socket of a kind that only some destinations may be reached with has to be made first:
         // then its packets are judged. So a refusal of some destinations decides nothing yet.
         base.at_create = pool_.add(where([](const EgressRule& r) {

@@ -17,28 +17,32 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "daemon/bpf/abi.h"
+#include "daemon/bpf/places.h"
 #include "daemon/policy/rule.h"
 #include "daemon/result.h"
 
 namespace egress::bpf {
 
-/// A cgroup2.
-struct Cgroup {
-    std::uint64_t id = 0;
-    std::string path; ///< below the cgroup2 root, "/system.slice/nginx.service"
+/// Ids first..first + count - 1.
+struct IdRange {
+    std::uint32_t first = 0;
+    std::uint32_t count = 0;
+    friend auto operator<=>(const IdRange&, const IdRange&) = default;
 };
 
 /// What a policy names and only the running system can tell.
 struct World {
-    /// The files that a path stands for now, as the kernel names them; none where it does not
-    /// exist.
+    /// The files that a program's path stands for now; none where it does not exist.
     std::function<std::vector<egress_file>(const std::string& path)> files;
-    /// The cgroup options.cgroup, or the cgroups of options.unit; none where there is no such
-    /// thing.
-    std::function<std::vector<Cgroup>(const policy::EgressOptions& options)> cgroups;
+    /// Where inside which file systems a program or a tree is, whether it exists or not; several
+    /// for a tree with mounts below it.
+    std::function<std::vector<Place>(const std::string& path, bool tree)> places;
+    /// Users and groups to the ids that /etc/subuid and /etc/subgid lend them.
+    std::function<std::vector<IdRange>(std::uint32_t id, bool group)> subordinate;
     std::int64_t wall_at_boot = 0; ///< seconds since the epoch at zero of the boot clock
 };
 
@@ -51,7 +55,8 @@ using Table = std::vector<std::pair<Key, Index>>; ///< sorted by key, each key o
 using Command = std::array<char, EGRESS_COMMAND_SIZE>; ///< zero-padded
 struct FileLess {
     bool operator()(const egress_file& a, const egress_file& b) const {
-        return a.inode != b.inode ? a.inode < b.inode : a.device < b.device;
+        return std::tie(a.inode, a.device, a.generation, a.path) <
+               std::tie(b.inode, b.device, b.generation, b.path);
     }
 };
 struct Host6Key {
@@ -64,6 +69,12 @@ struct Prefix6Key {
     friend auto operator<=>(const Prefix6Key&, const Prefix6Key&) = default;
 };
 
+struct IdPrefix {
+    std::uint32_t id;
+    std::uint32_t length; ///< bits, from the highest on
+    friend auto operator<=>(const IdPrefix&, const IdPrefix&) = default;
+};
+
 /// The tables of one policy. Movable, large (about a megabyte without lists).
 struct Tables {
     std::unique_ptr<egress_base> base;
@@ -74,12 +85,13 @@ struct Tables {
     std::size_t prefixes = 0; ///< that say something, of both families
     Table<std::uint32_t> uids;
     Table<std::uint32_t> gids;
-    Table<std::uint64_t> cgroups; ///< by id
+    Table<IdPrefix> uid_ranges; ///< subordinate ids
+    Table<IdPrefix> gid_ranges;
     Table<Command> commands;
     std::vector<std::pair<egress_file, Index>> programs; ///< sorted by FileLess
     std::vector<std::pair<egress_file, Index>> parents;
     std::vector<std::pair<egress_file, Index>> unders;
-    std::vector<std::pair<std::string, egress_path_rules>> trees; ///< by "dir/" or "program\0"
+    std::vector<std::pair<Place, egress_path_rules>> trees; ///< by "dir/", "program\0"; abi.h
 };
 
 /// The tables of policy.egress. Fails where a line asks for more than there is (too many rules, too

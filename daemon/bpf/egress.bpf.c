@@ -8,7 +8,9 @@
 #include <bpf/bpf_tracing.h>
 
 struct task_struct;
+struct seq_file;
 struct bpf_iter_meta {
+    struct seq_file* seq;
     __u64 seq_num;
 } __attribute__((preserve_access_index));
 struct bpf_iter__task {
@@ -33,7 +35,9 @@ struct bpf_iter__bpf_map_elem {
 } __attribute__((preserve_access_index));
 
 #include "abi.h"
+#include "cgroups.h"
 #include "container.h"
+#include "files.h"
 #include "flow.h"
 #include "judge.h"
 #include "maps.h"

@@ -6,7 +6,6 @@
 #include "judge.h"
 
 #define ECONNREFUSED 111
-#define EGRESS_NESTING 64 /* levels of cgroups that are looked at */
 
 /* Who calls, and under which policy; 0: none is in force. */
 EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_config* settings) {
@@ -19,36 +18,10 @@ EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_conf
     found->flow.uid = found->owner.uid;
     found->flow.gid = found->owner.gid;
     found->sends = 1;
+    found->kernel = (task->flags & EGRESS_KERNEL_THREAD) != 0;
     /* Read once: everything from here on belongs to this policy, whatever is switched meanwhile. */
     found->generation = *(volatile const __u64*)&settings->generation;
     return found->generation != 0;
-}
-
-struct egress_ladder {
-    struct egress_view view;
-    __u32 level; /* the innermost that is not looked at yet, and one more */
-    __u32 index;
-};
-
-static long step_up(__u32 number, struct egress_ladder* ladder) {
-    if (!ladder->level) {
-        return 1;
-    }
-    --ladder->level;
-    __u64 id = bpf_get_current_ancestor_cgroup_id(ladder->level);
-    ladder->index = id ? EGRESS_FIND_INDEX(&ladder->view, cgroups, &id) : 0;
-    return ladder->index != 0;
-}
-
-/* Rules of the innermost cgroup of the caller that a rule names; it knows those around it. */
-EGRESS_INLINE __u32 cgroup_of_caller(const struct egress_view* view) {
-    if (!view->base->has_cgroups) {
-        return 0;
-    }
-    struct task_struct* task = bpf_get_current_task_btf();
-    struct egress_ladder ladder = {*view, task->cgroups->dfl_cgrp->level + 1, 0};
-    bpf_loop(EGRESS_NESTING, step_up, &ladder, 0);
-    return ladder.index + (__u32)egress_zero(view->generation);
 }
 
 EGRESS_INLINE void put_v4(struct egress_flow* flow, __u32 address) {
@@ -77,17 +50,22 @@ EGRESS_INLINE int judge(struct egress_case* found) {
     const __u32 zero = 0;
     struct egress_view view = {};
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!found || !settings || !open_view(&view, found->generation)) {
+    if (!found || !settings) {
         return EGRESS_PASS;
+    }
+    if (!open_view(&view, found->generation)) {
+        egress_lose(EGRESS_LOST_BROKEN);
+        return settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
     }
     if (view.base->has_places) {
         egress_place(found);
     }
-    found->cgroup_rules = cgroup_of_caller(&view);
-    if (egress_decide(found) == EGRESS_UNPREPARED) {
-        egress_prepare(found);
-        egress_decide(found);
+    if (view.base->has_cgroups) {
+        struct task_struct* const task = bpf_get_current_task_btf();
+        found->cgroup = task->cgroups->dfl_cgrp->kn->id;
+        found->cgroup_at = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
     }
+    decide_fully(found);
     if (found->tell) {
         if (!view.base->has_places) {
             egress_place(found);

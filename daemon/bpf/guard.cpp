@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 #include "daemon/bpf/native.h"
-#include "daemon/bpf/objects.h"
+#include "daemon/bpf/places.h"
+#include "daemon/bpf/world.h"
 #include "daemon/log.h"
 #include "daemon/policy/print.h"
 #include "daemon/week.h"
@@ -25,14 +26,17 @@ namespace {
 constexpr std::uint16_t dns = 53;
 constexpr const char* resolv_conf = "/etc/resolv.conf";
 
-void set_program(egress_process& process, const std::string& path, const std::string& command) {
-    if (path.size() < sizeof process.path.path) {
-        path.copy(process.path.path, path.size());
-        process.path.bits = static_cast<std::uint32_t>((path.size() + 1) * 8);
+void set_program(Insider& insider, const std::string& path, const std::string& command) {
+    insider.path = path;
+    command.copy(insider.process.command, sizeof insider.process.command - 1);
+}
+
+void set_text(egress_tree& tree, std::uint32_t device, const std::string& path) {
+    tree = {EGRESS_DEVICE_BITS, device, {}};
+    if (path.size() < sizeof tree.path) {
+        path.copy(tree.path, path.size());
+        tree.bits += static_cast<std::uint32_t>((path.size() + 1) * 8);
     }
-    command.copy(process.command, sizeof process.command - 1);
-    process.program = file_at(path).value_or(egress_file{});
-    process.flags = EGRESS_PROCESS_HOST_PATH;
 }
 
 /// What /proc/PID/status says of a process.
@@ -63,22 +67,14 @@ Facts facts_of(const std::string& directory) {
     return facts;
 }
 
-std::vector<std::uint64_t> cgroups_of(const std::string& directory, const std::string& root) {
-    std::vector<std::uint64_t> out;
+std::string cgroup_of(const std::string& directory) {
     std::ifstream file(directory + "/cgroup");
     for (std::string line; std::getline(file, line);) {
-        if (!line.starts_with("0::/")) {
-            continue;
-        }
-        policy::EgressOptions options;
-        for (options.cgroup = line.substr(3); !options.cgroup.empty();
-             options.cgroup.resize(options.cgroup.rfind('/'))) {
-            for (const auto& found : find_cgroups(root, options)) {
-                out.push_back(found.id);
-            }
+        if (line.starts_with("0::/")) {
+            return line.substr(3);
         }
     }
-    return out;
+    return "/";
 }
 
 std::uint64_t boot_time() {
@@ -114,7 +110,7 @@ Insider root_shell() {
     std::error_code code;
     const auto shell = std::filesystem::canonical("/bin/sh", code);
     out.name = "a root shell";
-    set_program(out.process, code ? "/bin/sh" : shell.string(), "sh");
+    set_program(out, code ? "/bin/sh" : shell.string(), "sh");
     return out;
 }
 
@@ -130,7 +126,7 @@ std::vector<Insider> shells_of(const Asker& asker) {
     return out;
 }
 
-std::vector<Insider> own_ancestry(const std::string& cgroup_root) {
+std::vector<Insider> own_ancestry() {
     std::vector<Insider> out;
     // Numbers are those of /proc, which need not be those of our pid namespace.
     for (std::string pid = "self"; pid != "0" && out.size() < EGRESS_MAX_ANCESTORS;) {
@@ -142,21 +138,47 @@ std::vector<Insider> own_ancestry(const std::string& cgroup_root) {
             break;
         }
         Insider insider;
-        set_program(insider.process, path.string(), facts.command);
+        set_program(insider, path.string(), facts.command);
         insider.name = escape(path.string());
         insider.uid = facts.uid;
         insider.gid = facts.gid;
-        insider.cgroups = cgroups_of(directory, cgroup_root);
-        for (auto& younger : out) {
-            auto& process = younger.process;
-            if (process.ancestors_used < EGRESS_MAX_ANCESTORS) {
-                process.ancestors[process.ancestors_used++] = insider.process.program;
-            }
-        }
+        insider.cgroup = cgroup_of(directory);
+        insider.descends = !out.empty();
         out.push_back(std::move(insider));
         pid = std::to_string(facts.parent);
     }
     return out;
+}
+
+Result<> name_programs(std::vector<Insider>& insiders, const NameFiles& name) {
+    std::vector<PathQuery> queries;
+    for (const auto& insider : insiders) {
+        queries.push_back({insider.path, false});
+    }
+    const auto named = find_places(queries, name);
+    if (!named) {
+        return std::unexpected(named.error());
+    }
+    for (std::size_t i = 0; i < insiders.size(); ++i) {
+        auto& process = insiders[i].process;
+        process.program = (*named)[i].file.value_or(egress_file{});
+        process.flags = EGRESS_PROCESS_HOST_PATH;
+        set_text(process.path, EGRESS_INSIDE, insiders[i].path);
+        if ((*named)[i].places.empty()) {
+            process.flags |= EGRESS_PROCESS_LOST_PLACE;
+        } else {
+            const auto& place = (*named)[i].places.front();
+            set_text(process.place, place.device, place.path);
+        }
+    }
+    // Each that an older one follows descends from it.
+    for (std::size_t i = 0; i < insiders.size(); ++i) {
+        for (auto j = i + 1; j < insiders.size() && insiders[j].descends; ++j) {
+            auto& process = insiders[i].process;
+            process.ancestors[process.ancestors_used++] = insiders[j].process.program;
+        }
+    }
+    return {};
 }
 
 std::vector<Address> resolvers(const std::string& path) {
@@ -195,7 +217,7 @@ std::vector<policy::Diagnostic> own_goals(const policy::Policy& policy, const Ta
             for (const bool tcp : {false, true}) {
                 const auto found =
                     native_decide(tables, insider.process, flow_of(insider, address, tcp),
-                                  insider.cgroups, now, week_at_boot);
+                                  insider.cgroup, now, week_at_boot);
                 if (found.rule >= policy.egress.size() || !is_refused(policy.egress[found.rule]) ||
                     std::ranges::find(told, found.rule) != told.end()) {
                     continue;
@@ -221,21 +243,16 @@ own_goals(const policy::Policy& policy, const std::vector<Insider>& insiders, co
     if (policy.egress.empty()) {
         return {};
     }
-    const auto root = cgroup_root();
-    World world;
-    world.wall_at_boot = clock.at_boot();
-    world.files = [](const std::string& path) {
-        const auto file = file_at(path);
-        return file ? std::vector{*file} : std::vector<egress_file>{};
-    };
-    world.cgroups = [&root](const policy::EgressOptions& options) {
-        return find_cgroups(root, options);
-    };
-    const auto tables = compile(policy, world, 1);
+    std::vector<Insider> named = insiders;
+    const auto world = world_of(policy, {}, clock);
+    if (!world || !name_programs(named, {})) {
+        return {};
+    }
+    const auto tables = compile(policy, *world, 1);
     if (!tables) {
         return {}; // whoever puts it in force says why
     }
-    return own_goals(policy, *tables, insiders, resolvers(resolv_conf), week_at_boot(clock));
+    return own_goals(policy, *tables, named, resolvers(resolv_conf), week_at_boot(clock));
 }
 
 } // namespace egress::bpf

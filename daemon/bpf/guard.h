@@ -21,7 +21,9 @@ struct Insider {
     egress_process process{};
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
-    std::vector<std::uint64_t> cgroups; ///< ids, the innermost first
+    std::string path;   ///< of the program
+    std::string cgroup; ///< below the cgroup2 root
+    bool descends = false; ///< it is an ancestor of the one before it
 };
 
 /// Whoever wants other rules and can be asked whether he means it.
@@ -35,7 +37,9 @@ Insider root_shell();
 /// That, and a shell of who asks.
 std::vector<Insider> shells_of(const Asker& asker);
 /// This process and those that it descends from, up to the first of the system.
-std::vector<Insider> own_ancestry(const std::string& cgroup_root);
+std::vector<Insider> own_ancestry();
+/// Finds out what the kernel would have of their programs; see find_places().
+Result<> name_programs(std::vector<Insider>& insiders, const NameFiles& name);
 
 /// Loopback's addresses for resolvers, and those of the file (/etc/resolv.conf).
 std::vector<Address> resolvers(const std::string& file);

@@ -15,9 +15,9 @@ namespace egress::bpf {
 namespace {
 
 constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
-constexpr std::array<std::string_view, 13> names = {
+constexpr std::array<std::string_view, 14> names = {
     "bases",   "vectors",  "runs",     "hosts6",  "prefixes6", "uids", "gids",
-    "cgroups", "commands", "programs", "parents", "unders",    "trees"};
+    "uid_ranges", "gid_ranges", "commands", "programs", "parents", "unders",    "trees"};
 
 class Slot {
   public:
@@ -96,12 +96,17 @@ egress_prefix6 key6(const Prefix6Key& key) {
     return out;
 }
 
-egress_tree key_of_tree(const std::string& path) {
+egress_tree key_of_tree(const Place& place) {
     egress_tree out{};
-    const std::size_t size = std::min(path.size(), sizeof out.path);
-    out.bits = static_cast<std::uint32_t>(size * 8);
-    std::copy_n(path.begin(), size, out.path);
+    const std::size_t size = std::min(place.path.size(), sizeof out.path);
+    out.bits = static_cast<std::uint32_t>(EGRESS_DEVICE_BITS + size * 8);
+    out.device = place.device;
+    std::copy_n(place.path.begin(), size, out.path);
     return out;
+}
+
+egress_id_range key_of_range(const IdPrefix& prefix) {
+    return {prefix.length, htonl(prefix.id)};
 }
 
 } // namespace
@@ -114,7 +119,10 @@ Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& out
     to.table<egress_prefix6, Index>("prefixes6", BPF_MAP_TYPE_LPM_TRIE, tables.prefixes6, key6);
     to.hash<std::uint32_t>("uids", tables.uids);
     to.hash<std::uint32_t>("gids", tables.gids);
-    to.hash<std::uint64_t>("cgroups", tables.cgroups);
+    to.table<egress_id_range, Index>("uid_ranges", BPF_MAP_TYPE_LPM_TRIE, tables.uid_ranges,
+                                     key_of_range);
+    to.table<egress_id_range, Index>("gid_ranges", BPF_MAP_TYPE_LPM_TRIE, tables.gid_ranges,
+                                     key_of_range);
     to.hash<Command>("commands", tables.commands);
     to.hash<egress_file>("programs", tables.programs);
     to.hash<egress_file>("parents", tables.parents);

@@ -7,6 +7,7 @@
 #ifndef EGRESS_BPF_JUDGE_H
 #define EGRESS_BPF_JUDGE_H
 
+#include "cgroups.h"
 #include "container.h"
 #include "kernel.h"
 #include "maps.h"
@@ -28,20 +29,22 @@ struct egress_case {
     __u64 generation; /* of the policy in force at the look */
     struct egress_socket
         owner;          /* whom it is judged for, and what to keep where it is let through */
-    __u64 cgroup;       /* id; where somebody sends just now, only once it is told */
-    __u32 cgroup_rules; /* index: rules of the innermost cgroup that a rule names; 0: none is */
+    __u64 cgroup;       /* id; where somebody sends just now, only once it is told or judged by */
+    __u64 cgroup_at;    /* its address, where it is judged by */
     __u32 rule;
     __u16 flags; /* of the rule */
     __u16 stop;  /* where the next address of the packet's route is */
     __u8 stops;  /* how many there are from there on */
     __u8 hook;
     __u8 sends;    /* the owner does just now: it is the current task */
+    __u8 kernel;   /* and is a thread of the kernel */
     __u8 known;    /* it is kept already: only its time has come */
     __u8 prepared; /* what could be done for the owner's rules has been done */
     __u8 verdict;  /* EGRESS_PASS... */
     __u8 action;
     __u8 tell;   /* there is an event */
     __u8 denies; /* the rule, whatever comes of it */
+    __u8 asks_cgroup; /* the rules of its cgroup may have to be worked out */
 };
 
 EGRESS_INLINE int is_refused(const struct egress_case* found) {
@@ -53,11 +56,15 @@ EGRESS_INLINE int open_view(struct egress_view* view, __u64 generation) {
     view->generation = generation;
     view->slot = generation & (EGRESS_SLOTS - 1);
     view->base = EGRESS_FIND(view, bases, &zero);
-    if (!view->base) {
-        egress_lose(EGRESS_LOST_BROKEN);
-        return 0;
-    }
-    return 1;
+    return view->base != 0;
+}
+
+/* The tables do not hang together: refused, counted, never silent. */
+EGRESS_INLINE void refuse_broken(struct egress_case* found, const struct egress_config* settings) {
+    egress_lose(EGRESS_LOST_BROKEN);
+    found->verdict = settings && settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
+    found->action = EGRESS_EVENT_BLOCKED;
+    found->denies = 1;
 }
 
 /* The process, from the table; null where it has ended. */
@@ -69,14 +76,30 @@ EGRESS_INLINE struct egress_process* process_of(const struct egress_socket* owne
 
 EGRESS_INLINE int is_prepared(const struct egress_process* process,
                               const struct egress_view* view) {
-    return process->subjects[view->slot & (EGRESS_SLOTS - 1)].generation == view->generation;
+    const struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
+    return subject->generation == view->generation && subject->epoch == process->epoch;
 }
 
-/* Which rules the owner's program and ancestry select: worked out once per process and policy. Two
- * threads may do so at once; they write the same words. */
+/* The rules that the owner's program and ancestry select: worked out once per program and policy.
+ * Two threads may do so at once; they write the same words. */
+EGRESS_INLINE void prepare_subject(struct egress_case* found, const struct egress_view* view) {
+    struct egress_vector chosen;
+    struct egress_process* process = process_of(&found->owner);
+    if (!process) {
+        return;
+    }
+    const __u32 epoch = *(volatile __u32*)&process->epoch;
+    if (!(epoch & 1) && egress_select(view, process, &chosen)) {
+        struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
+        subject->vector = chosen;
+        subject->epoch = epoch;
+        __sync_lock_test_and_set(&subject->generation, view->generation);
+    }
+}
+
+/* What egress_decide() has found missing: the rules of the owner; those of the cgroup follow. */
 __noinline int egress_prepare(struct egress_case* found) {
     struct egress_view view = {};
-    struct egress_vector chosen;
     if (!found) {
         return 0;
     }
@@ -84,25 +107,41 @@ __noinline int egress_prepare(struct egress_case* found) {
     if (!open_view(&view, found->generation)) {
         return 0;
     }
-    struct egress_process* process = process_of(&found->owner);
-    if (process && egress_select(&view, process, &chosen)) {
-        struct egress_subject* subject = &process->subjects[view.slot & (EGRESS_SLOTS - 1)];
-        subject->vector = chosen;
-        __sync_lock_test_and_set(&subject->generation, view.generation);
-    }
+    prepare_subject(found, &view);
+    found->asks_cgroup = view.base->has_cgroups != 0;
     return 0;
 }
 
-EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_process* process,
+/* The owner's rules. What is not in the table, is just executing another program, or is another
+ * program than the table has, is judged by all refusals that could be meant for it. Threads of the
+ * kernel run no program. */
+EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_case* found,
+                                                     const struct egress_process* process,
                                                      const struct egress_view* view) {
-    if (process) {
-        const struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
-        if (subject->generation == view->generation) {
-            return &subject->vector;
-        }
-        egress_lose(EGRESS_LOST_BROKEN);
+    if (process && is_prepared(process, view) &&
+        (!found->sends || process->exec_id == found->owner.exec_id)) {
+        return &process->subjects[view->slot & (EGRESS_SLOTS - 1)].vector;
     }
-    return &view->base->stranger;
+    if (found->sends && found->kernel) {
+        return &view->base->stranger;
+    }
+    egress_lose(EGRESS_LOST_SUSPECT);
+    return &view->base->suspect;
+}
+
+/* The cgroup's rules; null: they are to be worked out first. */
+EGRESS_INLINE const struct egress_vector* cgroup_of(const struct egress_case* found,
+                                                    const struct egress_view* view) {
+    if (!view->base->has_cgroups) {
+        return vector_at(view, view->base->any_cgroup);
+    }
+    const struct egress_cgroup_key key = {found->cgroup, found->generation};
+    const struct egress_vector* rules = bpf_map_lookup_elem(&cgroup_rules, &key);
+    if (!rules && found->prepared) {
+        egress_lose(EGRESS_LOST_SUSPECT);
+        return vector_at(view, view->base->suspect_cgroup);
+    }
+    return rules;
 }
 
 /* Whether the current task is in a container. Following the pointers takes as long as half of a
@@ -133,7 +172,7 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
     found->tell = 0;
     found->denies = 0;
     if (index == EGRESS_BROKEN) {
-        egress_lose(EGRESS_LOST_BROKEN);
+        refuse_broken(found, settings);
         return;
     }
     if (index == EGRESS_CANARY) {
@@ -174,26 +213,53 @@ __noinline int egress_decide(struct egress_case* found) {
         return 0;
     }
     found->verdict = EGRESS_PASS;
-    if (!settings || !open_view(&view, found->generation)) {
+    if (!settings) {
+        return 0;
+    }
+    if (!open_view(&view, found->generation)) {
+        refuse_broken(found, settings);
         return 0;
     }
     const struct egress_process* process = process_of(&found->owner);
     if (process && !found->prepared && !is_prepared(process, &view)) {
         return EGRESS_UNPREPARED;
     }
+    const __u32 epoch = process ? *(volatile const __u32*)&process->epoch : 0;
+    const struct egress_vector* const cgroup = cgroup_of(found, &view);
+    if (!cgroup && !found->prepared) {
+        return EGRESS_UNPREPARED;
+    }
     const struct egress_flow flow = found->flow; /* as a key it has to be on the stack, in 6.1 */
-    egress_ask(&view, &flow, subject_of(process, &view), found->cgroup_rules,
+    egress_ask(&view, &flow, subject_of(found, process, &view), cgroup,
                found->hook == EGRESS_HOOK_CREATE, &question);
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {
         now = bpf_ktime_get_boot_ns();
     }
     found->rule = egress_first(&view, &question, now, settings->week_at_boot);
+    /* Another program began meanwhile, whose rules have perhaps replaced those read here. */
+    if (process && *(volatile const __u32*)&process->epoch != epoch) {
+        if (!found->prepared) {
+            return EGRESS_UNPREPARED;
+        }
+        found->rule = EGRESS_BROKEN;
+    }
     if (is_canary(settings, &found->owner)) {
         found->rule = EGRESS_CANARY;
     }
     weigh(found, view.base, settings);
     return 0;
+}
+
+/* With all that has to be worked out for it. */
+EGRESS_INLINE void decide_fully(struct egress_case* found) {
+    if (egress_decide(found) == EGRESS_UNPREPARED) {
+        egress_prepare(found);
+        if (found->asks_cgroup) {
+            egress_find_cgroup(found->cgroup_at, found->cgroup, found->generation);
+        }
+        egress_decide(found);
+    }
 }
 
 static const struct egress_fold no_fold;
@@ -217,11 +283,17 @@ EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_
     *kept = fold;
     *count = 1;
     if (!fold) {
-        bpf_map_update_elem(&folds, &key, &no_fold, BPF_NOEXIST);
+        if (bpf_map_update_elem(&folds, &key, &no_fold, BPF_NOEXIST)) {
+            egress_lose(EGRESS_LOST_FOLD);
+        }
         *kept = fold = bpf_map_lookup_elem(&folds, &key);
         if (fold) {
             fold->sent = now;
         }
+        return 0;
+    }
+    if (*(volatile const __u32*)&fold->ends) {
+        *kept = 0; /* the next walk removes it */
         return 0;
     }
     const __u64 sent = fold->sent;

@@ -9,14 +9,22 @@ struct qstr {
     __u32 len;
     const unsigned char* name;
 };
+struct dentry;
 struct super_block {
     __u32 s_dev;
+    unsigned long s_magic;
+    struct dentry* s_root;
 };
 struct inode {
     struct super_block* i_sb;
     unsigned long i_ino;
+    __u32 i_generation;
+};
+struct hlist_bl_node {
+    struct hlist_bl_node** pprev;
 };
 struct dentry {
+    struct hlist_bl_node d_hash;
     struct dentry* d_parent;
     struct qstr d_name;
     struct inode* d_inode;
@@ -24,16 +32,19 @@ struct dentry {
 struct vfsmount {
     struct dentry* mnt_root;
 };
+struct mnt_namespace;
 struct mount {
     struct mount* mnt_parent;
     struct dentry* mnt_mountpoint;
     struct vfsmount mnt;
+    struct mnt_namespace* mnt_ns;
 };
 struct path {
     struct vfsmount* mnt;
     struct dentry* dentry;
 };
 struct file {
+    unsigned int f_mode;
     struct path f_path;
     struct inode* f_inode;
 };
@@ -86,9 +97,13 @@ struct cred {
     kuid_t uid;
     kgid_t gid;
 };
+struct kernfs_iattrs {
+    kuid_t ia_uid;
+};
 struct kernfs_node {
     const char* name;
     __u64 id;
+    struct kernfs_iattrs* iattr;
 };
 struct cgroup_subsys_state {
     struct cgroup_subsys_state* parent;
@@ -126,6 +141,7 @@ struct task_struct {
     struct nsproxy* nsproxy;
     struct pid* thread_pid;
     struct signal_struct* signal;
+    unsigned int flags;
     __u64 start_boottime;
     __u64 self_exec_id;
     char comm[16];
@@ -138,8 +154,12 @@ struct sock_common {
     unsigned short skc_family;
     volatile unsigned char skc_state;
 };
+struct sock_cgroup_data {
+    struct cgroup* cgroup;
+};
 struct sock {
     struct sock_common __sk_common;
+    struct sock_cgroup_data sk_cgrp_data;
     unsigned char sk_userlocks;
     unsigned char sk_kern_sock : 1;
     __u16 sk_type;

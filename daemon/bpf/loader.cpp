@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <ctime>
+#include <fstream>
 #include <numeric>
 #include <sstream>
 #include <utility>
@@ -13,6 +14,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -103,6 +105,30 @@ std::optional<std::uint32_t> pinned_abi(const std::string& pins) {
     return abi;
 }
 
+/// As many processes as the system lets there be: then none is without an entry.
+std::uint32_t processes_possible() {
+    constexpr std::uint32_t least = 65536;
+    constexpr std::uint32_t most = 1 << 22; // the greatest that pid_max can be
+    std::uint64_t possible = most;
+    for (const char* const limit : {"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"}) {
+        std::uint64_t value = 0;
+        if (std::ifstream(limit) >> value) {
+            possible = std::min(possible, value);
+        }
+    }
+    return std::max(least, static_cast<std::uint32_t>(possible));
+}
+
+/// Room in a map that is pinned there; nullopt: none is. It can't be adopted with another size.
+std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
+    const Fd map(bpf_obj_get(pin.c_str()));
+    bpf_map_info info{};
+    std::uint32_t size = sizeof info;
+    return map && bpf_obj_get_info_by_fd(map.get(), &info, &size) == 0
+               ? std::optional(info.max_entries)
+               : std::nullopt;
+}
+
 } // namespace
 
 struct Loader::Kernel {
@@ -111,6 +137,7 @@ struct Loader::Kernel {
     Fd mark;   ///< program that marks a process that tests the hooks
     Fd unfold; ///< programs that make events of repeats
     Fd unfold_all;
+    Fd files; ///< program that names files
     egress_config* config = nullptr; ///< mapped
 
     /// Descriptor of the map of that name; there is one.
@@ -152,10 +179,11 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     done = !done      ? done
            : skeleton ? loader->load(*skeleton)
                       : fail_errno("cannot open the kernel half");
-    done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_host)) : done;
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_host)) : done;
     done = done ? loader->attach(skeleton->obj) : done;
-    done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_sweep)) : done;
-    done = done ? loader->walk_processes(bpf_program__fd(skeleton->progs.egress_sockets)) : done;
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_sweep)) : done;
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_lineage)) : done;
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_sockets)) : done;
     remarks_of_thread = nullptr;
     if (!done) {
         if (!adopted) {
@@ -190,7 +218,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
         if (!bpf_map__is_internal(map) && name != "scratch" && name != "counts" &&
-            name != "contained") {
+            name != "contained" && name != "cgroup_rules") {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
@@ -201,11 +229,10 @@ Result<> Loader::load(egress_bpf& skeleton) {
     const PerCpu cpu = find_per_cpu();
     skeleton.rodata->count_from_queue = cpu.count;
     skeleton.rodata->task_from_queue = cpu.task;
-    policy::EgressOptions outermost;
-    outermost.cgroup = "/";
-    for (const auto& found : find_cgroups(cgroup_root(), outermost)) {
-        skeleton.rodata->host_cgroup = found.id;
-    }
+    skeleton.rodata->host_cgroup = id_of_cgroup(cgroup_root()).value_or(0);
+    bpf_map__set_max_entries(skeleton.maps.processes,
+                             pinned_entries(pin_of(options_.pins, "processes"))
+                                 .value_or(processes_possible()));
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }
@@ -215,6 +242,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     keep(kernel_->mark, skeleton.progs.egress_mark);
     keep(kernel_->unfold, skeleton.progs.egress_unfold);
     keep(kernel_->unfold_all, skeleton.progs.egress_unfold_all);
+    keep(kernel_->files, skeleton.progs.egress_files);
     if (auto taken = take_maps(skeleton.obj); !taken) {
         return taken;
     }
@@ -227,6 +255,11 @@ Result<> Loader::load(egress_bpf& skeleton) {
     kernel_->config->abi = EGRESS_ABI;
     kernel_->config->monitor = options_.monitor ? 1 : 0;
     kernel_->config->fold_interval = 10'000'000'000ULL;
+    auto& key = kernel_->config->path_key;
+    if (key[0] == 0 && key[1] == 0 &&
+        getrandom(key, sizeof key, 0) != static_cast<ssize_t>(sizeof key)) {
+        return fail_errno("cannot draw a key for the paths of programs");
+    }
     auto ring = Ring::open(Fd(fcntl(kernel_->map("events"), F_DUPFD_CLOEXEC, 0)));
     if (!ring) {
         return std::unexpected(ring.error());
@@ -288,34 +321,49 @@ Result<> Loader::attach(bpf_object* object) {
 Result<> Loader::walk_processes(int program, std::uint32_t pid) {
     bpf_iter_link_info only{};
     only.task.pid = pid;
-    return walk(program, pid == 0 ? nullptr : &only, "cannot walk the processes that run");
+    const auto walked =
+        walk(program, pid == 0 ? nullptr : &only, "cannot walk the processes that run");
+    return walked ? Result<>() : std::unexpected(walked.error());
 }
 
 Result<> Loader::unfold(bool all) {
     bpf_iter_link_info folds{};
     folds.map.map_fd = static_cast<std::uint32_t>(kernel_->map("folds"));
     const auto& program = all ? kernel_->unfold_all : kernel_->unfold;
-    return walk(program.get(), &folds, "cannot walk the repeats that were folded");
+    const auto walked = walk(program.get(), &folds, "cannot walk the repeats that were folded");
+    return walked ? Result<>() : std::unexpected(walked.error());
 }
 
-Result<> Loader::walk(int program, const bpf_iter_link_info* info, const char* what) {
+Result<std::vector<egress_named>> Loader::name_files() const {
+    bpf_iter_link_info own{};
+    own.task.pid = static_cast<std::uint32_t>(getpid());
+    const auto bytes = walk(kernel_->files.get(), &own, "cannot ask the kernel for names of files");
+    if (!bytes) {
+        return std::unexpected(bytes.error());
+    }
+    std::vector<egress_named> out(bytes->size() / sizeof(egress_named));
+    std::memcpy(out.data(), bytes->data(), out.size() * sizeof(egress_named));
+    return out;
+}
+
+Result<std::vector<std::byte>> Loader::walk(int program, const bpf_iter_link_info* info,
+                                            const char* what) {
     bpf_link_create_opts options{};
     options.sz = sizeof options;
     options.iter_info = const_cast<bpf_iter_link_info*>(info);
     options.iter_info_len = info == nullptr ? 0 : sizeof *info;
     const Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
-    if (!link) {
-        return fail_errno(what);
-    }
-    const Fd walk(bpf_iter_create(link.get()));
+    const Fd walk(link ? bpf_iter_create(link.get()) : -1);
     if (!walk) {
         return fail_errno(what);
     }
-    char unused[64];
+    std::vector<std::byte> out;
+    std::byte some[16384];
     ssize_t got = 0;
-    while ((got = read(walk.get(), unused, sizeof unused)) > 0 || (got < 0 && errno == EAGAIN)) {
+    while ((got = read(walk.get(), some, sizeof some)) > 0 || (got < 0 && errno == EAGAIN)) {
+        out.insert(out.end(), some, some + std::max<ssize_t>(got, 0));
     }
-    return got == 0 ? Result<>{} : fail_errno(what);
+    return got == 0 ? Result<std::vector<std::byte>>(std::move(out)) : fail_errno(what);
 }
 
 Result<> Loader::install(const Tables& tables) {

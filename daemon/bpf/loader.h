@@ -97,6 +97,8 @@ class Loader {
     void each_process(const std::function<void(const egress_process&)>& what) const;
     egress_config settings() const;                     ///< as they are now
     std::string path_of(const egress_file& file) const; ///< "" where it is not known
+    /// What exec would call the files and directories that this process has open with O_PATH.
+    Result<std::vector<egress_named>> name_files() const;
 
   private:
     struct Kernel;
@@ -105,8 +107,9 @@ class Loader {
     std::string last_remarks() const;
     Result<> take_maps(bpf_object* object);
     Result<> attach(bpf_object* object);
-    Result<> walk_processes(int program, std::uint32_t pid = 0);
-    static Result<> walk(int program, const bpf_iter_link_info* info, const char* what);
+    static Result<> walk_processes(int program, std::uint32_t pid = 0);
+    static Result<std::vector<std::byte>> walk(int program, const bpf_iter_link_info* info,
+                                               const char* what);
     bool canary_lives() const;
 
     LoaderOptions options_;

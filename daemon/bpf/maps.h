@@ -18,7 +18,7 @@ struct {
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, 65536);
+    __uint(max_entries, 65536); /* set by the loader to what the system allows */
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, __u32);
     __type(value, struct egress_process);
@@ -29,8 +29,10 @@ struct {
     __uint(max_entries, 1 << 22);
 } events SEC(".maps");
 
+/* Not one that pushes out the oldest: its counts would be lost. Where it is full, repeats are not
+ * folded. */
 struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 16384);
     __type(key, struct egress_fold_key);
     __type(value, struct egress_fold);
@@ -89,6 +91,8 @@ EGRESS_DESCRIBE(egress_tree);
 EGRESS_DESCRIBE(egress_path_rules);
 EGRESS_DESCRIBE(egress_file);
 EGRESS_DESCRIBE(egress_key6);
+EGRESS_DESCRIBE(egress_id_range);
+EGRESS_DESCRIBE(egress_named);
 EGRESS_DESCRIBE(egress_key_command);
 
 /* name: an outer map with one inner map per slot; the inner one's size is the loader's to choose.
@@ -117,7 +121,8 @@ EGRESS_TABLE(hosts6, BPF_MAP_TYPE_HASH, 0, struct egress_key6, __u32);
 EGRESS_TABLE(prefixes6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_prefix6, __u32);
 EGRESS_TABLE(uids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
 EGRESS_TABLE(gids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
-EGRESS_TABLE(cgroups, BPF_MAP_TYPE_HASH, 0, __u64, __u32);
+EGRESS_TABLE(uid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32);
+EGRESS_TABLE(gid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32);
 EGRESS_TABLE(commands, BPF_MAP_TYPE_HASH, 0, struct egress_key_command, __u32);
 EGRESS_TABLE(programs, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
 EGRESS_TABLE(parents, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
@@ -171,6 +176,17 @@ EGRESS_INLINE __u32 uid_rules(const struct egress_view* view, __u32 uid) {
 
 EGRESS_INLINE __u32 gid_rules(const struct egress_view* view, __u32 gid) {
     return EGRESS_FIND_INDEX(view, gids, &gid);
+}
+
+/* Subordinate ids. */
+EGRESS_INLINE __u32 uid_range_rules(const struct egress_view* view, __u32 uid) {
+    const struct egress_id_range key = {32, __builtin_bswap32(uid)};
+    return EGRESS_FIND_INDEX(view, uid_ranges, &key);
+}
+
+EGRESS_INLINE __u32 gid_range_rules(const struct egress_view* view, __u32 gid) {
+    const struct egress_id_range key = {32, __builtin_bswap32(gid)};
+    return EGRESS_FIND_INDEX(view, gid_ranges, &key);
 }
 
 EGRESS_INLINE __u32 command_rules(const struct egress_view* view, const char* text) {

@@ -8,6 +8,7 @@ namespace {
 
 using egress::bpf::Command;
 using egress::bpf::FileLess;
+using egress::bpf::IdPrefix;
 using egress::bpf::Index;
 using egress::bpf::Tables;
 
@@ -64,6 +65,23 @@ Index gid_rules(const egress_view* view, std::uint32_t gid) {
     return find(view->tables->gids, gid);
 }
 
+Index id_range_rules(const egress::bpf::Table<IdPrefix>& table, std::uint32_t id) {
+    for (std::uint32_t length = 32;; --length) {
+        const std::uint32_t mask = length == 0 ? 0 : ~std::uint32_t{0} << (32 - length);
+        if (const Index found = find(table, IdPrefix{id & mask, length}); found || length == 0) {
+            return found;
+        }
+    }
+}
+
+Index uid_range_rules(const egress_view* view, std::uint32_t uid) {
+    return id_range_rules(view->tables->uid_ranges, uid);
+}
+
+Index gid_range_rules(const egress_view* view, std::uint32_t gid) {
+    return id_range_rules(view->tables->gid_ranges, gid);
+}
+
 Index program_rules(const egress_view* view, const egress_file* file) {
     return find<egress_file, FileLess>(view->tables->programs, *file);
 }
@@ -82,17 +100,23 @@ Index command_rules(const egress_view* view, const char* text) {
     return find(view->tables->commands, key);
 }
 
-const egress_path_rules* tree_rules(const egress_view* view, const egress_tree* path) {
+const egress_path_rules* longest(const egress_view* view, std::uint32_t device,
+                                 std::string_view text) {
     const egress_path_rules* best = nullptr;
-    std::size_t longest = 0;
-    const std::string_view text(path->path, path->bits / 8);
-    for (const auto& [tree, rules] : view->tables->trees) {
-        if (text.starts_with(tree) && tree.size() > longest) {
+    std::size_t length = 0;
+    for (const auto& [place, rules] : view->tables->trees) {
+        if (place.device == device && text.starts_with(place.path) &&
+            (best == nullptr || place.path.size() > length)) {
             best = &rules;
-            longest = tree.size();
+            length = place.path.size();
         }
     }
     return best;
+}
+
+const egress_path_rules* tree_rules(const egress_view* view, const egress_tree* path) {
+    const auto bits = path->bits > EGRESS_DEVICE_BITS ? path->bits - EGRESS_DEVICE_BITS : 0;
+    return longest(view, path->device, {path->path, bits / 8});
 }
 
 } // namespace
@@ -103,23 +127,37 @@ const egress_path_rules* tree_rules(const egress_view* view, const egress_tree* 
 
 namespace egress::bpf {
 
+namespace {
+
+/// What cgroups.h does.
+egress_vector cgroup_rules(const egress_view& view, std::string_view cgroup) {
+    egress_vector out = *vector_at(&view, view.base->any_cgroup);
+    const auto add = [&](const egress_path_rules* found) {
+        egress_add(&out, vector_at(&view, found != nullptr ? found->rules : 0));
+    };
+    const std::string path = cgroup == "/" || cgroup.empty() ? "/" : std::string(cgroup) + "/";
+    add(longest(&view, EGRESS_CGROUPS, std::string_view(path).substr(0, EGRESS_PATH_SIZE)));
+    for (std::size_t at = 1; at < path.size();) {
+        const auto end = path.find('/', at);
+        add(longest(&view, EGRESS_UNITS, path.substr(at, end - at) + '\0'));
+        at = end + 1;
+    }
+    return out;
+}
+
+} // namespace
+
 Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
-                       const std::vector<std::uint64_t>& cgroups, std::uint64_t now,
-                       std::uint64_t week_at_boot) {
+                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot) {
     const egress_view view{tables.base.get(), &tables};
     Decision out;
     if (!egress_select(&view, &process, &out.subject)) {
         out.rule = EGRESS_BROKEN;
         return out;
     }
-    Index cgroup = 0;
-    for (const auto id : cgroups) {
-        if ((cgroup = find(tables.cgroups, id)) != 0) {
-            break;
-        }
-    }
+    out.cgroup = cgroup_rules(view, cgroup);
     struct egress_question question {};
-    egress_ask(&view, &flow, &out.subject, cgroup, 0, &question);
+    egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, &question);
     out.rule = egress_first(&view, &question, now, week_at_boot);
     const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };
     out.destination = copy(question.destination);
@@ -128,7 +166,6 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
     out.uid = copy(question.uid);
     out.gid = copy(question.gid);
     out.place = copy(question.place);
-    out.cgroup = copy(question.cgroup);
     return out;
 }
 

@@ -14,10 +14,9 @@ struct Decision {
     egress_vector destination, port, protocol, uid, gid, place, subject, cgroup;
 };
 
-/// `cgroups` are the ids of the process' cgroup and of those around it, the innermost first.
+/// `cgroup` is the path of the process' cgroup, all of it made by root.
 Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
-                       const std::vector<std::uint64_t>& cgroups, std::uint64_t now,
-                       std::uint64_t week_at_boot);
+                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot);
 
 /// Whether the cgroup at this path below the cgroup2 root, or one around it, is a container's.
 bool is_in_container(std::string_view cgroup);

@@ -1,5 +1,6 @@
 #include "daemon/bpf/objects.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -10,47 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/bpf/mounts.h"
 #include "lib/fd.h"
 
 namespace egress::bpf {
-
-namespace {
-
-/// The lines of mountinfo: id, device, mount point, type of file system.
-struct Mount {
-    int id = 0;
-    std::string device; ///< "major:minor"
-    std::string point;
-    std::string type;
-};
-
-template <typename Wanted>
-std::optional<Mount> find_mount(Wanted wanted) {
-    std::ifstream file("/proc/self/mountinfo");
-    for (std::string line; std::getline(file, line);) {
-        std::istringstream fields(line);
-        Mount mount;
-        std::string skip;
-        fields >> mount.id >> skip >> mount.device >> skip >> mount.point;
-        while (fields >> skip && skip != "-") {
-        }
-        fields >> mount.type;
-        if (wanted(mount)) {
-            return mount;
-        }
-    }
-    return std::nullopt;
-}
-
-int mount_id_of(int fd) {
-    std::ifstream info(fmt::format("/proc/self/fdinfo/{}", fd));
-    for (std::string key, value; info >> key >> value;) {
-        if (key == "mnt_id:") {
-            return std::atoi(value.c_str());
-        }
-    }
-    return -1;
-}
 
 std::optional<std::uint64_t> id_of_cgroup(const std::string& directory) {
     struct stat found {};
@@ -60,27 +24,10 @@ std::optional<std::uint64_t> id_of_cgroup(const std::string& directory) {
     return found.st_ino;
 }
 
-} // namespace
-
-std::optional<egress_file> file_at(const std::string& path) {
-    const Fd fd(open(path.c_str(), O_PATH | O_CLOEXEC));
-    struct stat found {};
-    if (fd.get() < 0 || fstat(fd.get(), &found) < 0 || !S_ISREG(found.st_mode)) {
-        return std::nullopt;
-    }
-    const int id = mount_id_of(fd.get());
-    const auto mount = find_mount([id](const Mount& each) { return each.id == id; });
-    unsigned major = 0;
-    unsigned minor = 0;
-    if (!mount || std::sscanf(mount->device.c_str(), "%u:%u", &major, &minor) != 2) {
-        return std::nullopt;
-    }
-    return egress_file{found.st_ino, major << 20 | minor, 0};
-}
-
 std::string cgroup_root() {
-    const auto mount = find_mount([](const Mount& each) { return each.type == "cgroup2"; });
-    return mount ? mount->point : "";
+    const auto mounts = read_mounts();
+    const auto mount = std::ranges::find(mounts, "cgroup2", &Mount::type);
+    return mount != mounts.end() ? mount->point : "";
 }
 
 std::string path_of_cgroup(std::uint64_t id) {
@@ -104,24 +51,23 @@ std::string path_of_cgroup(std::uint64_t id) {
     return text.size() == root.size() ? "/" : text.substr(root.size());
 }
 
-std::vector<Cgroup> find_cgroups(const std::string& root, const policy::EgressOptions& options) {
-    std::vector<Cgroup> out;
+bool has_cgroup(const std::string& root, const policy::EgressOptions& options) {
     if (!options.cgroup.empty()) {
-        if (const auto id = id_of_cgroup(root + options.cgroup)) {
-            out.push_back({*id, options.cgroup});
-        }
-        return out;
+        return id_of_cgroup(root + options.cgroup).has_value();
     }
+    const auto instance = options.unit.find("@.");
+    const auto fits = [&](const std::string& name) {
+        return instance == std::string::npos ? name == options.unit
+                                             : name.starts_with(options.unit.substr(0, instance + 1));
+    };
     std::error_code code;
     for (auto entry = std::filesystem::recursive_directory_iterator(root, code);
          !code && entry != std::filesystem::recursive_directory_iterator(); entry.increment(code)) {
-        if (entry->is_directory(code) && entry->path().filename() == options.unit) {
-            if (const auto id = id_of_cgroup(entry->path().string())) {
-                out.push_back({*id, entry->path().string().substr(root.size())});
-            }
+        if (entry->is_directory(code) && fits(entry->path().filename().string())) {
+            return true;
         }
     }
-    return out;
+    return false;
 }
 
 } // namespace egress::bpf

@@ -100,12 +100,18 @@ static __noinline int read_header(struct __sk_buff* skb, struct egress_flow* flo
     return 1;
 }
 
+/* Where the socket is, as a number and not a pointer any more. */
+EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
+    struct bpf_sock* slot = sk;
+    struct sock* address = 0;
+    bpf_probe_read_kernel(&address, sizeof address, &slot);
+    return address;
+}
+
 /* Sockets of the kernel's own: their packets are nobody's, whoever runs meanwhile. Those that MPTCP
  * has below are a process'. */
 EGRESS_INLINE int is_kernels(struct bpf_sock* sk) {
-    struct bpf_sock* slot = sk;
-    struct sock* address = 0;
-    bpf_probe_read_kernel(&address, sizeof address, &slot); /* a number, not a pointer any more */
+    struct sock* const address = address_of(sk);
     if (!BPF_CORE_READ_BITFIELD_PROBED(address, sk_kern_sock)) {
         return 0;
     }
@@ -114,66 +120,22 @@ EGRESS_INLINE int is_kernels(struct bpf_sock* sk) {
              BPF_CORE_READ_BITFIELD_PROBED((struct tcp_sock*)address, is_mptcp));
 }
 
-/* The innermost cgroup of the sender that a rule names. */
-struct egress_nest {
-    const struct egress_view* view;
-    struct cgroup* at;
-    __u32 index;
-};
-
-static long step_out(__u32 number, struct egress_nest* nest) {
-    struct cgroup* const at = nest->at;
-    if (!at) {
-        return 1;
-    }
-    __u64 id = BPF_CORE_READ(at, kn, id);
-    nest->index = EGRESS_FIND_INDEX(nest->view, cgroups, &id);
-    if (nest->index) {
-        return 1;
-    }
-    nest->at = (struct cgroup*)BPF_CORE_READ(at, self.parent); /* its first member */
-    return 0;
-}
-
-/* The same of the socket, from the root on: the last one found is the innermost. */
-struct egress_rungs {
-    const struct egress_view* view;
-    struct __sk_buff* skb;
-    __u32 index;
-};
-
-static long step_down(__u32 level, struct egress_rungs* rungs) {
-    __u64 id = bpf_skb_ancestor_cgroup_id(rungs->skb, level);
-    if (!id) {
-        return 1;
-    }
-    const __u32 index = EGRESS_FIND_INDEX(rungs->view, cgroups, &id);
-    rungs->index = index ? index : rungs->index;
-    return 0;
-}
-
-/* The cgroup of who sends; where nobody does, the one that the socket was made in. */
+/* The cgroup of the sender; where nobody sends, the one that the socket was made in. */
 __noinline int egress_locate(struct __sk_buff* skb, struct egress_case* found) {
-    struct egress_view view = {};
-    if (!found || !open_view(&view, found->generation)) {
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (!found || !sk) {
         return 0;
     }
-    if (!found->sends) {
-        found->cgroup = bpf_skb_cgroup_id(skb);
-    }
-    if (!view.base->has_cgroups) {
-        return 0;
-    }
+    struct cgroup* cgroup = 0;
     if (found->sends) {
         struct task_struct* task = (void*)bpf_get_current_task();
-        struct egress_nest nest = {&view, BPF_CORE_READ(task, cgroups, dfl_cgrp), 0};
-        bpf_loop(EGRESS_NESTING, step_out, &nest, 0);
-        found->cgroup_rules = nest.index;
+        cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
     } else {
-        struct egress_rungs rungs = {&view, skb, 0};
-        bpf_loop(EGRESS_NESTING, step_down, &rungs, 0);
-        found->cgroup_rules = rungs.index;
+        cgroup = BPF_CORE_READ(address_of(sk), sk_cgrp_data.cgroup);
     }
+    found->cgroup = BPF_CORE_READ(cgroup, kn, id);
+    found->cgroup_at = (__u64)cgroup;
     return 0;
 }
 
@@ -324,10 +286,7 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
     }
     egress_count(&looks, EGRESS_HOOK_PACKET);
     egress_locate(skb, &found);
-    if (egress_decide(&found) == EGRESS_UNPREPARED) {
-        egress_prepare(&found);
-        egress_decide(&found);
-    }
+    decide_fully(&found);
     if (kind == EGRESS_PACKET_CONNECTED) {
         /* A datagram of a connected socket that was sent to somebody else was judged when it was
          * sent; behind address translation one to the peer looks the same. It passes where it goes
@@ -369,10 +328,7 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
         return monitor ? EGRESS_PASS : EGRESS_REFUSE;
     }
     for (int i = 0; i <= EGRESS_MAX_STOPS; ++i) {
-        if (egress_decide(&found) == EGRESS_UNPREPARED) {
-            egress_prepare(&found);
-            egress_decide(&found);
-        }
+        decide_fully(&found);
         if (found.tell && found.denies) {
             egress_tell(&found);
         }

@@ -9,117 +9,23 @@
 #define EGRESS_BPF_TAG_H
 
 #include "container.h"
+#include "files.h"
 #include "kernel.h"
 #include "maps.h"
 #include "sender.h"
 #include "verdict.h"
 
-#define EGRESS_MAX_COMPONENTS 64 /* directories and mounts between a program and its root */
+#define EGRESS_KERNEL_THREAD 0x00200000 /* PF_KTHREAD */
 
 static const struct egress_process blank;
 
-/* Room to write a path from its end to its start. Twice the size, so that the verifier sees every
- * write inside. */
-struct egress_scratch {
-    char text[2 * EGRESS_PATH_SIZE];
-    struct egress_name name;
-};
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct egress_scratch);
-} scratch SEC(".maps");
-
-struct egress_walk {
-    struct dentry* dentry;
-    struct mount* mount;
-    struct dentry* root; /* where to stop; null: at the namespace's own root */
-    struct vfsmount* root_mount;
-    __u32 at;    /* first byte that is written; the text ends at EGRESS_PATH_SIZE - 1 */
-    __u32 whole; /* the root was reached */
-};
-
-/* One step of the walk from the file up to the root: writes a component, or crosses a mount. Not 0:
- * done. */
-static long walk_up(__u32 step, struct egress_walk* walk) {
-    const __u32 zero = 0;
-    struct egress_scratch* into = bpf_map_lookup_elem(&scratch, &zero);
-    struct dentry* const dentry = walk->dentry;
-    struct mount* const inner = walk->mount;
-    struct vfsmount* const mount = (void*)inner + bpf_core_field_offset(struct mount, mnt);
-    if (!into || (dentry == walk->root && mount == walk->root_mount)) {
-        walk->whole = 1;
-        return 1;
-    }
-    struct dentry* const parent = BPF_CORE_READ(dentry, d_parent);
-    struct dentry* const top = BPF_CORE_READ(mount, mnt_root);
-    if (dentry == top || dentry == parent) {
-        struct mount* const outer = BPF_CORE_READ(inner, mnt_parent);
-        if (outer == inner || dentry != top) {
-            walk->whole = 1; /* the root of the namespace, or a file outside of any (memfd) */
-            return 1;
-        }
-        walk->dentry = BPF_CORE_READ(inner, mnt_mountpoint);
-        walk->mount = outer;
-        return 0;
-    }
-    const __u32 length = BPF_CORE_READ(dentry, d_name.len);
-    if (length + 1 > walk->at || length >= EGRESS_PATH_SIZE) {
-        return 1; /* longer than what any rule can name */
-    }
-    walk->at -= length + 1;
-    const __u32 at = walk->at & (EGRESS_PATH_SIZE - 1);
-    into->text[at] = '/';
-    bpf_probe_read_kernel(&into->text[at + 1], length & (EGRESS_PATH_SIZE - 1),
-                          BPF_CORE_READ(dentry, d_name.name));
-    walk->dentry = parent;
-    return 0;
-}
-
-/* The path of a file in the process' table entry; "" where it is too long. */
-EGRESS_INLINE void take_path(struct egress_process* process, struct task_struct* task,
-                             struct file* file, const struct egress_config* settings) {
-    const __u32 zero = 0;
-    struct egress_scratch* into = bpf_map_lookup_elem(&scratch, &zero);
-    if (!into) {
-        return;
-    }
-    struct vfsmount* const mount = BPF_CORE_READ(file, f_path.mnt);
-    struct egress_walk walk = {
-        .dentry = BPF_CORE_READ(file, f_path.dentry),
-        .mount = (void*)mount - bpf_core_field_offset(struct mount, mnt),
-        .at = EGRESS_PATH_SIZE - 1 + egress_zero(process->started),
-    };
-    /* On the host the walk goes to the very root, past what chroot(2) pretends: in a user namespace
-     * everybody may call it. Elsewhere the process' root is the best that there is. */
-    process->flags &= ~EGRESS_PROCESS_HOST_PATH;
-    if (mount_namespace_of(task) == settings->mount_namespace) {
-        process->flags |= EGRESS_PROCESS_HOST_PATH;
-    } else {
-        walk.root = BPF_CORE_READ(task, fs, root.dentry);
-        walk.root_mount = BPF_CORE_READ(task, fs, root.mnt);
-    }
-    __u32 length = 0;
-    __builtin_memset(process->path.path, 0, sizeof process->path.path);
-    bpf_loop(EGRESS_MAX_COMPONENTS, walk_up, &walk, 0);
-    if (walk.whole + (__u32)egress_zero(process->started)) {
-        const __u32 at = walk.at & (EGRESS_PATH_SIZE - 1);
-        length = EGRESS_PATH_SIZE - 1 - at;
-        into->text[EGRESS_PATH_SIZE - 1] = 0;
-        bpf_probe_read_kernel(process->path.path, (length & (EGRESS_PATH_SIZE - 1)),
-                              &into->text[at]);
-    }
-    process->path.bits = length ? (length + 1) * 8 : 0;
-    if (length) {
-        __builtin_memcpy(into->name.path, process->path.path, sizeof into->name.path);
-        bpf_map_update_elem(&names, &process->program, &into->name, BPF_ANY);
-    }
-}
-
-EGRESS_INLINE void take_program(struct egress_process* process, struct file* file) {
-    process->program.inode = BPF_CORE_READ(file, f_inode, i_ino);
-    process->program.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
+EGRESS_INLINE void take_program(struct egress_process* process, struct task_struct* task,
+                                struct file* file, const struct egress_config* settings) {
+    __u32 flags = process->flags & EGRESS_PROCESS_LOST_LINEAGE;
+    flags |= take_file(&process->program, &process->place, file);
+    flags |= take_path(&process->path, &process->program, task, file, settings, process->started);
+    process->flags = flags;
+    bpf_probe_read_kernel(process->command, sizeof process->command, task->comm);
 }
 
 /* The entry of a process; a new one where there is none, or one of a process that had the tgid
@@ -138,6 +44,7 @@ EGRESS_INLINE struct egress_process* entry_of(__u32 tgid, __u64 started, __u32 p
         process->started = started;
         process->tgid = tgid;
         process->ppid = ppid;
+        process->flags = EGRESS_PROCESS_LOST_LINEAGE; /* until the fork or the sweep tells it */
     }
     return process;
 }
@@ -167,8 +74,9 @@ int BPF_PROG(egress_fork, struct task_struct* parent, struct task_struct* child)
     }
     process->subjects[0].generation = 0;
     process->subjects[1].generation = 0;
+    process->epoch = 0;
     process->started = started;
-    process->exec_id = 0;
+    process->exec_id = BPF_CORE_READ(child, self_exec_id);
     process->tgid = tgid;
     process->ppid = ptgid;
     for (int i = EGRESS_MAX_ANCESTORS - 1; i > 0; --i) {
@@ -177,6 +85,8 @@ int BPF_PROG(egress_fork, struct task_struct* parent, struct task_struct* child)
     process->ancestors[0] = process->program;
     if (process->ancestors_used < EGRESS_MAX_ANCESTORS) {
         ++process->ancestors_used;
+    } else {
+        process->flags |= EGRESS_PROCESS_LOST_LINEAGE;
     }
     return 0;
 }
@@ -192,19 +102,19 @@ int BPF_PROG(egress_exec, struct task_struct* task, int old_pid, struct linux_bi
         return 0;
     }
     const __u64 exec_id = BPF_CORE_READ(task, self_exec_id);
-    if (process->exec_id == exec_id) {
+    if (process->exec_id == exec_id && process->place.bits) {
         return 0;
     }
-    /* Nobody else runs in this process now: exec has ended its other threads. */
-    process->subjects[0].generation = 0;
-    process->subjects[1].generation = 0;
-    process->flags &= ~EGRESS_PROCESS_SWEPT;
-    struct file* const file = BPF_CORE_READ(bprm, file);
-    take_program(process, file);
-    take_path(process, task, file, settings);
-    /* The kernel has just set the name from what exec was given; nobody could change it since. */
-    bpf_probe_read_kernel(process->command, sizeof process->command, task->comm);
+    /* Nobody else runs in this process now: exec has ended its other threads. But its packets are
+     * judged on other CPUs: while the epoch is odd they find no rules to keep, and what they have
+     * worked out before is worth nothing afterwards. */
+    __sync_fetch_and_add(&process->epoch, 1);
+    take_program(process, task, BPF_CORE_READ(bprm, file), settings);
+    if (BPF_CORE_READ(task, real_parent, flags) & EGRESS_KERNEL_THREAD) {
+        process->flags &= ~EGRESS_PROCESS_LOST_LINEAGE; /* the kernel started it */
+    }
     process->exec_id = exec_id;
+    __sync_fetch_and_add(&process->epoch, 1);
     return 0;
 }
 
@@ -263,30 +173,61 @@ int egress_sweep(struct bpf_iter__task* context) {
     if (!mm || (process && process->started == started)) {
         return 0;
     }
-    process = entry_of(tgid, started, BPF_CORE_READ(task, real_parent, tgid));
     struct file* const file = BPF_CORE_READ(mm, exe_file);
-    if (!process || !file) {
+    struct egress_scratch* const room = file ? claim() : 0;
+    if (!room) {
         return 0;
     }
+    /* Put together aside and put in at once, unless exec has told of it meanwhile. */
+    process = &room->process;
+    bpf_probe_read_kernel(process, sizeof *process, &blank);
+    process->started = started;
+    process->tgid = tgid;
+    process->ppid = BPF_CORE_READ(task, real_parent, tgid);
+    process->exec_id = BPF_CORE_READ(task, self_exec_id);
+    process->flags = EGRESS_PROCESS_LOST_LINEAGE;
+    take_program(process, task, file, settings);
     process->flags |= EGRESS_PROCESS_SWEPT;
-    take_program(process, file);
-    take_path(process, task, file, settings);
-    bpf_probe_read_kernel(process->command, sizeof process->command, task->comm);
+    const struct egress_process* const stale = bpf_map_lookup_elem(&processes, &tgid);
+    if (stale && stale->started != started) {
+        bpf_map_delete_elem(&processes, &tgid);
+    }
+    if (bpf_map_update_elem(&processes, &tgid, process, BPF_NOEXIST) &&
+        !bpf_map_lookup_elem(&processes, &tgid)) {
+        egress_lose(EGRESS_LOST_PROCESS);
+    }
+    release(room);
+    return 0;
+}
+
+/* Then the ancestors of those of which no fork has told them, from what the first sweep and the
+ * hooks have found. */
+SEC("iter/task")
+int egress_lineage(struct bpf_iter__task* context) {
+    struct task_struct* task = context->task;
+    if (!task || task->pid != task->tgid) {
+        return 0;
+    }
+    const __u32 tgid = task->tgid;
+    struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
+    if (!process || !(process->flags & EGRESS_PROCESS_LOST_LINEAGE) || process->ancestors_used) {
+        return 0;
+    }
     const struct task_struct* at = task;
     for (int i = 0; i < EGRESS_MAX_ANCESTORS; ++i) {
         at = BPF_CORE_READ(at, real_parent, group_leader);
-        struct file* const program = BPF_CORE_READ(at, mm, exe_file);
-        if (!program) {
-            break;
+        const __u32 number = BPF_CORE_READ(at, tgid);
+        if (BPF_CORE_READ(at, flags) & EGRESS_KERNEL_THREAD) {
+            process->flags &= ~EGRESS_PROCESS_LOST_LINEAGE;
+            return 0;
         }
-        process->ancestors[i].inode = BPF_CORE_READ(program, f_inode, i_ino);
-        process->ancestors[i].device = BPF_CORE_READ(program, f_inode, i_sb, s_dev);
+        const struct egress_process* const ancestor = bpf_map_lookup_elem(&processes, &number);
+        if (!ancestor) {
+            return 0;
+        }
+        process->ancestors[i] = ancestor->program;
         process->ancestors_used = i + 1;
-        if (BPF_CORE_READ(at, tgid) == 1) {
-            break;
-        }
     }
-    process->exec_id = BPF_CORE_READ(task, self_exec_id);
     return 0;
 }
 

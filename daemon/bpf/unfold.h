@@ -39,6 +39,8 @@ EGRESS_INLINE void fill_process(struct egress_event* event, const struct egress_
     }
 }
 
+#define EGRESS_FOLDS_KEPT 3 /* intervals without a repeat after which a fold is given up */
+
 /* Where the ring is full the count stays for the next walk: nothing is taken that is not told, and
  * nothing is told twice. */
 EGRESS_INLINE int unfold(struct bpf_iter__bpf_map_elem* context, int all) {
@@ -46,10 +48,23 @@ EGRESS_INLINE int unfold(struct bpf_iter__bpf_map_elem* context, int all) {
     struct egress_fold* const fold = context->value;
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!key || !fold || !settings || !fold->count) {
+    if (!key || !fold || !settings) {
         return 0;
     }
     const __u64 now = bpf_ktime_get_boot_ns();
+    if (!fold->count) {
+        /* In two walks, so that what is counted meanwhile, in a hook that has found it before, is
+         * still told by the second. */
+        if (now - fold->sent > EGRESS_FOLDS_KEPT * settings->fold_interval) {
+            if (fold->ends) {
+                const struct egress_fold_key gone = *key;
+                bpf_map_delete_elem(&folds, &gone);
+            } else {
+                fold->ends = 1;
+            }
+        }
+        return 0;
+    }
     if (!all && now - fold->sent < settings->fold_interval) {
         return 0;
     }

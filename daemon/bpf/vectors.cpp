@@ -31,6 +31,15 @@ bool VectorPool::Equal::operator()(const egress_vector& a, const egress_vector& 
     return a.any == b.any && std::equal(std::begin(a.words), std::end(a.words), b.words);
 }
 
+egress_vector intersect(const egress_vector& a, const egress_vector& b) {
+    egress_vector out{};
+    for (std::size_t w = 0; w < EGRESS_WORDS; ++w) {
+        out.words[w] = a.words[w] & b.words[w];
+        out.any |= std::uint64_t{out.words[w] != 0} << w;
+    }
+    return out;
+}
+
 VectorPool::VectorPool() : vectors_(EGRESS_EMPTY + 1) {
     index_.emplace(egress_vector{}, EGRESS_EMPTY);
 }

@@ -23,6 +23,8 @@ bool is_empty(const egress_vector& vector);
 egress_vector combine(const egress_vector& base, const egress_vector& plus,
                       const egress_vector& minus = {});
 
+egress_vector intersect(const egress_vector& a, const egress_vector& b);
+
 class VectorPool {
   public:
     VectorPool();

@@ -9,6 +9,7 @@
  *   host6(view, address)                    index, 0: not there (0 is the empty vector)
  *   prefix6(view, address)                  the same, by the longest prefix
  *   uid_rules(view, uid), gid_rules(...)    the same
+ *   uid_range_rules, gid_range_rules        the same, by the longest range around it
  *   program_rules(view, file), parent_rules, under_rules   the same
  *   command_rules(view, text)               the same
  *   tree_rules(view, path)                  const struct egress_path_rules *, or null
@@ -204,8 +205,13 @@ static long egress_climb_step(__u32 number, struct egress_climb* climb) {
 EGRESS_INLINE int egress_select(const struct egress_view* view,
                                 const struct egress_process* process, struct egress_vector* out) {
     const struct egress_base* base = view->base;
-    const struct egress_path_rules* tree = base->has_trees ? tree_rules(view, &process->path) : 0;
-    const int on_host = process->flags & EGRESS_PROCESS_HOST_PATH;
+    const __u32 flags = process->flags;
+    const struct egress_path_rules* place = base->has_trees ? tree_rules(view, &process->place) : 0;
+    const struct egress_path_rules* path = base->has_inside ? tree_rules(view, &process->path) : 0;
+    /* All bits where it is so: what is not known, or has no name any more, is only refused. */
+    const __u64 deleted = -(__u64)((flags & EGRESS_PROCESS_DELETED) != 0);
+    const __u64 lost = -(__u64)((flags & EGRESS_PROCESS_LOST_LINEAGE) != 0);
+    const __u64 orphan = lost & -(__u64)(process->ancestors_used == 0);
     __u64 any = 0;
 
     struct egress_climb climb = {view, process, out};
@@ -218,15 +224,24 @@ EGRESS_INLINE int egress_select(const struct egress_view* view,
         vector_at(view, process->ancestors_used ? parent_rules(view, &process->ancestors[0]) : 0);
     const struct egress_vector* program = vector_at(view, program_rules(view, &process->program));
     const struct egress_vector* command = vector_at(view, command_rules(view, process->command));
-    const struct egress_vector* tree_any = vector_at(view, tree ? tree->any : 0);
-    const struct egress_vector* tree_host = vector_at(view, tree && on_host ? tree->host : 0);
-    if (!parent || !program || !command || !tree_any || !tree_host) {
+    const struct egress_vector* by_place =
+        vector_at(view, !place                               ? 0
+                        : flags & EGRESS_PROCESS_LOST_PLACE ? place->uncertain
+                                                            : place->rules);
+    const struct egress_vector* by_path =
+        vector_at(view, !path                              ? 0
+                        : flags & EGRESS_PROCESS_LOST_PATH ? path->uncertain
+                                                           : path->rules);
+    if (!parent || !program || !command || !by_place || !by_path) {
         return 0;
     }
     for (int w = 0; w < EGRESS_WORDS; ++w) {
-        const __u64 word = out->words[w] & (base->any_parent.words[w] | parent->words[w]) &
-                           (base->any_program.words[w] | program->words[w] | command->words[w] |
-                            tree_any->words[w] | tree_host->words[w]);
+        const __u64 refusals = base->refusals.words[w];
+        const __u64 word =
+            (out->words[w] | (refusals & lost)) &
+            (base->any_parent.words[w] | parent->words[w] | (refusals & orphan)) &
+            (base->any_program.words[w] | program->words[w] | command->words[w] |
+             ((by_place->words[w] | by_path->words[w]) & (refusals | ~deleted)));
         out->words[w] = word;
         any |= egress_not_zero(word) << w;
     }
@@ -258,11 +273,11 @@ struct egress_question {
     const struct egress_vector* cgroup;
 };
 
-/* The vectors of a flow. `subject` and `cgroup` (the index of the rules of the innermost cgroup
- * that a rule names, 0: none is named) are worked out by the caller. `creates`: only the kind of
- * the socket is known. */
+/* The vectors of a flow. `subject` and `cgroup` are worked out by the caller. `creates`: only the
+ * kind of the socket is known. */
 EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
-                              const struct egress_vector* subject, __u32 cgroup, int creates,
+                              const struct egress_vector* subject,
+                              const struct egress_vector* cgroup, int creates,
                               struct egress_question* q) {
     const struct egress_base* base = view->base;
     __u32 destination = egress_destination(view, flow->address);
@@ -278,12 +293,18 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     q->port = vector_at(view, port);
     q->protocol = vector_at(view, base->protocols[flow->type & (EGRESS_TYPES - 1)][flow->protocol]);
     index = base->has_uids ? uid_rules(view, flow->uid) : 0;
+    if (!index && base->has_ranges) {
+        index = uid_range_rules(view, flow->uid);
+    }
     q->uid = vector_at(view, index ? index : base->other_uids);
     index = base->has_gids ? gid_rules(view, flow->gid) : 0;
+    if (!index && base->has_ranges) {
+        index = gid_range_rules(view, flow->gid);
+    }
     q->gid = vector_at(view, index ? index : base->other_gids);
     q->place = &base->places[flow->in_container & 1];
     q->subject = subject;
-    q->cgroup = vector_at(view, cgroup ? cgroup : base->any_cgroup);
+    q->cgroup = cgroup;
 }
 
 /* The search, a step at a time: the verifier would follow a plain loop through every path. */

@@ -14,7 +14,8 @@ namespace {
 World empty_world() {
     World world;
     world.files = [](const std::string&) { return std::vector<egress_file>{}; };
-    world.cgroups = [](const policy::EgressOptions&) { return std::vector<Cgroup>{}; };
+    world.places = [](const std::string& path, bool) { return std::vector<Place>{{8, path}}; };
+    world.subordinate = [](std::uint32_t, bool) { return std::vector<IdRange>{}; };
     return world;
 }
 

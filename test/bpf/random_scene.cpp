@@ -211,6 +211,9 @@ class Draw {
     void program() {
         const Program& program = aim().program;
         out_.host_path = chance(random_, 60);
+        out_.lost_place = chance(random_, 5);
+        out_.deleted = chance(random_, 5);
+        out_.lost_lineage = chance(random_, 5);
         out_.command =
             program.kind == Program::Kind::command ? program.text : pick(random_, commands);
         out_.path = chance(random_, 80) ? pick(random_, paths) : own_program(random_);

@@ -12,13 +12,9 @@ using policy::EgressRule;
 using policy::Program;
 namespace reference = policy::reference;
 
-bool is_same(const egress_file& a, const egress_file& b) {
-    return a.inode == b.inode && a.device == b.device;
-}
-
 bool is_file(const std::string& path, const egress_file& file) {
     return std::ranges::any_of(files_of(path),
-                               [&](const egress_file& each) { return is_same(each, file); });
+                               [&](const egress_file& each) { return same_file(each, file); });
 }
 
 bool fits_program(const EgressRule& rule, const Scene& scene) {
@@ -26,27 +22,35 @@ bool fits_program(const EgressRule& rule, const Scene& scene) {
     const auto& text = rule.program.text;
     const bool as_recorded =
         options.container == true || !options.cgroup.empty() || !options.unit.empty();
-    const bool trusted = as_recorded || scene.host_path;
+    const bool refuses = rule.verdict.kind != policy::Verdict::Kind::allow;
+    const bool known = as_recorded || (scene.host_path && !scene.lost_place);
+    // Where a file is can't be told: it may be what a refusal on that device names.
+    const bool suspect = !as_recorded && scene.lost_place && scene.host_path && refuses;
+    const bool named = !scene.deleted || refuses;
     switch (rule.program.kind) {
     case Program::Kind::any:
         return true;
     case Program::Kind::path:
-        return (trusted && scene.path == text) || (!as_recorded && is_file(text, scene.file));
+        return suspect || (known && named && scene.path == text) ||
+               (!as_recorded && is_file(text, scene.file));
     case Program::Kind::tree:
-        return trusted && scene.path.starts_with(text + "/");
+        return suspect || (known && named && scene.path.starts_with(text + "/"));
     case Program::Kind::command:
         return scene.command == text;
     }
     return false;
 }
 
-bool fits_lineage(const policy::EgressOptions& options, const Scene& scene) {
-    const auto& ancestors = scene.ancestors;
-    if (!options.parent.empty() &&
+bool fits_lineage(const EgressRule& rule, const Scene& scene) {
+    const auto& [options, ancestors] = std::tie(rule.options, scene.ancestors);
+    const bool lost =
+        scene.lost_lineage && rule.verdict.kind != policy::Verdict::Kind::allow;
+    if (!options.parent.empty() && !(lost && ancestors.empty()) &&
         (ancestors.empty() || !is_file(options.parent, ancestors.front()))) {
         return false;
     }
-    return options.under.empty() || std::ranges::any_of(ancestors, [&](const egress_file& file) {
+    return options.under.empty() || lost ||
+           std::ranges::any_of(ancestors, [&](const egress_file& file) {
                return is_file(options.under, file);
            });
 }
@@ -72,7 +76,7 @@ bool fits(const policy::Policy& policy, const EgressRule& rule, const Scene& sce
            (!rule.owner.uid || *rule.owner.uid == scene.uid) &&
            (!rule.owner.gid || *rule.owner.gid == scene.gid) && fits_program(rule, scene) &&
            reference::fits_port(rule.destination.ports, scene.port) &&
-           fits_lineage(options, scene) && reference::fits_place(options, flow) &&
+           fits_lineage(rule, scene) && reference::fits_place(options, flow) &&
            reference::fits_host(policy, rule.destination, flow) &&
            reference::fits_time(options, flow);
 }
@@ -95,24 +99,24 @@ const std::vector<Cgroup>& all_cgroups() {
 
 std::vector<egress_file> files_of(const std::string& path) {
     if (path == "/usr/bin/curl") {
-        return {{1, 8, 0}};
+        return {{1, 8, 7, 0}};
     }
     if (path == "/usr/bin/wget") {
-        return {{2, 8, 0}, {3, 8, 0}};
+        return {{2, 8, 7, 0}, {3, 8, 7, 0}};
     }
     if (path == "/usr/sbin/sshd") {
-        return {{4, 8, 0}};
+        return {{4, 8, 7, 0}};
     }
     if (path == "/opt/a#b/x") {
-        return {{1, 9, 0}}; // curl's number in another file system
+        return {{1, 9, 7, 0}}; // curl's number in another file system
     }
     if (path == "/\xc3\xa4") {
-        return {{2, 8, 0}}; // a link to one of wget's
+        return {{2, 8, 7, 0}}; // a link to one of wget's
     }
     constexpr std::string_view numbered = "/srv/p"; // "/srv/p17" is a file, "/srv/p17/x" none
     const auto digits = path.starts_with(numbered) ? path.substr(numbered.size()) : "";
     if (!digits.empty() && digits.find_first_not_of("0123456789") == digits.npos) {
-        return {{100 + std::stoul(digits), 8, 0}};
+        return {{100 + std::stoul(digits), 8, 7, 0}};
     }
     return {};
 }
@@ -120,16 +124,10 @@ std::vector<egress_file> files_of(const std::string& path) {
 World fake_world() {
     World world;
     world.files = files_of;
-    world.cgroups = [](const policy::EgressOptions& options) {
-        std::vector<Cgroup> out;
-        for (const auto& each : all_cgroups()) {
-            if (options.unit.empty() ? each.path == options.cgroup
-                                     : each.path.ends_with("/" + options.unit)) {
-                out.push_back(each);
-            }
-        }
-        return out;
+    world.places = [](const std::string& path, bool) {
+        return std::vector<Place>{{host_device, path}};
     };
+    world.subordinate = [](std::uint32_t, bool) { return std::vector<IdRange>{}; };
     world.wall_at_boot = boot_time;
     return world;
 }
@@ -137,13 +135,26 @@ World fake_world() {
 egress_process process_of(const Scene& scene) {
     egress_process out{};
     out.program = scene.file;
-    out.path.bits =
-        static_cast<std::uint32_t>(scene.path.empty() ? 0 : (scene.path.size() + 1) * 8);
-    std::ranges::copy(scene.path, out.path.path);
+    const auto text = [](std::uint32_t device, const std::string& path) {
+        egress_tree tree{EGRESS_DEVICE_BITS, device, {}};
+        std::ranges::copy(path, tree.path);
+        tree.bits += static_cast<std::uint32_t>(path.empty() ? 0 : (path.size() + 1) * 8);
+        return tree;
+    };
+    constexpr std::uint32_t other_device = 77;
+    out.place = text(scene.host_path ? host_device : other_device,
+                     scene.lost_place ? std::string() : scene.path);
+    out.path = text(EGRESS_INSIDE, scene.path);
     std::ranges::copy(scene.command, out.command);
     std::ranges::copy(scene.ancestors, out.ancestors);
     out.ancestors_used = static_cast<std::uint32_t>(scene.ancestors.size());
-    out.flags = scene.host_path ? EGRESS_PROCESS_HOST_PATH : 0;
+    const auto flag = [&out](bool is_set, egress_process_flag bit) {
+        out.flags |= is_set ? static_cast<std::uint32_t>(bit) : 0;
+    };
+    flag(scene.host_path, EGRESS_PROCESS_HOST_PATH);
+    flag(scene.lost_place, EGRESS_PROCESS_LOST_PLACE);
+    flag(scene.deleted, EGRESS_PROCESS_DELETED);
+    flag(scene.lost_lineage, EGRESS_PROCESS_LOST_LINEAGE);
     return out;
 }
 
@@ -161,15 +172,8 @@ egress_flow flow_of(const Scene& scene) {
 
 Decision decide_compiled(const Tables& tables, const Scene& scene) {
     constexpr std::int64_t week = 7 * 86400;
-    const auto& own = all_cgroups()[scene.cgroup].path;
-    std::vector<std::uint64_t> cgroups;
-    for (auto each = all_cgroups().rbegin(); each != all_cgroups().rend(); ++each) {
-        if (each->path == "/" || (own + "/").starts_with(each->path + "/")) {
-            cgroups.push_back(each->id);
-        }
-    }
     const auto week_at_boot = ((boot_time - monday + scene.offset) % week + week) % week;
-    return native_decide(tables, process_of(scene), flow_of(scene), cgroups,
+    return native_decide(tables, process_of(scene), flow_of(scene), all_cgroups()[scene.cgroup].path,
                          static_cast<std::uint64_t>(scene.now - boot_time) *
                              std::uint64_t{1000000000},
                          static_cast<std::uint64_t>(week_at_boot));
@@ -190,10 +194,11 @@ std::string Scene::text() const {
     for (const auto& each : ancestors) {
         lineage += fmt::format(" {}:{}", each.device, each.inode);
     }
-    return fmt::format("{}:{} type={} protocol={} uid={} gid={} path={}{} file={}:{} command={} "
+    return fmt::format("{}:{} type={} protocol={} uid={} gid={} path={}{}{}{}{} file={}:{} command={} "
                        "ancestors=[{}] cgroup={} {} now={} offset={}",
                        destination.text(), port, type, protocol, uid, gid, path,
-                       host_path ? "" : " (inside)", file.device, file.inode, command, lineage,
+                       host_path ? "" : " (inside)", lost_place ? " (lost)" : "",
+                       deleted ? " (deleted)" : "", lost_lineage ? " (orphan)" : "", file.device, file.inode, command, lineage,
                        all_cgroups()[cgroup].path, container ? "container" : "host", now, offset);
 }
 

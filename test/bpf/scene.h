@@ -17,7 +17,10 @@ inline constexpr std::int64_t boot_time = monday - 2 * 86400 - 7; ///< zero of t
 struct Scene {
     // The process.
     std::string path; ///< as exec recorded it
-    bool host_path = true;
+    bool host_path = true; ///< and so is its place in the host's file system
+    bool lost_place = false; ///< it can't be told where the file is
+    bool deleted = false;
+    bool lost_lineage = false;
     egress_file file{};
     std::string command;
     std::vector<egress_file> ancestors; ///< their programs; 0 is the parent
@@ -36,13 +39,19 @@ struct Scene {
     std::string text() const;
 };
 
+/// A cgroup2.
+struct Cgroup {
+    std::uint64_t id = 0;
+    std::string path; ///< below the cgroup2 root, "/system.slice/nginx.service"
+};
 /// Every cgroup there is, innermost last.
 const std::vector<Cgroup>& all_cgroups();
 /// Files of a path: none, one, two (replaced on disk while it runs), or another path's.
 std::vector<egress_file> files_of(const std::string& path);
 World fake_world();
 
-inline constexpr egress_file unnamed_file{999, 8, 0};
+inline constexpr std::uint32_t host_device = 8;
+inline constexpr egress_file unnamed_file{999, host_device, 0, 0};
 
 /// A process in the kernel's form.
 egress_process process_of(const Scene& scene);

@@ -1,0 +1,190 @@
+/* Which rules the name of a cgroup selects.
+ *
+ * A cgroup2 directory cannot get another name or another parent, and its id is never used again. So
+ * the rules of one are worked out from its name when it is first judged: the first process in it is
+ * judged by them, whether the daemon knows of it, runs, or not.
+ */
+#ifndef EGRESS_BPF_CGROUPS_H
+#define EGRESS_BPF_CGROUPS_H
+
+#include "container.h"
+#include "kernel.h"
+#include "maps.h"
+#include "scratch.h"
+#include "verdict.h"
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, struct egress_cgroup_key);
+    __type(value, struct egress_vector);
+} cgroup_rules SEC(".maps");
+
+struct egress_ladder {
+    const struct egress_view* view;
+    struct egress_scratch* room;
+    __u64 cgroup;
+    __u32 size; /* of the name in the scratch, with its terminator */
+    __u32 length;
+    __u32 at;
+    __u32 whole;
+};
+
+/* Reads the name of the cgroup and goes to the one around it; null: the walk ends here. */
+EGRESS_INLINE const struct cgroup* leave(struct egress_ladder* ladder) {
+    const struct cgroup* const cgroup = (const struct cgroup*)ladder->cgroup;
+    struct egress_scratch* const room = ladder->room;
+    const struct cgroup* const outer =
+        (const struct cgroup*)BPF_CORE_READ(cgroup, self.parent); /* its first member */
+    if (!outer || BPF_CORE_READ(cgroup, kn, id) == host_cgroup) {
+        ladder->whole = 1;
+        return 0;
+    }
+    __builtin_memset(room->name, 0, sizeof room->name);
+    const long size =
+        bpf_probe_read_kernel_str(room->name, sizeof room->name, BPF_CORE_READ(cgroup, kn, name));
+    if (size < 2) {
+        return 0;
+    }
+    ladder->size = (__u32)size;
+    ladder->cgroup = (__u64)outer;
+    return outer;
+}
+
+static long measure_cgroup(__u32 step, struct egress_ladder* ladder) {
+    if (!leave(ladder)) {
+        return 1;
+    }
+    ladder->length += ladder->size;
+    return 0;
+}
+
+/* Writes the path, its beginning as far as there is room. */
+static long write_cgroup(__u32 step, struct egress_ladder* ladder) {
+    if (!leave(ladder)) {
+        return 1;
+    }
+    struct egress_scratch* const room = ladder->room;
+    ladder->at -= ladder->size;
+    if (ladder->at < EGRESS_PATH_SIZE) {
+        const __u32 at = egress_masked(ladder->at, EGRESS_TEXT_SIZE - 1);
+        room->text[at] = '/';
+        bpf_probe_read_kernel(&room->text[at + 1],
+                              egress_masked(ladder->size - 1, EGRESS_TEXT_SIZE - 1), room->name);
+    }
+    return 0;
+}
+
+/* Not 0 where others than root make cgroups inside this one, and so choose their names. */
+EGRESS_INLINE __u32 owner_of(const struct cgroup* cgroup) {
+    struct kernfs_iattrs* const owner = BPF_CORE_READ(cgroup, kn, iattr);
+    return BPF_CORE_READ(owner, ia_uid.val); /* 0 where there is none */
+}
+
+/* Adds the rules of the unit that the cgroup's name may be. */
+static long add_unit(__u32 step, struct egress_ladder* ladder) {
+    const struct cgroup* const outer = leave(ladder);
+    if (!outer) {
+        return 1;
+    }
+    struct egress_tree* const key = &ladder->room->key;
+    __builtin_memcpy(key->path, ladder->room->name, sizeof key->path);
+    key->device = EGRESS_UNITS;
+    key->bits = EGRESS_DEVICE_BITS + ladder->size * 8;
+    const struct egress_path_rules* const found = tree_rules(ladder->view, key);
+    if (!found) {
+        return 0;
+    }
+    const __u64 others = -(__u64)(owner_of(outer) != 0);
+    const __u32 index = (found->uncertain & (__u32)others) | (found->rules & ~(__u32)others);
+    const struct egress_vector* const rules = vector_at(ladder->view, index);
+    if (!rules) {
+        ladder->cgroup = 0;
+        return 1; /* not whole */
+    }
+    egress_add(&ladder->room->vector, rules);
+    return 0;
+}
+
+EGRESS_INLINE void begin_walk(struct egress_ladder* ladder, __u64 address, __u64 id) {
+    ladder->cgroup = address;
+    ladder->whole = (__u32)egress_zero(id);
+}
+
+EGRESS_INLINE int is_whole(const struct egress_ladder* ladder, __u64 id) {
+    return ladder->whole + (__u32)egress_zero(id) != 0;
+}
+
+/* The path of the cgroup, ending in '/', in the key; 0: it can't be told. */
+EGRESS_INLINE int take_cgroup(struct egress_ladder* ladder, __u64 address, __u64 id) {
+    struct egress_tree* const key = &ladder->room->key;
+    begin_walk(ladder, address, id);
+    bpf_loop(EGRESS_MAX_NESTING, measure_cgroup, ladder, 0);
+    const __u32 length = ladder->length + (__u32)egress_zero(id);
+    if (!is_whole(ladder, id)) {
+        return 0;
+    }
+    begin_walk(ladder, address, id);
+    ladder->at = length;
+    bpf_loop(EGRESS_MAX_NESTING, write_cgroup, ladder, 0);
+    if (!is_whole(ladder, id)) {
+        return 0;
+    }
+    const __u32 known = length < EGRESS_PATH_SIZE - 1 ? length : EGRESS_PATH_SIZE - 1;
+    __builtin_memset(key->path, 0, sizeof key->path);
+    key->device = EGRESS_CGROUPS;
+    bpf_probe_read_kernel(key->path, egress_masked(known, EGRESS_TEXT_SIZE - 1), ladder->room->text);
+    key->path[egress_masked(known, EGRESS_TEXT_SIZE - 1)] = '/';
+    /* Of one that is cut off the last name may be only a part. */
+    key->bits = EGRESS_DEVICE_BITS + (known + (known == length)) * 8;
+    return 1;
+}
+
+EGRESS_INLINE int find_rules(struct egress_ladder* ladder, __u64 address, __u64 id) {
+    struct egress_scratch* const room = ladder->room;
+    if (!take_cgroup(ladder, address, id)) {
+        return 0;
+    }
+    const struct egress_path_rules* const found = tree_rules(ladder->view, &room->key);
+    const struct egress_vector* const any =
+        vector_at(ladder->view, ladder->view->base->any_cgroup);
+    const struct egress_vector* const rules = vector_at(ladder->view, found ? found->rules : 0);
+    if (!any || !rules) {
+        return 0;
+    }
+    room->vector = *any;
+    egress_add(&room->vector, rules);
+    if (!ladder->view->base->has_units) {
+        return 1;
+    }
+    begin_walk(ladder, address, id);
+    bpf_loop(EGRESS_MAX_NESTING, add_unit, ladder, 0);
+    return is_whole(ladder, id);
+}
+
+/* Works out the rules of the cgroup at this address and keeps them; where it can't, the caller
+ * finds none kept. Verified once, whatever calls it. */
+__noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
+    const __u32 zero = 0;
+    const struct egress_cgroup_key kept = {id, generation};
+    struct egress_view view = {};
+    view.generation = generation;
+    view.slot = generation & (EGRESS_SLOTS - 1);
+    view.base = EGRESS_FIND(&view, bases, &zero);
+    struct egress_scratch* const room = claim();
+    if (!room) {
+        return 0;
+    }
+    struct egress_ladder ladder = {
+        .view = &view,
+        .room = room,
+        .length = (__u32)egress_zero(id),
+    };
+    if (view.base && find_rules(&ladder, address, id)) {
+        bpf_map_update_elem(&cgroup_rules, &kept, &room->vector, BPF_ANY);
+    }
+    release(room);
+    return 0;
+}
+
+#endif

@@ -1,0 +1,279 @@
+/* What a file is: its numbers, and its place inside its file system.
+ *
+ * A place is walked along the directory entries up to the root of the super block. No mount
+ * namespace changes it, so a process can't arrange it with mounts of its own. The path that exec
+ * recorded, as the process' root shows it, is for people and for rules about containers.
+ */
+#ifndef EGRESS_BPF_FILES_H
+#define EGRESS_BPF_FILES_H
+
+#include "container.h"
+#include "kernel.h"
+#include "maps.h"
+#include "scratch.h"
+#include "verdict.h"
+
+#define EGRESS_MAX_DEPTH 4096  /* directories between a file and the root; deeper is not known */
+#define EGRESS_MAX_MOUNTED 320 /* the same, with mounts, of the recorded path */
+#define EGRESS_MODE_PATH (1 << 14) /* FMODE_PATH: opened with O_PATH */
+#define EGRESS_BTRFS 0x9123683e
+#define EGRESS_OVERLAY 0x794c7630
+
+/* Numbers only: the verifier before 6.7 follows a loop once and takes what it saw for all. */
+struct egress_climb_up {
+    __u64 dentry;
+    __u64 super_root;
+    __u64 mount_root;
+    char* text; /* null: the length is measured */
+    __u32 length;
+    __u32 at; /* where the component before begins */
+    __u32 whole;
+};
+
+/* One directory further up; not 0: done. Each component is written where it belongs in the path, as
+ * far as there is room: of a long path the beginning is kept. */
+static long climb_up(__u32 step, struct egress_climb_up* walk) {
+    struct dentry* const dentry = (struct dentry*)walk->dentry;
+    struct dentry* const parent = BPF_CORE_READ(dentry, d_parent);
+    if (walk->dentry == walk->super_root || parent == dentry) {
+        walk->whole = walk->dentry == walk->super_root || walk->dentry == walk->mount_root;
+        return 1;
+    }
+    const __u32 length = BPF_CORE_READ(dentry, d_name.len);
+    if (length >= EGRESS_TEXT_SIZE) {
+        return 1;
+    }
+    if (walk->text) {
+        walk->at -= length + 1;
+        if (walk->at < EGRESS_PATH_SIZE) {
+            const __u32 at = egress_masked(walk->at, EGRESS_TEXT_SIZE - 1);
+            walk->text[at] = '/';
+            bpf_probe_read_kernel(&walk->text[at + 1], egress_masked(length, EGRESS_TEXT_SIZE - 1),
+                                  BPF_CORE_READ(dentry, d_name.name));
+        }
+    } else {
+        walk->length += length + 1;
+    }
+    walk->dentry = (__u64)parent;
+    return 0;
+}
+
+#define EGRESS_ROTATE(word, by) ((word) << (by) | (word) >> (64 - (by)))
+#define EGRESS_SIP_ROUND                                                                           \
+    do {                                                                                           \
+        a += b;                                                                                    \
+        b = EGRESS_ROTATE(b, 13) ^ a;                                                              \
+        a = EGRESS_ROTATE(a, 32);                                                                  \
+        c += d;                                                                                    \
+        d = EGRESS_ROTATE(d, 16) ^ c;                                                              \
+        a += d;                                                                                    \
+        d = EGRESS_ROTATE(d, 21) ^ a;                                                              \
+        c += b;                                                                                    \
+        b = EGRESS_ROTATE(b, 17) ^ c;                                                              \
+        c = EGRESS_ROTATE(c, 32);                                                                  \
+    } while (0)
+
+/* SipHash-1-3 (Aumasson, Bernstein) of a place: with a secret key, nobody can look for two paths
+ * with the same hash. */
+static __noinline __u64 hash_of_place(const struct egress_tree* place) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    if (!settings || !place) {
+        return EGRESS_NO_PATH;
+    }
+    const __u64 key0 = settings->path_key[0];
+    const __u64 key1 = settings->path_key[1];
+    __u64 a = key0 ^ 0x736f6d6570736575ULL;
+    __u64 b = key1 ^ 0x646f72616e646f6dULL;
+    __u64 c = key0 ^ 0x6c7967656e657261ULL;
+    __u64 d = key1 ^ 0x7465646279746573ULL;
+    const __u32* const words = &place->bits;
+    for (int i = 0; i + 1 < (int)(sizeof *place / 4); i += 2) {
+        const __u64 word = words[i] | (__u64)words[i + 1] << 32;
+        d ^= word;
+        EGRESS_SIP_ROUND;
+        a ^= word;
+    }
+    c ^= 0xff;
+    EGRESS_SIP_ROUND;
+    EGRESS_SIP_ROUND;
+    EGRESS_SIP_ROUND;
+    const __u64 hash = a ^ b ^ c ^ d;
+    return hash == EGRESS_NO_PATH ? 0 : hash;
+}
+
+/* The place of a file, and the flags that say what is not known of it. */
+EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file, __u32 device,
+                               __u64 number) {
+    struct dentry* const dentry = BPF_CORE_READ(file, f_path.dentry);
+    struct egress_climb_up walk = {
+        .dentry = (__u64)dentry,
+        .super_root = (__u64)BPF_CORE_READ(file, f_inode, i_sb, s_root),
+        .mount_root = (__u64)BPF_CORE_READ(file, f_path.mnt, mnt_root),
+        .length = (__u32)egress_zero(number),
+        .whole = (__u32)egress_zero(number),
+    };
+    const __u64 first = walk.dentry;
+    const __u32 deleted =
+        BPF_CORE_READ(dentry, d_hash.pprev) == 0 ? EGRESS_PROCESS_DELETED : 0;
+    __builtin_memset(place->path, 0, sizeof place->path);
+    place->device = device;
+    place->bits = EGRESS_DEVICE_BITS;
+    bpf_loop(EGRESS_MAX_DEPTH, climb_up, &walk, 0);
+    const __u32 length = walk.length + (__u32)egress_zero(number);
+    struct egress_scratch* const room = claim();
+    if (!walk.whole || !length || !room) {
+        if (room) {
+            release(room);
+        }
+        return deleted | EGRESS_PROCESS_LOST_PLACE;
+    }
+    walk.dentry = first;
+    walk.text = room->text;
+    walk.at = length;
+    walk.whole = (__u32)egress_zero(number);
+    bpf_loop(EGRESS_MAX_DEPTH, climb_up, &walk, 0);
+    const __u32 known = length < EGRESS_PATH_SIZE ? length : EGRESS_PATH_SIZE;
+    bpf_probe_read_kernel(place->path, egress_masked(known, EGRESS_TEXT_SIZE - 1), room->text);
+    release(room);
+    /* Anything else than 0: somebody has renamed a directory meanwhile. */
+    if (!walk.whole || walk.at + (__u32)egress_zero(number)) {
+        __builtin_memset(place->path, 0, sizeof place->path);
+        return deleted | EGRESS_PROCESS_LOST_PLACE;
+    }
+    place->bits += (length < EGRESS_PATH_SIZE ? length + 1 : EGRESS_PATH_SIZE) * 8;
+    return deleted;
+}
+
+/* The numbers and the place of a file; the flags of what is not known. */
+EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place,
+                              struct file* file) {
+    struct super_block* const super = BPF_CORE_READ(file, f_inode, i_sb);
+    const unsigned long magic = BPF_CORE_READ(super, s_magic);
+    out->inode = BPF_CORE_READ(file, f_inode, i_ino);
+    out->device = BPF_CORE_READ(super, s_dev);
+    out->generation = BPF_CORE_READ(file, f_inode, i_generation);
+    const __u32 flags = take_place(place, file, out->device, out->inode);
+    if (out->generation && magic != EGRESS_BTRFS && magic != EGRESS_OVERLAY) {
+        out->path = 0;
+    } else if (flags & EGRESS_PROCESS_LOST_PLACE ||
+               place->bits >= EGRESS_DEVICE_BITS + EGRESS_PATH_SIZE * 8) {
+        out->path = EGRESS_NO_PATH;
+    } else {
+        out->path = hash_of_place(place);
+    }
+    return flags;
+}
+
+struct egress_walk {
+    struct dentry* dentry;
+    struct mount* mount;
+    struct dentry* root; /* where to stop; null: at the namespace's own root */
+    struct vfsmount* root_mount;
+    char* text;
+    __u32 at;    /* first byte that is written; the text ends at EGRESS_PATH_SIZE - 1 */
+    __u32 whole; /* the root was reached */
+};
+
+/* One step of the walk from the file up to the root: writes a component, or crosses a mount. Not 0:
+ * done. */
+static long walk_up(__u32 step, struct egress_walk* walk) {
+    struct dentry* const dentry = walk->dentry;
+    struct mount* const inner = walk->mount;
+    struct vfsmount* const mount = (void*)inner + bpf_core_field_offset(struct mount, mnt);
+    if (dentry == walk->root && mount == walk->root_mount) {
+        walk->whole = 1;
+        return 1;
+    }
+    struct dentry* const parent = BPF_CORE_READ(dentry, d_parent);
+    struct dentry* const top = BPF_CORE_READ(mount, mnt_root);
+    if (dentry == top || dentry == parent) {
+        struct mount* const outer = BPF_CORE_READ(inner, mnt_parent);
+        if (outer == inner || dentry != top) {
+            walk->whole = 1; /* the root of the namespace, or a file outside of any (memfd) */
+            return 1;
+        }
+        walk->dentry = BPF_CORE_READ(inner, mnt_mountpoint);
+        walk->mount = outer;
+        return 0;
+    }
+    const __u32 length = BPF_CORE_READ(dentry, d_name.len);
+    if (length + 1 > walk->at || length >= EGRESS_PATH_SIZE) {
+        return 1; /* longer than what any rule can name */
+    }
+    walk->at -= length + 1;
+    const __u32 at = egress_masked(walk->at, EGRESS_TEXT_SIZE - 1);
+    walk->text[at] = '/';
+    bpf_probe_read_kernel(&walk->text[at + 1], egress_masked(length, EGRESS_TEXT_SIZE - 1),
+                          BPF_CORE_READ(dentry, d_name.name));
+    walk->dentry = parent;
+    return 0;
+}
+
+/* The path of a file as exec recorded it; the flags of what is known of it. */
+EGRESS_INLINE __u32 take_path(struct egress_tree* path, const struct egress_file* name,
+                              struct task_struct* task, struct file* file,
+                              const struct egress_config* settings, __u64 number) {
+    struct vfsmount* const mount = BPF_CORE_READ(file, f_path.mnt);
+    struct egress_scratch* const room = claim();
+    struct egress_walk walk = {
+        .dentry = BPF_CORE_READ(file, f_path.dentry),
+        .mount = (void*)mount - bpf_core_field_offset(struct mount, mnt),
+        .at = EGRESS_PATH_SIZE - 1 + egress_zero(number),
+        .whole = (__u32)egress_zero(number),
+    };
+    __u32 flags = 0;
+    __builtin_memset(path->path, 0, sizeof path->path);
+    path->device = EGRESS_INSIDE;
+    path->bits = EGRESS_DEVICE_BITS;
+    if (!room) {
+        return EGRESS_PROCESS_LOST_PATH;
+    }
+    walk.text = room->text;
+    /* On the host the walk goes to the very root, past what chroot(2) pretends: in a user namespace
+     * everybody may call it. Elsewhere the process' root is the best that there is. Where the file
+     * is decides, not where the process is: a descriptor can be passed. */
+    struct mount* const inner = walk.mount;
+    if (BPF_CORE_READ(inner, mnt_ns, ns.inum) == settings->mount_namespace) {
+        flags = EGRESS_PROCESS_HOST_PATH;
+    } else {
+        walk.root = BPF_CORE_READ(task, fs, root.dentry);
+        walk.root_mount = BPF_CORE_READ(task, fs, root.mnt);
+    }
+    bpf_loop(EGRESS_MAX_MOUNTED, walk_up, &walk, 0);
+    const __u32 at = walk.at & (EGRESS_TEXT_SIZE - 1);
+    const __u32 length = EGRESS_PATH_SIZE - 1 - at;
+    if (!(walk.whole + (__u32)egress_zero(number)) || length >= EGRESS_PATH_SIZE || !length) {
+        release(room);
+        return flags | EGRESS_PROCESS_LOST_PATH;
+    }
+    bpf_probe_read_kernel(path->path, egress_masked(length, EGRESS_TEXT_SIZE - 1),
+                          &room->text[at]);
+    path->bits += (length + 1) * 8;
+    __builtin_memcpy(room->path.path, path->path, sizeof room->path.path);
+    bpf_map_update_elem(&names, name, &room->path, BPF_ANY);
+    release(room);
+    return flags;
+}
+
+/* Names what the daemon has opened with O_PATH: the same words for it that exec has. */
+SEC("iter/task_file")
+int egress_files(struct bpf_iter__task_file* context) {
+    struct file* const file = context->file;
+    if (!context->task || !file || !(BPF_CORE_READ(file, f_mode) & EGRESS_MODE_PATH)) {
+        return 0;
+    }
+    struct egress_scratch* const room = claim();
+    if (!room) {
+        return 0;
+    }
+    struct egress_named* const named = &room->named;
+    __builtin_memset(named, 0, sizeof *named);
+    named->fd = context->fd;
+    named->flags = take_file(&named->file, &named->place, file);
+    bpf_seq_write(context->meta->seq, named, sizeof *named);
+    release(room);
+    return 0;
+}
+
+#endif

@@ -1,0 +1,50 @@
+/* Room for what does not fit on a program's stack.
+ *
+ * A program may be interrupted by another one on the same CPU (a packet arrives during an exec; a
+ * sweep or a connect is preempted), so each claims a piece for itself. Where all are taken, claim()
+ * gives null and the caller falls back to the strictest answer.
+ */
+#ifndef EGRESS_BPF_SCRATCH_H
+#define EGRESS_BPF_SCRATCH_H
+
+#include "maps.h"
+
+#define EGRESS_TEXT_SIZE 256 /* where a path is kept: EGRESS_PATH_SIZE, and room to mask */
+#define EGRESS_SCRATCHES 8   /* of each CPU: two of a sweep, and what interrupts it */
+
+struct egress_scratch {
+    __u32 taken;
+    __u32 zero;
+    /* Twice the size, so that the verifier sees each write of a component inside. */
+    char text[2 * EGRESS_TEXT_SIZE];
+    char name[EGRESS_TEXT_SIZE];
+    struct egress_name path;
+    struct egress_tree key;
+    struct egress_vector vector;
+    struct egress_named named;
+    struct egress_process process;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, EGRESS_SCRATCHES);
+    __type(key, __u32);
+    __type(value, struct egress_scratch);
+} scratch SEC(".maps");
+
+EGRESS_INLINE struct egress_scratch* claim(void) {
+    for (__u32 i = 0; i < EGRESS_SCRATCHES; ++i) {
+        const __u32 number = i;
+        struct egress_scratch* piece = bpf_map_lookup_elem(&scratch, &number);
+        if (piece && !__sync_lock_test_and_set(&piece->taken, 1)) {
+            return piece;
+        }
+    }
+    return 0;
+}
+
+EGRESS_INLINE void release(struct egress_scratch* piece) {
+    __sync_lock_test_and_set(&piece->taken, 0);
+}
+
+#endif

@@ -1,0 +1,159 @@
+#include "daemon/bpf/world.h"
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <memory>
+#include <set>
+
+namespace egress::bpf {
+
+namespace {
+
+constexpr const char* passwd_file = "/etc/passwd";
+constexpr const char* group_file = "/etc/group";
+constexpr const char* subuid_file = "/etc/subuid";
+constexpr const char* subgid_file = "/etc/subgid";
+
+/// The paths that a policy names as files or places.
+std::set<PathQuery> queries_of(const policy::Policy& policy) {
+    std::set<PathQuery> out;
+    const auto add = [&out](const std::string& path, bool tree) {
+        if (!path.empty()) {
+            out.insert({path, tree});
+        }
+    };
+    for (const auto& rule : policy.egress) {
+        if (rule.program.kind == policy::Program::Kind::path ||
+            rule.program.kind == policy::Program::Kind::tree) {
+            add(rule.program.text, rule.program.kind == policy::Program::Kind::tree);
+        }
+        add(rule.options.parent, false);
+        add(rule.options.under, false);
+    }
+    return out;
+}
+
+std::vector<std::string> fields_of(const std::string& line) {
+    std::vector<std::string> out(1);
+    for (const char c : line) {
+        if (c == ':') {
+            out.emplace_back();
+        } else {
+            out.back() += c;
+        }
+    }
+    return out;
+}
+
+std::optional<std::uint32_t> number_of(const std::string& text) {
+    std::uint32_t out = 0;
+    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), out);
+    return code == std::errc() && end == text.data() + text.size() ? std::optional(out)
+                                                                   : std::nullopt;
+}
+
+/// Names that passwd(5) or group(5) has for a number.
+std::set<std::string> names_of(const std::string& path, std::uint32_t id) {
+    std::set<std::string> out;
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+        const auto fields = fields_of(line);
+        if (fields.size() > 2 && number_of(fields[2]) == id) {
+            out.insert(fields[0]);
+        }
+    }
+    return out;
+}
+
+} // namespace
+
+std::vector<IdRange> read_subordinate(const std::string& path, const std::string& passwd,
+                                      std::uint32_t id) {
+    std::vector<IdRange> out;
+    auto names = names_of(passwd, id);
+    names.insert(std::to_string(id));
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+        const auto fields = fields_of(line);
+        const auto first = fields.size() == 3 ? number_of(fields[1]) : std::nullopt;
+        const auto count = fields.size() == 3 ? number_of(fields[2]) : std::nullopt;
+        if (first && count && *count > 0 && names.contains(fields[0])) {
+            out.push_back({*first, *count});
+        }
+    }
+    return out;
+}
+
+bool operator==(const Inventory& a, const Inventory& b) {
+    const auto same = [](const auto& x, const auto& y) {
+        return x.first == y.first && std::ranges::equal(x.second, y.second, same_file);
+    };
+    return a.paths == b.paths && std::ranges::equal(a.running, b.running, same) &&
+           a.subuids == b.subuids && a.subgids == b.subgids;
+}
+
+std::vector<egress_file> Inventory::files(const std::string& path) const {
+    std::vector<egress_file> out;
+    if (const auto found = running.find(path); found != running.end()) {
+        out = found->second;
+    }
+    const auto named = paths.find({path, false});
+    if (named != paths.end() && named->second.file) {
+        out.push_back(*named->second.file);
+    }
+    return out;
+}
+
+Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& name) {
+    Inventory out;
+    const auto queries = queries_of(policy);
+    const std::vector<PathQuery> list(queries.begin(), queries.end());
+    auto named = find_places(list, name);
+    if (!named) {
+        return std::unexpected(named.error());
+    }
+    for (std::size_t i = 0; i < list.size(); ++i) {
+        out.paths.emplace(list[i], std::move((*named)[i]));
+    }
+    for (const auto& rule : policy.egress) {
+        const auto& owner = rule.owner;
+        if (owner.uid && !out.subuids.contains(*owner.uid)) {
+            out.subuids[*owner.uid] = read_subordinate(subuid_file, passwd_file, *owner.uid);
+        }
+        if (owner.gid && !out.subgids.contains(*owner.gid)) {
+            out.subgids[*owner.gid] = read_subordinate(subgid_file, group_file, *owner.gid);
+        }
+    }
+    return out;
+}
+
+World world_of(const Inventory& inventory, const Clock& clock) {
+    World world;
+    world.wall_at_boot = clock.at_boot();
+    world.files = [&inventory](const std::string& path) { return inventory.files(path); };
+    world.places = [&inventory](const std::string& path, bool tree) {
+        const auto found = inventory.paths.find({path, tree});
+        return found != inventory.paths.end() ? found->second.places : std::vector<Place>{};
+    };
+    world.subordinate = [&inventory](std::uint32_t id, bool group) {
+        const auto& ranges = group ? inventory.subgids : inventory.subuids;
+        const auto found = ranges.find(id);
+        return found != ranges.end() ? found->second : std::vector<IdRange>{};
+    };
+    return world;
+}
+
+std::optional<World> world_of(const policy::Policy& policy, const NameFiles& name,
+                              const Clock& clock) {
+    auto taken = take_inventory(policy, name);
+    if (!taken) {
+        return std::nullopt;
+    }
+    const auto kept = std::make_shared<const Inventory>(std::move(*taken));
+    World world = world_of(*kept, clock);
+    world.files = [kept, files = world.files](const std::string& path) { return files(path); };
+    return world;
+}
+
+} // namespace egress::bpf
