@@ -1,6 +1,7 @@
 #include "daemon/enforcer.h"
 
 #include <algorithm>
+#include <array>
 
 #include <sys/epoll.h>
 
@@ -68,6 +69,7 @@ Result<> Enforcer::attend() {
     status_.missed = loader_->untold_losses();
     loader_->told_losses(status_.missed);
     const auto counters = loader_->counters();
+    std::ranges::copy(counters.losses, reported_.begin());
     if (counters.sequence > 0) {
         log::write(status_.missed > 0 ? log::Level::warning : log::Level::info, "egress-missed",
                    fmt::format("the kernel half went on by itself: {} events missed while nobody "
@@ -330,6 +332,7 @@ void Enforcer::tick() {
     if (loader_ != nullptr) {
         loader_->set_week_at_boot(week_at_boot(clock_));
         tell_losses();
+        report_troubles();
         loader_->tick();
     }
     if (clock_.now() >= wait_until_) {
@@ -347,6 +350,32 @@ void Enforcer::tell_losses() {
     if (const auto lost = loader_->untold_losses(); lost > 0) {
         loader_->told_losses(lost);
         log::warning("egress-lost", "{} events lost: they came faster than they were read", lost);
+    }
+}
+
+/// What the kernel half could not hold or look up, since the daemon said so last.
+void Enforcer::report_troubles() {
+    struct Trouble {
+        egress_loss reason;
+        const char* text;
+    };
+    constexpr std::array<Trouble, 5> troubles = {{
+        {EGRESS_LOST_PROCESS, "processes found no room in the kernel's table"},
+        {EGRESS_LOST_BROKEN, "flows were refused: the kernel's tables do not hang together"},
+        {EGRESS_LOST_SOCKET, "sockets were refused: the kernel has no memory to keep their owners"},
+        {EGRESS_LOST_SUSPECT,
+         "flows of processes or cgroups that the kernel half does not know were "
+         "judged by every refusal that could be meant for them"},
+        {EGRESS_LOST_FOLD,
+         "repeats became events of their own: the kernel's table of repeats is full"},
+    }};
+    const auto counters = loader_->counters();
+    for (const auto& [reason, text] : troubles) {
+        const auto more = counters.losses[reason] - reported_[reason];
+        if (more > 0) {
+            reported_[reason] = counters.losses[reason];
+            log::warning("egress-trouble", "{} {}", more, text);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 // status.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -90,6 +91,7 @@ class Enforcer {
     void started(const Result<>& result);
     void installed(const Builder::Outcome& outcome);
     void tell_losses();
+    void report_troubles();
     void fail_with(const Error& error);
     void take_outcomes();
     std::size_t take_events();
@@ -120,6 +122,7 @@ class Enforcer {
     std::vector<policy::Diagnostic> own_goals_;
     std::uint32_t canary_ = 0; ///< tgid; 0: none
     Moment canary_until_ = 0;
+    std::array<std::uint64_t, EGRESS_LOSSES> reported_{}; ///< of the kernel's losses, in the log
     Status status_;
 };
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "daemon/bpf/guard.h"
+#include "daemon/bpf/world.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
@@ -151,6 +152,9 @@ int main(int argc, char** argv) {
         return EXIT_FAILURE;
     }
     if (options->check) {
+        for (const auto& warning : bpf::check_system(parsed.policy)) {
+            fmt::print(stderr, "{}\n", warning.message());
+        }
         for (const auto& own_goal :
              bpf::own_goals(parsed.policy, {bpf::root_shell()}, SystemClock())) {
             fmt::print(stderr, "{}\n", own_goal.message());

@@ -5,6 +5,7 @@
 #include "ctl/out.h"
 #include "ctl/rules_file.h"
 #include "daemon/bpf/guard.h"
+#include "daemon/bpf/world.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print.h"
 #include "egress-paths.h"
@@ -86,6 +87,9 @@ Exit run_check(const Context& context, const Arguments& arguments) {
         return complain(context, parsed.error());
     }
     if (parsed->ok()) {
+        for (auto& warning : bpf::check_system(parsed->policy)) {
+            parsed->diagnostics.push_back(std::move(warning));
+        }
         for (auto& own_goal : bpf::own_goals(parsed->policy, {bpf::root_shell()}, *context.clock)) {
             parsed->diagnostics.push_back(std::move(own_goal));
         }

@@ -18,7 +18,8 @@
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
 #define EGRESS_MAX_ANCESTORS 16
-#define EGRESS_PATH_SIZE 252 /* of a path with its terminator; with a device it fills a key of a trie */
+#define EGRESS_PATH_SIZE                                                                           \
+    252 /* of a path with its terminator; with a device it fills a key of a trie */
 #define EGRESS_COMMAND_SIZE 16
 #define EGRESS_MAX_WINDOWS 16 /* spans of a week in one rule */
 #define EGRESS_SLOTS 2 /* policies that may be there at once: the one in force and the next */
@@ -30,9 +31,9 @@ struct egress_vector {
 };
 
 /* A file, as exec and the daemon both have it named by files.h. An inode number alone does not do:
- * a freed one is given out again, the subvolumes of btrfs count from the same number, and the layers
- * of overlay each bring their own. The generation tells those apart; where it does not (0, btrfs,
- * overlay) the path inside the file system does. */
+ * a freed one is given out again, the subvolumes of btrfs count from the same number, and the
+ * layers of overlay each bring their own. The generation tells those apart; where it does not (0,
+ * btrfs, overlay) the path inside the file system does. */
 struct egress_file {
     __u64 inode;
     __u32 device; /* of the super block, as mountinfo shows it */
@@ -90,25 +91,25 @@ struct egress_rule {
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups; /* some rule asks for one */
-    __u32 has_lineage; /* some rule asks for parent or under */
-    __u32 has_places;  /* some rule asks for container or host */
-    __u32 has_trees;   /* some rule names a program by path, or a directory tree */
-    __u32 has_inside;  /* some rule names one by the path that exec recorded */
-    __u32 has_units;   /* some rule names a unit */
-    __u32 has_uids;    /* some rule names a user */
-    __u32 has_gids;    /* some rule names a group */
-    __u32 has_ranges;  /* some of those users or groups have subordinate ids */
-    __u32 has_times;   /* some rule has windows or an end */
-    __u32 other_uids;  /* index: users that no rule names */
-    __u32 other_gids;  /* index */
-    __u32 any_cgroup;  /* index: rules that ask for none */
+    __u32 has_cgroups;    /* some rule asks for one */
+    __u32 has_lineage;    /* some rule asks for parent or under */
+    __u32 has_places;     /* some rule asks for container or host */
+    __u32 has_trees;      /* some rule names a program by path, or a directory tree */
+    __u32 has_inside;     /* some rule names one by the path that exec recorded */
+    __u32 has_units;      /* some rule names a unit */
+    __u32 has_uids;       /* some rule names a user */
+    __u32 has_gids;       /* some rule names a group */
+    __u32 has_ranges;     /* some of those users or groups have subordinate ids */
+    __u32 has_times;      /* some rule has windows or an end */
+    __u32 other_uids;     /* index: users that no rule names */
+    __u32 other_gids;     /* index */
+    __u32 any_cgroup;     /* index: rules that ask for none */
     __u32 suspect_cgroup; /* index: those, and every refusal: for a cgroup that is not known */
-    __u32 at_create;   /* index: rules that may decide when only the kind of socket is known */
+    __u32 at_create;      /* index: rules that may decide when only the kind of socket is known */
     __u32 zero;
-    struct egress_vector stranger;    /* rules that name neither program nor ancestry */
-    struct egress_vector suspect;     /* those, and every refusal: for a process that is not known */
-    struct egress_vector refusals;    /* rules that refuse */
+    struct egress_vector stranger; /* rules that name neither program nor ancestry */
+    struct egress_vector suspect;  /* those, and every refusal: for a process that is not known */
+    struct egress_vector refusals; /* rules that refuse */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
     struct egress_vector any_under;
@@ -168,9 +169,9 @@ struct egress_id_range {
 enum egress_process_flag {
     EGRESS_PROCESS_HOST_PATH = 1, /* `path` was walked in the host's own mount namespace */
     EGRESS_PROCESS_SWEPT = 2, /* older than the hooks: path and command are what it says itself */
-    EGRESS_PROCESS_LOST_PLACE = 4,   /* `place` is not known beyond the device */
-    EGRESS_PROCESS_LOST_PATH = 8,    /* `path` is not known */
-    EGRESS_PROCESS_DELETED = 16,     /* the file had no name any more when it was executed */
+    EGRESS_PROCESS_LOST_PLACE = 4,    /* `place` is not known beyond the device */
+    EGRESS_PROCESS_LOST_PATH = 8,     /* `path` is not known */
+    EGRESS_PROCESS_DELETED = 16,      /* the file had no name any more when it was executed */
     EGRESS_PROCESS_LOST_LINEAGE = 32, /* there are or may be ancestors that are not in the list */
 };
 
@@ -210,7 +211,7 @@ struct egress_process {
     __u32 ppid;                        /* tgid of who forked it */
     __u32 flags;                       /* egress_process_flag */
     char command[EGRESS_COMMAND_SIZE]; /* last component of what exec was given */
-    __u32 epoch; /* changes with each exec; odd while one is under way */
+    __u32 epoch;                       /* changes with each exec; odd while one is under way */
     __u32 zero;
     struct egress_tree place; /* of the program's file inside its file system */
     struct egress_tree path;  /* as exec recorded it; EGRESS_INSIDE */

@@ -133,7 +133,8 @@ EGRESS_INLINE int take_cgroup(struct egress_ladder* ladder, __u64 address, __u64
     const __u32 known = length < EGRESS_PATH_SIZE - 1 ? length : EGRESS_PATH_SIZE - 1;
     __builtin_memset(key->path, 0, sizeof key->path);
     key->device = EGRESS_CGROUPS;
-    bpf_probe_read_kernel(key->path, egress_masked(known, EGRESS_TEXT_SIZE - 1), ladder->room->text);
+    bpf_probe_read_kernel(key->path, egress_masked(known, EGRESS_TEXT_SIZE - 1),
+                          ladder->room->text);
     key->path[egress_masked(known, EGRESS_TEXT_SIZE - 1)] = '/';
     /* Of one that is cut off the last name may be only a part. */
     key->bits = EGRESS_DEVICE_BITS + (known + (known == length)) * 8;
@@ -146,8 +147,7 @@ EGRESS_INLINE int find_rules(struct egress_ladder* ladder, __u64 address, __u64 
         return 0;
     }
     const struct egress_path_rules* const found = tree_rules(ladder->view, &room->key);
-    const struct egress_vector* const any =
-        vector_at(ladder->view, ladder->view->base->any_cgroup);
+    const struct egress_vector* const any = vector_at(ladder->view, ladder->view->base->any_cgroup);
     const struct egress_vector* const rules = vector_at(ladder->view, found ? found->rules : 0);
     if (!any || !rules) {
         return 0;

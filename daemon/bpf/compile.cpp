@@ -69,8 +69,7 @@ bool holds(const IdPrefix& prefix, std::uint32_t id) {
 std::vector<IdPrefix> prefixes_of(const IdRange& range) {
     std::vector<IdPrefix> out;
     std::uint64_t at = range.first;
-    const std::uint64_t end =
-        std::min<std::uint64_t>(at + range.count, std::uint64_t{1} << 32);
+    const std::uint64_t end = std::min<std::uint64_t>(at + range.count, std::uint64_t{1} << 32);
     while (at < end) {
         std::uint32_t bits = at == 0 ? 32 : static_cast<std::uint32_t>(std::countr_zero(at));
         bits = std::min<std::uint32_t>(bits, 32);
@@ -113,7 +112,9 @@ class Compiler {
         protocols();
         owners();
         programs();
-        trees();
+        if (auto done = trees(); !done) {
+            return std::unexpected(done.error());
+        }
         lineage();
         places();
         out_.vectors = pool_.take();
@@ -261,7 +262,7 @@ class Compiler {
     /// place finds a file that has replaced another at once; the file itself (programs()) is found
     /// under other names, too: links. A program's path ends in its terminator here, so that nothing
     /// else begins with it.
-    void trees() {
+    Result<> trees() {
         std::map<Place, egress_vector> found;
         for (std::size_t i = 0; i < rules_.size(); ++i) {
             const Program& program = rules_[i].program;
@@ -276,6 +277,12 @@ class Compiler {
                 continue;
             }
             for (const auto& place : world_.places(program.text, tree)) {
+                if (place.path.size() + 1 > EGRESS_PATH_SIZE) {
+                    return fail(fmt::format(
+                        "{}: {} has the path {} inside its file system, which is "
+                        "longer than {} bytes; move it nearer to the root",
+                        rules_[i].place.text(), program.text, place.path, EGRESS_PATH_SIZE - 1));
+                }
                 set(found[{place.device, place.path + end}], i);
             }
             out_.base->has_trees = 1;
@@ -295,6 +302,7 @@ class Compiler {
             out_.trees.emplace_back(place,
                                     egress_path_rules{device ? 0 : pool_.add(rules), refusals});
         }
+        return {};
     }
 
     /// An entry for each device on which something is refused: for files on it whose place is not

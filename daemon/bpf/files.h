@@ -114,8 +114,7 @@ EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file, __u
         .whole = (__u32)egress_zero(number),
     };
     const __u64 first = walk.dentry;
-    const __u32 deleted =
-        BPF_CORE_READ(dentry, d_hash.pprev) == 0 ? EGRESS_PROCESS_DELETED : 0;
+    const __u32 deleted = BPF_CORE_READ(dentry, d_hash.pprev) == 0 ? EGRESS_PROCESS_DELETED : 0;
     __builtin_memset(place->path, 0, sizeof place->path);
     place->device = device;
     place->bits = EGRESS_DEVICE_BITS;
@@ -247,8 +246,7 @@ EGRESS_INLINE __u32 take_path(struct egress_tree* path, const struct egress_file
         release(room);
         return flags | EGRESS_PROCESS_LOST_PATH;
     }
-    bpf_probe_read_kernel(path->path, egress_masked(length, EGRESS_TEXT_SIZE - 1),
-                          &room->text[at]);
+    bpf_probe_read_kernel(path->path, egress_masked(length, EGRESS_TEXT_SIZE - 1), &room->text[at]);
     path->bits += (length + 1) * 8;
     __builtin_memcpy(room->path.path, path->path, sizeof room->path.path);
     bpf_map_update_elem(&names, name, &room->path, BPF_ANY);

@@ -21,8 +21,8 @@ struct Insider {
     egress_process process{};
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
-    std::string path;   ///< of the program
-    std::string cgroup; ///< below the cgroup2 root
+    std::string path;      ///< of the program
+    std::string cgroup;    ///< below the cgroup2 root
     bool descends = false; ///< it is an ancestor of the one before it
 };
 

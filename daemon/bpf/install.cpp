@@ -16,8 +16,8 @@ namespace {
 
 constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 constexpr std::array<std::string_view, 14> names = {
-    "bases",   "vectors",  "runs",     "hosts6",  "prefixes6", "uids", "gids",
-    "uid_ranges", "gid_ranges", "commands", "programs", "parents", "unders",    "trees"};
+    "bases",      "vectors",    "runs",     "hosts6",   "prefixes6", "uids",   "gids",
+    "uid_ranges", "gid_ranges", "commands", "programs", "parents",   "unders", "trees"};
 
 class Slot {
   public:

@@ -28,9 +28,9 @@ struct egress_case {
     struct egress_flow flow;
     __u64 generation; /* of the policy in force at the look */
     struct egress_socket
-        owner;          /* whom it is judged for, and what to keep where it is let through */
-    __u64 cgroup;       /* id; where somebody sends just now, only once it is told or judged by */
-    __u64 cgroup_at;    /* its address, where it is judged by */
+        owner;       /* whom it is judged for, and what to keep where it is let through */
+    __u64 cgroup;    /* id; where somebody sends just now, only once it is told or judged by */
+    __u64 cgroup_at; /* its address, where it is judged by */
     __u32 rule;
     __u16 flags; /* of the rule */
     __u16 stop;  /* where the next address of the packet's route is */
@@ -42,8 +42,8 @@ struct egress_case {
     __u8 prepared; /* what could be done for the owner's rules has been done */
     __u8 verdict;  /* EGRESS_PASS... */
     __u8 action;
-    __u8 tell;   /* there is an event */
-    __u8 denies; /* the rule, whatever comes of it */
+    __u8 tell;        /* there is an event */
+    __u8 denies;      /* the rule, whatever comes of it */
     __u8 asks_cgroup; /* the rules of its cgroup may have to be worked out */
 };
 

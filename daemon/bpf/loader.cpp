@@ -137,7 +137,7 @@ struct Loader::Kernel {
     Fd mark;   ///< program that marks a process that tests the hooks
     Fd unfold; ///< programs that make events of repeats
     Fd unfold_all;
-    Fd files; ///< program that names files
+    Fd files;                        ///< program that names files
     egress_config* config = nullptr; ///< mapped
 
     /// Descriptor of the map of that name; there is one.
@@ -230,9 +230,9 @@ Result<> Loader::load(egress_bpf& skeleton) {
     skeleton.rodata->count_from_queue = cpu.count;
     skeleton.rodata->task_from_queue = cpu.task;
     skeleton.rodata->host_cgroup = id_of_cgroup(cgroup_root()).value_or(0);
-    bpf_map__set_max_entries(skeleton.maps.processes,
-                             pinned_entries(pin_of(options_.pins, "processes"))
-                                 .value_or(processes_possible()));
+    bpf_map__set_max_entries(
+        skeleton.maps.processes,
+        pinned_entries(pin_of(options_.pins, "processes")).value_or(processes_possible()));
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }

@@ -57,8 +57,9 @@ bool has_cgroup(const std::string& root, const policy::EgressOptions& options) {
     }
     const auto instance = options.unit.find("@.");
     const auto fits = [&](const std::string& name) {
-        return instance == std::string::npos ? name == options.unit
-                                             : name.starts_with(options.unit.substr(0, instance + 1));
+        return instance == std::string::npos
+                   ? name == options.unit
+                   : name.starts_with(options.unit.substr(0, instance + 1));
     };
     std::error_code code;
     for (auto entry = std::filesystem::recursive_directory_iterator(root, code);

@@ -56,8 +56,7 @@ std::optional<egress_named> name_by_mounts(int fd, const std::vector<Mount>& mou
     const auto mount = std::ranges::find(mounts, id, &Mount::id);
     struct stat found {};
     char path[4096];
-    const ssize_t length =
-        readlink(fmt::format("/proc/self/fd/{}", fd).c_str(), path, sizeof path);
+    const ssize_t length = readlink(fmt::format("/proc/self/fd/{}", fd).c_str(), path, sizeof path);
     const std::string_view text(path, length > 0 ? static_cast<std::size_t>(length) : 0);
     if (mount == mounts.end() || fstat(fd, &found) < 0 || !is_within(text, mount->point)) {
         return std::nullopt;
@@ -66,7 +65,8 @@ std::optional<egress_named> name_by_mounts(int fd, const std::vector<Mount>& mou
     out.file = {found.st_ino, mount->device, 0, 0};
     out.place.device = mount->device;
     out.place.bits = EGRESS_DEVICE_BITS;
-    const auto inside = mount->root + std::string(text == "/" ? "" : text.substr(mount->point.size()));
+    const auto inside =
+        mount->root + std::string(text == "/" ? "" : text.substr(mount->point.size()));
     if (inside.size() >= sizeof out.place.path) {
         out.flags = EGRESS_PROCESS_LOST_PLACE;
     } else if (!inside.empty()) {
@@ -99,7 +99,8 @@ Named named_of(const PathQuery& query, const Opened& opened, const egress_named*
     }
     // A root has no path to walk, and so it looks like one that is lost.
     struct stat directory {};
-    const bool is_root = root && fstat(opened.fd.get(), &directory) == 0 && S_ISDIR(directory.st_mode);
+    const bool is_root =
+        root && fstat(opened.fd.get(), &directory) == 0 && S_ISDIR(directory.st_mode);
     if (!lost || is_root) {
         out.places.push_back({found->place.device, text_of(found->place) + opened.rest});
     }
@@ -124,8 +125,8 @@ bool same_file(const egress_file& a, const egress_file& b) {
 }
 
 bool operator==(const Named& a, const Named& b) {
-    return a.file.has_value() == b.file.has_value() &&
-           (!a.file || same_file(*a.file, *b.file)) && a.places == b.places;
+    return a.file.has_value() == b.file.has_value() && (!a.file || same_file(*a.file, *b.file)) &&
+           a.places == b.places;
 }
 
 Result<std::vector<Named>> find_places(const std::vector<PathQuery>& paths, const NameFiles& name) {
@@ -153,9 +154,9 @@ Result<std::vector<Named>> find_places(const std::vector<PathQuery>& paths, cons
         const int fd = opened[i].fd.get();
         const auto alone = name ? std::nullopt : name_by_mounts(fd, mounts);
         const auto asked = by_fd.find(fd);
-        const egress_named* const found = alone                    ? &*alone
+        const egress_named* const found = alone                  ? &*alone
                                           : asked != by_fd.end() ? &asked->second
-                                                                   : nullptr;
+                                                                 : nullptr;
         out.push_back(named_of(paths[i], opened[i], found, mounts));
     }
     return out;

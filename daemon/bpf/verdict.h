@@ -225,7 +225,7 @@ EGRESS_INLINE int egress_select(const struct egress_view* view,
     const struct egress_vector* program = vector_at(view, program_rules(view, &process->program));
     const struct egress_vector* command = vector_at(view, command_rules(view, process->command));
     const struct egress_vector* by_place =
-        vector_at(view, !place                               ? 0
+        vector_at(view, !place                              ? 0
                         : flags & EGRESS_PROCESS_LOST_PLACE ? place->uncertain
                                                             : place->rules);
     const struct egress_vector* by_path =
@@ -237,11 +237,10 @@ EGRESS_INLINE int egress_select(const struct egress_view* view,
     }
     for (int w = 0; w < EGRESS_WORDS; ++w) {
         const __u64 refusals = base->refusals.words[w];
-        const __u64 word =
-            (out->words[w] | (refusals & lost)) &
-            (base->any_parent.words[w] | parent->words[w] | (refusals & orphan)) &
-            (base->any_program.words[w] | program->words[w] | command->words[w] |
-             ((by_place->words[w] | by_path->words[w]) & (refusals | ~deleted)));
+        const __u64 word = (out->words[w] | (refusals & lost)) &
+                           (base->any_parent.words[w] | parent->words[w] | (refusals & orphan)) &
+                           (base->any_program.words[w] | program->words[w] | command->words[w] |
+                            ((by_place->words[w] | by_path->words[w]) & (refusals | ~deleted)));
         out->words[w] = word;
         any |= egress_not_zero(word) << w;
     }

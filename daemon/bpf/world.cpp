@@ -6,6 +6,10 @@
 #include <memory>
 #include <set>
 
+#include <fmt/format.h>
+
+#include "daemon/bpf/objects.h"
+
 namespace egress::bpf {
 
 namespace {
@@ -154,6 +158,37 @@ std::optional<World> world_of(const policy::Policy& policy, const NameFiles& nam
     World world = world_of(*kept, clock);
     world.files = [kept, files = world.files](const std::string& path) { return files(path); };
     return world;
+}
+
+std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
+    std::vector<policy::Diagnostic> out;
+    const auto warn = [&out](const policy::EgressRule& rule, std::string text, std::string hint) {
+        out.push_back(
+            {policy::Diagnostic::Severity::warning, rule.place, std::move(text), std::move(hint)});
+    };
+    const auto root = cgroup_root();
+    std::set<std::uint32_t> lent;
+    for (const auto& rule : policy.egress) {
+        const auto& options = rule.options;
+        if ((!options.cgroup.empty() || !options.unit.empty()) && !has_cgroup(root, options)) {
+            warn(rule,
+                 options.unit.empty() ? fmt::format("there is no cgroup {} now", options.cgroup)
+                                      : fmt::format("no unit {} has a cgroup now", options.unit),
+                 "the line holds from its first process on");
+        }
+        if (!rule.owner.uid || !lent.insert(*rule.owner.uid).second) {
+            continue;
+        }
+        std::uint64_t count = 0;
+        for (const auto& range : read_subordinate(subuid_file, passwd_file, *rule.owner.uid)) {
+            count += range.count;
+        }
+        if (count > 0) {
+            warn(rule, fmt::format("uid {} has {} subordinate ids", *rule.owner.uid, count),
+                 "the line is for them, too; see subuid(5)");
+        }
+    }
+    return out;
 }
 
 } // namespace egress::bpf

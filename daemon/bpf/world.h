@@ -9,6 +9,7 @@
 #include "daemon/bpf/compile.h"
 #include "daemon/bpf/places.h"
 #include "daemon/clock.h"
+#include "daemon/policy/parser.h"
 #include "daemon/policy/rule.h"
 
 namespace egress::bpf {
@@ -33,6 +34,9 @@ World world_of(const Inventory& inventory, const Clock& clock);
 /// Both, with a world that owns its inventory.
 std::optional<World> world_of(const policy::Policy& policy, const NameFiles& name,
                               const Clock& clock);
+
+/// Warnings of lines whose cgroup or unit does not exist now, and of users with subordinate ids.
+std::vector<policy::Diagnostic> check_system(const policy::Policy& policy);
 
 /// Lines "user:first:count" of subuid(5), the user by name or number: what is lent to `id`.
 std::vector<IdRange> read_subordinate(const std::string& file, const std::string& passwd,

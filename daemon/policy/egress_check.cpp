@@ -245,9 +245,6 @@ class Checker {
         const auto real = resolved(root_ + path + "/");
         if (real.empty() && (errno == ENOENT || errno == ENOTDIR)) {
             absent(path, "directory", rule);
-        } else if (root_.empty() && !real.empty() && !path.empty() && path != real) {
-            out_.warn(rule.place, fmt::format("directory {} is a symbolic link", quote(path)),
-                      fmt::format("the paths of programs below it begin with {}", quote(real)));
         }
     }
 

@@ -93,11 +93,6 @@ bool set_unit(const Option& option, const Context& context, EgressOptions& out) 
     if (std::ranges::none_of(unit_kinds, ends)) {
         out.unit += ".service";
     }
-    if (out.unit.find("@.") != std::string::npos) {
-        context.error(option.value, fmt::format("unit {} is a template", quote(text)),
-                      "name the instance, as in unit=getty@tty1.service");
-        return false;
-    }
     return true;
 }
 

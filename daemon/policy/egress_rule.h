@@ -20,7 +20,7 @@ namespace egress::policy {
 
 inline constexpr std::size_t max_egress_rules =
     1024; ///< lines; addresses by the million go in lists
-inline constexpr std::size_t max_program_path = 255; ///< bytes of a program's path
+inline constexpr std::size_t max_program_path = 251; ///< bytes of a program's path
 inline constexpr std::size_t max_command = 15;       ///< bytes of a command name, as the kernel's
 inline constexpr std::size_t max_port_ranges = 128;  ///< in one line, joined where they touch
 inline constexpr std::size_t max_spans = 16; ///< of a week in one line's windows, joined likewise
