@@ -83,18 +83,19 @@ EGRESS_INLINE int is_prepared(const struct egress_process* process,
 /* The rules that the owner's program and ancestry select: worked out once per program and policy.
  * Two threads may do so at once; they write the same words. */
 EGRESS_INLINE void prepare_subject(struct egress_case* found, const struct egress_view* view) {
-    struct egress_vector chosen;
     struct egress_process* process = process_of(&found->owner);
-    if (!process) {
+    struct egress_scratch* const room = process ? claim() : 0;
+    if (!process || !room) {
         return;
     }
     const __u32 epoch = *(volatile __u32*)&process->epoch;
-    if (!(epoch & 1) && egress_select(view, process, &chosen)) {
+    if (!(epoch & 1) && egress_select(view, process, &room->vector)) {
         struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
-        subject->vector = chosen;
+        subject->vector = room->vector;
         subject->epoch = epoch;
         __sync_lock_test_and_set(&subject->generation, view->generation);
     }
+    release(room);
 }
 
 /* What egress_decide() has found missing: the rules of the owner; those of the cgroup follow. */
@@ -129,14 +130,19 @@ EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_case* f
     return &view->base->suspect;
 }
 
+/* A function of its own: the key would be too much for the stack of egress_decide(), in 6.1. */
+static __noinline const struct egress_vector* known_cgroup(__u64 id, __u64 generation) {
+    const struct egress_cgroup_key key = {id, generation};
+    return bpf_map_lookup_elem(&cgroup_rules, &key);
+}
+
 /* The cgroup's rules; null: they are to be worked out first. */
 EGRESS_INLINE const struct egress_vector* cgroup_of(const struct egress_case* found,
                                                     const struct egress_view* view) {
     if (!view->base->has_cgroups) {
         return vector_at(view, view->base->any_cgroup);
     }
-    const struct egress_cgroup_key key = {found->cgroup, found->generation};
-    const struct egress_vector* rules = bpf_map_lookup_elem(&cgroup_rules, &key);
+    const struct egress_vector* rules = known_cgroup(found->cgroup, found->generation);
     if (!rules && found->prepared) {
         egress_lose(EGRESS_LOST_SUSPECT);
         return vector_at(view, view->base->suspect_cgroup);
@@ -229,8 +235,7 @@ __noinline int egress_decide(struct egress_case* found) {
     if (!cgroup && !found->prepared) {
         return EGRESS_UNPREPARED;
     }
-    const struct egress_flow flow = found->flow; /* as a key it has to be on the stack, in 6.1 */
-    egress_ask(&view, &flow, subject_of(found, process, &view), cgroup,
+    egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup,
                found->hook == EGRESS_HOOK_CREATE, &question);
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {

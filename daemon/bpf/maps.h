@@ -161,7 +161,9 @@ EGRESS_INLINE const struct egress_runs* runs_at(const struct egress_view* view, 
 }
 
 EGRESS_INLINE __u32 host6(const struct egress_view* view, const __u8* address) {
-    return EGRESS_FIND_INDEX(view, hosts6, address);
+    struct egress_key6 key; /* it has to be on the stack, in 6.1 */
+    __builtin_memcpy(key.address, address, sizeof key.address);
+    return EGRESS_FIND_INDEX(view, hosts6, &key);
 }
 
 EGRESS_INLINE __u32 prefix6(const struct egress_view* view, const __u8* address) {
