@@ -23,6 +23,7 @@ constexpr Option dump_options[] = {
     {'n', "", "", "no header"},
     {'r', "", "", "remaining time instead of last access"},
     {'w', "", "", "wide enough for IPv6 addresses"},
+    {'x', "", "", "only rows that are set aside because they were damaged"},
     {'D', "", "db", "directory of the database", Kind::directory},
 };
 

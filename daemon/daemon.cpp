@@ -40,6 +40,28 @@ std::vector<std::string> paths_in(const std::string& file) {
     return paths;
 }
 
+/// What opening the database found.
+void tell_findings(const store::Env& env) {
+    const auto& found = env.findings();
+    for (const auto& note : found.notes) {
+        log::warning("database-damaged", "the database in {} is damaged: {}", env.directory(),
+                     note);
+    }
+    if (!found.notes.empty()) {
+        log::warning("database-damaged",
+                     "{} damaged rows are set aside (egressctl dump -x lists them), the rest goes "
+                     "on; {}",
+                     found.damaged,
+                     found.kept.empty() ? "no copy of the damaged file is kept, there are enough"
+                                        : "the damaged file is kept as " + found.kept);
+    }
+    if (found.upgraded) {
+        log::notice("database",
+                    "the database in {} had no checksums: it was written anew with them",
+                    env.directory());
+    }
+}
+
 } // namespace
 
 Daemon::~Daemon() {
@@ -77,6 +99,7 @@ Result<> Daemon::open_store() {
     if (!env) {
         return std::unexpected(env.error());
     }
+    tell_findings(*env);
     if (options_.flush) {
         if (auto cleared = env->clear(); !cleared) {
             return cleared;

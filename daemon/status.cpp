@@ -170,6 +170,7 @@ json status_json(Daemon& daemon) {
               {"pending", keeper.waiting()},
               {"commits", keeper.counters().commits},
               {"failures", keeper.counters().failures},
+              {"damaged", keeper.store().damaged()},
               {"last_error", keeper.counters().last_error}}},
             {"rules", rules_json(daemon)},
             {"egress", egress_json(daemon)},
@@ -204,6 +205,8 @@ std::string metrics_text(Daemon& daemon) {
            {{"requests", status["helper"]["requests"]},
             {"errors", status["helper"]["errors"]},
             {"restarts", status["helper"]["restarts"]}});
+    gauge("store_damaged", "Rows of the database that are set aside because they were damaged.",
+          status["store"]["damaged"]);
     family("store_total", "Commits of the database.",
            {{"commits", status["store"]["commits"]}, {"failures", status["store"]["failures"]}});
     return out;

@@ -73,22 +73,79 @@ class Listing {
     std::size_t rows_ = 0;
 };
 
-/// Walks the database and closes it again.
-Result<> collect(const std::string& directory, Wanted wanted, std::int64_t now, Listing& listing) {
-    if (auto readable = store::probe(directory); !readable) {
-        return readable;
+std::string hex(const std::vector<std::uint8_t>& bytes) {
+    std::string out;
+    for (const auto byte : bytes) {
+        out += fmt::format("{:02x}", byte);
     }
-    const auto env = store::Env::open(directory, store::Env::Mode::read_only);
+    return out;
+}
+
+/// What was damaged, bytes and all, for people who want to see what can be made of it.
+class DamageListing {
+  public:
+    explicit DamageListing(const Context& context) : json_(context.json) {}
+
+    void add(const store::Damage& damage) {
+        const auto time = store::iso_time(static_cast<std::int64_t>(damage.time));
+        const auto name = printable(store::name_of(damage));
+        if (json_) {
+            list_.push_back({{"set_aside", time},
+                             {"table", damage.table},
+                             {"name", name},
+                             {"key", hex(damage.key)},
+                             {"value", hex(damage.value)}});
+        } else {
+            text_ += fmt::format("{} {}\n  key   {}\n  value {}\n", time, name, hex(damage.key),
+                                 hex(damage.value));
+        }
+    }
+    void write(std::FILE* to) const { print(to, "{}", json_ ? to_text(list_) + "\n" : text_); }
+
+  private:
+    bool json_;
+    Json list_ = Json::array();
+    std::string text_;
+};
+
+Result<store::Env> open_to_read(const std::string& directory) {
+    if (auto readable = store::probe(directory); !readable) {
+        return std::unexpected(readable.error());
+    }
+    return store::Env::open(directory, store::Env::Mode::read_only);
+}
+
+Exit dump_damaged(const Context& context, const std::string& directory) {
+    DamageListing listing(context);
+    const auto env = open_to_read(directory);
+    const auto read = env ? env->each_damaged([&](store::Damage&& damage) { listing.add(damage); })
+                          : std::unexpected(env.error());
+    if (!read) {
+        return complain(context, unreadable_database(read.error()));
+    }
+    listing.write(context.out);
+    return Exit::ok;
+}
+
+/// Walks the database and closes it again. Gives the names of damaged rows.
+Result<std::vector<std::string>> collect(const std::string& directory, Wanted wanted,
+                                         std::int64_t now, Listing& listing) {
+    const auto env = open_to_read(directory);
     if (!env) {
         return std::unexpected(env.error());
     }
-    return env->each([&](store::Row&& stored) {
+    const auto add = [&](store::Row&& stored) {
         const auto row = as_of(std::move(stored), now);
         if (is_wanted(row, wanted, now)) {
             listing.add(row);
         }
         return true;
-    });
+    };
+    std::vector<std::string> damaged;
+    const auto name = [&](store::Damage&& damage) { damaged.push_back(store::name_of(damage)); };
+    const auto read = env->each(add, name);
+    return read ? Result<std::vector<std::string>>(std::move(damaged))
+                : std::unexpected(read.error());
 }
 
 } // namespace
@@ -96,16 +153,29 @@ Result<> collect(const std::string& directory, Wanted wanted, std::int64_t now, 
 Exit run_dump(const Context& context, const Arguments& arguments) {
     const auto* const given = arguments.value("D");
     const std::string directory = given != nullptr ? *given : EGRESS_DB_DIR;
+    if (arguments.has("x")) {
+        return dump_damaged(context, directory);
+    }
     const RowStyle style{!arguments.has("n"), arguments.has("r"), arguments.has("w"),
                          arguments.has("d")};
     const auto now = context.clock->wall();
     Listing listing(context, style, now);
     const auto walked = collect(directory, wanted_of(arguments), now, listing);
+    const bool whole = walked && walked->empty();
     if (walked || listing.rows() > 0) {
-        listing.write(context.out, walked.has_value());
+        listing.write(context.out, whole);
     }
     if (!walked) {
         return complain(context, unreadable_database(walked.error()));
+    }
+    for (const auto& name : *walked) {
+        print(context.err, "egressctl: damaged, left out: {}\n", printable(name));
+    }
+    if (!whole) {
+        return complain(context, {Exit::unreachable,
+                                  fmt::format("{} rows of the database in {} are damaged; egressd "
+                                              "sets them aside when it starts",
+                                              walked->size(), printable(directory))});
     }
     if (arguments.has("d")) {
         print(context.err, "egressctl: {} rows of {}\n", listing.rows(), printable(directory));

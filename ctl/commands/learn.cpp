@@ -21,6 +21,7 @@ struct Record {
     std::uint64_t events = 0;          ///< that they count
     std::uint64_t refused = 0;         ///< refused, and left out
     std::uint64_t unknown = 0;         ///< found no row of their own
+    std::uint64_t damaged = 0;         ///< rows that cannot be read
 };
 
 bool is_recent(const store::EventRow& row, std::optional<std::int64_t> since) {
@@ -37,20 +38,23 @@ Result<Record> read(const std::string& directory, std::optional<std::int64_t> si
         return std::unexpected(env.error());
     }
     Record record;
-    auto walked = env->each_event([&](store::EventRow&& row) {
-        if (!is_recent(row, since)) {
+    const auto damaged = [&](store::Damage&&) { ++record.damaged; };
+    auto walked = env->each_event(
+        [&](store::EventRow&& row) {
+            if (!is_recent(row, since)) {
+                return true;
+            }
+            if (row.action == store::EventRow::Action::blocked && !with_refused) {
+                record.refused += row.count;
+            } else if ((row.flags & store::EventRow::overflow) != 0) {
+                record.unknown += row.count;
+            } else {
+                record.events += row.count;
+                record.rows.push_back(std::move(row));
+            }
             return true;
-        }
-        if (row.action == store::EventRow::Action::blocked && !with_refused) {
-            record.refused += row.count;
-        } else if ((row.flags & store::EventRow::overflow) != 0) {
-            record.unknown += row.count;
-        } else {
-            record.events += row.count;
-            record.rows.push_back(std::move(row));
-        }
-        return true;
-    });
+        },
+        damaged);
     if (!walked) {
         return std::unexpected(walked.error());
     }
@@ -153,6 +157,10 @@ Exit run_learn(const Context& context, const Arguments& arguments) {
         read(given != nullptr ? *given : EGRESS_DB_DIR, since, arguments.has("refused"));
     if (!record) {
         return complain(context, unreadable_database(record.error()));
+    }
+    if (record->damaged > 0) {
+        print(context.err, "egressctl: {} rows of the record are damaged and left out\n",
+              record->damaged);
     }
     LessonOptions options;
     options.exact = arguments.has("exact");

@@ -98,6 +98,11 @@ void tell_troubles(const Page& page, const Json& status) {
                                               waiting));
     }
     tell_egress_troubles(page, status);
+    if (const auto damaged = number_at(part(status, "store"), "damaged").value_or(0); damaged > 0) {
+        page.line("DAMAGED", fmt::format("{} rows of the database are set aside (egressctl dump -x "
+                                         "lists them)",
+                                         damaged));
+    }
     for (const auto* const name : {"helper", "store", "rules", "egress"}) {
         const auto error = text_at(part(status, name), "last_error");
         if (!error.empty()) {

@@ -1,5 +1,6 @@
 #include "daemon/store/env.h"
 
+#include <algorithm>
 #include <csignal>
 
 #include <fmt/format.h>
@@ -18,16 +19,11 @@ namespace egress::store {
 namespace {
 
 constexpr std::size_t first_map_size = std::size_t{256} << 20; // address space, not disk or memory
-constexpr std::string_view format_version = "1";
 
 struct AbortTxn {
     void operator()(MDB_txn* txn) const { mdb_txn_abort(txn); }
 };
 using Txn = std::unique_ptr<MDB_txn, AbortTxn>;
-
-struct CloseCursor {
-    void operator()(MDB_cursor* cursor) const { mdb_cursor_close(cursor); }
-};
 
 Result<Txn> begin(MDB_env* env, unsigned flags) {
     MDB_txn* txn = nullptr;
@@ -50,16 +46,8 @@ Result<> commit(Txn txn) {
     return {};
 }
 
-MDB_val value_of(std::string_view text) {
-    return {text.size(), const_cast<char*>(text.data())};
-}
-
 std::string text_of(const MDB_val& value) {
     return {static_cast<const char*>(value.mv_data), value.mv_size};
-}
-
-std::span<const std::uint8_t> bytes_of(const MDB_val& value) {
-    return {static_cast<const std::uint8_t*>(value.mv_data), value.mv_size};
 }
 
 Result<Fd> take_lock(const std::string& directory) {
@@ -130,24 +118,50 @@ Result<Env> Env::open(const std::string& directory, Mode mode) {
             return std::unexpected(reserved.error());
         }
     }
+    if (auto opened = env.open_files(mode); !opened) {
+        return std::unexpected(opened.error());
+    }
+    if (mode == Mode::read_write) {
+        auto found = inspect(env);
+        if (!found) {
+            return std::unexpected(found.error());
+        }
+        env.findings_ = std::move(*found);
+        if (!env.findings_.sound()) {
+            if (auto rebuilt = rebuild(env, env.findings_); !rebuilt) {
+                return fail("cannot mend the database in " + directory + ": " +
+                            rebuilt.error().text);
+            }
+            if (auto opened = env.open_files(mode); !opened) {
+                return std::unexpected(opened.error());
+            }
+        }
+        if (auto kept = env.each_damaged([&](Damage&&) { ++env.set_aside_; }); !kept) {
+            return std::unexpected(kept.error());
+        }
+    }
+    return env;
+}
+
+Result<> Env::open_files(Mode mode) {
+    env_.reset();
     MDB_env* raw = nullptr;
     if (const int code = mdb_env_create(&raw); code != 0) {
         return fail_lmdb("cannot make a database environment", code);
     }
-    env.env_.reset(raw);
-    mdb_env_set_maxdbs(raw, 4);
+    env_.reset(raw);
+    mdb_env_set_maxdbs(raw, 8);
     mdb_env_set_mapsize(raw, first_map_size);
     const unsigned flags = MDB_NOTLS | (mode == Mode::read_only ? unsigned{MDB_RDONLY} : 0u);
-    if (const int code = mdb_env_open(raw, directory.c_str(), flags, 0640); code != 0) {
-        return fail_lmdb("cannot open the database in " + directory, code);
+    if (const int code = mdb_env_open(raw, directory_.c_str(), flags, 0640); code != 0) {
+        return fail_lmdb("cannot open the database in " + directory_, code);
     }
-    if (auto checked = env.check_size(); !checked) {
-        return std::unexpected(checked.error());
+    if (auto checked = check_size(); !checked) {
+        return checked;
     }
-    if (auto opened = env.open_tables(mode); !opened) {
-        return std::unexpected(opened.error());
-    }
-    return env;
+    MDB_stat stat{};
+    mdb_env_stat(raw, &stat);
+    return mode == Mode::read_write && stat.ms_entries == 0 ? make_tables() : open_tables();
 }
 
 Result<> Env::check_size() const {
@@ -174,117 +188,182 @@ Result<> Env::check_size() const {
     return {};
 }
 
-Result<> Env::open_tables(Mode mode) {
-    const bool writing = mode == Mode::read_write;
-    auto txn = begin(env_.get(), writing ? 0 : unsigned{MDB_RDONLY});
+Result<> Env::make_tables() {
+    Transaction txn(env_.get(), handles_);
+    int code = txn.begin_first();
+    code = code == 0 ? mdb_dbi_open(txn.handle(), nullptr, 0, &handles_.main) : code;
+    for (std::size_t i = 0; i < tables && code == 0; ++i) {
+        code = mdb_dbi_open(txn.handle(), table_names[i], MDB_CREATE, &handles_.of[i]);
+    }
+    if (code == 0) {
+        code = mdb_dbi_open(txn.handle(), "damaged", MDB_CREATE, &handles_.damaged);
+    }
+    txn.use(handles_);
+    code = code == 0 ? txn.put_text(TableId::meta, "format", format_sealed) : code;
+    code = code == 0 ? txn.commit() : code;
+    has_events_ = has_damaged_ = true;
+    format_ = Format::sealed;
+    return code == 0 ? Result<>() : fail_lmdb("cannot make a database in " + directory_, code);
+}
+
+Result<Format> Env::read_format(MDB_txn* txn) const {
+    MDB_val key = value_of("format");
+    MDB_val value{};
+    if (const int code = mdb_get(txn, handles_[TableId::meta], &key, &value); code != 0) {
+        return fail_lmdb("cannot read the format of the database in " + directory_, code);
+    }
+    if (text_of(value) == format_plain) {
+        return Format::plain;
+    }
+    const auto body = checked(view_of("format"), view_of(value));
+    if (body && std::ranges::equal(*body, view_of(format_sealed))) {
+        return Format::sealed;
+    }
+    return fail(fmt::format("the database in {} has format {}; this version reads format {} and {}",
+                            directory_, escape(text_of(value), 32), format_plain, format_sealed));
+}
+
+std::unexpected<Error> Env::damaged(const Error& error) const {
+    if (error.code == MDB_MAP_FULL || error.code == ENOSPC || error.code == EIO) {
+        return fail("cannot use the database in " + directory_ + ": " + error.text, error.code);
+    }
+    return fail(fmt::format("the database in {} is damaged: {}; move it away to start afresh, or "
+                            "restore a copy",
+                            directory_, error.text));
+}
+
+Result<> Env::open_tables() {
+    auto txn = begin(env_.get(), MDB_RDONLY);
     if (!txn) {
         return std::unexpected(txn.error());
     }
-    const unsigned create = writing ? unsigned{MDB_CREATE} : 0;
-    for (auto [name, dbi] : {std::pair{"rows", &rows_}, std::pair{"meta", &meta_}}) {
-        const int code = mdb_dbi_open(txn->get(), name, create, dbi);
-        if (code == MDB_NOTFOUND) {
-            return fail("the database in " + directory_ + " has no table \"" + name +
-                        "\": it is empty or was not made by egressd");
+    int code = mdb_dbi_open(txn->get(), nullptr, 0, &handles_.main);
+    const auto open_table = [&](const char* name, MDB_dbi& dbi) {
+        const int found = code == 0 ? mdb_dbi_open(txn->get(), name, 0, &dbi) : code;
+        code = found == MDB_NOTFOUND ? 0 : found;
+        return found == 0;
+    };
+    for (const auto table : {TableId::rows, TableId::meta}) {
+        const auto at = static_cast<std::size_t>(table);
+        if (!open_table(table_names[at], handles_.of[at]) && code == 0) {
+            return fail(
+                fmt::format("the database in {} has no table \"{}\": it is empty or was not "
+                            "made by egressd",
+                            directory_, table_names[at]));
         }
-        if (code != 0) {
-            return fail_lmdb("cannot open the database in " + directory_, code);
-        }
     }
-    // Older versions made no such table, and leave it alone.
-    const int code_events = mdb_dbi_open(txn->get(), "events", create, &events_);
-    if (code_events != 0 && code_events != MDB_NOTFOUND) {
-        return fail_lmdb("cannot open the database in " + directory_, code_events);
-    }
-    has_events_ = code_events == 0;
-    MDB_val key = value_of("format");
-    MDB_val value{};
-    int code = mdb_get(txn->get(), meta_, &key, &value);
-    if (code == MDB_NOTFOUND && writing) {
-        value = value_of(format_version);
-        code = mdb_put(txn->get(), meta_, &key, &value, 0);
-    }
+    constexpr auto events = static_cast<std::size_t>(TableId::events);
+    has_events_ = open_table(table_names[events], handles_.of[events]);
+    has_damaged_ = open_table("damaged", handles_.damaged);
     if (code != 0) {
-        return fail_lmdb("cannot read the format of the database in " + directory_, code);
+        return fail_lmdb("cannot open the database in " + directory_, code);
     }
-    if (text_of(value) != format_version) {
-        return fail(fmt::format("the database in {} has format {}; this version reads format {}",
-                                directory_, escape(text_of(value), 32), format_version));
+    const auto format = read_format(txn->get());
+    if (!format) {
+        return std::unexpected(format.error());
+    }
+    format_ = *format;
+    if (format_ == Format::sealed && !(has_events_ && has_damaged_)) {
+        return damaged({"one of its tables is missing"});
     }
     return commit(std::move(*txn));
+}
+
+/// In a transaction of its own, with the seal's word on whether it was all.
+Result<Audit> Env::walk(TableId table, const Visitor& visitor) const {
+    auto txn = begin(env_.get(), MDB_RDONLY);
+    if (!txn) {
+        return std::unexpected(txn.error());
+    }
+    std::optional<Seal> seal;
+    if (format_ == Format::sealed) {
+        auto read = read_seal(txn->get(), handles_.main, mdb_txn_id(txn->get()));
+        if (!read) {
+            return damaged(read.error());
+        }
+        seal = *read;
+    }
+    if (table == TableId::events && !has_events_) {
+        return Audit{};
+    }
+    const char* const name = table_names[static_cast<std::size_t>(table)];
+    auto found = audit(txn->get(), handles_[table], name, format_, visitor);
+    if (!found) {
+        return damaged(
+            {fmt::format("table \"{}\": {}", name, found.error().text), found.error().code});
+    }
+    found->sealed = seal.has_value();
+    if (seal) {
+        if (auto compared = compare(*found, (*seal)[table], name); !compared) {
+            return damaged(compared.error());
+        }
+    }
+    return found;
 }
 
 namespace {
 
-/// `visit` gets key and value of each row in turn; false or an error ends the walk.
-template <typename Visit>
-Result<> walk(MDB_env* env, MDB_dbi table, const std::string& directory, Visit visit) {
-    auto txn = begin(env, MDB_RDONLY);
-    if (!txn) {
-        return std::unexpected(txn.error());
-    }
-    MDB_cursor* raw = nullptr;
-    if (const int code = mdb_cursor_open(txn->get(), table, &raw); code != 0) {
-        return fail_lmdb("cannot read the database", code);
-    }
-    const std::unique_ptr<MDB_cursor, CloseCursor> cursor(raw);
-    MDB_val key{};
-    MDB_val value{};
-    int code = mdb_cursor_get(raw, &key, &value, MDB_FIRST);
-    for (; code == 0; code = mdb_cursor_get(raw, &key, &value, MDB_NEXT)) {
-        const Result<bool> go_on = visit(key, value);
-        if (!go_on) {
-            return std::unexpected(go_on.error());
-        }
-        if (!*go_on) {
-            return {};
-        }
-    }
-    if (code != MDB_NOTFOUND) {
-        return fail_lmdb("cannot read the database in " + directory, code);
-    }
-    return {};
+template <typename Decode, typename Visit>
+Visitor visitor_of(Decode decode, const Visit& visit, const Env::OnDamage& damage) {
+    return {[decode, &visit](View key, View body) {
+                auto row = decode(key, body);
+                return !row ? Seen::no_row : visit(std::move(*row)) ? Seen::next : Seen::stop;
+            },
+            damage};
+}
+
+Result<> outcome_of(const Result<Audit>& read) {
+    return read ? Result<>() : std::unexpected(read.error());
 }
 
 } // namespace
 
-Result<> Env::each(const std::function<bool(Row&&)>& visit) const {
-    return walk(env_.get(), rows_, directory_,
-                [&](const MDB_val& key, const MDB_val& value) -> Result<bool> {
-                    auto row = decode(bytes_of(key), bytes_of(value));
-                    if (!row) {
-                        return fail(fmt::format("the database in {} is damaged: no row of this "
-                                                "version at key \"{}\"",
-                                                directory_, escape(text_of(key), 64)));
-                    }
-                    return visit(std::move(*row));
-                });
+Result<> Env::each(const std::function<bool(Row&&)>& visit, const OnDamage& damage) const {
+    return outcome_of(walk(TableId::rows, visitor_of(decode, visit, damage)));
 }
 
-Result<> Env::each_event(const std::function<bool(EventRow&&)>& visit) const {
-    if (!has_events_) {
+Result<> Env::each_event(const std::function<bool(EventRow&&)>& visit,
+                         const OnDamage& damage) const {
+    return outcome_of(walk(TableId::events, visitor_of(decode_event, visit, damage)));
+}
+
+Result<> Env::check_meta() const {
+    return outcome_of(walk(TableId::meta, {[](View, View) { return Seen::next; }, {}}));
+}
+
+Result<> Env::each_damaged(const std::function<void(Damage&&)>& visit) const {
+    if (!has_damaged_) {
         return {};
     }
-    return walk(env_.get(), events_, directory_,
-                [&](const MDB_val& key, const MDB_val& value) -> Result<bool> {
-                    auto row = decode_event(bytes_of(key), bytes_of(value));
-                    return !row || visit(std::move(*row));
-                });
-}
-
-Result<> Env::clear() {
-    auto txn = begin(env_.get(), 0);
+    auto txn = begin(env_.get(), MDB_RDONLY);
     if (!txn) {
         return std::unexpected(txn.error());
     }
-    MDB_val trial = value_of("trial");
-    int code = mdb_drop(txn->get(), rows_, 0);
-    code = code == 0 ? mdb_drop(txn->get(), events_, 0) : code;
-    code = code == 0 ? mdb_del(txn->get(), meta_, &trial, nullptr) : code;
-    if (code != 0 && code != MDB_NOTFOUND) {
-        return fail_lmdb("cannot empty the database in " + directory_, code);
+    MDB_cursor* cursor = nullptr;
+    MDB_val key{};
+    MDB_val value{};
+    int code = mdb_cursor_open(txn->get(), handles_.damaged, &cursor);
+    code = code == 0 ? mdb_cursor_get(cursor, &key, &value, MDB_FIRST) : code;
+    for (; code == 0; code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        const View bytes = view_of(value);
+        auto damage = decode_damage(bytes);
+        visit(damage ? std::move(*damage) : Damage{"damaged", {}, {bytes.begin(), bytes.end()}});
     }
-    return commit(std::move(*txn));
+    if (cursor != nullptr) {
+        mdb_cursor_close(cursor);
+    }
+    return code == MDB_NOTFOUND ? Result<>() : fail_lmdb("cannot read what is set aside", code);
+}
+
+Result<> Env::clear() {
+    Transaction txn(env_.get(), handles_);
+    int code = txn.begin();
+    for (const auto table : {TableId::rows, TableId::events}) {
+        code = code == 0 ? txn.clear(table) : code;
+    }
+    code = code == 0 ? txn.erase(TableId::meta, view_of("trial")) : code;
+    code = code == 0 ? txn.commit() : code;
+    return code == 0 ? Result<>() : fail_lmdb("cannot empty the database in " + directory_, code);
 }
 
 Result<std::string> Env::meta(std::string_view name) const {
@@ -294,27 +373,26 @@ Result<std::string> Env::meta(std::string_view name) const {
     }
     MDB_val key = value_of(name);
     MDB_val value{};
-    const int code = mdb_get(txn->get(), meta_, &key, &value);
+    const int code = mdb_get(txn->get(), handles_[TableId::meta], &key, &value);
     if (code == MDB_NOTFOUND) {
         return std::string();
     }
     if (code != 0) {
         return fail_lmdb("cannot read the database in " + directory_, code);
     }
-    return text_of(value);
+    if (format_ == Format::plain) {
+        return text_of(value);
+    }
+    const auto body = checked(view_of(name), view_of(value));
+    return body ? std::string(body->begin(), body->end()) : std::string();
 }
 
 Result<> Env::set_meta(std::string_view name, std::string_view text) const {
-    auto txn = begin(env_.get(), 0);
-    if (!txn) {
-        return std::unexpected(txn.error());
-    }
-    MDB_val key = value_of(name);
-    MDB_val value = value_of(text);
-    if (const int code = mdb_put(txn->get(), meta_, &key, &value, 0); code != 0) {
-        return fail_lmdb("cannot write the database in " + directory_, code);
-    }
-    return commit(std::move(*txn));
+    Transaction txn(env_.get(), handles_);
+    int code = txn.begin();
+    code = code == 0 ? txn.put_text(TableId::meta, name, text) : code;
+    code = code == 0 ? txn.commit() : code;
+    return code == 0 ? Result<>() : fail_lmdb("cannot write the database in " + directory_, code);
 }
 
 Result<> probe(const std::string& directory) {
@@ -330,7 +408,8 @@ Result<> probe(const std::string& directory) {
         }
         const auto env = Env::open(directory, Env::Mode::read_only);
         const bool well = env && env->each([](Row&&) { return true; }).has_value() &&
-                          env->each_event([](EventRow&&) { return true; }).has_value();
+                          env->each_event([](EventRow&&) { return true; }).has_value() &&
+                          env->check_meta().has_value();
         _exit(well ? 0 : 1);
     }
     int status = 0;

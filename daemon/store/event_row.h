@@ -51,7 +51,7 @@ struct EventRow {
 /// Appends to `out`.
 void encode_key(const EventRow& row, std::vector<std::uint8_t>& out);
 void encode_value(const EventRow& row, std::vector<std::uint8_t>& out);
-/// Nothing: the bytes are not a row of this version.
+/// nullopt: the bytes are not a row of this version. The value comes without its checksum (seal.h).
 std::optional<EventRow> decode_event(std::span<const std::uint8_t> key,
                                      std::span<const std::uint8_t> value);
 

@@ -1,41 +1,26 @@
 #include "daemon/store/event_table.h"
 
-#include <memory>
-
 namespace egress::store {
 
 namespace {
 
 constexpr std::uint32_t day = 24 * 60 * 60;
 
-struct CloseCursor {
-    void operator()(MDB_cursor* cursor) const { mdb_cursor_close(cursor); }
-};
-
-MDB_val value_of(std::vector<std::uint8_t>& bytes) {
-    return {bytes.size(), bytes.data()};
-}
-
-std::span<const std::uint8_t> bytes_of(const MDB_val& value) {
-    return {static_cast<const std::uint8_t*>(value.mv_data), value.mv_size};
-}
-
 } // namespace
 
-int EventTable::add(MDB_txn* txn, MDB_dbi table, const EventRow& row) {
+int EventTable::add(Transaction& txn, const EventRow& row) {
     if (!known_ || row.last >= looked_ + day) {
-        if (const int code = take_stock(txn, table, row.last); code != 0) {
+        if (const int code = take_stock(txn, row.last); code != 0) {
             return code;
         }
     }
-    bool found = false;
     for (const auto& each : {row, widened(row)}) {
-        const int code = merge_into(txn, table, each, found);
+        const auto [code, found] = merge_into(txn, each);
         if (code != 0 || found) {
             return code;
         }
         if (has_room(each)) {
-            return insert(txn, table, each);
+            return insert(txn, each);
         }
         if ((each.flags & EventRow::wide) == 0) {
             counters_.widened += row.count;
@@ -43,36 +28,42 @@ int EventTable::add(MDB_txn* txn, MDB_dbi table, const EventRow& row) {
     }
     counters_.overflowed += row.count;
     const auto rest = overflowed(row);
-    const int code = merge_into(txn, table, rest, found);
-    return code != 0 || found ? code : insert(txn, table, rest);
+    const auto [code, found] = merge_into(txn, rest);
+    return code != 0 || found ? code : insert(txn, rest);
 }
 
 /// Counts what is there, and deletes what has not been seen for long.
-int EventTable::take_stock(MDB_txn* txn, MDB_dbi table, std::uint32_t now) {
-    MDB_cursor* raw = nullptr;
-    if (const int code = mdb_cursor_open(txn, table, &raw); code != 0) {
+int EventTable::take_stock(Transaction& txn, std::uint32_t now) {
+    MDB_cursor* cursor = nullptr;
+    if (const int code = mdb_cursor_open(txn.handle(), txn.dbi(TableId::events), &cursor);
+        code != 0) {
         return code;
     }
-    const std::unique_ptr<MDB_cursor, CloseCursor> cursor(raw);
     shares_.clear();
     rows_ = 0;
+    std::vector<Bytes> old;
     MDB_val key{};
     MDB_val value{};
-    int code = mdb_cursor_get(raw, &key, &value, MDB_FIRST);
-    for (; code == 0; code = mdb_cursor_get(raw, &key, &value, MDB_NEXT)) {
-        const auto row = decode_event(bytes_of(key), bytes_of(value));
+    int code = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
+    for (; code == 0; code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        const auto body = checked(view_of(key), view_of(value));
+        const auto row = body ? decode_event(view_of(key), *body) : std::nullopt;
         if (!row) {
-            continue; // of another version
+            continue; // damaged since it was opened: set aside when it is opened again
         }
         if (now > remembered && row->last < now - remembered) {
-            if (const int deleted = mdb_cursor_del(raw, 0); deleted != 0) {
-                return deleted;
-            }
+            const View bytes = view_of(key);
+            old.emplace_back(bytes.begin(), bytes.end());
         } else {
             note(*row);
         }
     }
-    if (code != MDB_NOTFOUND) {
+    mdb_cursor_close(cursor);
+    code = code == MDB_NOTFOUND ? 0 : code;
+    for (const auto& each : old) {
+        code = code == 0 ? txn.erase(TableId::events, each) : code;
+    }
+    if (code != 0) {
         return code;
     }
     known_ = true;
@@ -81,39 +72,37 @@ int EventTable::take_stock(MDB_txn* txn, MDB_dbi table, std::uint32_t now) {
     return 0;
 }
 
-int EventTable::merge_into(MDB_txn* txn, MDB_dbi table, const EventRow& row, bool& found) {
+EventTable::Merged EventTable::merge_into(Transaction& txn, const EventRow& row) {
     key_.clear();
     encode_key(row, key_);
-    MDB_val key = value_of(key_);
-    MDB_val value{};
-    int code = mdb_get(txn, table, &key, &value);
-    found = code == 0;
-    if (code != 0) {
-        return code == MDB_NOTFOUND ? 0 : code;
+    const auto got = txn.get(TableId::events, key_);
+    if (got.code != 0) {
+        return {got.code == MDB_NOTFOUND ? 0 : got.code, false};
     }
     EventRow sum = row;
-    if (const auto before = decode_event(key_, bytes_of(value))) {
+    if (const auto before = decode_event(key_, *got.body)) {
         merge(sum, *before);
     }
-    value_.clear();
-    encode_value(sum, value_);
-    value = value_of(value_);
-    return mdb_put(txn, table, &key, &value, 0);
+    encode_value_of(sum);
+    return {txn.put(TableId::events, key_, value_), true};
 }
 
-int EventTable::insert(MDB_txn* txn, MDB_dbi table, const EventRow& row) {
+int EventTable::insert(Transaction& txn, const EventRow& row) {
     key_.clear();
-    value_.clear();
     encode_key(row, key_);
-    encode_value(row, value_);
-    MDB_val key = value_of(key_);
-    MDB_val value = value_of(value_);
-    const int code = mdb_put(txn, table, &key, &value, 0);
+    encode_value_of(row);
+    const int code = txn.put(TableId::events, key_, value_);
     if (code == 0) {
         note(row);
         counters_.rows = rows_;
     }
     return code;
+}
+
+void EventTable::encode_value_of(const EventRow& row) {
+    value_.clear();
+    encode_value(row, value_);
+    append_checksum(key_, value_);
 }
 
 void EventTable::note(const EventRow& row) {

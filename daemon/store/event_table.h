@@ -9,9 +9,8 @@
 #include <cstdint>
 #include <unordered_map>
 
-#include <lmdb.h>
-
 #include "daemon/store/event_row.h"
+#include "daemon/store/transaction.h"
 
 namespace egress::store {
 
@@ -30,7 +29,7 @@ class EventTable {
     };
 
     /// Adds the row's count to what is there, within a transaction; LMDB's code.
-    int add(MDB_txn* txn, MDB_dbi table, const EventRow& row);
+    int add(Transaction& txn, const EventRow& row);
     /// The transaction came to nothing: what is in the table is counted anew.
     void forget() { known_ = false; }
 
@@ -41,9 +40,14 @@ class EventTable {
         std::size_t exact = 0;
         std::size_t wide = 0;
     };
-    int take_stock(MDB_txn* txn, MDB_dbi table, std::uint32_t now);
-    int merge_into(MDB_txn* txn, MDB_dbi table, const EventRow& row, bool& found);
-    int insert(MDB_txn* txn, MDB_dbi table, const EventRow& row);
+    struct Merged {
+        int code = 0;
+        bool found = false;
+    };
+    int take_stock(Transaction& txn, std::uint32_t now);
+    Merged merge_into(Transaction& txn, const EventRow& row);
+    int insert(Transaction& txn, const EventRow& row);
+    void encode_value_of(const EventRow& row);
     void note(const EventRow& row);
     bool has_room(const EventRow& row) const;
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
+#include "daemon/log.h"
 #include "daemon/store/bytes.h"
 
 namespace egress::store {
@@ -100,6 +103,15 @@ std::optional<Row> decode(std::span<const std::uint8_t> key, std::span<const std
         return std::nullopt;
     }
     return row;
+}
+
+std::string key_text(std::span<const std::uint8_t> key) {
+    Row row;
+    if (!decode_key(key, row)) {
+        return {};
+    }
+    return fmt::format("{} {} protocol {} port {}", escape(row.name, max_name), row.address.text(),
+                       row.protocol, row.port);
 }
 
 } // namespace egress::store

@@ -70,7 +70,10 @@ struct Row {
 /// Appends to `out`, so that a batch is one buffer; names over max_name are cut.
 void encode_key(const Row& row, std::vector<std::uint8_t>& out);
 void encode_value(const Row& row, std::vector<std::uint8_t>& out);
-/// Nothing: the bytes are not a row of this version (the caller says which key).
+/// nullopt: the bytes are not a row of this version (the caller says which key). The value comes
+/// without its checksum (seal.h).
 std::optional<Row> decode(std::span<const std::uint8_t> key, std::span<const std::uint8_t> value);
+/// "egress 192.0.2.1 protocol 6 port 22", safe for a log; empty where the bytes are no key.
+std::string key_text(std::span<const std::uint8_t> key);
 
 } // namespace egress::store

@@ -8,24 +8,13 @@
 
 namespace egress::store {
 
-namespace {
-
-MDB_val value_of(std::span<const std::uint8_t> bytes) {
-    return {bytes.size(), const_cast<std::uint8_t*>(bytes.data())};
-}
-
-MDB_val value_of(const std::string& text) {
-    return {text.size(), const_cast<char*>(text.data())};
-}
-
-} // namespace
-
 void Batch::put(const Row& row) {
     Entry entry{};
     entry.key = static_cast<std::uint32_t>(bytes_.size());
     encode_key(row, bytes_);
     entry.value = static_cast<std::uint32_t>(bytes_.size());
     encode_value(row, bytes_);
+    append_checksum(bytes_, entry.key, entry.value);
     entry.end = static_cast<std::uint32_t>(bytes_.size());
     entries_.push_back(entry);
 }
@@ -170,18 +159,11 @@ void Store::run() {
     }
 }
 
-int Store::write_entries(MDB_txn* txn, const Batch& batch) const {
+int Store::write_entries(Transaction& txn, const Batch& batch) {
     for (const auto& entry : batch.entries_) {
-        MDB_val key = value_of(batch.key_of(entry));
-        int code = 0;
-        if (entry.value == entry.end) {
-            code = mdb_del(txn, env_.rows(), &key, nullptr);
-            code = code == MDB_NOTFOUND ? 0 : code;
-        } else {
-            MDB_val value =
-                value_of(std::span(batch.bytes_).subspan(entry.value, entry.end - entry.value));
-            code = mdb_put(txn, env_.rows(), &key, &value, 0);
-        }
+        const auto value = View(batch.bytes_).subspan(entry.value, entry.end - entry.value);
+        const int code = value.empty() ? txn.erase(TableId::rows, batch.key_of(entry))
+                                       : txn.put(TableId::rows, batch.key_of(entry), value);
         if (code != 0) {
             return code;
         }
@@ -189,18 +171,14 @@ int Store::write_entries(MDB_txn* txn, const Batch& batch) const {
     return 0;
 }
 
-int Store::write_others(MDB_txn* txn, const Batch& batch) {
+int Store::write_others(Transaction& txn, const Batch& batch) {
     for (const auto& row : batch.events_) {
-        if (const int code = events_.add(txn, env_.events(), row); code != 0) {
+        if (const int code = events_.add(txn, row); code != 0) {
             return code;
         }
     }
     for (const auto& [name, text] : batch.metas_) {
-        MDB_val key = value_of(name);
-        MDB_val value = value_of(text);
-        const int code = text.empty() ? mdb_del(txn, env_.metas(), &key, nullptr)
-                                      : mdb_put(txn, env_.metas(), &key, &value, 0);
-        if (code != 0 && code != MDB_NOTFOUND) {
+        if (const int code = txn.put_text(TableId::meta, name, text); code != 0) {
             return code;
         }
     }
@@ -213,18 +191,13 @@ Result<> Store::write(const Batch& batch) {
     int dead = 0;
     mdb_reader_check(env_.handle(), &dead); // a killed `dump` would pin old pages for ever
     for (int attempt = 0; attempt < most_growths; ++attempt) {
-        MDB_txn* txn = nullptr;
-        int code = mdb_txn_begin(env_.handle(), nullptr, 0, &txn);
+        Transaction txn(env_.handle(), env_.handles());
+        int code = txn.begin();
+        code = code == 0 ? write_entries(txn, batch) : code;
+        code = code == 0 ? write_others(txn, batch) : code;
+        code = code == 0 ? txn.commit() : code;
         if (code == 0) {
-            code = write_entries(txn, batch);
-            code = code == 0 ? write_others(txn, batch) : code;
-            if (code == 0) {
-                code = mdb_txn_commit(txn);
-            } else {
-                mdb_txn_abort(txn);
-            }
-        }
-        if (code == 0) {
+            damaged_ += txn.damaged();
             return {};
         }
         events_.forget();

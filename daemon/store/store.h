@@ -6,6 +6,7 @@
 // full) is kept and tried again; nothing behind it overtakes it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -85,17 +86,20 @@ class Store {
 
     const Env& env() const { return env_; }
     const EventTable::Counters& events() const { return events_.counters(); }
+    /// Rows that are set aside because they were damaged: when it was opened, and since.
+    std::uint64_t damaged() const { return env_.set_aside() + damaged_; }
 
   private:
     explicit Store(Env env) : env_(std::move(env)) {}
     void run();
     Result<> write(const Batch& batch);
-    int write_entries(MDB_txn* txn, const Batch& batch) const;
-    int write_others(MDB_txn* txn, const Batch& batch);
+    static int write_entries(Transaction& txn, const Batch& batch);
+    int write_others(Transaction& txn, const Batch& batch);
     void hand_over();
 
     Env env_;
     EventTable events_; // the writer's
+    std::atomic<std::uint64_t> damaged_{0};
     Fd wake_;
     bool busy_ = false; // the loop's view
     std::mutex mutex_;

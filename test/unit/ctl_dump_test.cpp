@@ -71,6 +71,15 @@ void put_raw(const std::string& directory, const char* table, std::string key, s
     MDB_val k{key.size(), key.data()};
     MDB_val v{value.size(), value.data()};
     REQUIRE(mdb_put(txn, dbi, &k, &v, 0) == 0);
+    // The seal goes with the transaction that wrote last.
+    MDB_val seal_key = store::value_of(store::seal_key);
+    REQUIRE(mdb_get(txn, env->handles().main, &seal_key, &v) == 0);
+    auto seal = store::decode_seal(store::view_of(v));
+    REQUIRE(seal);
+    seal->transaction = mdb_txn_id(txn);
+    const auto bytes = store::encode(*seal);
+    v = store::value_of(bytes);
+    REQUIRE(mdb_put(txn, env->handles().main, &seal_key, &v, 0) == 0);
     REQUIRE(mdb_txn_commit(txn) == 0);
 }
 
@@ -238,7 +247,22 @@ TEST_CASE("dump: a database that is missing, damaged, foreign, or not ours to re
     put_raw(damaged.path(), "rows", "zz\x1b", "junk");
     fails(damaged, "damaged");
     CHECK(!has(dump(damaged, {"-a"}).err, "\x1b"));
+    CHECK(has(dump(damaged, {"-a"}).err,
+              "damaged, left out: row of the table \"rows\" with the key"));
     CHECK(has(dump(damaged, {"-a"}).out, "192.0.2.1")); // what could be read is shown
+    CHECK(dump(damaged, {"-x"}).out == "");
+    REQUIRE(store::Env::open(damaged.path(), store::Env::Mode::read_write)); // as the daemon does
+    const auto mended = dump(damaged, {"-a"});
+    CHECK(mended.status == 0);
+    CHECK(has(mended.out, "192.0.2.1"));
+    const auto aside = dump(damaged, {"-x"});
+    CHECK(aside.status == 0);
+    CHECK(has(aside.out, "  key   7a7a1b\n  value 6a756e6b\n"));
+    CHECK(!has(aside.out, "\x1b"));
+    const auto list = parse_json(dump(damaged, {"-x", "--json"}).out);
+    REQUIRE(list);
+    REQUIRE(list->size() == 1);
+    CHECK((*list)[0]["value"] == "6a756e6b");
 
     const TemporaryDirectory shut;
     save(shut.path(), {});

@@ -1,0 +1,71 @@
+#include "daemon/store/seal.h"
+
+#include "daemon/store/checksum.h"
+
+namespace egress::store {
+
+namespace {
+
+constexpr std::uint8_t seal_version = 1;
+
+std::uint32_t checksum(View key, View value) {
+    // The key's length goes first: else a longer key with a shorter value would be the same bytes.
+    const std::array<std::uint8_t, 2> length = {static_cast<std::uint8_t>(key.size() >> 8),
+                                                static_cast<std::uint8_t>(key.size())};
+    return crc32c(value, crc32c(key, crc32c(length)));
+}
+
+} // namespace
+
+void append_checksum(Bytes& out, std::size_t key, std::size_t value) {
+    const View all(out);
+    put(out, checksum(all.subspan(key, value - key), all.subspan(value)), checksum_bytes);
+}
+
+void append_checksum(View key, Bytes& value) {
+    put(value, checksum(key, value), checksum_bytes);
+}
+
+std::uint32_t checksum_of(View value) {
+    return value.size() < checksum_bytes ? 0 : Reader(value.last(checksum_bytes)).number(4);
+}
+
+std::optional<View> checked(View key, View value) {
+    if (value.size() < checksum_bytes) {
+        return std::nullopt;
+    }
+    const View body = value.first(value.size() - checksum_bytes);
+    return checksum(key, body) == checksum_of(value) ? std::optional(body) : std::nullopt;
+}
+
+Bytes encode(const Seal& seal) {
+    Bytes out;
+    put(out, seal_version, 1);
+    put(out, seal.transaction, 8);
+    for (const auto& sum : seal.of) {
+        put(out, sum.count, 8);
+        put(out, sum.sum, 8);
+        put(out, sum.known ? 1 : 0, 1);
+    }
+    append_checksum(view_of(seal_key), out);
+    return out;
+}
+
+std::optional<Seal> decode_seal(View value) {
+    const auto body = checked(view_of(seal_key), value);
+    if (!body) {
+        return std::nullopt;
+    }
+    Reader in(*body);
+    Seal seal;
+    const bool ours = in.number(1) == seal_version;
+    seal.transaction = in.large(8);
+    for (auto& sum : seal.of) {
+        sum.count = in.large(8);
+        sum.sum = in.large(8);
+        sum.known = in.number(1) == 1;
+    }
+    return ours && in.done() ? std::optional(seal) : std::nullopt;
+}
+
+} // namespace egress::store

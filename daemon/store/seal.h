@@ -1,0 +1,86 @@
+// What tells a whole database from a damaged one: a checksum behind each value, and one record that
+// says how many rows there are and what their checksums add up to.
+//
+// The checksum covers key and value, so that a row cannot stand in another one's place. The seal
+// covers what no row can say of itself: that it is missing, or that an older page of the file was
+// read in place of the newest. It lies in LMDB's main table, a page that every commit writes
+// anyway.
+//
+//   value  bytes  checksum(be32)
+//   seal   1  transaction(be64)  { count(be64) sum(be64) known }: rows, events, meta checksum(be32)
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include <lmdb.h>
+
+#include "daemon/store/bytes.h"
+
+namespace egress::store {
+
+using View = std::span<const std::uint8_t>;
+
+inline constexpr std::size_t checksum_bytes = 4;
+
+/// Appends the checksum to a value that begins at `value` of `out`, and its key at `key`.
+void append_checksum(Bytes& out, std::size_t key, std::size_t value);
+/// The same for one value that stands alone.
+void append_checksum(View key, Bytes& value);
+/// The value without its checksum; nullopt where that is wrong or missing.
+std::optional<View> checked(View key, View value);
+/// What stands at a value's end, right or wrong; 0 where it is too short.
+std::uint32_t checksum_of(View value);
+
+/// The tables that have one.
+enum class TableId : std::uint8_t { rows, events, meta };
+inline constexpr std::size_t tables = 3;
+inline constexpr std::array<const char*, tables> table_names = {"rows", "events", "meta"};
+
+/// Of one table: how many rows it has and what their checksums add up to.
+struct Sum {
+    std::uint64_t count = 0;
+    std::uint64_t sum = 0;
+    bool known = true; ///< false: a damaged row was replaced, and what it had added is not known
+
+    void add(std::uint32_t checksum) {
+        ++count;
+        sum += checksum;
+    }
+    void remove(std::uint32_t checksum) {
+        --count;
+        sum -= checksum;
+    }
+};
+
+struct Seal {
+    std::uint64_t transaction = 0; ///< LMDB's number of the transaction that wrote it
+    std::array<Sum, tables> of{};
+
+    Sum& operator[](TableId table) { return of[static_cast<std::size_t>(table)]; }
+    const Sum& operator[](TableId table) const { return of[static_cast<std::size_t>(table)]; }
+};
+
+inline constexpr std::string_view seal_key = "seal";
+
+Bytes encode(const Seal& seal);
+/// nullopt: damaged.
+std::optional<Seal> decode_seal(View value);
+
+inline View view_of(const MDB_val& value) {
+    return {static_cast<const std::uint8_t*>(value.mv_data), value.mv_size};
+}
+inline View view_of(std::string_view text) {
+    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
+}
+/// For calls of LMDB, which does not change what it is given.
+inline MDB_val value_of(View bytes) {
+    return {bytes.size(), const_cast<std::uint8_t*>(bytes.data())};
+}
+inline MDB_val value_of(std::string_view text) {
+    return value_of(view_of(text));
+}
+
+} // namespace egress::store
