@@ -8,6 +8,7 @@
 #include <grp.h>
 #include <microhttpd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include "daemon/listener.h"
 #include "daemon/log.h"
@@ -18,8 +19,6 @@ namespace {
 
 constexpr std::size_t most_body = 1 << 20;
 constexpr std::size_t piece = 64 << 10;
-constexpr unsigned idle_seconds = 30;
-constexpr unsigned most_connections = 64;
 
 std::optional<gid_t> egress_group() {
     std::vector<char> buffer(4096);
@@ -72,18 +71,15 @@ Result<Fd> Control::listen(const std::string& path) {
     return make_listener(path, SOCK_STREAM, 0660, egress_group());
 }
 
-Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Handler handler) {
-    std::unique_ptr<Control> control(new Control(std::move(handler)));
-    control->event_ = event;
-    control->group_ =
-        egress_group(); // once: a look-up may ask the network, and the loop never waits
+Result<> Control::start_http() {
     const auto access = [](void* self, MHD_Connection* connection, const char* path,
                            const char* method, const char*, const char* data, std::size_t* size,
                            void** state) {
         return static_cast<MHD_Result>(
             static_cast<Control*>(self)->handle(connection, path, method, data, size, state));
     };
-    const auto completed = [](void*, MHD_Connection*, void** state, MHD_RequestTerminationCode) {
+    const auto completed = [](void* self, MHD_Connection* connection, void** state,
+                              MHD_RequestTerminationCode) {
         auto* const exchange = static_cast<Exchange*>(*state);
         if (exchange != nullptr) {
             if (exchange->self) {
@@ -92,16 +88,42 @@ Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Ha
             delete exchange;
             *state = nullptr;
         }
+        static_cast<Control*>(self)->give_time(connection, piece_seconds, true);
     };
-    control->http_ = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, nullptr, nullptr, +access, control.get(),
-        MHD_OPTION_LISTEN_SOCKET, listener.get(), MHD_OPTION_CONNECTION_LIMIT, most_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, idle_seconds, MHD_OPTION_NOTIFY_COMPLETED,
-        static_cast<MHD_RequestCompletedCallback>(+completed), nullptr, MHD_OPTION_END);
-    if (control->http_ == nullptr) {
-        return fail("cannot start the control server");
+    const auto came_or_went = [](void* self, MHD_Connection* connection, void** peer,
+                                 MHD_ConnectionNotificationCode what) {
+        auto* const control = static_cast<Control*>(self);
+        if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+            *peer = control->arrive(connection);
+        } else {
+            control->depart(static_cast<Peer*>(std::exchange(*peer, nullptr)));
+        }
+    };
+    http_ = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, nullptr, nullptr,
+        +access, this, MHD_OPTION_CONNECTION_LIMIT, limits.most, MHD_OPTION_CONNECTION_TIMEOUT, 0U,
+        MHD_OPTION_NOTIFY_COMPLETED, static_cast<MHD_RequestCompletedCallback>(+completed), this,
+        MHD_OPTION_NOTIFY_CONNECTION, static_cast<MHD_NotifyConnectionCallback>(+came_or_went),
+        this, MHD_OPTION_END);
+    return http_ == nullptr ? Result<>(fail("cannot start the control server")) : Result<>();
+}
+
+Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, const Clock& clock,
+                                                Handler handler) {
+    std::unique_ptr<Control> control(new Control(clock, std::move(handler)));
+    control->event_ = event;
+    control->group_ =
+        egress_group(); // once: a look-up may ask the network, and the loop never waits
+    if (auto started = control->start_http(); !started) {
+        return std::unexpected(started.error());
     }
-    listener.release(); // MHD closes it
+    auto door =
+        Door::open(event, std::move(listener), control->shares_,
+                   [self = control.get()](Fd connection) { self->admit(std::move(connection)); });
+    if (!door) {
+        return std::unexpected(door.error());
+    }
+    control->door_ = std::move(*door);
     const MHD_DaemonInfo* const info =
         MHD_get_daemon_info(control->http_, MHD_DAEMON_INFO_EPOLL_FD);
     sd_event_source* source = nullptr;
@@ -122,6 +144,7 @@ Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, Ha
 
 Control::~Control() {
     stopping_ = true;
+    door_.reset();
     ready_.reset();
     timeout_.reset();
     if (http_ != nullptr) {
@@ -158,6 +181,70 @@ void Control::pump() {
     }
 }
 
+void Control::admit(Fd connection) {
+    sockaddr_un nobody{};
+    nobody.sun_family = AF_UNIX;
+    // It closes the connection, whatever becomes of it.
+    MHD_add_connection(http_, connection.release(), reinterpret_cast<sockaddr*>(&nobody),
+                       sizeof nobody);
+    work_ = true;
+    pump();
+}
+
+Control::Peer* Control::arrive(MHD_Connection* connection) {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    auto peer = std::make_unique<Peer>();
+    peer->fd = info->connect_fd;
+    ucred from{};
+    socklen_t length = sizeof from;
+    getsockopt(peer->fd, SOL_SOCKET, SO_PEERCRED, &from, &length); // the door has asked before
+    peer->uid = from.uid;
+    peer->until = clock_.now() + request_seconds;
+    shares_.enter(peer->uid);
+    return *peers_.insert(peer.release()).first;
+}
+
+void Control::depart(Peer* peer) {
+    if (peer != nullptr) {
+        shares_.leave(peer->uid);
+        peers_.erase(peer);
+        delete peer;
+    }
+}
+
+void Control::give_time(MHD_Connection* connection, Seconds seconds, bool requesting) {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    if (info != nullptr && info->socket_context != nullptr) {
+        auto& peer = *static_cast<Peer*>(info->socket_context);
+        peer.until = after(clock_.now(), seconds);
+        peer.requesting = requesting;
+    }
+}
+
+void Control::tick() {
+    door_->tick();
+    for (Peer* const peer : peers_) {
+        if (clock_.now() <= peer->until) {
+            continue;
+        }
+        ++timed_out_;
+        log::info("control-slow", "closed a connection of uid {} to the control socket: {}",
+                  peer->uid,
+                  peer->requesting ? "its request was not complete in time"
+                                   : "it did not take its answer");
+        if (peer->requesting) {
+            const auto answer =
+                last_words("408 Request Timeout", "the request was not complete in time");
+            [[maybe_unused]] const auto sent =
+                send(peer->fd, answer.data(), answer.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
+        shutdown(peer->fd, SHUT_RDWR); // which the server sees, and closes it
+        peer->until = never;
+    }
+}
+
 bool Control::allowed(MHD_Connection* connection, Request& request) const {
     const MHD_ConnectionInfo* const info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -189,6 +276,7 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
             MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "force");
         exchange->request.force = force != nullptr && std::string_view(force) == "1";
         *state = exchange.release();
+        give_time(connection, request_seconds, true);
         return MHD_YES;
     }
     auto& exchange = *static_cast<Exchange*>(*state);
@@ -203,6 +291,7 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
     }
     if (!exchange.dispatched) {
         exchange.dispatched = true;
+        give_time(connection, forever, false);
         dispatch(connection, exchange);
     }
     if (exchange.response || exchange.producer) {
@@ -247,7 +336,6 @@ void Control::watch_peer(Exchange& exchange) {
         sd_event_add_io(event_, &source, info->connect_fd, 0, on_hangup, &exchange) >= 0) {
         exchange.hangup.reset(source); // no events asked for: a hang-up is always told
     }
-    MHD_set_connection_option(exchange.connection, MHD_CONNECTION_OPTION_TIMEOUT, 0U);
 }
 
 void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
@@ -303,6 +391,9 @@ std::ptrdiff_t Control::produce(void* state, std::uint64_t, char* out, std::size
         }
         from.spill.clear();
         from.spilled = 0;
+        if (!from.feeding) {
+            from.control->give_time(from.connection, piece_seconds, false);
+        }
         from.finished = !from.producer(from.spill);
         if (from.feeding && from.spill.empty() && !from.finished) {
             if (from.control->stopping_) {
@@ -319,6 +410,9 @@ std::ptrdiff_t Control::produce(void* state, std::uint64_t, char* out, std::size
 }
 
 int Control::reply(MHD_Connection* connection, Exchange& exchange) {
+    if (!exchange.feeding) {
+        exchange.control->give_time(connection, piece_seconds, false);
+    }
     MHD_Response* response = nullptr;
     unsigned status = 200;
     const char* type = "application/json";

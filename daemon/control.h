@@ -1,7 +1,12 @@
 // The control socket: HTTP/1.1 and JSON, in the same loop as everything else.
 //
-// This file speaks HTTP: it takes connections, checks the peer, collects a bounded body, finds the
-// route and sends the answer. What the verbs mean is Verbs' business (verbs.h).
+// This file speaks HTTP: it checks the peer, collects a bounded body, finds the route and sends the
+// answer. What the verbs mean is Verbs' business (verbs.h), and who comes in is the door's
+// (door.h).
+//
+// Each connection has a time: for its request to be complete, for each piece of an answer to be
+// taken. One that waits for the daemon, or for events, has all the time in the world; they all
+// count towards their user's share.
 #pragma once
 
 #include <functional>
@@ -12,7 +17,10 @@
 
 #include <systemd/sd-event.h>
 
+#include "daemon/clock.h"
+#include "daemon/door.h"
 #include "daemon/result.h"
+#include "daemon/shares.h"
 #include "daemon/unref.h"
 #include "lib/fd.h"
 
@@ -55,20 +63,43 @@ struct Answer {
 
 class Control {
   public:
+    static constexpr Shares::Limits limits = {128, 24, 32};
+    static constexpr Seconds request_seconds = 10; ///< for the head of a request, and for its body
+    static constexpr Seconds piece_seconds = 30;   ///< for a piece of an answer; between requests
+
     using Handler = std::function<void(const Request&, Answer)>;
 
     /// Takes a listening stream socket.
-    static Result<std::unique_ptr<Control>> start(sd_event* event, Fd listener, Handler handler);
+    static Result<std::unique_ptr<Control>> start(sd_event* event, Fd listener, const Clock& clock,
+                                                  Handler handler);
     ~Control();
 
     /// Makes the socket: 0660, group "egress" where that group exists.
     static Result<Fd> listen(const std::string& path);
     /// Runs what is due; called at the end of every turn of the loop.
     void pump();
+    /// Once a second: closes what has taken too long.
+    void tick();
+
+    const Shares& shares() const { return shares_; }
+    std::uint64_t turned_away() const { return door_->turned_away(); }
+    std::uint64_t timed_out() const { return timed_out_; }
 
   private:
     struct Exchange;
-    explicit Control(Handler handler) : handler_(std::move(handler)) {}
+    /// A connection, for as long as it is there.
+    struct Peer {
+        int fd = -1;
+        std::uint32_t uid = 0;
+        Moment until = never;
+        bool requesting = true; ///< nothing of an answer was sent
+    };
+    Control(const Clock& clock, Handler handler) : clock_(clock), handler_(std::move(handler)) {}
+    Result<> start_http();
+    void admit(Fd connection);
+    Peer* arrive(MHD_Connection* connection);
+    void depart(Peer* peer);
+    void give_time(MHD_Connection* connection, Seconds seconds, bool requesting);
     static int on_ready(sd_event_source*, int, std::uint32_t, void* self);
     static int on_timeout(sd_event_source*, std::uint64_t, void* self);
     int handle(MHD_Connection* connection, const char* path, const char* method, const char* data,
@@ -83,9 +114,14 @@ class Control {
     void watch_peer(Exchange& exchange);
     bool allowed(MHD_Connection* connection, Request& request) const;
 
+    const Clock& clock_;
     Handler handler_;
     sd_event* event_ = nullptr;
     MHD_Daemon* http_ = nullptr;
+    Shares shares_{limits};
+    std::set<Peer*> peers_; ///< at most limits.most
+    std::uint64_t timed_out_ = 0;
+    std::unique_ptr<Door> door_;
     Source ready_;
     Source timeout_;
     bool work_ = false;

@@ -193,7 +193,7 @@ Result<> Daemon::open_sockets() {
         control = std::move(*listening);
         made_.push_back(options_.control_socket);
     }
-    auto started = Control::start(event_.get(), std::move(control),
+    auto started = Control::start(event_.get(), std::move(control), clock_,
                                   [this](const Request& request, Answer answer) {
                                       verbs::handle(*this, request, std::move(answer));
                                   });
@@ -312,6 +312,7 @@ void Daemon::tick() {
     keeper_->tick();
     enforcer_->tick();
     rulebook_->tick();
+    control_->tick();
     if (clock_.now() % fold_every == 0) {
         log::flush();
     }

@@ -46,6 +46,7 @@ class Daemon {
     Enforcer& enforcer() { return *enforcer_; }
     const EventCounts& event_counts() const { return event_counts_; }
     Watchers& watchers() { return watchers_; }
+    const Control& control() const { return *control_; }
     Rulebook& rulebook() { return *rulebook_; }
     Moment started() const { return started_; }
 

@@ -136,6 +136,19 @@ json egress_json(Daemon& daemon) {
             {"not_covered", not_covered(status)}};
 }
 
+json control_json(Daemon& daemon) {
+    const auto& control = daemon.control();
+    json users = json::array();
+    for (const auto& [uid, connections] : control.shares().users()) {
+        users.push_back({{"uid", uid}, {"connections", connections}});
+    }
+    return {{"connections", control.shares().total()},
+            {"connections_max", Control::limits.most},
+            {"turned_away", control.turned_away()},
+            {"timed_out", control.timed_out()},
+            {"users", users}};
+}
+
 json users_json(Daemon& daemon) {
     json users = json::array();
     for (const auto& user : daemon.receiver().users()) {
@@ -174,6 +187,7 @@ json status_json(Daemon& daemon) {
               {"last_error", keeper.counters().last_error}}},
             {"rules", rules_json(daemon)},
             {"egress", egress_json(daemon)},
+            {"control", control_json(daemon)},
             {"users", users_json(daemon)}};
 }
 
@@ -209,6 +223,9 @@ std::string metrics_text(Daemon& daemon) {
           status["store"]["damaged"]);
     family("store_total", "Commits of the database.",
            {{"commits", status["store"]["commits"]}, {"failures", status["store"]["failures"]}});
+    family("control_total", "Connections to the control socket that were ended.",
+           {{"turned_away", status["control"]["turned_away"]},
+            {"timed_out", status["control"]["timed_out"]}});
     return out;
 }
 

@@ -346,9 +346,21 @@ void end_selftest(Daemon& daemon, const Answer& answer) {
                         : error(409, "no process tests the hooks now"));
 }
 
-void watch(Daemon& daemon, const Answer& answer) {
-    if (!daemon.watchers().add(answer)) {
-        answer.send(error(503, fmt::format("{} watch already, which is the most", Watchers::most)));
+void watch(Daemon& daemon, const Request& request, const Answer& answer) {
+    constexpr auto limits = Watchers::limits;
+    switch (daemon.watchers().add(answer, request.uid)) {
+    case Shares::Room::yes:
+        break;
+    case Shares::Room::user_has_share:
+        answer.send(error(503, fmt::format("uid {} has {} watchers already, which is the share of "
+                                           "one user",
+                                           request.uid, limits.of_user)));
+        break;
+    case Shares::Room::all_taken:
+        answer.send(
+            error(503, fmt::format("{} watch already, which is the most",
+                                   limits.most - (request.uid == 0 ? 0 : limits.for_root))));
+        break;
     }
 }
 
@@ -378,7 +390,7 @@ void handle(Daemon& daemon, const Request& request, Answer answer) {
     } else if (request.path == "/v1/selftest" && request.method == "DELETE") {
         end_selftest(daemon, answer);
     } else if (request.path == "/v1/events" && request.method == "GET") {
-        watch(daemon, answer);
+        watch(daemon, request, answer);
     } else if (request.path == "/v1/egress" && request.method == "DELETE") {
         detach(daemon, request, answer);
     } else if (request.path == "/v1/reload" && post) {

@@ -29,17 +29,24 @@ void Watchers::Watcher::take(std::string& out) {
     queue.clear();
 }
 
-bool Watchers::add(const Answer& answer) {
-    if (size() >= most) {
-        return false;
+Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid) {
+    Shares shares(limits);
+    for (const auto& each : watchers_) {
+        if (const auto there = each.lock()) {
+            shares.enter(there->uid);
+        }
+    }
+    if (const auto room = shares.room(uid); room != Shares::Room::yes) {
+        return room;
     }
     auto watcher = std::make_shared<Watcher>();
+    watcher->uid = uid;
     watchers_.push_back(watcher);
     watcher->wake = answer.feed([watcher](std::string& out) {
         watcher->take(out);
         return true;
     });
-    return true;
+    return Shares::Room::yes;
 }
 
 void Watchers::publish(std::string_view line) {

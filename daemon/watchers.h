@@ -16,17 +16,18 @@ namespace egress {
 
 class Watchers {
   public:
-    static constexpr std::size_t most = 32;
+    static constexpr Shares::Limits limits = {32, 8, 8};
     static constexpr std::size_t most_queued = 256 << 10; ///< bytes for each
 
-    /// False: there are too many; nothing was answered.
-    bool add(const Answer& answer);
+    /// Where there is no room nothing was answered.
+    Shares::Room add(const Answer& answer, std::uint32_t uid);
     /// One line, without its end.
     void publish(std::string_view line);
     std::size_t size(); ///< those that are still there
 
   private:
     struct Watcher {
+        std::uint32_t uid = 0;
         std::string queue;
         std::uint64_t dropped = 0; ///< since the last that was queued
         Wake wake;

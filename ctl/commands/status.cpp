@@ -251,6 +251,11 @@ Exit run_status(const Context& context, const Arguments&) {
     tell_egress(page, part(*status, "egress"));
     page.line("reports", tally(part(*status, "reports")));
     tell_refused(page, part(*status, "refused"));
+    if (const auto& control = part(*status, "control"); !control.empty()) {
+        page.line("control", counts(control, {{"connections", "connections"},
+                                              {"turned_away", "turned away"},
+                                              {"timed_out", "timed out"}}));
+    }
     tell_users(page, part(*status, "users"));
     return Exit::ok;
 }

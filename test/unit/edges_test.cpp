@@ -72,7 +72,8 @@ struct Server {
     explicit Server(Control::Handler handler) {
         auto listener = Control::listen(folder / "c.sock");
         REQUIRE(listener);
-        auto started = Control::start(loop.event.get(), std::move(*listener), std::move(handler));
+        auto started =
+            Control::start(loop.event.get(), std::move(*listener), clock, std::move(handler));
         REQUIRE(started);
         control = std::move(*started);
     }
@@ -86,6 +87,7 @@ struct Server {
     }
     Folder folder;
     Loop loop;
+    test::FakeClock clock;
     std::unique_ptr<Control> control;
 };
 
@@ -321,4 +323,51 @@ TEST_CASE("child: a last line without its newline is a line; a flood of input is
     (*child)->flush();
     CHECK(loop.until([&] { return status.has_value() && !said.empty(); }));
     CHECK(said == "OK");
+}
+
+TEST_CASE("shares: each user has one, together they leave root its part, root may have all") {
+    Shares shares({10, 3, 4}, 500);
+    using Room = Shares::Room;
+    for (int i = 0; i < 3; ++i) {
+        CHECK(shares.room(1000) == Room::yes);
+        shares.enter(1000);
+    }
+    CHECK(shares.room(1000) == Room::user_has_share);
+    for (int i = 0; i < 3; ++i) {
+        CHECK(shares.room(1001) == Room::yes);
+        shares.enter(1001);
+    }
+    CHECK(shares.room(1002) == Room::all_taken);
+    for (const std::uint32_t uid : {0, 500, 0, 0}) {
+        CHECK(shares.room(uid) == Room::yes);
+        shares.enter(uid);
+    }
+    CHECK(shares.room(0) == Room::all_taken);
+    CHECK(shares.total() == 10);
+    shares.leave(1000);
+    shares.leave(4711); // has none
+    CHECK(shares.room(1000) == Room::yes);
+    CHECK(shares.room(0) == Room::yes);
+    CHECK(shares.of(1000) == 2);
+    shares.leave(1000);
+    shares.leave(1000);
+    CHECK_FALSE(shares.users().contains(1000));
+}
+
+TEST_CASE("control: a request that is not complete in time is answered, and hung up on") {
+    Server server([](const Request&, Answer answer) { answer.send({}); });
+    const Fd half = connect_to(server.folder / "c.sock");
+    send_text(half, "GET /v1/x HTTP/1.1\r\nHo");
+    CHECK(server.loop.until([&] { return server.control->shares().total() == 1; },
+                            [&] { server.control->pump(); }));
+    server.control->tick();
+    CHECK(server.control->timed_out() == 0);
+    server.clock.pass(Control::request_seconds + 1);
+    server.control->tick();
+    CHECK(server.control->timed_out() == 1);
+    std::string text;
+    CHECK(server.loop.until([&] { return server.control->shares().total() == 0; },
+                            [&] { server.control->pump(), take(half, text); }));
+    CHECK(text.starts_with("HTTP/1.1 408 "));
+    CHECK(text.ends_with("\"}\n"));
 }
