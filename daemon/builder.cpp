@@ -57,7 +57,7 @@ std::optional<std::uint64_t> Builder::ask(Look look) {
 void Builder::answer(std::vector<std::pair<std::uint64_t, Look>> asked) {
     // The tables are large and not kept: with long lists this takes as long as it took to put them
     // in force.
-    auto tables = generation_ == 0 ? fail("no rules of [egress] are in force yet")
+    auto tables = generation_ == 0 ? fail("no rules that this egressd knows are in force")
                                    : bpf::compile(in_force_, bpf::world_of(in_force_inventory_, clock_), generation_);
     for (const auto& [number, look] : asked) {
         Outcome outcome;
@@ -164,6 +164,7 @@ void Builder::serve() {
         if (!asked.empty()) {
             answer(std::move(asked));
         }
+        tidy_again();
         unfold();
         lock.lock();
     }
@@ -246,10 +247,11 @@ Builder::Outcome Builder::build(bool again) {
     } else {
         out.result = std::unexpected(tables.error());
     }
-    if (loader_->generation() == out.generation) {
+    if (out.result) {
         in_force_ = current_;
         in_force_inventory_ = inventory_;
         generation_ = out.generation;
+        tidy(out);
     } else if (generation_ != 0) {
         // What was refused must not come into force later, when a program has changed.
         current_ = in_force_;
@@ -259,6 +261,24 @@ Builder::Outcome Builder::build(bool again) {
         inventory_ = {};
     }
     return out;
+}
+
+/// What is in force is in force, whatever becomes of what was before.
+void Builder::tidy(Outcome& out) {
+    untidy_.reset();
+    if (const auto tidied = loader_->tidy(); !tidied) {
+        out.untidy = tidied.error().text;
+        untidy_ = out;
+    }
+}
+
+void Builder::tidy_again() {
+    if (untidy_ && loader_->tidy()) {
+        Outcome out = std::move(*std::exchange(untidy_, std::nullopt));
+        out.untidy.clear();
+        out.again = true;
+        tell(std::move(out));
+    }
 }
 
 void Builder::find_own_goals(const bpf::Tables& tables, Outcome& out) const {

@@ -36,7 +36,8 @@ class Builder {
         std::optional<Result<std::string>> answer; ///< to the question with that number
         std::vector<policy::EgressRule> rules;     ///< those that were built
         std::vector<policy::Diagnostic> own_goals; ///< of those rules; see bpf/guard.h
-        bool again = false;   ///< made anew because the system changed, not because of apply()
+        std::string untidy; ///< in force, but what was before cannot be taken away: why; see tidy()
+        bool again = false; ///< made anew because the system changed, not because of apply()
         bool started = false; ///< `result` is that of the loading; on an error nothing follows
     };
 
@@ -73,6 +74,8 @@ class Builder {
     void serve();
     bool wait(std::unique_lock<std::mutex>& lock);
     Outcome build(bool again);
+    void tidy(Outcome& out);
+    void tidy_again();
     void find_own_goals(const bpf::Tables& tables, Outcome& out) const;
     void answer(std::vector<std::pair<std::uint64_t, Look>> asked);
     std::optional<bpf::Inventory> take_inventory(bool fresh);
@@ -102,9 +105,10 @@ class Builder {
     bpf::Inventory inventory_;
     policy::Policy in_force_; ///< what the kernel has, and what the system said then
     bpf::Inventory in_force_inventory_;
-    std::uint64_t generation_ = 0; ///< 0: nothing yet
-    bool told_ = false;            ///< that repeats cannot be told
-    bool blind_ = false;           ///< the log says that paths can't be resolved
+    std::uint64_t generation_ = 0;  ///< 0: nothing yet
+    std::optional<Outcome> untidy_; ///< of the policy in force, until what was before it is gone
+    bool told_ = false;             ///< that repeats cannot be told
+    bool blind_ = false;            ///< the log says that paths can't be resolved
     std::thread thread_;
 };
 

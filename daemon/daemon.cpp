@@ -274,6 +274,18 @@ Result<> Daemon::run(std::function<void()> ready) {
     return finished;
 }
 
+/// "systemctl status" shows it: whoever looks there must see when nothing is enforced.
+void Daemon::tell_state() {
+    if (getenv("NOTIFY_SOCKET") == nullptr) {
+        return;
+    }
+    auto line = Enforcer::line(enforcer_->status());
+    if (line != told_state_) {
+        sd_notify(0, ("STATUS=" + line).c_str());
+        told_state_ = std::move(line);
+    }
+}
+
 /// The rules with which it started are in force, or will not be for a while: who waits for the
 /// start must not wait for ever.
 void Daemon::on_force(const Result<>& result) {
@@ -283,6 +295,7 @@ void Daemon::on_force(const Result<>& result) {
     }
     log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
                 ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
+    tell_state();
     sd_notify(0, "READY=1");
     if (const auto ready = std::exchange(ready_, {})) {
         ready();
@@ -313,6 +326,7 @@ void Daemon::tick() {
     enforcer_->tick();
     rulebook_->tick();
     control_->tick();
+    tell_state();
     if (clock_.now() % fold_every == 0) {
         log::flush();
     }
@@ -355,7 +369,8 @@ int Daemon::on_interfaces(sd_event_source*, int, std::uint32_t, void* self) {
 void Daemon::reload(Rulebook::Done done, std::optional<bpf::Asker> asker) {
     sd_notify(0, "RELOADING=1");
     owner_names_.load();
-    const auto finish = [done = std::move(done)](const Rulebook::Report& report) {
+    const auto finish = [this, done = std::move(done)](const Rulebook::Report& report) {
+        tell_state();
         sd_notify(0, "READY=1");
         done(report);
     };

@@ -56,6 +56,7 @@ class Daemon {
     Result<> open_sockets();
     Result<> open_sources();
     void tick();
+    void tell_state();
     void on_force(const Result<>& result);
     void on_look(const egress_event& event, const policy::EgressRule* rule);
 
@@ -84,6 +85,7 @@ class Daemon {
     std::vector<Source> sources_;
     std::vector<std::string> made_; ///< sockets to remove at the end
     std::function<void()> ready_;   ///< not called yet
+    std::string told_state_;        ///< to the service manager
     bool expiring_ = false;         ///< more deadlines are due than one turn may apply
 };
 

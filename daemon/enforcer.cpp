@@ -17,6 +17,10 @@ namespace {
 
 constexpr std::size_t events_per_turn = 512;
 
+Result<> overtaken() {
+    return fail("overtaken by other rules", ECANCELED);
+}
+
 } // namespace
 
 std::string_view Enforcer::text(Status::State state) {
@@ -33,6 +37,33 @@ std::string_view Enforcer::text(Status::State state) {
         break;
     }
     return "not enforced";
+}
+
+std::string Enforcer::line(const Status& status) {
+    const auto& kernel = status.kernel;
+    const auto what = status.own ? fmt::format("{} rules of [egress]", status.rules)
+                                 : std::string("rules of [egress]");
+    const auto since = kernel.generation != 0 ? fmt::format("generation {}", kernel.generation)
+                                              : std::string("another version's");
+    const auto error = status.last_error.empty() ? "" : "; " + escape(status.last_error);
+    switch (status.state) {
+    case Status::State::off:
+        return "no rules of [egress]";
+    case Status::State::starting:
+        return "rules of [egress] on their way into the kernel" +
+               (kernel.something() ? fmt::format("; until then those of before ({})", since) : "");
+    case Status::State::detached:
+        return "NOT ENFORCED: [egress] is detached until the next reload";
+    case Status::State::failed:
+        return "NOT ENFORCED: rules of [egress]" + error;
+    case Status::State::in_force:
+        break;
+    }
+    const auto gone = std::ranges::count_if(
+        status.coverage, [](const auto& hook) { return hook.judges && !hook.attached; });
+    return fmt::format("{}{} {}, {}{}{}", kernel.monitor ? "NOT ENFORCED: " : "", what,
+                       kernel.monitor ? "only monitored" : "in force", since,
+                       gone > 0 ? fmt::format("; {} hooks NOT ATTACHED", gone) : "", error);
 }
 
 Enforcer::Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event)
@@ -96,8 +127,10 @@ policy::Policy Enforcer::part_of(const policy::Policy& policy) {
 void Enforcer::apply(const policy::Policy& policy, OnForce done, std::optional<bpf::Asker> asker) {
     if (!detaching_.empty()) {
         after_ = part_of(policy);
-        after_done_ = std::move(done);
         after_asker_ = asker;
+        if (const auto before = std::exchange(after_done_, std::move(done))) {
+            before(overtaken());
+        }
         return;
     }
     const bool wanted = !policy.egress.empty();
@@ -118,10 +151,11 @@ void Enforcer::apply(const policy::Policy& policy, OnForce done, std::optional<b
             return;
         }
     }
-    tell(fail("overtaken by other rules", ECANCELED));
-    waiting_ = builder_->apply(part_of(policy), asker);
-    done_ = std::move(done);
-    wait_until_ = after(clock_.now(), patience);
+    // Those that are being made may come into force before: who waits for them is told then.
+    const auto number = builder_->apply(part_of(policy), asker);
+    if (done) {
+        waiting_.push_back({number, std::move(done), after(clock_.now(), patience)});
+    }
 }
 
 void Enforcer::explain(Question question, OnAnswer done) {
@@ -147,7 +181,12 @@ void Enforcer::explain(Question question, OnAnswer done) {
 
 Result<> Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
     if (!loader_ || !detaching_.empty() || loader_->generation() == 0) {
-        return fail("no rules of [egress] are in force", ENOENT);
+        return fail(in_force()
+                        ? "the rules of [egress] in force are those of an earlier start, and "
+                          "egressd has no hold of the hooks: " +
+                              status_.last_error
+                        : "no rules of [egress] are in force",
+                    ENOENT);
     }
     const auto marked = loader_->mark_canary(pid, start, only_note);
     if (marked) {
@@ -182,7 +221,7 @@ void Enforcer::detach(OnDetach done) {
 
 void Enforcer::unload() {
     take_all_events();
-    tell(fail("detached"));
+    settle_all(fail("detached"));
     for (const auto& [number, done] : std::exchange(asking_, {})) {
         done(fail("no rules of [egress] are in force", ENOENT));
     }
@@ -193,7 +232,9 @@ void Enforcer::unload() {
     rules_.clear();
     status_ = {};
     const auto removed = bpf::remove_pins(options_.pins);
-    status_.state = removed ? Status::State::detached : Status::State::failed;
+    status_.state = removed      ? Status::State::detached
+                    : in_force() ? Status::State::in_force
+                                 : Status::State::failed;
     if (removed) {
         log::notice("egress",
                     "detached ({} pins removed): nothing of [egress] is enforced until the next "
@@ -212,16 +253,41 @@ void Enforcer::unload() {
 }
 
 void Enforcer::fail_with(const Error& error) {
-    status_.state = status_.generation == 0 ? Status::State::failed : Status::State::in_force;
+    status_.state = in_force() ? Status::State::in_force : Status::State::failed;
     status_.last_error = error.text;
     log::error("egress", "the rules of [egress] are {}: {}",
-               status_.generation == 0 ? "NOT ENFORCED" : "the ones before", error.text);
+               in_force() ? "the ones before" : "NOT ENFORCED", error.text);
 }
 
-void Enforcer::tell(const Result<>& result) {
-    wait_until_ = never;
-    if (const auto done = std::exchange(done_, {})) {
-        done(result);
+/// What became of the policy with that number; those before it were never begun.
+void Enforcer::settle(std::uint64_t number, const Result<>& result) {
+    std::vector<Waiting> settled;
+    while (!waiting_.empty() && waiting_.front().number <= number) {
+        settled.push_back(std::move(waiting_.front()));
+        waiting_.erase(waiting_.begin());
+    }
+    for (const auto& each : settled) { // each may apply() anew
+        each.done(each.number == number ? result : overtaken());
+    }
+}
+
+void Enforcer::settle_all(const Result<>& result) {
+    for (const auto& each : std::exchange(waiting_, {})) {
+        each.done(result);
+    }
+}
+
+void Enforcer::give_up_waiting() {
+    while (!waiting_.empty() && clock_.now() >= waiting_.front().until) {
+        log::warning("egress",
+                     "the rules of [egress] are not in force after {} seconds; that goes on",
+                     patience);
+        const auto late = std::move(waiting_.front());
+        waiting_.erase(waiting_.begin());
+        late.done(fail(fmt::format("the rules of [egress] are not in force after {} seconds; "
+                                   "\"egressctl status\" tells when they are",
+                                   patience),
+                       ETIMEDOUT));
     }
 }
 
@@ -260,7 +326,7 @@ void Enforcer::started(const Result<>& result) {
     loader_ = nullptr;
     builder_.reset(); // the next apply() tries anew
     fail_with(attended.error());
-    tell(attended);
+    settle_all(attended);
 }
 
 void Enforcer::installed(const Builder::Outcome& outcome) {
@@ -277,19 +343,30 @@ void Enforcer::installed(const Builder::Outcome& outcome) {
         fail_with(outcome.result.error());
     } else {
         status_.state = Status::State::in_force;
-        status_.last_error.clear();
-        status_.generation = outcome.generation;
+        status_.last_error = outcome.untidy;
         status_.prefixes = outcome.prefixes;
         status_.rules = outcome.rules.size();
+        note_in_force(outcome);
+    }
+    if (!outcome.again) {
+        settle(outcome.number, outcome.result);
+    }
+}
+
+void Enforcer::note_in_force(const Builder::Outcome& outcome) {
+    const bool fresh = rules_.empty() || rules_.back().first != outcome.generation;
+    if (fresh) {
         rules_.emplace_back(outcome.generation, outcome.rules);
         if (rules_.size() > EGRESS_SLOTS) {
             rules_.erase(rules_.begin());
         }
-        log::info("egress", "{} rules of [egress] in force, generation {}", status_.rules,
-                  status_.generation);
     }
-    if (!outcome.again && outcome.number == waiting_) {
-        tell(outcome.result);
+    if (fresh || outcome.untidy.empty()) {
+        log::info("egress", "{} rules of [egress] in force, generation {}", status_.rules,
+                  outcome.generation);
+    }
+    if (!outcome.untidy.empty()) {
+        log::warning("egress", "the rules before are not taken away yet: {}", outcome.untidy);
     }
 }
 
@@ -335,15 +412,7 @@ void Enforcer::tick() {
         report_troubles();
         loader_->tick();
     }
-    if (clock_.now() >= wait_until_) {
-        log::warning("egress",
-                     "the rules of [egress] are not in force after {} seconds; that goes on",
-                     patience);
-        tell(fail(fmt::format("the rules of [egress] are not in force after {} seconds; "
-                              "\"egressctl status\" tells when they are",
-                              patience),
-                  ETIMEDOUT));
-    }
+    give_up_waiting();
 }
 
 void Enforcer::tell_losses() {
@@ -379,11 +448,22 @@ void Enforcer::report_troubles() {
     }
 }
 
+bpf::InForce Enforcer::in_kernel() const {
+    return loader_ != nullptr ? loader_->in_force() : bpf::pinned_in_force(options_.pins);
+}
+
 Enforcer::Status Enforcer::status() const {
     Status out = status_;
+    out.kernel = in_kernel();
+    out.own = !rules_.empty() && rules_.back().first == out.kernel.generation;
     if (loader_ != nullptr) {
         out.counters = loader_->counters();
         out.coverage = loader_->coverage();
+        const auto judges = [](const auto& hook) { return hook.judges && hook.attached; };
+        if (out.state == Status::State::in_force && std::ranges::none_of(out.coverage, judges)) {
+            out.state = Status::State::failed;
+            out.last_error = "no hook is attached any more; restart egressd to attach them";
+        }
         out.knows_sender = loader_->settings().knows_sender != 0;
     }
     return out;

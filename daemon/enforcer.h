@@ -33,9 +33,10 @@ class Enforcer {
         enum class State { off, starting, in_force, failed, detached };
         State state = State::off;
         std::string last_error;
+        bpf::InForce kernel; ///< what decides there
+        bool own = false;    ///< this daemon put that there: the next two are of it
         std::size_t rules = 0;
         std::size_t prefixes = 0;
-        std::uint64_t generation = 0;
         std::uint64_t events = 0; ///< read by this daemon
         std::uint64_t missed = 0; ///< of those lost, before this daemon read
         bpf::KernelCounters counters;
@@ -78,9 +79,11 @@ class Enforcer {
     Status status() const;
     /// Lines of the rules that were applied last which cut off what a root shell needs.
     const std::vector<policy::Diagnostic>& own_goals() const { return own_goals_; }
-    /// Some policy of [egress] is, even if not the last that was tried.
-    bool in_force() const { return status_.generation != 0; }
+    /// Some policy of [egress] is, even if not the last that was tried and not of this daemon.
+    bool in_force() const { return in_kernel().something(); }
     static std::string_view text(Status::State state);
+    /// The state in a line, for the service manager.
+    static std::string line(const Status& status);
     const Options& options() const { return options_; }
     const bpf::Loader* loader() const { return loader_; }
 
@@ -88,15 +91,20 @@ class Enforcer {
     static policy::Policy part_of(const policy::Policy& policy);
     Result<> start();
     Result<> attend();
+    /// What decides there, from the one place that the hooks read it from.
+    bpf::InForce in_kernel() const;
     void started(const Result<>& result);
     void installed(const Builder::Outcome& outcome);
+    void note_in_force(const Builder::Outcome& outcome);
     void tell_losses();
     void report_troubles();
     void fail_with(const Error& error);
     void take_outcomes();
     std::size_t take_events();
     void take_all_events();
-    void tell(const Result<>& result);
+    void settle(std::uint64_t number, const Result<>& result);
+    void settle_all(const Result<>& result);
+    void give_up_waiting();
     void unload();
     static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
     static int on_ring(sd_event_source*, int, std::uint32_t, void* self);
@@ -111,9 +119,12 @@ class Enforcer {
     Source ring_source_;
     /// The rules by generation, for the events that are still under the one before.
     std::vector<std::pair<std::uint64_t, std::vector<policy::EgressRule>>> rules_;
-    std::uint64_t waiting_ = 0; ///< number of the policy that `done_` waits for
-    OnForce done_;
-    Moment wait_until_ = never;
+    struct Waiting {
+        std::uint64_t number; ///< of the policy
+        OnForce done;
+        Moment until;
+    };
+    std::vector<Waiting> waiting_;                           ///< the oldest first
     std::vector<std::pair<std::uint64_t, OnAnswer>> asking_; ///< by the number of the question
     std::vector<OnDetach> detaching_;     ///< who waits for it; empty: it is not under way
     std::optional<policy::Policy> after_; ///< to apply when it is done

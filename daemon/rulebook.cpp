@@ -222,7 +222,13 @@ void Rulebook::confirm(Done done) {
         return;
     }
     const auto text = policy::read_rules_file(conf_);
-    if (!text || *text != trial_->text) {
+    if (!text) {
+        done(failed(
+            fmt::format("egressd cannot read the rules in {}: {}", file(), text.error().what),
+            true));
+        return;
+    }
+    if (*text != trial_->text) {
         done(failed(fmt::format("the rules that are tried out are not in {} yet", file()), true));
         return;
     }

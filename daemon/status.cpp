@@ -104,14 +104,17 @@ json not_covered(const Enforcer::Status& status) {
 
 json egress_json(Daemon& daemon) {
     const auto status = daemon.enforcer().status();
+    const bool own = status.own || !status.kernel.something(); // else only their number is known
     json hooks = json::object();
     for (const auto& hook : status.coverage) {
         hooks[hook.hook] = hook.attached ? "attached" : hook.why;
     }
     return {{"state", Enforcer::text(status.state)},
-            {"rules", status.rules},
-            {"prefixes", status.prefixes},
-            {"generation", status.generation},
+            {"monitor", status.kernel.monitor},
+            {"rules", own ? json(status.rules) : json()},
+            {"prefixes", own ? json(status.prefixes) : json()},
+            {"generation", status.kernel.generation},
+            {"other_version", status.kernel.other_version},
             {"last_error", status.last_error},
             {"hooks", hooks},
             {"events",
@@ -205,6 +208,12 @@ std::string metrics_text(Daemon& daemon) {
     gauge("store_pending", "Changes that are not durable yet.", status["store"]["pending"]);
     gauge("helper_pending", "Requests that the helper has not answered.",
           status["helper"]["pending"]);
+    const auto& egress = status["egress"];
+    gauge("generation", "Number of the rules of [egress] in force in the kernel; 0: none.",
+          egress["generation"]);
+    const bool enforced = egress["state"] == Enforcer::text(Enforcer::Status::State::in_force) &&
+                          egress["monitor"] == false;
+    gauge("enforced", "Whether the kernel refuses by rules of [egress].", enforced ? 1 : 0);
     const auto family = [&](std::string_view name, std::string_view help, const json& kinds) {
         fmt::format_to(std::back_inserter(out),
                        "# HELP egress_{0} {1}\n# TYPE egress_{0} counter\n", name, help);

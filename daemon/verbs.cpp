@@ -327,14 +327,17 @@ void selftest(Daemon& daemon, const Request& request, const Answer& answer) {
         log::info("control", "uid {} tests the hooks", request.uid);
     }
     const auto* const loader = enforcer.loader();
+    const auto status = enforcer.status();
     const auto process = loader->process(loader->settings().canary);
     json hooks = json::object();
-    for (const auto& hook : loader->coverage()) {
+    for (const auto& hook : status.coverage) {
         hooks[hook.hook] = hook.attached ? "attached" : hook.why;
     }
     answer.send(good({{"seconds", EGRESS_CANARY_TIME / 1'000'000'000},
                       {"cgroup", enforcer.options().cgroup},
-                      {"monitor", enforcer.options().monitor},
+                      {"state", Enforcer::text(status.state)},
+                      {"generation", status.kernel.generation},
+                      {"monitor", status.kernel.monitor},
                       {"exe", process ? loader->path_of(process->program) : ""},
                       {"known", process.has_value()},
                       {"hooks", hooks}}));

@@ -108,7 +108,12 @@ void check_count(std::vector<Line>& lines, const Outcome<Json>& end) {
     }
 }
 
-bool is_good(const std::vector<Line>& lines) {
+/// Whether the rules are in force, and refuse, by what the kernel goes by.
+bool in_force(const Json& mark) {
+    return text_at(mark, "state") == "in force" && !true_at(mark, "monitor");
+}
+
+bool is_good(const Json& mark, const std::vector<Line>& lines) {
     bool any = false;
     for (const auto& line : lines) {
         any = any || (line.found == Found::enforced && line.hook != "exec");
@@ -116,11 +121,13 @@ bool is_good(const std::vector<Line>& lines) {
             return false;
         }
     }
-    return any;
+    return any && in_force(mark);
 }
 
 void tell_json(const Context& context, const Json& mark, const std::vector<Line>& lines) {
-    Json out = {{"enforced", is_good(lines)},
+    Json out = {{"enforced", is_good(mark, lines)},
+                {"state", text_at(mark, "state")},
+                {"generation", number_at(mark, "generation").value_or(0)},
                 {"cgroup", text_at(mark, "cgroup")},
                 {"monitor", true_at(mark, "monitor")},
                 {"paths", Json::array()}};
@@ -145,12 +152,17 @@ void tell(const Context& context, const Json& mark, const std::vector<Line>& lin
               line.hook.empty() ? "-" : line.hook, line.name,
               line.why.empty() ? "" : fmt::format(" ({})", printable(line.why)));
     }
+    print(context.out, "rules of [egress]: {}, generation {}\n", text_at(mark, "state"),
+          number_at(mark, "generation").value_or(0));
     if (true_at(mark, "monitor")) {
-        print(context.out, "egressd runs with -m: the rules themselves refuse nothing\n");
+        print(context.out,
+              "NOT ENFORCED: egressd runs with -m: the rules themselves refuse nothing\n");
+    } else if (!in_force(mark)) {
+        print(context.out, "NOT ENFORCED: \"egressctl status\" says why\n");
     }
     if (open > 0) {
         print(context.out, "NOT ENFORCED: {} of {} ways\n", open, lines.size());
-    } else if (!is_good(lines)) {
+    } else if (in_force(mark) && !is_good(mark, lines)) {
         print(context.out, "NOT ENFORCED: no way could be tried\n");
     }
 }
@@ -166,7 +178,7 @@ Exit run_in(const Context& context, const Json& mark, const Canary& canary) {
     } else {
         tell(context, mark, lines);
     }
-    return is_good(lines) ? Exit::ok : Exit::no;
+    return is_good(mark, lines) ? Exit::ok : Exit::no;
 }
 
 } // namespace

@@ -66,7 +66,10 @@ std::string first_line(const Json& status) {
     if (const auto uptime = number_at(status, "uptime"); uptime && *uptime >= 0) {
         text += ", up " + policy::print_duration(*uptime);
     }
-    return text + (true_at(status, "monitor") ? ", MONITOR: blocks nothing" : ", enforcing");
+    if (true_at(status, "monitor")) {
+        return text + ", MONITOR: blocks nothing";
+    }
+    return text + (text_at(part(status, "egress"), "state") == "not enforced" ? "" : ", enforcing");
 }
 
 /// What of [egress] is not as the rules say.
@@ -102,6 +105,10 @@ void tell_troubles(const Page& page, const Json& status) {
         page.line("DAMAGED", fmt::format("{} rows of the database are set aside (egressctl dump -x "
                                          "lists them)",
                                          damaged));
+    }
+    if (true_at(part(status, "egress"), "other_version")) {
+        page.line("NOT ALONE",
+                  "hooks of another version of egressd judge by its rules of [egress]");
     }
     for (const auto* const name : {"helper", "store", "rules", "egress"}) {
         const auto error = text_at(part(status, name), "last_error");

@@ -133,22 +133,40 @@ Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& out
     return to.result();
 }
 
-Result<> empty_slot(std::uint32_t slot, std::uint32_t in_force, const OuterMap& outer) {
-    // Changing a map of maps waits for every program that may still see what was there. So first
-    // something that changes nothing, then what would hurt who began before.
-    const int bases = outer("bases");
-    std::uint32_t id = 0;
-    if (bpf_map_lookup_elem(bases, &in_force, &id) == 0) {
-        const Fd inner(bpf_map_get_fd_by_id(id));
-        const int fd = inner.get();
-        if (fd < 0 || bpf_map_update_elem(bases, &in_force, &fd, BPF_ANY) < 0) {
-            return fail_errno("cannot wait for the policy before to be left");
-        }
+Result<Readers> Readers::make() {
+    const MapShape shape{BPF_MAP_TYPE_ARRAY, "readers", sizeof(std::uint32_t), sizeof(Index), 1, 0};
+    auto inner = make_map(shape);
+    if (!inner) {
+        return std::unexpected(inner.error());
     }
+    Readers out;
+    out.inner_ = std::move(*inner);
+    bpf_map_create_opts options{};
+    options.sz = sizeof options;
+    options.inner_map_fd = static_cast<std::uint32_t>(out.inner_.get());
+    const int fd = bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, shape.name.c_str(),
+                                  sizeof(std::uint32_t), sizeof(std::uint32_t), 1, &options);
+    if (fd < 0) {
+        return fail_errno("cannot make what tells that a policy is left", -fd);
+    }
+    out.outer_.reset(fd);
+    return out;
+}
+
+Result<> Readers::wait() const {
+    // Changing any map of maps waits for every program that runs. The policy's own are not touched:
+    // a descriptor of what another daemon put there takes a capability that egressd does without.
+    const std::uint32_t first = 0;
+    const int inner = inner_.get();
+    return bpf_map_update_elem(outer_.get(), &first, &inner, BPF_ANY) == 0
+               ? Result<>()
+               : fail_errno("cannot wait for the policy before to be left");
+}
+
+void empty_slot(std::uint32_t slot, const OuterMap& outer) {
     for (const auto name : names) {
         (void)bpf_map_delete_elem(outer(name), &slot); // ENOENT: there was none
     }
-    return {};
 }
 
 } // namespace egress::bpf

@@ -7,6 +7,7 @@
 
 #include "daemon/bpf/compile.h"
 #include "daemon/result.h"
+#include "lib/fd.h"
 
 namespace egress::bpf {
 
@@ -16,7 +17,18 @@ using OuterMap = std::function<int(std::string_view name)>;
 /// Makes and fills the inner maps and puts them into the slot, which is not in force.
 Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& outer);
 
-/// Waits until no verdict uses the slot any more (`in_force` is the other) and frees its maps.
-Result<> empty_slot(std::uint32_t slot, std::uint32_t in_force, const OuterMap& outer);
+/// Waits until every verdict that had begun before is given. Everything that it needs is made at
+/// the start, so that there is nothing it could lack once a policy has been switched to.
+class Readers {
+  public:
+    static Result<Readers> make();
+    Result<> wait() const;
+
+  private:
+    Fd outer_, inner_; ///< a map of maps in which no verdict looks
+};
+
+/// Frees the maps of a slot that no verdict uses any more.
+void empty_slot(std::uint32_t slot, const OuterMap& outer);
 
 } // namespace egress::bpf

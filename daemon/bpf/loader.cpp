@@ -79,30 +79,8 @@ std::string pin_of(const std::string& pins, std::string_view name) {
     return fmt::format("{}/{}", pins, name);
 }
 
-/// EGRESS_ABI of what is pinned there; nothing: nothing is.
-std::optional<std::uint32_t> pinned_abi(const std::string& pins) {
-    // Where it stands in every version's settings.
-    constexpr std::size_t place = 44;
-    static_assert(offsetof(egress_config, abi) == place);
-    const Fd map(bpf_obj_get(pin_of(pins, "config").c_str()));
-    if (!map) {
-        return std::nullopt;
-    }
-    bpf_map_info info{};
-    std::uint32_t size = sizeof info;
-    std::uint32_t abi = 0;
-    const std::uint32_t zero = 0;
-    if (bpf_obj_get_info_by_fd(map.get(), &info, &size) == 0 &&
-        info.value_size >= place + sizeof abi) {
-        std::vector<std::byte> value(info.value_size);
-        if (bpf_map_lookup_elem(map.get(), &zero, value.data()) == 0) {
-            std::memcpy(&abi, value.data() + place, sizeof abi);
-        }
-        if (info.value_size != sizeof(egress_config) && abi == EGRESS_ABI) {
-            abi = 0;
-        }
-    }
-    return abi;
+std::string pin_of_link(const std::string& pins, std::string_view program) {
+    return fmt::format("{}/link_{}", pins, program);
 }
 
 /// As many processes as the system lets there be: then none is without an entry.
@@ -138,6 +116,8 @@ struct Loader::Kernel {
     Fd unfold; ///< programs that make events of repeats
     Fd unfold_all;
     Fd files;                        ///< program that names files
+    Readers readers;
+    bool left = false; ///< nobody asks the policy before any more, and its memory is free
     egress_config* config = nullptr; ///< mapped
 
     /// Descriptor of the map of that name; there is one.
@@ -246,6 +226,11 @@ Result<> Loader::load(egress_bpf& skeleton) {
     if (auto taken = take_maps(skeleton.obj); !taken) {
         return taken;
     }
+    auto readers = Readers::make();
+    if (!readers) {
+        return std::unexpected(readers.error());
+    }
+    kernel_->readers = std::move(*readers);
     void* const config = mmap(nullptr, sizeof(egress_config), PROT_READ | PROT_WRITE, MAP_SHARED,
                               kernel_->map("config"), 0);
     if (config == MAP_FAILED) {
@@ -294,25 +279,25 @@ Result<> Loader::attach(bpf_object* object) {
             bpf_program__expected_attach_type(program) == BPF_TRACE_ITER) {
             continue;
         }
-        const std::string pin = pin_of(options_.pins, "link_" + name);
+        const std::string pin = pin_of_link(options_.pins, name);
         Link before(bpf_link__open(pin.c_str()));
         if (before && for_cgroup) {
             if (bpf_link__update_program(before.get(), program) == 0) {
-                coverage_.push_back({name, true, ""});
+                coverage_.push_back({name, true, "", for_cgroup});
                 continue;
             }
         }
         Link link(for_cgroup ? bpf_program__attach_cgroup(program, cgroup.get())
                              : bpf_program__attach(program));
         if (!link) {
-            coverage_.push_back({name, false, std::strerror(errno)});
+            coverage_.push_back({name, false, std::strerror(errno), for_cgroup});
             continue;
         }
         unlink(pin.c_str()); // the old one goes with its last descriptor, after the new is there
         if (const int code = bpf_link__pin(link.get(), pin.c_str()); code != 0) {
             return fail_errno("cannot pin " + pin, -code);
         }
-        coverage_.push_back({name, true, ""});
+        coverage_.push_back({name, true, "", for_cgroup});
     }
     return {};
 }
@@ -368,18 +353,32 @@ Result<std::vector<std::byte>> Loader::walk(int program, const bpf_iter_link_inf
 
 Result<> Loader::install(const Tables& tables) {
     const auto slot = static_cast<std::uint32_t>(tables.base->generation % EGRESS_SLOTS);
+    // Who began under what was in that slot, when a daemon died at this very moment, may still ask.
+    if (auto left = kernel_->left ? Result<>() : kernel_->readers.wait(); !left) {
+        return left;
+    }
     const auto outer = [this](std::string_view name) { return kernel_->map(name); };
     if (auto filled = fill_slot(tables, slot, outer); !filled) {
+        empty_slot(slot, outer);
         return filled;
     }
+    kernel_->left = false;
     std::atomic_ref(kernel_->config->generation)
         .store(tables.base->generation, std::memory_order_release);
-    if (auto removed = remove_pins_set_aside(options_.pins); !removed) {
-        return std::unexpected(removed.error());
+    return {}; // in force: whatever comes now must not be able to say otherwise
+}
+
+Result<> Loader::tidy() {
+    if (!kernel_->left) {
+        if (auto left = kernel_->readers.wait(); !left) {
+            return left;
+        }
+        const auto before = static_cast<std::uint32_t>((generation() + 1) % EGRESS_SLOTS);
+        empty_slot(before, [this](std::string_view name) { return kernel_->map(name); });
+        kernel_->left = true;
     }
-    // Nobody asks the policy before once the kernel has waited for those who began under it; then
-    // its memory can go.
-    return empty_slot(slot ^ 1, slot, outer);
+    const auto removed = remove_pins_set_aside(options_.pins);
+    return removed ? Result<>() : std::unexpected(removed.error());
 }
 
 std::uint64_t Loader::next_generation() const {
@@ -388,6 +387,22 @@ std::uint64_t Loader::next_generation() const {
 
 std::uint64_t Loader::generation() const {
     return kernel_->config->generation;
+}
+
+InForce Loader::in_force() const {
+    return {generation(), kernel_->config->monitor != 0, others_set_aside(options_.pins)};
+}
+
+std::vector<Coverage> Loader::coverage() const {
+    auto out = coverage_;
+    for (auto& hook : out) {
+        if (const auto why = hook.attached ? why_detached(pin_of_link(options_.pins, hook.hook))
+                                           : std::nullopt) {
+            hook.attached = false;
+            hook.why = *why;
+        }
+    }
+    return out;
 }
 
 void Loader::set_monitor(bool monitor) {

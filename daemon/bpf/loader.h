@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "daemon/bpf/compile.h"
+#include "daemon/bpf/in_force.h"
 #include "daemon/result.h"
 
 struct bpf_object;
@@ -25,7 +26,8 @@ namespace egress::bpf {
 struct Coverage {
     std::string hook;
     bool attached = false;
-    std::string why; ///< not attached: the kernel's reason
+    std::string why;     ///< not attached: the kernel's reason
+    bool judges = false; ///< it decides; the others know who a process is
 };
 
 struct LoaderOptions {
@@ -56,10 +58,15 @@ class Loader {
     Loader& operator=(const Loader&) = delete;
 
     /// Puts the policy in force; tables.base->generation must be next_generation(). On an error the
-    /// one before stays. Takes time with long lists: not for the loop.
+    /// one before stays; nothing follows the switch that could fail. Takes time with long lists:
+    /// not for the loop.
     Result<> install(const Tables& tables);
+    /// Gives back what policies before the one in force took, those of other versions too. On an
+    /// error it is to be tried again; the policy in force is in force all the same.
+    Result<> tidy();
     std::uint64_t next_generation() const;
     std::uint64_t generation() const; ///< in force; 0: none
+    InForce in_force() const;
 
     void set_monitor(bool monitor);
     /// Second of the local week at zero of the boot clock.
@@ -91,7 +98,8 @@ class Loader {
     void told_losses(std::uint64_t more);
     /// What libbpf had to say while it loaded, in lines that are safe to log.
     const std::vector<std::string>& remarks() const { return remarks_; }
-    const std::vector<Coverage>& coverage() const { return coverage_; }
+    /// Each hook as it is now: somebody else may have taken it off.
+    std::vector<Coverage> coverage() const;
     /// What the hooks know of a process, by its number in the initial pid namespace.
     std::optional<egress_process> process(std::uint32_t tgid) const;
     void each_process(const std::function<void(const egress_process&)>& what) const;

@@ -1,6 +1,7 @@
 #include "daemon/bpf/objects.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/bpf/cgroup_paths.h"
 #include "daemon/bpf/mounts.h"
 #include "lib/fd.h"
 
@@ -32,6 +34,7 @@ std::string cgroup_root() {
 
 std::string path_of_cgroup(std::uint64_t id) {
     static const std::string root = cgroup_root();
+    static CgroupPaths paths(root);
     static const Fd mount(open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     // A cgroup's id is its file handle, of the kind that kernfs has.
     constexpr int kernfs_handle = 0xfe;
@@ -41,6 +44,9 @@ std::string path_of_cgroup(std::uint64_t id) {
     handle->handle_type = kernfs_handle;
     std::memcpy(room + offsetof(file_handle, f_handle), &id, sizeof id);
     const Fd fd(open_by_handle_at(mount.get(), handle, O_RDONLY | O_CLOEXEC));
+    if (!fd && errno == EPERM) {
+        return paths.find(id);
+    }
     char path[4096];
     const ssize_t length =
         fd ? readlink(fmt::format("/proc/self/fd/{}", fd.get()).c_str(), path, sizeof path) : -1;

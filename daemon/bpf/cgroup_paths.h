@@ -1,0 +1,29 @@
+// Ids of cgroups -> paths, for a process that may not open a directory by its id: that takes
+// CAP_DAC_READ_SEARCH, which the service does without.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+namespace egress::bpf {
+
+class CgroupPaths {
+  public:
+    explicit CgroupPaths(std::string root) : root_(std::move(root)) {}
+
+    /// "/path" below the root; "" where there is no such cgroup, or it is so new that it is not
+    /// known yet: the hierarchy is walked where an id is missing, but for no more than a hundredth
+    /// of the time.
+    std::string find(std::uint64_t id);
+
+  private:
+    void walk();
+
+    std::string root_;
+    std::unordered_map<std::uint64_t, std::string> paths_;
+    std::chrono::steady_clock::time_point next_;
+};
+
+} // namespace egress::bpf
