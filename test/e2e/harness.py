@@ -27,6 +27,7 @@ from programs import (ABUSIVE, BAD_USER, BUILD, DATABASE, FAIL, OK, PATIENCE, PL
                       sanitized, sockaddr, wait_for)
 
 NOBODY = 65534
+AS_INSTALLED = "--as-installed"  # runs egressd as its systemd unit does: test/egress/as_unit.py
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
 
@@ -391,8 +392,10 @@ def clean_up():
 
 
 def main(names):
+    if AS_INSTALLED in sys.argv:
+        os.environ["EGRESS_TEST_AS_INSTALLED"] = "1"
     enter()
-    wanted = sys.argv[1:]
+    wanted = [word for word in sys.argv[1:] if word != AS_INSTALLED]
     tests = [(name, function) for name, function in names.items()
              if name.startswith("test_") and callable(function) and
              (not wanted or any(word in name for word in wanted))]

@@ -156,6 +156,8 @@ class Daemon:
         self.control = "/run/egress/control.sock"
         self.socket = "/run/egress/report.sock"
         helper = helper or artefact("helper/egress-helper")
+        if os.environ.get("EGRESS_TEST_AS_INSTALLED"):
+            wrapper = [*wrapper, sys.executable, "-B", os.path.join(SOURCE, "test/egress/as_unit.py"), BUILD]
         command = [*wrapper, artefact("daemon/egressd"), "-d", "-c", self.conf, "-C", helper,
                    "-D", self.database, "-s", self.socket, "-S", self.control, *options]
         if "-G" not in options:  # never the machine's own cgroups

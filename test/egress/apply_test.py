@@ -56,6 +56,7 @@ def test_confirmed(world):
     with guarded(world) as guard:
         guard.start_with(BEFORE)
         conf = guard.daemon.conf
+        os.chown(conf, 0, guard.gid())
         os.chmod(conf, 0o640)
         assert apply(world, guard, TRIED, "--confirm", "10m").returncode == 0
         assert probe(guard, TARGET) == ["EPERM"] and nfail(guard) == 7
@@ -65,7 +66,7 @@ def test_confirmed(world):
         assert done.returncode == 0 and json.loads(done.stdout) == {
             "confirmed": True, "file": conf, "old": conf + ".old"}, done
         assert read(conf) == TRIED and read(conf + ".old") == BEFORE
-        assert os.stat(conf).st_mode & 0o777 == 0o640
+        assert os.stat(conf).st_mode & 0o777 == 0o640 and os.stat(conf).st_gid == guard.gid()
         assert not trial(guard) and probe(guard, TARGET) == ["EPERM"]
         assert guard.daemon.request("POST", "/v1/reload")[0] == 200
         guard.daemon.stop()

@@ -66,7 +66,9 @@ def test_monitor_mode_is_told(world):
     with guarded(world) as guard:
         guard.start(RULES, "-m")
         text = selftest(guard)
-        assert text.returncode == 0 and "the rules themselves refuse nothing" in text.stdout, text
+        assert text.returncode == 1 and "NOT ENFORCED: egressd runs with -m" in text.stdout, text
+        answer = json.loads(selftest(guard, "--json").stdout)
+        assert answer["monitor"] and not answer["enforced"] and answer["state"] == "in force", answer
 
 
 def detach_link(name):
