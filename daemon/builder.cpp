@@ -188,6 +188,14 @@ std::optional<bpf::Inventory> Builder::take_inventory(bool fresh) {
         }
         return fresh ? std::optional(bpf::Inventory{}) : std::nullopt;
     }
+    for (const auto& [query, named] : now->paths) {
+        if (fresh && !named.file && access(query.path.c_str(), F_OK) < 0 && errno == EACCES) {
+            log::warning("rules",
+                         "{}: egressd may not look there, so that lines know the file by its place "
+                         "alone, and parent= and under= not at all",
+                         escape(query.path));
+        }
+    }
     keep_running(*now, fresh);
     return std::move(*now);
 }

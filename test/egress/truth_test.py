@@ -206,6 +206,14 @@ def test_as_the_unit_has_it(world):
         assert int(is_["Seccomp_filters"]) >= 10, is_
 
 
+def test_what_the_unit_may_not_see(world):
+    if not os.environ.get("EGRESS_TEST_AS_INSTALLED"):
+        raise harness.Skip("root sees everything")
+    with guarded(world) as guard:
+        guard.start("10.66.0.1 * * * /root/program deny\n")
+        wait_for(lambda: "/root/program: egressd may not look there" in guard.daemon.log(), 20, "a warning")
+
+
 def test_the_unit_and_its_copy_cannot_part(world):
     import as_unit
     path = os.path.join(harness.BUILD, "etc/systemd/egressd.service")
