@@ -152,7 +152,10 @@ Control::~Control() {
         for (MHD_Connection* const connection : std::exchange(suspended_, {})) {
             MHD_resume_connection(connection);
         }
-        MHD_run(http_);
+        // The end of a stream takes it several rounds: its last piece, the end mark, the close.
+        for (int round = 0; round < 4; ++round) {
+            MHD_run(http_);
+        }
         MHD_stop_daemon(http_);
     }
 }
