@@ -278,6 +278,13 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
         const char* const force =
             MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "force");
         exchange->request.force = force != nullptr && std::string_view(force) == "1";
+        const auto keep = [](void* query, MHD_ValueKind, const char* name, const char* value) {
+            static_cast<decltype(Request::query)*>(query)->emplace_back(
+                name, value == nullptr ? "" : value);
+            return MHD_YES;
+        };
+        MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, +keep,
+                                  &exchange->request.query);
         *state = exchange.release();
         give_time(connection, request_seconds, true);
         return MHD_YES;

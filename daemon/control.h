@@ -14,6 +14,8 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <systemd/sd-event.h>
 
@@ -34,6 +36,7 @@ struct Request {
     std::string path;
     std::string state;  ///< query argument "state"; empty where absent
     bool force = false; ///< query argument "force" is 1
+    std::vector<std::pair<std::string, std::string>> query; ///< all arguments, as they came
     std::string body;
     std::uint32_t uid = 0; ///< of the peer, from the kernel
     std::uint32_t gid = 0; ///< the same

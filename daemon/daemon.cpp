@@ -64,6 +64,37 @@ void tell_findings(const store::Env& env) {
 
 } // namespace
 
+namespace {
+
+EventLog::Kind kind_of(const egress_event& event) {
+    using Kind = EventLog::Kind;
+    return (event.rule_flags & EGRESS_RULE_ALARM) != 0 ? Kind::alarm
+           : event.action == EGRESS_EVENT_BLOCKED      ? Kind::blocked
+           : event.action == EGRESS_EVENT_MONITOR      ? Kind::monitored
+           : (event.rule_flags & EGRESS_RULE_LOG) != 0 ? Kind::allowed
+                                                       : Kind::unmatched;
+}
+
+log::Level level_of(EventLog::Kind kind) {
+    constexpr log::Level levels[EventLog::kinds] = {log::Level::warning, log::Level::notice,
+                                                    log::Level::notice,  log::Level::info,
+                                                    log::Level::debug,   log::Level::info};
+    return levels[static_cast<std::size_t>(kind)];
+}
+
+bool write_event(EventLog::Kind kind, const std::string& line) {
+    constexpr const char* keys[EventLog::kinds] = {"egress-alarm",     "egress-blocked",
+                                                   "egress-monitor",   "egress-allowed",
+                                                   "egress-unmatched", "egress-selftest"};
+    return log::write_whole(level_of(kind), keys[static_cast<std::size_t>(kind)], line,
+                            kind == EventLog::Kind::alarm);
+}
+
+} // namespace
+
+Daemon::Daemon(const Options& options)
+    : options_(options), event_log_(clock_, owner_names_, write_event) {}
+
 Daemon::~Daemon() {
     for (const auto& path : made_) {
         unlink(path.c_str());
@@ -264,6 +295,7 @@ Result<> Daemon::run(std::function<void()> ready) {
     sd_notify(0, "STOPPING=1");
     receiver_->drain();
     enforcer_->finish();
+    event_log_.flush();
     auto finished = keeper_->finish();
     log::notice("end", "stopped; blocks stay in force until their time ends");
     log::flush();
@@ -327,32 +359,32 @@ void Daemon::tick() {
     rulebook_->tick();
     control_->tick();
     tell_state();
+    event_log_.tick();
     if (clock_.now() % fold_every == 0) {
         log::flush();
     }
 }
 
 void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) {
-    const auto text = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
-                          .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-    watchers_.publish(text);
-    if (enforcer_->is_canary(event)) {
-        // What egressctl selftest tries is nobody's traffic: not counted, and no line is learnt.
-        log::info("egress-selftest", "{}", text);
-        return;
+    std::string made;
+    const auto text = [&]() -> const std::string& {
+        if (made.empty()) {
+            made = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
+                       .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+        }
+        return made;
+    };
+    watchers_.publish(event, rule, text);
+    // What egressctl selftest tries is nobody's traffic: not counted, and no line is learnt.
+    const bool canary = enforcer_->is_canary(event);
+    if (!canary) {
+        event_counts_.add(event, rule, clock_);
     }
-    event_counts_.add(event, rule, clock_);
-    // One kind per action: what is allowed in masses must not fold away what is refused.
-    if ((event.rule_flags & EGRESS_RULE_ALARM) != 0) {
-        log::warning("egress-alarm", "{}", text);
-    } else if (event.action == EGRESS_EVENT_BLOCKED) {
-        log::notice("egress-blocked", "{}", text);
-    } else if (event.action == EGRESS_EVENT_MONITOR) {
-        log::notice("egress-monitor", "{}", text);
-    } else if ((event.rule_flags & EGRESS_RULE_LOG) != 0) {
-        log::info("egress-allowed", "{}", text);
-    } else {
-        log::debug("egress-unmatched", "{}", text);
+    const auto kind = canary ? EventLog::Kind::selftest : kind_of(event);
+    if (level_of(kind) <= log::threshold()) {
+        const auto place = rule == nullptr ? std::string() : rule->place.text();
+        event_log_.add({kind, event.flow.uid, event.generation, event.rule, event.count, place},
+                       text);
     }
 }
 

@@ -12,6 +12,7 @@
 #include "daemon/enforcer.h"
 #include "daemon/event.h"
 #include "daemon/event_counts.h"
+#include "daemon/event_log.h"
 #include "daemon/firewall.h"
 #include "daemon/interfaces.h"
 #include "daemon/keeper.h"
@@ -45,13 +46,14 @@ class Daemon {
     Receiver& receiver() { return *receiver_; }
     Enforcer& enforcer() { return *enforcer_; }
     const EventCounts& event_counts() const { return event_counts_; }
+    const EventLog& event_log() const { return event_log_; }
     Watchers& watchers() { return watchers_; }
     const Control& control() const { return *control_; }
     Rulebook& rulebook() { return *rulebook_; }
     Moment started() const { return started_; }
 
   private:
-    explicit Daemon(const Options& options) : options_(options) {}
+    explicit Daemon(const Options& options);
     Result<> open_store();
     Result<> open_sockets();
     Result<> open_sources();
@@ -77,6 +79,7 @@ class Daemon {
     std::unique_ptr<Receiver> receiver_;
     OwnerNames owner_names_;
     EventCounts event_counts_;
+    EventLog event_log_;
     std::unique_ptr<Enforcer> enforcer_;
     std::unique_ptr<Reader> reader_;
     std::unique_ptr<Rulebook> rulebook_;

@@ -158,6 +158,7 @@ void put(Target target, const Line& line_of) {
 struct Queue {
     std::mutex mutex;
     std::condition_variable changed;
+    std::deque<Line> urgent; ///< go first
     std::deque<Line> lines;
     std::uint64_t lost = 0;
     bool stop = false;
@@ -166,12 +167,13 @@ struct Queue {
     void run(Target target) {
         std::unique_lock lock(mutex);
         while (true) {
-            changed.wait(lock, [this] { return stop || !lines.empty(); });
-            if (lines.empty()) {
+            changed.wait(lock, [this] { return stop || !urgent.empty() || !lines.empty(); });
+            if (urgent.empty() && lines.empty()) {
                 break;
             }
-            const Line line = std::move(lines.front());
-            lines.pop_front();
+            auto& from = urgent.empty() ? lines : urgent;
+            const Line line = std::move(from.front());
+            from.pop_front();
             const auto missing = std::exchange(lost, 0);
             lock.unlock();
             put(target, line);
@@ -193,6 +195,10 @@ std::shared_ptr<Queue>& queue() {
     return instance;
 }
 
+constexpr std::size_t most_lines = 4096;
+constexpr std::size_t most_whole = most_lines / 2; // leave room for what is not counted elsewhere
+constexpr std::size_t most_urgent = 2048;
+
 void emit(Level level, std::string_view key, std::string_view text, const Fields& fields) {
     Line line{level, std::string(key), std::string(text), fields};
     const auto to = queue();
@@ -200,7 +206,6 @@ void emit(Level level, std::string_view key, std::string_view text, const Fields
         put(state().target, line);
         return;
     }
-    constexpr std::size_t most_lines = 4096;
     const std::scoped_lock lock(to->mutex);
     if (to->lines.size() >= most_lines) {
         to->lost += 1;
@@ -271,6 +276,26 @@ void write(Level level, std::string_view key, std::string_view text, const Field
     }
     fold.text = text;
     fold.level = level;
+}
+
+bool write_whole(Level level, std::string_view key, std::string text, bool urgent) {
+    if (level > state().threshold) {
+        return true;
+    }
+    Line line{level, std::string(key), std::move(text), {}};
+    const auto to = queue();
+    if (!to) {
+        put(state().target, line);
+        return true;
+    }
+    const std::scoped_lock lock(to->mutex);
+    auto& lines = urgent ? to->urgent : to->lines;
+    if (lines.size() >= (urgent ? most_urgent : most_whole)) {
+        return false;
+    }
+    lines.push_back(std::move(line));
+    to->changed.notify_one();
+    return true;
 }
 
 void flush() {

@@ -41,6 +41,10 @@ using Fields = std::vector<Field>;
 /// `key` groups repeats (a message id such as "report-refused"), `text` is one safe line. The
 /// journal gets the key as EGRESS_EVENT and `fields` beside it; elsewhere only the line is written.
 void write(Level level, std::string_view key, std::string_view text, const Fields& fields = {});
+/// A line that is never folded, because it means something by itself and has been counted already.
+/// False: the log has no room for it, nothing is written. Urgent ones have room of their own, and
+/// go first. One below the threshold is not written, which is no lack of room.
+bool write_whole(Level level, std::string_view key, std::string text, bool urgent);
 /// Writes the pending "repeated N times" lines; called by the loop once a minute and at the end.
 void flush();
 

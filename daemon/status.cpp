@@ -88,6 +88,17 @@ json counts_json(Daemon& daemon) {
             {"overflowed", waiting.overflowed() + stored.overflowed.load()}};
 }
 
+/// Events by kind: written to the log one by one, and told by summaries.
+json log_json(Daemon& daemon) {
+    json out = json::object();
+    for (std::size_t kind = 0; kind < EventLog::kinds; ++kind) {
+        const auto& counted = daemon.event_log().counters(static_cast<EventLog::Kind>(kind));
+        out[EventLog::kind_names[kind]] = {{"written", counted.written},
+                                           {"summed_up", counted.summed_up}};
+    }
+    return out;
+}
+
 /// What goes out without being judged.
 json not_covered(const Enforcer::Status& status) {
     json out = {"AF_PACKET sockets", "tun devices", "vsock"};
@@ -125,6 +136,7 @@ json egress_json(Daemon& daemon) {
               {"missed", status.missed},
               {"watchers", daemon.watchers().size()}}},
             {"counts", counts_json(daemon)},
+            {"log", log_json(daemon)},
             {"losses", losses_json(status.counters)},
             {"processes_lost", status.counters.losses[EGRESS_LOST_PROCESS]},
             {"sockets_lost", status.counters.losses[EGRESS_LOST_SOCKET]},
@@ -232,6 +244,11 @@ std::string metrics_text(Daemon& daemon) {
           status["store"]["damaged"]);
     family("store_total", "Commits of the database.",
            {{"commits", status["store"]["commits"]}, {"failures", status["store"]["failures"]}});
+    json summed_up = json::object();
+    for (const auto& [kind, counted] : status["egress"]["log"].items()) {
+        summed_up[kind] = counted["summed_up"];
+    }
+    family("log_summed_up_total", "Events that the log tells of in summaries only.", summed_up);
     family("control_total", "Connections to the control socket that were ended.",
            {{"turned_away", status["control"]["turned_away"]},
             {"timed_out", status["control"]["timed_out"]}});

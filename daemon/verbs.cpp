@@ -351,7 +351,11 @@ void end_selftest(Daemon& daemon, const Answer& answer) {
 
 void watch(Daemon& daemon, const Request& request, const Answer& answer) {
     constexpr auto limits = Watchers::limits;
-    switch (daemon.watchers().add(answer, request.uid)) {
+    auto filter = EventFilter::of(request.query);
+    if (!filter) {
+        return answer.send(error(400, filter.error().text));
+    }
+    switch (daemon.watchers().add(answer, request.uid, std::move(*filter))) {
     case Shares::Room::yes:
         break;
     case Shares::Room::user_has_share:

@@ -29,7 +29,7 @@ void Watchers::Watcher::take(std::string& out) {
     queue.clear();
 }
 
-Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid) {
+Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid, EventFilter filter) {
     Shares shares(limits);
     for (const auto& each : watchers_) {
         if (const auto there = each.lock()) {
@@ -41,6 +41,7 @@ Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid) {
     }
     auto watcher = std::make_shared<Watcher>();
     watcher->uid = uid;
+    watcher->filter = std::move(filter);
     watchers_.push_back(watcher);
     watcher->wake = answer.feed([watcher](std::string& out) {
         watcher->take(out);
@@ -49,10 +50,12 @@ Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid) {
     return Shares::Room::yes;
 }
 
-void Watchers::publish(std::string_view line) {
+void Watchers::publish(const egress_event& event, const policy::EgressRule* rule,
+                       const std::function<std::string_view()>& line) {
     for (const auto& each : watchers_) {
-        if (const auto watcher = each.lock()) {
-            watcher->put(line);
+        const auto watcher = each.lock();
+        if (watcher && watcher->filter.passes(event, rule)) {
+            watcher->put(line());
         }
     }
 }

@@ -1,7 +1,8 @@
 // Who watches the events as they come (GET /v1/events).
 //
-// Each has a queue of bounded size. One that is slower than the events loses them, and is told how
-// many; it holds up neither the loop nor the others.
+// Each gets what passes its filter, into a queue of bounded size: nothing that it does not want
+// takes room there. One that is slower than the events loses them, and is told how many; it holds
+// up neither the loop nor the others.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "daemon/control.h"
+#include "daemon/event_filter.h"
 
 namespace egress {
 
@@ -20,14 +22,16 @@ class Watchers {
     static constexpr std::size_t most_queued = 256 << 10; ///< bytes for each
 
     /// Where there is no room nothing was answered.
-    Shares::Room add(const Answer& answer, std::uint32_t uid);
-    /// One line, without its end.
-    void publish(std::string_view line);
+    Shares::Room add(const Answer& answer, std::uint32_t uid, EventFilter filter);
+    /// To those who want it. `line` gives it without its end, and is called where one does.
+    void publish(const egress_event& event, const policy::EgressRule* rule,
+                 const std::function<std::string_view()>& line);
     std::size_t size(); ///< those that are still there
 
   private:
     struct Watcher {
         std::uint32_t uid = 0;
+        EventFilter filter;
         std::string queue;
         std::uint64_t dropped = 0; ///< since the last that was queued
         Wake wake;

@@ -13,53 +13,23 @@ namespace {
 
 constexpr std::size_t longest_line = 64 << 10;
 
-/// An event passes if it has one of the values of each option that was given.
-struct Filter {
-    std::vector<std::string> actions;
-    std::vector<std::string> programs;
-    std::vector<std::uint32_t> users;
-    std::vector<Prefix> destinations;
-    std::vector<std::int64_t> ports;
-    std::vector<std::string> rules;
-
-    bool passes(const Json& event) const {
-        return one_of(actions, raw(event, "action")) && one_of(programs, raw(event, "exe")) &&
-               (users.empty() || passes_user(number_at(event, "uid"))) &&
-               (destinations.empty() || passes_destination(raw(event, "addr"))) &&
-               (ports.empty() || passes_port(number_at(event, "port"))) &&
-               (rules.empty() || passes_rule(raw(event, "rule")));
+/// What the daemon is to filter by, as the arguments of the request.
+class Query {
+  public:
+    void add(std::string_view name, std::string_view value) {
+        text_ += text_.empty() ? '?' : '&';
+        text_ += fmt::format("{}=", name);
+        for (const char c : value) {
+            const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' ||
+                               c == '-' || c == '_';
+            text_ +=
+                plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+        }
     }
+    const std::string& text() const { return text_; }
 
   private:
-    static std::string raw(const Json& event, const char* key) {
-        const auto* const value = member(event, key);
-        return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
-    }
-    static bool one_of(const std::vector<std::string>& wanted, const std::string& text) {
-        return wanted.empty() || std::ranges::find(wanted, text) != wanted.end();
-    }
-    bool passes_user(std::optional<std::int64_t> uid) const {
-        return uid && std::ranges::find(users, *uid) != users.end();
-    }
-    bool passes_port(std::optional<std::int64_t> port) const {
-        return port && std::ranges::find(ports, *port) != ports.end();
-    }
-    /// "FILE:LINE:COLUMN", by its line alone or by as much of it as was given.
-    bool passes_rule(const std::string& place) const {
-        return std::ranges::any_of(rules, [&](const std::string& wanted) {
-            const auto line = place.substr(0, place.rfind(':')); // without the column
-            const bool line_only = wanted.find(':') == std::string::npos;
-            return wanted == "none" ? place.empty()
-                   : line_only      ? line.ends_with(":" + wanted)
-                                    : line == wanted || place == wanted;
-        });
-    }
-    bool passes_destination(const std::string& text) const {
-        const auto address = Address::parse(text);
-        return address && std::ranges::any_of(destinations, [&](const Prefix& prefix) {
-                   return prefix.contains(*address);
-               });
-    }
+    std::string text_;
 };
 
 /// "12", "FILE:12", with a column or not, or "none".
@@ -70,8 +40,8 @@ bool names_line(const std::string& text) {
            }));
 }
 
-Outcome<Filter> filter_of(const Arguments& arguments) {
-    Filter filter;
+Outcome<Query> query_of(const Arguments& arguments) {
+    Query query;
     for (auto action : arguments.each("action")) {
         std::ranges::transform(action, action.begin(),
                                [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
@@ -80,16 +50,17 @@ Outcome<Filter> filter_of(const Arguments& arguments) {
                                                  "or MONITOR",
                                                  printable(action)));
         }
-        filter.actions.push_back(action);
+        query.add("action", action);
     }
-    const auto programs = arguments.each("exe");
-    filter.programs.assign(programs.begin(), programs.end());
+    for (const auto& path : arguments.each("exe")) {
+        query.add("exe", path);
+    }
     for (const auto& text : arguments.each("uid")) {
         const auto user = parse_user(text);
         if (!user) {
             return fail(Exit::usage, "--uid: " + user.error().text);
         }
-        filter.users.push_back(user->uid);
+        query.add("uid", fmt::format("{}", user->uid));
     }
     for (const auto& text : arguments.each("port")) {
         const auto target = parse_target("0.0.0.0:" + text);
@@ -97,7 +68,7 @@ Outcome<Filter> filter_of(const Arguments& arguments) {
             return fail(Exit::usage,
                         fmt::format("--port: '{}' is no number from 1 to 65535", printable(text)));
         }
-        filter.ports.push_back(*target->port);
+        query.add("port", fmt::format("{}", *target->port));
     }
     for (const auto& text : arguments.each("rule")) {
         if (!names_line(text)) {
@@ -105,7 +76,7 @@ Outcome<Filter> filter_of(const Arguments& arguments) {
                                                  "/etc/egress.conf:12, or none",
                                                  printable(text)));
         }
-        filter.rules.push_back(text);
+        query.add("rule", text);
     }
     for (const auto& text : arguments.each("addr")) {
         const auto target = parse_target(text);
@@ -116,9 +87,9 @@ Outcome<Filter> filter_of(const Arguments& arguments) {
             return fail(Exit::usage,
                         fmt::format("--addr: '{}' has a port; leave it out", printable(text)));
         }
-        filter.destinations.push_back(target->prefix);
+        query.add("addr", target->prefix.text());
     }
-    return filter;
+    return query;
 }
 
 void add(std::string& line, std::string_view before, const std::string& text,
@@ -168,9 +139,9 @@ std::string event_line(const Json& event) {
 } // namespace
 
 Exit run_watch(const Context& context, const Arguments& arguments) {
-    const auto filter = filter_of(arguments);
-    if (!filter) {
-        return complain(context, filter.error());
+    const auto query = query_of(arguments);
+    if (!query) {
+        return complain(context, query.error());
     }
     bool understood = true;
     const auto on_line = [&](std::string_view text) {
@@ -180,9 +151,6 @@ Exit run_watch(const Context& context, const Arguments& arguments) {
             return false;
         }
         const auto dropped = number_at(*event, "dropped");
-        if (!dropped && !filter->passes(*event)) {
-            return true;
-        }
         if (context.json) {
             print(context.out, "{}\n", to_text(*event, -1));
         } else if (dropped) {
@@ -194,7 +162,8 @@ Exit run_watch(const Context& context, const Arguments& arguments) {
         }
         return std::fflush(context.out) == 0; // run() tells of it
     };
-    const auto ended = follow(context, {"GET", "/v1/events", {}, longest_line}, on_line);
+    const auto ended =
+        follow(context, {"GET", "/v1/events" + query->text(), {}, longest_line}, on_line);
     if (!ended) {
         return complain(context, ended.error());
     }
