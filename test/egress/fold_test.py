@@ -83,6 +83,7 @@ def test_stopped_at_once(world):
         daemon = guard.start(RULES)
         repeat(guard, LOOKS)
         daemon.stop()
+        told(guard, LOOKS)  # the log has a thread of its own
         assert total(guard) == LOOKS, guard.events()
         assert learnt(world) == [(PYTHON, 1000, LOOKS)]
 
@@ -105,6 +106,7 @@ def test_detached_at_once(world):
         daemon = guard.start(RULES)
         repeat(guard, LOOKS)
         assert daemon.request("DELETE", "/v1/egress", timeout=90)[0] == 200
+        told(guard, LOOKS)  # the log has a thread of its own
         assert total(guard) == LOOKS, guard.events()
 
 
