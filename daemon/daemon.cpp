@@ -92,8 +92,8 @@ bool write_event(EventLog::Kind kind, const std::string& line) {
 
 } // namespace
 
-Daemon::Daemon(const Options& options)
-    : options_(options), event_log_(clock_, owner_names_, write_event) {}
+Daemon::Daemon(const Options& options, lane::Spawner spawner)
+    : options_(options), spawner_(std::move(spawner)), event_log_(clock_, owner_names_, write_event) {}
 
 Daemon::~Daemon() {
     for (const auto& path : made_) {
@@ -101,8 +101,9 @@ Daemon::~Daemon() {
     }
 }
 
-Result<std::unique_ptr<Daemon>> Daemon::make(const Options& options, policy::Policy policy) {
-    std::unique_ptr<Daemon> daemon(new Daemon(options));
+Result<std::unique_ptr<Daemon>> Daemon::make(const Options& options, policy::Policy policy,
+                                             lane::Spawner spawner) {
+    std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(spawner)));
     sd_event* event = nullptr;
     if (const int code = sd_event_new(&event); code < 0) {
         return fail_errno("cannot make an event loop", -code);
@@ -177,8 +178,9 @@ Result<> Daemon::open_store() {
 }
 
 Result<> Daemon::open_sockets() {
-    receiver_ = std::make_unique<Receiver>(
-        event_.get(), *ledger_, [this](const Report& report) { ledger_->report(report); });
+    receiver_ =
+        std::make_unique<Receiver>(event_.get(), *ledger_, std::move(spawner_),
+                                   [this](const Report& report) { ledger_->report(report); });
     Fd control;
     bool reporting = false;
     const int handed = sd_listen_fds(1);

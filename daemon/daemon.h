@@ -27,8 +27,10 @@ namespace egress {
 
 class Daemon {
   public:
-    /// Opens everything. Must be called with all signals blocked and before any thread exists.
-    static Result<std::unique_ptr<Daemon>> make(const Options& options, policy::Policy policy);
+    /// Opens everything; `spawner` was started before. Must be called with all signals blocked and
+    /// before any thread exists.
+    static Result<std::unique_ptr<Daemon>> make(const Options& options, policy::Policy policy,
+                                                lane::Spawner spawner);
     ~Daemon();
 
     /// Runs until SIGTERM or SIGINT; then takes what is queued, makes it durable, and returns.
@@ -53,7 +55,7 @@ class Daemon {
     Moment started() const { return started_; }
 
   private:
-    explicit Daemon(const Options& options);
+    Daemon(const Options& options, lane::Spawner spawner);
     Result<> open_store();
     Result<> open_sockets();
     Result<> open_sources();
@@ -68,6 +70,7 @@ class Daemon {
     static int on_interfaces(sd_event_source*, int, std::uint32_t, void* self);
 
     Options options_;
+    lane::Spawner spawner_; ///< the receiver takes it
     SystemClock clock_;
     Moment started_ = 0;
     Event event_;

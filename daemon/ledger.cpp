@@ -32,6 +32,17 @@ Ledger::Ledger(const Clock& clock, const Interfaces& interfaces, Options options
 void Ledger::replace(policy::Policy policy) {
     table_.set_capacity(rows_of(policy));
     rule_reasons_.clear();
+    owners_.clear();
+    const auto note = [&](const auto& lines) {
+        for (const auto& line : lines) {
+            if (line.owner) {
+                owners_.insert(*line.owner);
+            }
+        }
+    };
+    note(policy.local);
+    note(policy.remote);
+    note(policy.trusted);
     matcher_ = std::make_unique<policy::Matcher>(
         std::move(policy), options_.standard_name,
         [this](std::string_view name) { return names_.number(name); });
@@ -47,6 +58,10 @@ bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& prot
     type = line->type.value_or(0);
     protocol = line->protocol.number.value_or(0);
     return true;
+}
+
+bool Ledger::is_known(std::uint32_t uid) const {
+    return uid == 0 || owners_.contains(uid);
 }
 
 void Ledger::report(const Report& report) {

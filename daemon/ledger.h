@@ -8,6 +8,7 @@
 #include <functional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "daemon/clock.h"
@@ -91,6 +92,7 @@ class Ledger final : public TrustedReporters {
     void replace(policy::Policy policy);
     const policy::Policy& policy() const { return matcher_->policy(); }
     bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const override;
+    bool is_known(std::uint32_t uid) const override;
 
     // The store's side.
     void load(const store::Row& row);
@@ -156,6 +158,7 @@ class Ledger final : public TrustedReporters {
     const Clock& clock_;
     const Interfaces& interfaces_;
     Options options_;
+    std::unordered_set<std::uint32_t> owners_; ///< that the rules name
     Intern names_;
     Intern reasons_;
     std::unordered_map<const policy::Rule*, std::uint16_t> rule_reasons_;

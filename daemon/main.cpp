@@ -14,6 +14,7 @@
 #include "daemon/bpf/guard.h"
 #include "daemon/bpf/world.h"
 #include "daemon/daemon.h"
+#include "daemon/lane_spawner.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
 #include "egress-paths.h"
@@ -89,7 +90,7 @@ void leave_terminal(Fd& ready) {
     ready.reset();
 }
 
-int serve(const Options& options, policy::Policy policy) {
+int serve(const Options& options, policy::Policy policy, lane::Spawner spawner) {
     const bool foreground = options.foreground || getenv("NOTIFY_SOCKET") != nullptr;
     const auto in_run = [](const std::string& path) {
         return path.starts_with(EGRESS_RUN_DIR "/");
@@ -103,7 +104,7 @@ int serve(const Options& options, policy::Policy policy) {
     raise_limits();
     const auto threshold = options.verbose ? log::Level::debug : log::Level::info;
     log::open(log::Target::standard_error, threshold);
-    auto daemon = Daemon::make(options, std::move(policy));
+    auto daemon = Daemon::make(options, std::move(policy), std::move(spawner));
     if (!daemon) {
         say(daemon.error().text);
         return EXIT_FAILURE;
@@ -142,6 +143,12 @@ int main(int argc, char** argv) {
         fmt::print("egressd {}\n", EGRESS_VERSION);
         return EXIT_SUCCESS;
     }
+    // While this process holds nothing yet: what reads the reports must not hold any of it either.
+    auto spawner = options->check ? Result<lane::Spawner>() : lane::Spawner::start();
+    if (!spawner) {
+        say(spawner.error().text);
+        return EXIT_FAILURE;
+    }
     // Lists and tables come and go as a whole: in mappings of their own they leave nothing behind.
     // Set by hand it stays; by itself the threshold would grow to 32 MiB with the first list.
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
@@ -162,5 +169,5 @@ int main(int argc, char** argv) {
         fmt::print("egressd: {}: the rules are good\n", options->conf);
         return EXIT_SUCCESS;
     }
-    return serve(*options, std::move(parsed.policy));
+    return serve(*options, std::move(parsed.policy), std::move(*spawner));
 }

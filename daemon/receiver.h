@@ -1,4 +1,9 @@
-// The report sockets: accept, read many messages at a wake-up, keep every user within its share.
+// The report sockets: accept, have lanes read what came (lanes.h), keep every user within its
+// share.
+//
+// The loop itself never receives what a stranger sends: it watches the connections, and a lane
+// reads those that are ready. A uid whose message kept a lane waiting is not read for a while, at
+// each repetition longer; the connection that brought it is closed.
 //
 // Fairness: a connection reads one bounded batch per turn, turns go round; each uid but root has a
 // bucket of reports per second. A uid whose bucket is empty is not read for a moment: its messages
@@ -8,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <map>
@@ -17,7 +23,7 @@
 
 #include <systemd/sd-event.h>
 
-#include "daemon/closer.h"
+#include "daemon/lanes.h"
 #include "daemon/report.h"
 #include "daemon/result.h"
 #include "daemon/unref.h"
@@ -37,6 +43,7 @@ class Receiver {
         std::uint32_t uid = 0;
         std::size_t connections = 0;
         std::uint64_t paused = 0;
+        std::size_t lanes_lost = 0; ///< given up because of it, and not gone yet
     };
     struct Counters {
         std::uint64_t taken = 0; ///< messages that were reports
@@ -45,9 +52,9 @@ class Receiver {
         std::uint64_t closed_idle = 0;
     };
 
-    Receiver(sd_event* event, const TrustedReporters& trusted,
+    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
              std::function<void(const Report&)> sink);
-    Receiver(sd_event* event, const TrustedReporters& trusted,
+    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
              std::function<void(const Report&)> sink, Limits limits);
     ~Receiver();
 
@@ -63,12 +70,11 @@ class Receiver {
 
     const Counters& counters() const { return counters_; }
     std::vector<User> users() const;
+    const Lanes& lanes() const { return lanes_; }
 
   private:
     struct Uid;
     struct Connection;
-    struct Buffers;
-    struct Ancillary;
 
     static int on_listener(sd_event_source*, int fd, std::uint32_t, void* self);
     static int on_connection(sd_event_source*, int fd, std::uint32_t, void* connection);
@@ -76,26 +82,31 @@ class Receiver {
 
     Result<> watch_listener(Fd listener, bool kept);
     bool accept_one(int listener);
-    void watch(std::unique_ptr<Connection> connection);
-    bool read_batch(Connection& connection, unsigned most);
-    void read_queued(Connection& connection);
-    void handle(msghdr& message, std::size_t length, const Connection& connection);
-    std::variant<Report, Refusal> judge(const msghdr& message, std::size_t length,
-                                        const Ancillary& came) const;
+    void crowd(Connection& newest);
+    void uncrowd();
+    void want(Connection& connection);
+    void dispatch(Uid& uid);
+    void dispatch_hungry();
+    void on_judged(const Lanes::Turn& turn, const lane::Board& board, Lanes::End end);
+    void go_on(Connection& connection, const lane::Stretch& stretch);
+    void stuck(Connection& connection, const lane::Board& board, std::uint32_t first);
+    bool watch(Connection& connection);
+    std::size_t handle(const lane::Board& board, std::size_t first, std::size_t count);
     void refuse(Refusal refusal, const Sender* sender);
     bool spend(Uid& uid, std::size_t reports);
     void pause(Uid& uid);
-    void close(Connection& connection);
+    void close(Connection& connection, bool ended);
     Uid& greediest();
     void make_room(Uid& uid);
+    void forget_uids();
 
     sd_event* event_;
     const TrustedReporters& trusted_;
     std::function<void(const Report&)> sink_;
     Limits limits_;
-    Closer closer_;
     Counters counters_;
     std::map<std::uint32_t, Uid> uids_;
+    std::vector<Uid*> hungry_; ///< have connections to read, and found no lane
     std::list<std::unique_ptr<Connection>> connections_; ///< most recently active last
     struct Listener {
         Fd fd;
@@ -103,9 +114,10 @@ class Receiver {
         bool kept = false; ///< by the service manager, together with what waits in it
     };
     std::vector<Listener> listeners_;
-    std::unique_ptr<Buffers> buffers_;
     Source refill_;
+    bool crowded_ = false; ///< nothing is accepted until a lane has read something
     bool draining_ = false;
+    Lanes lanes_;
 };
 
 } // namespace egress

@@ -4,6 +4,7 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "lib/fd.h"
 
@@ -36,10 +37,6 @@ int type_of(int fd, int protocol) {
     }
 }
 
-std::optional<Endpoint> said(const wire::Record& record) {
-    return Endpoint::from(reinterpret_cast<const sockaddr*>(&record.remote), record.remote_length);
-}
-
 /// An IPv6 address cannot arrive on an IPv4 socket, nor IPv4 on an IPv6 socket that refuses it.
 bool can_arrive(const Address& address, int fd, int domain) {
     if (domain == AF_INET) {
@@ -64,59 +61,88 @@ std::uint64_t own_namespace() {
     return cookie;
 }
 
-/// In a network namespace of his own, any user is root and has any address he likes; what its
-/// sockets say proves nothing, unless root (a container's server) or a trusted reporter vouches for
-/// it.
-bool proves_nothing(int fd, std::uint32_t uid, const TrustedReporters& trusted) {
-    if (uid == 0 || own_namespace() == 0 || namespace_of(fd) == own_namespace()) {
-        return false;
+/// The owner of a socket's inode: who called socket(2) or accept(2), with the file system's uid of
+/// that moment. A user can give his own away only to uids of his own.
+std::uint32_t maker_of(int fd) {
+    struct stat its {};
+    return fstat(fd, &its) == 0 ? its.st_uid : static_cast<std::uint32_t>(-1);
+}
+
+Refusal examine_socket(int fd, Finding& found) {
+    sockaddr_storage storage{};
+    socklen_t length = sizeof storage;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) {
+        return errno == ENOTSOCK || errno == EBADF ? Refusal::not_a_socket : Refusal::not_inet;
     }
-    Endpoint local;
-    int type = 0;
-    int protocol = 0;
-    return !trusted.service_of(uid, local, type, protocol);
+    const int domain = storage.ss_family;
+    const auto local = Endpoint::from(reinterpret_cast<const sockaddr*>(&storage), length);
+    if (!local) {
+        return Refusal::not_inet;
+    }
+    if (local->port == 0) {
+        return Refusal::unbound;
+    }
+    found.local = *local;
+    found.by_socket = true;
+    found.protocol = option(fd, SOL_SOCKET, SO_PROTOCOL);
+    if (found.protocol == IPPROTO_MPTCP) {
+        found.protocol = IPPROTO_TCP; // what the packets carry, and what rules say
+    }
+    if (found.protocol < 0 || found.protocol > 255) {
+        return Refusal::wrong_protocol;
+    }
+    if (found.sender.uid != 0) { // root's word is good for both
+        found.other_namespace = own_namespace() != 0 && namespace_of(fd) != own_namespace();
+        found.maker = maker_of(fd);
+    }
+    found.type = type_of(fd, found.protocol);
+    if (const auto peer = peer_of(fd)) {
+        found.connected = true;
+        found.remote = *peer;
+        return Refusal::count_;
+    }
+    found.listens = found.type != SOCK_DGRAM && option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1;
+    found.speaks_said = !found.said_well || can_arrive(found.said.address, fd, domain);
+    return Refusal::count_;
 }
 
 using Verdict = std::variant<Report, Refusal>;
 
+bool is_trusted(std::uint32_t uid, const TrustedReporters& trusted) {
+    Endpoint local;
+    int type = 0;
+    int protocol = 0;
+    return trusted.service_of(uid, local, type, protocol);
+}
+
 /// No descriptor: the address is what the reporter says, and the rules must trust it to say so.
-Verdict without_fd(Report report, const wire::Record& record, const TrustedReporters& trusted) {
+Verdict without_fd(Report report, const Finding& found, const TrustedReporters& trusted) {
     if (!trusted.service_of(report.uid, report.local, report.type, report.protocol)) {
         return Refusal::no_fd;
     }
-    const auto remote = said(record);
-    if (!remote) {
+    if (!found.said_well) {
         return Refusal::no_address;
     }
-    report.remote = *remote;
+    report.remote = found.said;
     return report;
 }
 
 /// A socket without a peer: an unconnected datagram socket may bring the address; so may a stream
 /// socket, from those who could have reported without any: one that listens, or whose connection
 /// was reset before we read of it.
-Verdict without_peer(Report report, const wire::Record& record, int fd, int domain,
-                     const TrustedReporters& trusted) {
+Verdict without_peer(Report report, const Finding& found, const TrustedReporters& trusted) {
     const bool datagram = report.type == SOCK_DGRAM;
-    if (!datagram) {
-        const bool listens = option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1;
-        const bool says = record.remote_length != 0;
-        Endpoint local;
-        int type = 0;
-        int protocol = 0;
-        if ((!listens && !says) || !trusted.service_of(report.uid, local, type, protocol)) {
-            return listens ? Refusal::listening : Refusal::not_connected;
-        }
+    if (!datagram && ((!found.listens && !found.says) || !is_trusted(report.uid, trusted))) {
+        return found.listens ? Refusal::listening : Refusal::not_connected;
     }
-    const auto remote = said(record);
-    if (!remote) {
+    if (!found.said_well) {
         return Refusal::no_address;
     }
-    if (!can_arrive(remote->address, fd, domain)) {
+    if (!found.speaks_said) {
         return Refusal::wrong_family;
     }
-    report.remote = *remote;
-    report.forgeable = datagram && !record.verified;
+    report.remote = found.said;
+    report.forgeable = datagram && !found.verified;
     return report;
 }
 
@@ -141,49 +167,49 @@ Refusal refusal_of(wire::Fault fault) {
     return Refusal::bad_length;
 }
 
-std::variant<Report, Refusal> verify(const wire::Record& record, int fd, const Sender& sender,
-                                     const TrustedReporters& trusted) {
-    Report report;
-    report.action = static_cast<Action>(record.action);
-    report.uid = sender.uid;
-    report.pid = sender.pid;
-    report.message = record.message;
-    Verdict verdict = Refusal::no_fd;
-    if (fd < 0) {
-        verdict = without_fd(report, record, trusted);
-    } else {
-        sockaddr_storage storage{};
-        socklen_t length = sizeof storage;
-        if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) {
-            return errno == ENOTSOCK || errno == EBADF ? Refusal::not_a_socket : Refusal::not_inet;
-        }
-        const int domain = storage.ss_family;
-        const auto local = Endpoint::from(reinterpret_cast<const sockaddr*>(&storage), length);
-        if (!local) {
-            return Refusal::not_inet;
-        }
-        if (local->port == 0) {
-            return Refusal::unbound;
-        }
-        report.local = *local;
-        report.protocol = option(fd, SOL_SOCKET, SO_PROTOCOL);
-        if (report.protocol == IPPROTO_MPTCP) {
-            report.protocol = IPPROTO_TCP; // what the packets carry, and what rules say
-        }
-        if (report.protocol < 0 || report.protocol > 255) {
-            return Refusal::wrong_protocol;
-        }
-        if (proves_nothing(fd, sender.uid, trusted)) {
-            return Refusal::other_namespace;
-        }
-        report.type = type_of(fd, report.protocol);
-        if (const auto peer = peer_of(fd)) {
-            report.remote = *peer;
-            verdict = report;
-        } else {
-            verdict = without_peer(report, record, fd, domain, trusted);
-        }
+Finding examine(const wire::Record& record, int fd, const Sender& sender) {
+    Finding found;
+    found.has_sender = true;
+    found.sender = sender;
+    found.action = static_cast<Action>(record.action);
+    found.verified = record.verified;
+    found.message_length = static_cast<std::uint16_t>(record.message.size());
+    found.says = record.remote_length != 0;
+    const auto said =
+        Endpoint::from(reinterpret_cast<const sockaddr*>(&record.remote), record.remote_length);
+    found.said_well = said.has_value();
+    found.said = said.value_or(Endpoint{});
+    if (fd >= 0) {
+        found.refusal = examine_socket(fd, found);
     }
+    return found;
+}
+
+std::variant<Report, Refusal> conclude(const Finding& found, std::string_view message,
+                                       const TrustedReporters& trusted) {
+    if (found.refusal != Refusal::count_) {
+        return found.refusal;
+    }
+    Report report;
+    report.action = found.action;
+    report.local = found.local;
+    report.remote = found.remote;
+    report.type = found.type;
+    report.protocol = found.protocol;
+    report.uid = found.sender.uid;
+    report.pid = found.sender.pid;
+    report.by_socket = found.by_socket;
+    report.maker = found.maker;
+    report.message = message;
+    // In a network namespace of his own, any user is root and has any address he likes; what its
+    // sockets say proves nothing, unless root (a container's server) or a trusted reporter vouches
+    // for it.
+    if (found.other_namespace && report.uid != 0 && !is_trusted(report.uid, trusted)) {
+        return Refusal::other_namespace;
+    }
+    Verdict verdict = !found.by_socket  ? without_fd(report, found, trusted)
+                      : found.connected ? Verdict(report)
+                                        : without_peer(report, found, trusted);
     if (const auto* accepted = std::get_if<Report>(&verdict);
         accepted != nullptr && accepted->remote.address.is_unspecified()) {
         return Refusal::unusable_address;

@@ -2,6 +2,10 @@
 //
 // The fd is the proof: addresses, port and type come from the kernel. What the message itself says
 // of an address is used only where the kernel cannot know it, and only from reporters who may.
+//
+// In two steps, because asking a stranger's descriptor may wait without end: a lane (lane.h) calls
+// examine(), which asks the kernel; the loop calls conclude(), which asks the rules and nobody
+// else.
 #pragma once
 
 #include <array>
@@ -38,17 +42,18 @@ enum class Refusal : std::uint8_t {
     wrong_family,     ///< the address cannot have come in on that socket
     other_namespace,  ///< a socket of another network namespace, where its maker may be any address
     wrong_protocol,   ///< a protocol number that no packet carries
+    stuck,            ///< what came with it kept its lane waiting, and the lane was given up
     unusable_address, ///< 0.0.0.0 or ::
     count_,
 };
 
 inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::count_)>
-    refusal_names = {"too_short",       "too_long",     "bad_magic",       "bad_version",
-                     "bad_length",      "bad_action",   "bad_address",     "no_credentials",
-                     "no_fd",           "lost_fd",      "many_fds",        "not_a_socket",
-                     "not_inet",        "unbound",      "not_connected",   "listening",
-                     "no_address",      "wrong_family", "other_namespace", "wrong_protocol",
-                     "unusable_address"};
+    refusal_names = {"too_short",  "too_long",        "bad_magic",       "bad_version",
+                     "bad_length", "bad_action",      "bad_address",     "no_credentials",
+                     "no_fd",      "lost_fd",         "many_fds",        "not_a_socket",
+                     "not_inet",   "unbound",         "not_connected",   "listening",
+                     "no_address", "wrong_family",    "other_namespace", "wrong_protocol",
+                     "stuck",      "unusable_address"};
 
 struct Report {
     Action action = Action::ok;
@@ -60,6 +65,8 @@ struct Report {
     int protocol = 0;
     std::uint32_t uid = 0;
     std::int32_t pid = 0;
+    bool by_socket = false;   ///< a socket came with it
+    std::uint32_t maker = 0;  ///< uid that opened or accepted that socket
     std::string_view message; ///< as sent, unescaped; valid while the message's buffer is
 };
 
@@ -74,11 +81,40 @@ class TrustedReporters {
   public:
     virtual ~TrustedReporters() = default;
     virtual bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const = 0;
+    /// Root, and each uid that a line of the rules names as owner: lanes are reserved for it.
+    virtual bool is_known(std::uint32_t uid) const = 0;
 };
 
-/// Makes a Report of a decoded record and at most one descriptor (-1: none). Does not close the fd.
-std::variant<Report, Refusal> verify(const wire::Record& record, int fd, const Sender& sender,
-                                     const TrustedReporters& trusted);
+/// What a lane found out about one message. Plain bytes: it crosses a shared mapping.
+struct Finding {
+    Refusal refusal = Refusal::count_; ///< count_: none that needs no rules
+    bool has_sender = false;
+    Sender sender;
+    Action action = Action::ok;
+    bool verified = false;  ///< EGRESS_VERIFIED
+    bool by_socket = false; ///< a socket came with it; all below but `said` is of that socket
+    bool connected = false; ///< `remote` is the kernel's word
+    bool listens = false;
+    bool speaks_said = true;      ///< an address like `said` can come in on it
+    bool other_namespace = false; ///< not of the daemon's own network namespace
+    bool says = false;            ///< the record brings an address ...
+    bool said_well = false;       ///< ... which is `said`
+    Endpoint local;
+    Endpoint remote;
+    Endpoint said;
+    int type = 0;
+    int protocol = 0;
+    std::uint32_t maker = 0; ///< uid that opened or accepted it
+    std::uint16_t message_length = 0;
+};
+
+/// Asks the kernel about a decoded record and at most one descriptor (-1: none), which stays the
+/// caller's. May wait for as long as a holder of the descriptor likes.
+Finding examine(const wire::Record& record, int fd, const Sender& sender);
+
+/// Makes a Report of a finding by what the rules allow. `message` is the record's text.
+std::variant<Report, Refusal> conclude(const Finding& finding, std::string_view message,
+                                       const TrustedReporters& trusted);
 
 Refusal refusal_of(wire::Fault fault);
 

@@ -164,11 +164,22 @@ json control_json(Daemon& daemon) {
             {"users", users}};
 }
 
+/// The processes that read what reporters send.
+json lanes_json(Daemon& daemon) {
+    const auto counted = daemon.receiver().lanes().counters();
+    return {{"running", counted.running},
+            {"busy", counted.busy},
+            {"lost", counted.lost},
+            {"given_up", counted.given_up}};
+}
+
 json users_json(Daemon& daemon) {
     json users = json::array();
     for (const auto& user : daemon.receiver().users()) {
-        users.push_back(
-            {{"uid", user.uid}, {"connections", user.connections}, {"paused", user.paused}});
+        users.push_back({{"uid", user.uid},
+                         {"connections", user.connections},
+                         {"paused", user.paused},
+                         {"lanes_lost", user.lanes_lost}});
     }
     return users;
 }
@@ -203,6 +214,7 @@ json status_json(Daemon& daemon) {
             {"rules", rules_json(daemon)},
             {"egress", egress_json(daemon)},
             {"control", control_json(daemon)},
+            {"lanes", lanes_json(daemon)},
             {"users", users_json(daemon)}};
 }
 

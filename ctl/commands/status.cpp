@@ -126,7 +126,8 @@ void tell_users(const Page& page, const Json& users) {
         const auto uid = number_at(user, "uid");
         page.line("user", fmt::format("uid {}: {}", uid ? fmt::format("{}", *uid) : "unknown",
                                       counts(user, {{"connections", "connections"},
-                                                    {"paused", "times paused"}})));
+                                                    {"paused", "times paused"},
+                                                    {"lanes_lost", "lanes lost"}})));
     }
 }
 
@@ -263,6 +264,10 @@ Exit run_status(const Context& context, const Arguments&) {
                                               {"turned_away", "turned away"},
                                               {"timed_out", "timed out"}}));
     }
+    page.line("lanes", counts(part(*status, "lanes"), {{"running", "running"},
+                                                       {"busy", "busy"},
+                                                       {"lost", "lost"},
+                                                       {"given_up", "given up"}}));
     tell_users(page, part(*status, "users"));
     return Exit::ok;
 }

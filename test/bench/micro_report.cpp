@@ -50,6 +50,7 @@ BENCHMARK(decode)->Name("wire/decode");
 class NobodyTrusted final : public TrustedReporters {
   public:
     bool service_of(std::uint32_t, Endpoint&, int&, int&) const override { return false; }
+    bool is_known(std::uint32_t) const override { return false; }
 };
 
 /// A connected socket: of an accepted TCP connection, or of a UDP service.
@@ -81,7 +82,8 @@ void verify_fd(benchmark::State& state) {
     record.action = auth_fail;
     record.message = text;
     for (auto _ : state) {
-        const auto verdict = verify(record, connected.server.get(), Sender{1000, 1}, nobody);
+        const auto verdict = conclude(examine(record, connected.server.get(), Sender{1000, 1}),
+                                      record.message, nobody);
         if (!std::holds_alternative<Report>(verdict)) {
             state.SkipWithError("refused");
             break;

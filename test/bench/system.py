@@ -89,11 +89,28 @@ class Daemon:
                              stdout=subprocess.PIPE)
         return json.loads(run.stdout)
 
+    def lanes(self):
+        """The processes that read reports: children of a child of the daemon's. (An older egressd has
+        none.)"""
+        parents = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                rest = stat.read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            parents.setdefault(int(rest[1]), []).append(int(stat.parent.name))
+        return [lane for child in parents.get(self.process.pid, []) for lane in parents.get(child, [])]
+
     def cpu(self):
-        """Seconds of processor time so far: (all threads, the loop's)."""
+        """Seconds of processor time so far: (all threads and lanes, the loop's)."""
         tasks = Path(f"/proc/{self.process.pid}/task")
         spent = {int(task.name): int((task / "schedstat").read_text().split()[0])
                  for task in tasks.iterdir()}
+        for lane in self.lanes():
+            try:
+                spent[lane] = int(Path(f"/proc/{lane}/schedstat").read_text().split()[0])
+            except OSError:
+                pass  # a spare one that ended
         return sum(spent.values()) / 1e9, spent[self.process.pid] / 1e9
 
     def memory(self, quiet=3):

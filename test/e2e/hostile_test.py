@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 
+import fuse
 import harness
 from harness import FAIL, NOBODY, sockaddr, wait_for
 
@@ -258,6 +259,124 @@ def test_closing_a_descriptor_does_not_stop_the_loop(world):
     start = time.monotonic()
     honest(world, daemon)
     assert time.monotonic() - start < 10, "the daemon waited for somebody else's peer"
+
+
+def test_a_descriptor_that_finds_no_room_does_not_stop_the_loop(world):
+    """What a receive buffer has no room for the kernel closes in the receiver's name."""
+    daemon = started(world)
+    world.listener("10.66.0.1", 2225)
+
+    def linger(count):
+        client = socket.socket()
+        client.connect(("10.66.0.1", 2225))
+        client.setblocking(False)
+        try:
+            while True:
+                client.send(bytes(65536))
+        except BlockingIOError:
+            pass
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+        null = os.open("/dev/null", os.O_RDONLY)
+        Sender().send(record(), [null] * (count - 1) + [client.fileno()])
+        os.kill(os.getpid(), signal.SIGKILL)  # its own close would wait as well
+    for count in (2, 3, 4, 100, 253):
+        pid = os.fork()
+        if pid == 0:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            linger(count)
+        os.waitpid(pid, 0)
+        start = time.monotonic()
+        honest(world, daemon)
+        assert time.monotonic() - start < 5, f"waited for the last of {count} descriptors"
+    wait_for(lambda: refused(daemon)["many_fds"] == 5, what="all five messages to be refused")
+
+
+# --- descriptors that nobody may touch ---------------------------------------------------------
+
+OWNER = 4321
+RESERVED = CONF + f"2222 stream tcp {OWNER} -owner 1000000 10m\n"
+
+
+def prompt(world, daemon, what):
+    """Status, an honest root and an owner whom the rules name are served within a moment."""
+    start = time.monotonic()
+    daemon.status()
+    assert time.monotonic() - start < 1, f"status waited: {what}"
+    honest(world, daemon)
+    before = daemon.status()["reports"]["matched"]
+    client = world.tcp("10.66.99.2")
+    harness.as_user(OWNER, lambda: world.library.report(FAIL, client))
+    wait_for(lambda: daemon.status()["reports"]["matched"] > before, 5,
+             f"the report of an owner: {what}")
+    took = time.monotonic() - start
+    assert took < 3, f"reports took {took:.1f} s: {what}"
+
+
+def send_as_many(take, uids, times):
+    """Each uid sends the descriptor several times, from a process that does not close it."""
+    if os.fork() != 0:
+        return
+    file, = take()
+    for uid in uids:
+        if os.fork() == 0:
+            os.setresuid(uid, uid, uid)
+            for _ in range(times):
+                Sender().send(record(), [file])
+            break
+    while True:
+        signal.pause()
+
+
+def test_a_socket_whose_lock_is_held_stops_nobody_else(world):
+    """send() sleeps in a page fault, and whoever asks the socket for its name waits without end."""
+    daemon = world.daemon(RESERVED)
+    server = world.listener("10.66.0.1", 2222)
+    honest(world, daemon)
+
+    def held(file):
+        client = socket.socket()
+        client.connect(("10.66.0.1", 2222))
+        fuse.hold_lock(client, file)
+        time.sleep(0.3)
+        Sender().send(record(), [client.fileno()])
+        return []
+    with fuse.attacker(world, held) as wait_for_it:
+        wait_for_it()
+        for _ in range(10):
+            prompt(world, daemon, "while a socket's lock is held")
+            time.sleep(0.2)
+        wait_for(lambda: refused(daemon)["stuck"] == 1, what="the report to be refused by its name")
+        status = daemon.status()
+        assert status["lanes"]["lost"] == 1 and status["lanes"]["given_up"] == 1, status["lanes"]
+        assert [user["lanes_lost"] for user in status["users"] if user["uid"] == NOBODY] == [1]
+        assert "uid 65534" in daemon.log()
+        # What hangs holds neither the database nor a socket: another daemon starts at once.
+        daemon.stop(signal.SIGKILL)
+        start = time.monotonic()
+        daemon = world.daemon(RESERVED)
+        assert time.monotonic() - start < 5
+        world.honest_count = daemon.row("10.66.99.1")["count"]
+        prompt(world, daemon, "after a restart")
+        assert daemon.stop() == 0
+    server.close()
+
+
+def test_files_that_are_never_closed_stop_nobody_else(world):
+    """close() of a file of one's own file system waits for its server; 40 users do that."""
+    daemon = world.daemon(RESERVED)
+    honest(world, daemon)
+    with fuse.attacker(world, lambda file: [file]) as take:
+        send_as_many(take, range(100000, 100040), 3)
+        for _ in range(15):
+            prompt(world, daemon, "while 40 users fill their lanes")
+            time.sleep(0.2)
+        wait_for(lambda: daemon.status()["lanes"]["lost"] >= 30, 30, "their lanes to be given up")
+        prompt(world, daemon, "after 40 users lost their lanes")
+        lanes = daemon.status()["lanes"]
+        assert lanes["lost"] <= 64 and lanes["running"] < 30, lanes
+    # Their file system is gone, and so is what waited for it.
+    wait_for(lambda: daemon.status()["lanes"]["lost"] == 0, 30, "the lost processes to end")
+    honest(world, daemon)
 
 
 def test_address_of_another_family(world):

@@ -1,4 +1,4 @@
-// The daemon's edges in one process: control socket, keeper, closer, child.
+// The daemon's edges in one process: control socket, keeper, child.
 #include <chrono>
 #include <csignal>
 #include <thread>
@@ -11,7 +11,6 @@
 
 #include "core_test.h"
 #include "daemon/child.h"
-#include "daemon/closer.h"
 #include "daemon/control.h"
 #include "daemon/keeper.h"
 #include "ledger_world.h"
@@ -247,62 +246,6 @@ TEST_CASE("keeper: a disk that refuses is told to those who wait, and tried agai
         kept.loop.until([&] { return kept.keeper->waiting() == 0; }, [&] { kept.keeper->pump(); }));
     CHECK(kept.keeper->counters().last_error.empty());
     CHECK(kept.rows_on_disk() == 1);
-}
-
-namespace {
-
-/// A connected TCP socket that lingers for ever over bytes which its peer will never take.
-Fd lingering_socket(Fd& peer) {
-    const Fd listener(socket(AF_INET, SOCK_STREAM, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof address;
-    const int small = 4096;
-    setsockopt(listener.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
-    REQUIRE(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
-    REQUIRE(listen(listener.get(), 1) == 0);
-    getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length);
-    Fd client(socket(AF_INET, SOCK_STREAM, 0));
-    REQUIRE(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
-    peer.reset(accept(listener.get(), nullptr, nullptr));
-    const std::string block(65536, 'x');
-    while (send(client.get(), block.data(), block.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
-    }
-    const linger wait{1, 3600};
-    setsockopt(client.get(), SOL_SOCKET, SO_LINGER, &wait, sizeof wait);
-    return client;
-}
-
-} // namespace
-
-TEST_CASE("closer: a descriptor that is slow to close holds up nobody, and its sender is known") {
-    Closer closer;
-    Fd peer;
-    Fd slow = lingering_socket(peer);
-    const auto start = std::chrono::steady_clock::now();
-    closer.dispose(65534, slow.release(), IPPROTO_TCP); // would wait for an hour
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
-    CHECK_FALSE(closer.full(65534));
-    for (int i = 0; i < 2000; ++i) { // behind the slow one nothing moves
-        int ends[2];
-        if (pipe(ends) != 0) {
-            break; // out of numbers is as full as it gets
-        }
-        closer.dispose(65534, ends[0], 0);
-        close(ends[1]);
-        if (closer.full(65534)) {
-            break;
-        }
-    }
-    CHECK(closer.full(65534));
-    CHECK_FALSE(closer.full(1000)); // another user's lane is another thread
-    peer.reset();                   // with unread bytes: a reset, and the close comes to its end
-    const auto moved = [&] { return !closer.full(65534); };
-    for (int i = 0; i < 1000 && !moved(); ++i) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    CHECK(moved());
 }
 
 TEST_CASE("child: a last line without its newline is a line; a flood of input is not kept") {

@@ -1,4 +1,4 @@
-// What a descriptor proves: real sockets of every kind against verify().
+// What a descriptor proves: real sockets of every kind against examine() and conclude().
 #include "daemon/report.h"
 
 #include <array>
@@ -29,6 +29,7 @@ struct Nobody final : TrustedReporters {
         protocol = IPPROTO_TCP;
         return true;
     }
+    bool is_known(std::uint32_t) const override { return false; }
     std::uint32_t trusted = 107;
 };
 
@@ -100,7 +101,7 @@ class Judge {
             record.remote = name.storage;
             record.remote_length = name.length;
         }
-        return verify(record, fd.get(), {uid, 42}, nobody);
+        return conclude(examine(record, fd.get(), {uid, 42}), record.message, nobody);
     }
     Refusal refused(const Fd& fd, std::string_view remote = {}) const {
         const auto verdict = (*this)(fd, remote);
