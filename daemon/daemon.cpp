@@ -10,6 +10,7 @@
 #include "daemon/bpf/objects.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
+#include "daemon/policy/names.h"
 #include "daemon/trim.h"
 #include "daemon/verbs.h"
 #include "egress-paths.h"
@@ -113,6 +114,7 @@ Result<std::unique_ptr<Daemon>> Daemon::make(const Options& options, policy::Pol
     daemon->ledger_ = std::make_unique<Ledger>(
         daemon->clock_, daemon->interfaces_,
         Ledger::Options{options.monitor, options.standard_name, 0}, std::move(policy));
+    daemon->ledger_->set_unprivileged_port(policy::LocalNames::unprivileged_port());
     for (auto step : {&Daemon::open_store, &Daemon::open_sockets, &Daemon::open_sources}) {
         if (auto done = (daemon.get()->*step)(); !done) {
             return std::unexpected(done.error());
@@ -354,6 +356,7 @@ int Daemon::on_tick(sd_event_source* source, std::uint64_t, void* self) {
 }
 
 void Daemon::tick() {
+    ledger_->set_unprivileged_port(policy::LocalNames::unprivileged_port());
     expiring_ = ledger_->expire(deadlines_per_turn);
     firewall_->tick();
     keeper_->tick();

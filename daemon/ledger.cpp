@@ -64,6 +64,22 @@ bool Ledger::is_known(std::uint32_t uid) const {
     return uid == 0 || owners_.contains(uid);
 }
 
+/// Whether the remote came to this port by itself. A socket proves whom it is connected to; that
+/// the other side began is only certain where the reporter could not choose the port: any user can
+/// bind a port of his own and connect from it to whom he likes. Who else listens there proves
+/// nothing: a second uid of the same person can, and so can a server that started after a socket
+/// of the reporter's was bound. The maker of a socket cannot be faked.
+bool Ledger::proves_knock(const Report& report, const policy::Rule& rule) const {
+    if (!report.by_socket || report.uid == 0 || rule.owner == report.uid ||
+        report.local.port < unprivileged_port_ || report.maker == 0) {
+        return true;
+    }
+    const policy::Trusted* const line = matcher_->trusted(report.uid);
+    return line != nullptr &&
+           line->location.port.value_or(report.local.port) == report.local.port &&
+           line->protocol.number.value_or(report.protocol) == report.protocol;
+}
+
 void Ledger::report(const Report& report) {
     policy::Subject subject{report.local,    {},        report.remote, report.type,
                             report.protocol, report.uid};
@@ -80,6 +96,15 @@ void Ledger::report(const Report& report) {
         log::info("forgeable",
                   "{} port {}: {} reported, but the address may be forged; not counted",
                   report.remote.address.text(), report.local.port,
+                  report.action == Action::ok ? "a success" : "a failure");
+        return;
+    }
+    if (!proves_knock(report, *rule.local)) {
+        counters_.unproved += 1;
+        log::info("unproved",
+                  "{} port {}: uid {} reported {}, but any user may choose that port; not counted "
+                  "(name the server's user in the owner column)",
+                  report.remote.address.text(), report.local.port, report.uid,
                   report.action == Action::ok ? "a success" : "a failure");
         return;
     }

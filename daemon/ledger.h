@@ -63,6 +63,7 @@ class Ledger final : public TrustedReporters {
         std::uint64_t matched = 0;
         std::uint64_t unmatched = 0;
         std::uint64_t forgeable = 0; ///< matched, but the address may be forged: not counted
+        std::uint64_t unproved = 0;  ///< matched, but the reporter chose the port: not counted
         std::uint64_t failures = 0;
         std::uint64_t successes = 0;
         std::uint64_t blocks = 0;
@@ -79,6 +80,8 @@ class Ledger final : public TrustedReporters {
 
     // Reports and time.
     void report(const Report& report);
+    /// Below it only root opens ports (net.ipv4.ip_unprivileged_port_start).
+    void set_unprivileged_port(std::uint16_t port) { unprivileged_port_ = port; }
     /// Applies deadlines that have passed, at most `most`; true: more are due.
     bool expire(std::size_t most);
     /// The next deadline, or `never`.
@@ -141,6 +144,7 @@ class Ledger final : public TrustedReporters {
     const std::string& name_text(policy::NameId name) const { return names_.text(name); }
 
   private:
+    bool proves_knock(const Report& report, const policy::Rule& rule) const;
     RowId row_for(const Key& key);
     void apply(RowId id, const Outcome& outcome);
     void set_state(TableRow& row, store::State state);
@@ -158,6 +162,7 @@ class Ledger final : public TrustedReporters {
     const Clock& clock_;
     const Interfaces& interfaces_;
     Options options_;
+    std::uint16_t unprivileged_port_ = 1024;
     std::unordered_set<std::uint32_t> owners_; ///< that the rules name
     Intern names_;
     Intern reasons_;

@@ -21,6 +21,7 @@ json reports_json(Daemon& daemon) {
             {"matched", counted.matched},
             {"unmatched", counted.unmatched},
             {"forgeable", counted.forgeable},
+            {"unproved", counted.unproved},
             {"failures", counted.failures},
             {"successes", counted.successes},
             {"blocked", counted.blocks},

@@ -108,6 +108,23 @@ class Checker {
         }
     }
 
+    /// On a port that users may open a report counts only for those who are named, for root, and
+    /// for what root has accepted.
+    void unproved(const Rule& rule, std::uint16_t unprivileged) {
+        const auto port = rule.location.port;
+        if (rule.owner || (port && *port < unprivileged) ||
+            rule.nfail.kind == Setting<std::uint32_t>::Kind::unlimited) {
+            return;
+        }
+        out_.warn(
+            rule.place,
+            port ? fmt::format("only root's reports count on port {}", *port)
+                 : fmt::format("from port {} on only root's reports count", unprivileged),
+            fmt::format("any user may open {}; name the server's user in the owner column, in "
+                        "a line for its port",
+                        port ? "it" : "those"));
+    }
+
     /// max bounds what escalate does; in [remote] the other may come from [local].
     void max_alone(const Rule& rule) {
         if (rule.options.max && !rule.options.escalate_percent) {
@@ -211,10 +228,12 @@ class Checker {
 
 std::vector<Diagnostic> check(const Policy& policy, const Sources& sources) {
     Checker checker;
+    const std::uint16_t unprivileged = LocalNames::unprivileged_port();
     checker.shadowed(policy.local);
     for (const auto& rule : policy.local) {
         checker.impossible(rule);
         checker.idle_options(rule);
+        checker.unproved(rule, unprivileged);
         checker.max_alone(rule);
         checker.grow(rule);
     }

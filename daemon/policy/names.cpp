@@ -145,4 +145,14 @@ bool LocalNames::interface_exists(std::string_view name) {
     return name.size() < IF_NAMESIZE && if_nametoindex(std::string(name).c_str()) != 0;
 }
 
+std::uint16_t LocalNames::unprivileged_port() {
+    constexpr int usual = 1024;
+    int port = usual;
+    std::ifstream in("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if (!(in >> port) || port < 0 || port > 65535) {
+        port = usual;
+    }
+    return static_cast<std::uint16_t>(port);
+}
+
 } // namespace egress::policy

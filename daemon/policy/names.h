@@ -32,6 +32,8 @@ class LocalNames {
 
     /// Whether a network interface of that name exists now.
     static bool interface_exists(std::string_view name);
+    /// The first port that users may open, now (net.ipv4.ip_unprivileged_port_start).
+    static std::uint16_t unprivileged_port();
 
   private:
     struct Service {

@@ -93,7 +93,9 @@ struct egress;
  * Report what the peer of fd did.
  *
  * fd is the socket on which the peer is connected (or, for datagrams, the one on which it
- * was received). It is the proof: the daemon reads the addresses from it. It stays the
+ * was received). It is the proof: the daemon reads the addresses from it. On a port that any
+ * user may open (usually from 1024 on) a report counts only if it comes from root, from the
+ * owner whom the rules name, or is about a socket that root accepted or opened. fd stays the
  * caller's and is not changed. -1: there is none; the daemon takes that from root, and from
  * users whom its rules trust, together with an address (see egress_report_sa).
  *

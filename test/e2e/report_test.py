@@ -390,6 +390,89 @@ def test_listening_socket_proves_nothing(world):
     assert daemon.status()["refused"]["listening"] == 2, daemon.status()
 
 
+def from_own_port(world, peer, port, uid, kind=socket.SOCK_STREAM):
+    """How that uid reports a socket on `port` of the host, which he connects to `peer` himself."""
+    if kind == socket.SOCK_STREAM:
+        world.listener(peer, 80)
+
+    def body(actions):
+        mine = socket.socket(socket.AF_INET, kind)
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        mine.bind(("10.66.0.2", port))  # of the host as well; a server there would be in the way
+        mine.connect((peer, 80))
+        return [world.library.report(action, mine, "he attacked me") for action in actions]
+    return lambda *actions: harness.as_user(uid, lambda: body(actions))
+
+
+def test_a_port_that_a_user_chose_blocks_nobody(world):
+    """He proves whom he is connected to, and not who began."""
+    conf = "[local]\n5060 * * * * 2 10m\n* * * * * 2 10m\n"
+    daemon = world.daemon(conf)
+    actions = (harness.ABUSIVE, harness.ABUSIVE | harness.VERIFIED, FAIL, FAIL | harness.VERIFIED)
+    sent = 0
+    for number, kind in enumerate((socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+        for port in (5060, 40000):
+            peer = f"10.66.16.{10 * number + port % 7 + 1}"
+            report = from_own_port(world, peer, port, NOBODY, kind)
+            assert report(*actions) == [0, 0, 0, 0]
+            sent += 4
+    # An unconnected socket, and his own word that the address is no forgery.
+    def vouch():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((HOST4, 5060))
+        return world.library.report(harness.ABUSIVE | harness.VERIFIED, server, "x",
+                                    sockaddr("10.66.16.99", 5))
+    assert harness.as_user(NOBODY, vouch) == 0
+    sent += 1
+    all_read(daemon, sent)
+    status = daemon.status()
+    assert daemon.blocks() == [] and world.elements() == [], daemon.blocks()
+    assert status["reports"]["unproved"] == sent, status["reports"]
+
+
+def test_success_on_a_port_that_a_user_chose_lifts_nothing(world):
+    daemon = world.daemon("[local]\n5060 * * * * 3 10m\n")
+    friend = "10.66.16.50"  # over UDP, where a connect() sends nothing that would be dropped
+    world.fail(world.udp(port=5060, remote=friend), 1, harness.ABUSIVE)
+    world.wait_element(friend)
+    other = "10.66.16.51"
+    world.fail(world.tcp(other, port=5060), 2)
+    counted(daemon, other, 2)
+    for peer, kind in ((friend, socket.SOCK_DGRAM), (other, socket.SOCK_STREAM)):
+        assert from_own_port(world, peer, 5060, NOBODY, kind)(OK) == [0]
+    wait_for(lambda: daemon.status()["reports"]["unproved"] == 2, what="both to be unproved")
+    assert world.element(friend) is not None
+    assert daemon.row(other)["count"] == 2, daemon.blocks()
+
+
+def test_who_may_block_on_a_port_for_everybody(world):
+    """Root; the owner that the line names; a server that was handed what root accepted; and anyone
+    on a port that only root can open."""
+    daemon = world.daemon("[local]\n5060 stream tcp * * 1 10m\n5061 stream tcp 4321 * 1 10m\n"
+                          "22 stream tcp * * 1 10m\n")
+    world.fail(world.tcp("10.66.17.1", port=5060))
+    world.wait_element("10.66.17.1")
+    handed = world.tcp("10.66.17.2", port=5060)  # accepted by root, as a super-server does
+    harness.as_user(NOBODY, lambda: world.library.report(FAIL, handed))
+    world.wait_element("10.66.17.2")
+    low = world.tcp("10.66.17.3", port=22)
+    harness.as_user(NOBODY, lambda: world.library.report(FAIL, low))
+    world.wait_element("10.66.17.3")
+    report = from_own_port(world, "10.66.17.4", 5061, 4321)
+    assert report(FAIL) == [0]
+    world.wait_element("10.66.17.4")
+    assert daemon.status()["reports"]["unproved"] == 0
+
+
+def test_ports_that_users_may_open_follow_the_kernel_s_setting(world):
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
+        file.write("80")
+    daemon = world.daemon("[local]\n443 stream tcp * * 1 10m\n")
+    assert from_own_port(world, "10.66.17.9", 443, NOBODY)(harness.ABUSIVE) == [0]
+    wait_for(lambda: daemon.status()["reports"]["unproved"] == 1, what="the report to be unproved")
+    assert daemon.blocks() == []
+
+
 def test_table_is_bounded_and_blocks_are_kept(world):
     daemon = world.daemon("[settings]\nrows 200\n[local]\n2222 dgram udp * * 2 10m spoofable=count\n")
     server = world.udp()

@@ -117,6 +117,55 @@ TEST_CASE("a refused add is not in force") {
     world.check();
 }
 
+TEST_CASE("a report counts where the reporter could not choose the port") {
+    World world("sip stream tcp * * 1 10m\n"
+                "sip-tls stream tcp 1000 * 1 10m\n"
+                "ssh stream tcp * * 1 10m\n");
+    int number = 0;
+    const auto blocks = [&](std::uint16_t port, std::uint32_t uid, std::uint32_t maker,
+                            bool by_socket = true) {
+        const std::string remote = "192.0.2." + std::to_string(++number);
+        Report report = report_of(remote, Action::abusive);
+        report.local.port = port;
+        report.uid = uid;
+        report.maker = maker;
+        report.by_socket = by_socket;
+        const auto before = world.ledger.blocked();
+        world.ledger.report(report);
+        return world.ledger.blocked() > before;
+    };
+    CHECK_FALSE(blocks(5060, 1000, 1000)); // the port was his to choose
+    CHECK_FALSE(blocks(5060, 1000, 1001)); // so it was if another uid of his made the socket
+    CHECK(world.ledger.counters().unproved == 2);
+    CHECK(blocks(5060, 0, 1000));
+    CHECK(blocks(5060, 1000, 0));    // root accepted it
+    CHECK(blocks(5061, 1000, 1000)); // the line names him
+    CHECK(blocks(22, 1000, 1000));
+    CHECK(blocks(5060, 1000, 1000, false)); // only by a [trusted] line
+    world.ledger.set_unprivileged_port(22);
+    CHECK_FALSE(blocks(22, 1000, 1000));
+    CHECK(world.ledger.is_known(1000));
+    CHECK(world.ledger.is_known(0));
+    CHECK_FALSE(world.ledger.is_known(1001));
+}
+
+TEST_CASE("what proves nothing clears no count and lifts no block") {
+    World world("sip stream tcp * * 2 10m\n");
+    Report report = report_of("192.0.2.1", Action::abusive);
+    report.local.port = 5060;
+    world.ledger.report(report);
+    CHECK(world.ledger.blocked() == 1);
+    report.action = Action::ok;
+    report.uid = report.maker = 1000;
+    report.by_socket = true;
+    world.ledger.report(report);
+    CHECK(world.ledger.blocked() == 1);
+    CHECK(world.ledger.counters().lifted == 0);
+    world.ledger.replace(rules("sip stream tcp * * 2 10m\n[trusted]\nsip stream tcp 1000\n"));
+    world.ledger.report(report); // could have said so without a descriptor
+    CHECK(world.ledger.counters().lifted == 1);
+}
+
 TEST_CASE("no rule, forgeable addresses, spoofable=count") {
     World world("ssh stream tcp * * 3 10m\n"
                 "domain dgram udp * * 2 10m\n"
