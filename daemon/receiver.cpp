@@ -270,12 +270,12 @@ void Receiver::dispatch(Uid& uid) {
 
 /// Those that have lanes reserved come first.
 void Receiver::dispatch_hungry() {
-    if (hungry_.size() > 1) {
-        std::ranges::stable_partition(
-            hungry_, [&](const Uid* uid) { return uid->uid == 0 || trusted_.is_known(uid->uid); });
-    }
-    for (Uid* const uid : hungry_) {
-        dispatch(*uid);
+    for (const bool known : {true, false}) {
+        for (Uid* const uid : hungry_) {
+            if ((uid->uid == 0 || trusted_.is_known(uid->uid)) == known) {
+                dispatch(*uid);
+            }
+        }
     }
     std::erase_if(hungry_, [](Uid* uid) {
         uid->hungry = !uid->ready.empty();
