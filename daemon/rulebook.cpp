@@ -172,7 +172,12 @@ void Rulebook::take_trial(Trial trial, policy::Parsed parsed, Done done,
     // First the disk: a daemon that is killed from here on must know that the rules are not to
     // stay.
     keeper_.set_meta(meta_key, kept.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
-                     [this, policy, report, asker, done = std::move(done)](bool durable) mutable {
+                     [this, policy, report, asker, number = ++trials_,
+                      done = std::move(done)](bool durable) mutable {
+                         if (!trial_ || ending_ || number != trials_) {
+                             done(failed("the trial was taken back before it began", true));
+                             return;
+                         }
                          if (!durable) {
                              trial_.reset();
                              keeper_.set_meta(meta_key, "", [](bool) {});

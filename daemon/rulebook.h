@@ -101,6 +101,7 @@ class Rulebook {
     std::optional<Trial> trial_;
     Enforcer::OnForce overtaken_; ///< who waits for the start, when the trial ended before it
     bool ending_ = false;         ///< the rules before are on their way back
+    std::uint64_t trials_ = 0;    ///< begun so far
     policy::Policy before_;       ///< the rules that come back after a trial
 };
 
