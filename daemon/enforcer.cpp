@@ -204,7 +204,8 @@ std::optional<std::uint64_t> Enforcer::unmark_canary() {
 
 bool Enforcer::is_canary(const egress_event& event) const {
     return event.rule == EGRESS_CANARY ||
-           (canary_ != 0 && event.tgid == canary_ && clock_.now() < canary_until_);
+           (canary_ != 0 && (event.tgid == canary_ || event.ppid == canary_) &&
+            clock_.now() < canary_until_);
 }
 
 void Enforcer::detach(OnDetach done) {

@@ -103,6 +103,12 @@ json log_json(Daemon& daemon) {
 /// What goes out without being judged.
 json not_covered(const Enforcer::Status& status) {
     json out = {"AF_PACKET sockets", "tun devices", "vsock"};
+    const auto lacks = [&](std::initializer_list<std::string_view> programs) {
+        return !status.coverage.empty() &&
+               std::ranges::none_of(status.coverage, [&](const bpf::Coverage& each) {
+                   return each.attached && std::ranges::count(programs, each.hook) > 0;
+               });
+    };
     const auto packets = std::ranges::find(status.coverage, "egress_packet", &bpf::Coverage::hook);
     if (packets != status.coverage.end() && !packets->attached) {
         out.push_back("packets of raw sockets");
@@ -110,6 +116,15 @@ json not_covered(const Enforcer::Status& status) {
     }
     if (packets != status.coverage.end() && !(packets->attached && status.knows_sender)) {
         out.push_back("connected sockets passed by descriptor");
+    }
+    if (lacks({"egress_write", "egress_write_fn"})) {
+        out.push_back("delayed sends on TCP sockets passed by descriptor");
+    }
+    if (!status.coverage.empty()) {
+        out.push_back("delayed sends on MPTCP and UDP sockets passed by descriptor");
+    }
+    if (lacks({"egress_family"})) {
+        out.push_back("RDS, SMC, TIPC and RxRPC sockets");
     }
     return out;
 }

@@ -106,7 +106,7 @@ struct egress_base {
     __u32 any_cgroup;     /* index: rules that ask for none */
     __u32 suspect_cgroup; /* index: those, and every refusal: for a cgroup that is not known */
     __u32 at_create;      /* index: rules that may decide when only the kind of socket is known */
-    __u32 zero;
+    __u32 at_closed;      /* index: the same where its packets can't be judged either */
     struct egress_vector stranger; /* rules that name neither program nor ancestry */
     struct egress_vector suspect;  /* those, and every refusal: for a process that is not known */
     struct egress_vector refusals; /* rules that refuse */
@@ -229,7 +229,27 @@ struct egress_socket {
     __u32 tgid;
     __u32 uid; /* as in struct egress_flow */
     __u32 gid;
-    __u32 in_container;
+    __u8 in_container;
+    __u8 wrote;  /* the owner may have bytes in the socket's queue */
+    __u8 others; /* others may, too: struct egress_writers */
+    __u8 zero;
+    __u64 cgroup;    /* id: where the owner was then */
+    __u64 cgroup_at; /* address; only with that id it is still the same */
+};
+
+/* By TCP socket with bytes of several processes in its queue: those but the owner of the socket. */
+#define EGRESS_WRITERS 16
+struct egress_writer {
+    struct egress_socket who;
+    __u32 end; /* number of the first byte that is another's */
+    __u32 used;
+};
+struct egress_writers {
+    struct egress_writer each[EGRESS_WRITERS];
+    __u64
+        more_passed; /* generation that let all of those through that found no place; 0: not all */
+    __u32 more_end;
+    __u32 more; /* there are such */
 };
 
 /* What a hook asks. */
@@ -358,6 +378,7 @@ struct egress_config {
 #define EGRESS_BROKEN 0xfffffffeU /* the tables do not hang together: counted, never silent */
 #define EGRESS_CANARY 0xfffffffdU /* no rule: a process that tests the hooks */
 #define EGRESS_UNREAD 0xfffffffcU /* no rule: a packet with a route that cannot be read */
+#define EGRESS_CLOSED 0xfffffffbU /* no rule lets a family through whose packets nothing judges */
 #define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a process stays one */
 
 #endif

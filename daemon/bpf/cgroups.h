@@ -180,7 +180,9 @@ __noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
         .room = room,
         .length = (__u32)egress_zero(id),
     };
-    if (view.base && find_rules(&ladder, address, id)) {
+    /* Or the cgroup is gone, and another one is there. */
+    const int is_there = BPF_CORE_READ((const struct cgroup*)address, kn, id) == id;
+    if (view.base && is_there && find_rules(&ladder, address, id)) {
         bpf_map_update_elem(&cgroup_rules, &kept, &room->vector, BPF_ANY);
     }
     release(room);

@@ -373,6 +373,12 @@ class Compiler {
                    (r.destination.kind == policy::Destination::Kind::any &&
                     r.destination.ports.empty());
         }));
+        // Of other families no packet can be judged: one that may be refused is refused.
+        base.at_closed = pool_.add(where([](const EgressRule& r) {
+            return r.verdict.kind != policy::Verdict::Kind::allow ||
+                   (r.destination.kind == policy::Destination::Kind::any &&
+                    r.destination.ports.empty());
+        }));
         base.places[0] =
             where([](const EgressRule& r) { return !r.options.container.value_or(false); });
         base.places[1] =

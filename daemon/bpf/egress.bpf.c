@@ -37,6 +37,7 @@ struct bpf_iter__bpf_map_elem {
 #include "abi.h"
 #include "cgroups.h"
 #include "container.h"
+#include "family.h"
 #include "files.h"
 #include "flow.h"
 #include "judge.h"
@@ -46,5 +47,6 @@ struct bpf_iter__bpf_map_elem {
 #include "socket.h"
 #include "tag.h"
 #include "unfold.h"
+#include "writer.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

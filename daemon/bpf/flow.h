@@ -62,8 +62,8 @@ EGRESS_INLINE int judge(struct egress_case* found) {
     }
     if (view.base->has_cgroups) {
         struct task_struct* const task = bpf_get_current_task_btf();
-        found->cgroup = task->cgroups->dfl_cgrp->kn->id;
-        found->cgroup_at = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
+        found->owner.cgroup = task->cgroups->dfl_cgrp->kn->id;
+        found->owner.cgroup_at = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
     }
     decide_fully(found);
     if (found->tell) {
@@ -92,6 +92,11 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     kept->tgid = found->owner.tgid;
     kept->uid = found->owner.uid;
     kept->gid = found->owner.gid;
+    struct cgroup* cgroup = bpf_get_current_task_btf()->cgroups->dfl_cgrp;
+    kept->cgroup = cgroup->kn->id;
+    kept->cgroup_at = (__u64)cgroup;
+    kept->wrote = 1; /* with the connect */
+    kept->others = 0;
     /* Datagrams leave in their sender's own time, and he is asked then. */
     if (stream || !settings->knows_sender) {
         egress_place(found);
@@ -167,7 +172,7 @@ int egress_sendmsg6(struct bpf_sock_addr* ctx) {
 SEC("cgroup/sock_create")
 int egress_create(struct bpf_sock* ctx) {
     const __u32 zero = 0;
-    struct egress_case found = {.hook = EGRESS_HOOK_CREATE};
+    struct egress_case found = {.hook = EGRESS_HOOK_CREATE, .creates = EGRESS_CREATES};
     const __u32 protocol = ctx->protocol;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     if (!settings ||
@@ -188,7 +193,11 @@ int egress_create(struct bpf_sock* ctx) {
                bpf_htonl(0xffffffff)); /* no destination; the family is for the reader */
     }
     found.flow.type = ctx->type;
-    found.flow.protocol = protocol;
+    found.flow.protocol = protocol; /* a raw one's packets have no more bits of it either */
+    if (protocol > 255 && ctx->type != SOCK_RAW) {
+        found.flow.protocol = 0; /* SMC: its bytes go by a socket of the kernel's own, or by none */
+        found.creates = EGRESS_CREATES_CLOSED;
+    }
     egress_count(&looks, EGRESS_HOOK_CREATE);
     return judge(&found);
 }

@@ -28,9 +28,8 @@ struct egress_case {
     struct egress_flow flow;
     __u64 generation; /* of the policy in force at the look */
     struct egress_socket
-        owner;       /* whom it is judged for, and what to keep where it is let through */
-    __u64 cgroup;    /* id; where somebody sends just now, only once it is told or judged by */
-    __u64 cgroup_at; /* its address, where it is judged by */
+        owner; /* whom it is judged for, and what to keep where it is let through; its cgroup
+                * where somebody sends just now only once it is told or judged by */
     __u32 rule;
     __u16 flags; /* of the rule */
     __u16 stop;  /* where the next address of the packet's route is */
@@ -45,6 +44,7 @@ struct egress_case {
     __u8 tell;        /* there is an event */
     __u8 denies;      /* the rule, whatever comes of it */
     __u8 asks_cgroup; /* the rules of its cgroup may have to be worked out */
+    __u8 creates;     /* EGRESS_CREATES... */
 };
 
 EGRESS_INLINE int is_refused(const struct egress_case* found) {
@@ -142,7 +142,7 @@ EGRESS_INLINE const struct egress_vector* cgroup_of(const struct egress_case* fo
     if (!view->base->has_cgroups) {
         return vector_at(view, view->base->any_cgroup);
     }
-    const struct egress_vector* rules = known_cgroup(found->cgroup, found->generation);
+    const struct egress_vector* rules = known_cgroup(found->owner.cgroup, found->generation);
     if (!rules && found->prepared) {
         egress_lose(EGRESS_LOST_SUSPECT);
         return vector_at(view, view->base->suspect_cgroup);
@@ -181,11 +181,14 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
         refuse_broken(found, settings);
         return;
     }
-    if (index == EGRESS_CANARY) {
-        __sync_fetch_and_add((__u64*)&settings->canary_refused, 1);
-        found->verdict = EGRESS_REFUSE;
+    if (index == EGRESS_CANARY || index == EGRESS_CLOSED) {
+        const int only_seen = index == EGRESS_CLOSED && settings->monitor;
+        if (index == EGRESS_CANARY) {
+            __sync_fetch_and_add((__u64*)&settings->canary_refused, 1);
+        }
+        found->verdict = only_seen ? EGRESS_PASS : EGRESS_REFUSE;
         found->tell = 1;
-        found->action = EGRESS_EVENT_BLOCKED;
+        found->action = only_seen ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
         found->denies = 1;
         return;
     }
@@ -236,12 +239,15 @@ __noinline int egress_decide(struct egress_case* found) {
         return EGRESS_UNPREPARED;
     }
     egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup,
-               found->hook == EGRESS_HOOK_CREATE, &question);
+               found->creates, &question);
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {
         now = bpf_ktime_get_boot_ns();
     }
     found->rule = egress_first(&view, &question, now, settings->week_at_boot);
+    if (found->rule == EGRESS_UNMATCHED && found->creates == EGRESS_CREATES_CLOSED) {
+        found->rule = EGRESS_CLOSED;
+    }
     /* Another program began meanwhile, whose rules have perhaps replaced those read here. */
     if (process && *(volatile const __u32*)&process->epoch != epoch) {
         if (!found->prepared) {
@@ -261,7 +267,7 @@ EGRESS_INLINE void decide_fully(struct egress_case* found) {
     if (egress_decide(found) == EGRESS_UNPREPARED) {
         egress_prepare(found);
         if (found->asks_cgroup) {
-            egress_find_cgroup(found->cgroup_at, found->cgroup, found->generation);
+            egress_find_cgroup(found->owner.cgroup_at, found->owner.cgroup, found->generation);
         }
         egress_decide(found);
     }
@@ -315,7 +321,7 @@ EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_
 EGRESS_INLINE void keep_look(struct egress_fold* fold, const struct egress_case* found,
                              const struct egress_process* process) {
     fold->generation = found->generation;
-    fold->cgroup = found->cgroup;
+    fold->cgroup = found->owner.cgroup;
     fold->gid = found->flow.gid;
     fold->in_container = found->flow.in_container;
     fold->pid = found->owner.tgid;
@@ -349,7 +355,7 @@ __noinline int egress_tell(struct egress_case* found) {
     }
     if (found->sends) {
         struct task_struct* const task = (void*)bpf_get_current_task();
-        found->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+        found->owner.cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
     }
     if (fold) {
         keep_look(fold, found, process);
@@ -363,7 +369,7 @@ __noinline int egress_tell(struct egress_case* found) {
     event->sequence = number;
     event->time = now;
     event->generation = found->generation;
-    event->cgroup = found->cgroup;
+    event->cgroup = found->owner.cgroup;
     event->count = count;
     event->flow = found->flow;
     event->rule = found->rule;

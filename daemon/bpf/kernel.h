@@ -150,9 +150,15 @@ struct linux_binprm {
     struct file* file;
     const char* filename;
 };
+struct in6_addr {
+    int opaque; /* only read as a whole */
+};
 struct sock_common {
+    __u32 skc_daddr;
+    __u16 skc_dport;
     unsigned short skc_family;
     volatile unsigned char skc_state;
+    struct in6_addr skc_v6_daddr;
 };
 struct sock_cgroup_data {
     struct cgroup* cgroup;
@@ -180,6 +186,8 @@ struct inet_connection_sock {
 };
 struct tcp_sock {
     struct inet_connection_sock inet_conn;
+    __u32 write_seq;
+    __u32 snd_una;
     unsigned char is_mptcp;
 };
 

@@ -24,6 +24,7 @@
 #include "daemon/bpf/percpu.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/bpf/ring.h"
+#include "daemon/bpf/tiers.h"
 #include "daemon/log.h"
 #include "lib/fd.h"
 
@@ -213,6 +214,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     bpf_map__set_max_entries(
         skeleton.maps.processes,
         pinned_entries(pin_of(options_.pins, "processes")).value_or(processes_possible()));
+    coverage_ = choose_tiers(skeleton.obj);
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
     }
@@ -273,11 +275,13 @@ Result<> Loader::attach(bpf_object* object) {
     bpf_program* program = nullptr;
     bpf_object__for_each_program(program, object) {
         const std::string name = bpf_program__name(program);
-        const bool for_cgroup =
-            std::string_view(bpf_program__section_name(program)).starts_with("cgroup");
+        const bool for_cgroup = bpf_program__type(program) != BPF_PROG_TYPE_TRACING;
         if (bpf_program__type(program) == BPF_PROG_TYPE_TRACING &&
             bpf_program__expected_attach_type(program) == BPF_TRACE_ITER) {
             continue;
+        }
+        if (!bpf_program__autoload(program)) {
+            continue; // this kernel has another for it, or none
         }
         const std::string pin = pin_of_link(options_.pins, name);
         Link before(bpf_link__open(pin.c_str()));

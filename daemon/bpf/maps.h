@@ -62,6 +62,13 @@ struct {
     __type(value, struct egress_socket);
 } sockets SEC(".maps");
 
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, struct egress_writers);
+} writers SEC(".maps");
+
 /* The paths of programs seen, for the names of ancestors. */
 struct egress_name {
     char path[EGRESS_PATH_SIZE];

@@ -20,9 +20,9 @@
 #include "judge.h"
 #include "route.h"
 #include "socket.h"
+#include "writer.h"
 
 #define EGRESS_UNDECIDED 3
-#define EGRESS_REFUSED 1 /* in place of a ticket */
 
 /* What was let through is judged anew after so long, for rules that end and processes that change.
  */
@@ -120,25 +120,6 @@ EGRESS_INLINE int is_kernels(struct bpf_sock* sk) {
              BPF_CORE_READ_BITFIELD_PROBED((struct tcp_sock*)address, is_mptcp));
 }
 
-/* The cgroup of the sender; where nobody sends, the one that the socket was made in. */
-__noinline int egress_locate(struct __sk_buff* skb, struct egress_case* found) {
-    struct bpf_sock* sk = skb->sk;
-    sk = sk ? bpf_sk_fullsock(sk) : 0;
-    if (!found || !sk) {
-        return 0;
-    }
-    struct cgroup* cgroup = 0;
-    if (found->sends) {
-        struct task_struct* task = (void*)bpf_get_current_task();
-        cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
-    } else {
-        cgroup = BPF_CORE_READ(address_of(sk), sk_cgrp_data.cgroup);
-    }
-    found->cgroup = BPF_CORE_READ(cgroup, kn, id);
-    found->cgroup_at = (__u64)cgroup;
-    return 0;
-}
-
 enum egress_packet_kind {
     EGRESS_PACKET_FREE = 0,      /* judged by others or by nobody */
     EGRESS_PACKET_CONNECTED = 1, /* by whom the socket is connected to */
@@ -198,6 +179,8 @@ EGRESS_INLINE void note(struct egress_socket* kept, const struct egress_socket* 
     kept->uid = owner->uid;
     kept->gid = owner->gid;
     kept->in_container = owner->in_container;
+    kept->cgroup = owner->cgroup;
+    kept->cgroup_at = owner->cgroup_at;
     kept->checked = bpf_ktime_get_coarse_ns();
     kept->passed = passed;
 }
@@ -231,6 +214,9 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     }
     struct egress_socket* kept = bpf_sk_storage_get(
         &sockets, sk, 0, task && kind == EGRESS_PACKET_CONNECTED ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+    if (task && kept && kind == EGRESS_PACKET_CONNECTED && !is_owner(kept, task)) {
+        egress_take_over(skb);
+    }
     if (!find_owner(&found->owner, kept, task, settings)) {
         /* The kernel's own; or an answer of a server, for which nobody answers just now. */
         return kind == EGRESS_PACKET_ROUTED && !is_kernels(sk) ? EGRESS_REFUSE : EGRESS_PASS;
@@ -277,7 +263,111 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
     return 0;
 }
 
-/* In full; the other half of egress_packet(). */
+/* Whether others than the owner may have bytes queued; with `left` it is noted that none has. */
+__noinline int egress_has_others(struct __sk_buff* skb, int left) {
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    struct egress_socket* kept = sk ? bpf_sk_storage_get(&sockets, sk, 0, 0) : 0;
+    if (!kept) {
+        return 0;
+    }
+    if (!left) {
+        kept->others = 0;
+    }
+    return kept->others;
+}
+
+/* One of those who have bytes queued besides the owner. */
+__noinline int egress_judge_other(struct __sk_buff* skb, __u32 number) {
+    const __u32 zero = 0;
+    struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    struct egress_writers* all = sk ? bpf_sk_storage_get(&writers, sk, 0, 0) : 0;
+    if (!all || !settings) {
+        return EGRESS_REFUSE;
+    }
+    struct egress_socket* who = &all->each[number & (EGRESS_WRITERS - 1)].who;
+    found.generation = *(volatile const __u64*)&settings->generation;
+    found.owner = *who;
+    found.owner.passed = egress_ticket(who->started, who->exec_id, found.generation);
+    found.known = who->passed == found.owner.passed;
+    if (!process_of(&found.owner) && (found.known || who->passed == EGRESS_REFUSED)) {
+        return found.known ? EGRESS_PASS : EGRESS_REFUSE;
+    }
+    found.flow.uid = who->uid;
+    found.flow.gid = who->gid;
+    found.flow.in_container = who->in_container;
+    found.flow.type = sk->type;
+    put_peer(&found.flow, sk);
+    judge_owner(&found);
+    who->passed = is_refused(&found) ? EGRESS_REFUSED : found.owner.passed;
+    return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
+}
+
+#define EGRESS_NOTHING_LEFT 2
+
+/* Whether that one still has bytes queued, and may send them. */
+__noinline int egress_ask_other(struct __sk_buff* skb, __u32 number) {
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    struct tcp_sock* tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+    struct egress_writers* all = sk ? bpf_sk_storage_get(&writers, sk, 0, 0) : 0;
+    if (!all || !tcp) {
+        return EGRESS_REFUSE;
+    }
+    struct egress_writer* writer = &all->each[number & (EGRESS_WRITERS - 1)];
+    if (!is_before(tcp->snd_una, writer->end)) {
+        writer->used = 0;
+    }
+    return writer->used ? EGRESS_PASS : EGRESS_NOTHING_LEFT;
+}
+
+/* The same of those that found no place. */
+__noinline int egress_ask_more(struct __sk_buff* skb) {
+    const __u32 zero = 0;
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    struct tcp_sock* tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+    struct egress_writers* all = sk ? bpf_sk_storage_get(&writers, sk, 0, 0) : 0;
+    if (all && tcp && !is_before(tcp->snd_una, all->more_end)) {
+        all->more = 0;
+    }
+    if (all && !all->more) {
+        return EGRESS_NOTHING_LEFT;
+    }
+    if (settings && all && all->more_passed == settings->generation) {
+        return EGRESS_PASS;
+    }
+    egress_lose(EGRESS_LOST_SOCKET);
+    return settings && settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
+}
+
+/* Those who have bytes queued besides the owner: a segment may have some of each. Here and not in a
+ * function of its own, as all that call each other share 512 bytes. */
+EGRESS_INLINE int judge_others(struct __sk_buff* skb) {
+    if (!egress_has_others(skb, 1)) {
+        return EGRESS_PASS;
+    }
+    int verdict = egress_ask_more(skb);
+    int left = verdict == EGRESS_PASS;
+    for (int i = 0; i < EGRESS_WRITERS && verdict != EGRESS_REFUSE; ++i) {
+        verdict = egress_ask_other(skb, i);
+        if (verdict == EGRESS_PASS) {
+            left = 1;
+            verdict = egress_judge_other(skb, i);
+        }
+    }
+    if (verdict != EGRESS_REFUSE) {
+        egress_has_others(skb, left);
+        return EGRESS_PASS;
+    }
+    return EGRESS_REFUSE;
+}
+
+/* By the process that sends, or that had the socket last. */
 __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
     struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
     const int soon = egress_identify(skb, &found, kind);
@@ -285,7 +375,7 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
         return soon;
     }
     egress_count(&looks, EGRESS_HOOK_PACKET);
-    egress_locate(skb, &found);
+    egress_locate(&found);
     decide_fully(&found);
     if (kind == EGRESS_PACKET_CONNECTED) {
         /* A datagram of a connected socket that was sent to somebody else was judged when it was
@@ -320,7 +410,7 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
     if (soon != EGRESS_UNDECIDED) {
         return soon || monitor ? EGRESS_PASS : EGRESS_REFUSE;
     }
-    egress_locate(skb, &found);
+    egress_locate(&found);
     if (route != EGRESS_ROUTE) {
         found.rule = EGRESS_UNREAD;
         found.action = monitor ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
@@ -336,16 +426,42 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
             return EGRESS_REFUSE;
         }
         if (!egress_next_stop(skb, &found)) {
-            return EGRESS_PASS;
+            /* The stops are not asked about the others who have bytes in it. */
+            return monitor || !egress_has_others(skb, 1) ? EGRESS_PASS : EGRESS_REFUSE;
         }
     }
     return EGRESS_REFUSE;
 }
 
-EGRESS_INLINE int judge_in_full(struct __sk_buff* skb, int kind) {
-    int verdict = egress_judge_packet(skb, kind);
-    __asm__ volatile("" : "+r"(verdict)); /* the verifier does not know, as the compiler does, */
-    return verdict & 1;                   /* what there can be */
+/* Whether the packet needs no more than what is kept of the last one. */
+EGRESS_INLINE int is_known(const struct egress_socket* kept, struct task_struct* task,
+                           const struct egress_config* settings) {
+    __u64 started = kept->started;
+    __u64 exec_id = kept->exec_id;
+    /* Or the compiler makes one load of two, which the verifier does not take. */
+    __asm__ volatile("" : "+r"(started), "+r"(exec_id));
+    if (task) {
+        started = task->group_leader->start_boottime;
+        exec_id = task->self_exec_id;
+        __asm__ volatile("" : "+r"(started), "+r"(exec_id));
+    }
+    return kept->passed == egress_ticket(started, exec_id, settings->generation) && !kept->others &&
+           bpf_ktime_get_coarse_ns() - kept->checked < EGRESS_TRUST && !settings->canary;
+}
+
+/* Of a socket that nothing is kept with: whether it is one that connected, and a process sends. */
+EGRESS_INLINE int is_to_be_judged(struct bpf_sock* sk, int kind, struct task_struct* task) {
+    if (!task) {
+        return 0; /* the kernel's own, or what nobody has used since the hooks are there */
+    }
+    if (kind != EGRESS_PACKET_CONNECTED) {
+        return sk->protocol != IPPROTO_SCTP && sk->protocol != IPPROTO_DCCP; /* accepted */
+    }
+    if (sk->protocol != IPPROTO_TCP) {
+        return 1;
+    }
+    struct tcp_sock* tcp = bpf_skc_to_tcp_sock(sk);
+    return tcp && has_connected(tcp, sk->state);
 }
 
 SEC("cgroup_skb/egress")
@@ -366,40 +482,16 @@ int egress_packet(struct __sk_buff* skb) {
     }
     const struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
     struct task_struct* task = sender_now();
-    if (kind == EGRESS_PACKET_CONNECTED && kept) {
-        __u64 started = kept->started;
-        __u64 exec_id = kept->exec_id;
-        /* Or the compiler makes one load of two, which the verifier does not take. */
-        __asm__ volatile("" : "+r"(started), "+r"(exec_id));
-        if (task) {
-            started = task->group_leader->start_boottime;
-            exec_id = task->self_exec_id;
-            __asm__ volatile("" : "+r"(started), "+r"(exec_id));
-        }
-        if (kept->passed == egress_ticket(started, exec_id, settings->generation) &&
-            bpf_ktime_get_coarse_ns() - kept->checked < EGRESS_TRUST && !settings->canary) {
-            return EGRESS_PASS;
-        }
-        return judge_in_full(skb, kind);
+    if (kept ? kind == EGRESS_PACKET_CONNECTED && is_known(kept, task, settings)
+             : !is_to_be_judged(sk, kind, task)) {
+        return EGRESS_PASS;
     }
-    if (kept) {
-        return judge_in_full(skb, kind);
+    int verdict = egress_judge_packet(skb, kind);
+    if (verdict && kind == EGRESS_PACKET_CONNECTED) {
+        verdict = judge_others(skb);
     }
-    if (!task) {
-        return EGRESS_PASS; /* the kernel's own, or what nobody has used since the hooks are there
-                             */
-    }
-    if (kind == EGRESS_PACKET_CONNECTED) {
-        if (sk->protocol == IPPROTO_TCP) {
-            struct tcp_sock* tcp = bpf_skc_to_tcp_sock(sk);
-            if (!tcp || !has_connected(tcp, sk->state)) {
-                return EGRESS_PASS;
-            }
-        }
-    } else if (sk->protocol == IPPROTO_SCTP || sk->protocol == IPPROTO_DCCP) {
-        return EGRESS_PASS; /* accepted */
-    }
-    return judge_in_full(skb, kind);
+    __asm__ volatile("" : "+r"(verdict)); /* the verifier does not know, as the compiler does, */
+    return verdict & 1;                   /* what there can be */
 }
 
 #endif

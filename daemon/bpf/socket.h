@@ -45,6 +45,8 @@ EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* 
     socket->uid = BPF_CORE_READ(task, cred, uid.val);
     socket->gid = BPF_CORE_READ(task, cred, gid.val);
     socket->in_container = egress_in_container(task, settings);
+    socket->cgroup_at = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
+    socket->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 }
 
 /* Whether the socket is the end that called connect(). A port that connect() chose has its own mark
@@ -99,6 +101,7 @@ int egress_sockets(struct bpf_iter__task_file* context) {
     }
     if (!kept->started) {
         take_owner(kept, task, settings);
+        kept->wrote = 1;
     }
     return 0;
 }

@@ -41,6 +41,10 @@
     } while (0)
 #endif
 
+/* What is asked where only the kind of a socket is known. */
+#define EGRESS_CREATES 1
+#define EGRESS_CREATES_CLOSED 2 /* one whose packets nothing will judge */
+
 #define EGRESS_SECOND 1000000000ULL
 #define EGRESS_WEEK 604800ULL
 /* Words to look at, rules out of their time to pass over, and to see that nothing is left: however
@@ -285,8 +289,8 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
 
     /* Indexes to the last, and no choice between pointers: the verifier follows each apart. */
     if (creates) {
-        destination = base->at_create;
-        port = base->at_create;
+        destination = creates == EGRESS_CREATES_CLOSED ? base->at_closed : base->at_create;
+        port = destination;
     }
     q->destination = vector_at(view, destination);
     q->port = vector_at(view, port);

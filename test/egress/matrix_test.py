@@ -71,7 +71,8 @@ KINDS = {
 
 PATHS = {
     # First, as they take time to be lost: the kernel sends again and again what is dropped.
-    **dict.fromkeys(("passed-tcp4", "passed-tcp6", "before-tcp4", "before-tcp6"), "held stream"),
+    **dict.fromkeys(("passed-late4", "passed-late6", "passed-tcp4", "passed-tcp6", "before-tcp4", "before-tcp6"),
+                    "held stream"),
     **dict.fromkeys((
         "tcp4", "tcp6", "tcp-mapped", "tcp-zero4", "tcp-zero6", "tcp-mapped-zero", "tcp-nonblocking",
         "tcp-bound", "tcp-again", "tcp-fast-open", "tcp-fast-open6", "tcp-fast-open-mapped",

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/prctl.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -337,6 +338,19 @@ std::string passed_tcp4(const Job& job) {
 std::string passed_tcp6(const Job& job) {
     return say(taken(job.extra, "tcp6"), job);
 }
+/// Left in the socket: the kernel sends it by itself, when this process has ended.
+std::string passed_late(const Job& job, const char* kind) {
+    const Fd fd = taken(job.extra, kind);
+    const int on = 1;
+    setsockopt(fd.get(), IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+    return say(fd, job);
+}
+std::string passed_late4(const Job& job) {
+    return passed_late(job, "late4");
+}
+std::string passed_late6(const Job& job) {
+    return passed_late(job, "late6");
+}
 std::string passed_udp4(const Job& job) {
     return say(taken(job.extra, "udp4"), job);
 }
@@ -398,6 +412,8 @@ constexpr Named all[] = {
     {"ring-raw", ring_raw},
     {"passed-tcp4", passed_tcp4},
     {"passed-tcp6", passed_tcp6},
+    {"passed-late4", passed_late4},
+    {"passed-late6", passed_late6},
     {"passed-udp4", passed_udp4},
     {"passed-udp6", passed_udp6},
     {"passed-new-tcp", passed_new_tcp},
@@ -460,6 +476,8 @@ int hold(const Job& job) {
     };
     keep("tcp4", AF_INET, SOCK_STREAM, 0, job.v4);
     keep("tcp6", AF_INET6, SOCK_STREAM, 0, job.v6);
+    keep("late4", AF_INET, SOCK_STREAM, 0, job.v4);
+    keep("late6", AF_INET6, SOCK_STREAM, 0, job.v6);
     keep("udp4", AF_INET, SOCK_DGRAM, 0, job.v4);
     keep("udp6", AF_INET6, SOCK_DGRAM, 0, job.v6);
     keep("new-tcp", AF_INET, SOCK_STREAM, 0, "");
