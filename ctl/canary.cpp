@@ -10,8 +10,11 @@
 #include <netinet/in.h>
 #include <netinet/ip_icmp.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <thread>
+#include <unistd.h>
 
 #include "ctl/uring.h"
 
@@ -102,6 +105,9 @@ struct Canary::Sockets {
     Fd raw_before; ///< made before it
     int udp_error = 0;
     int raw_error = 0;
+    Fd handed;     ///< TCP, connected by another process before the mark
+    Fd handed_end; ///< the other end of it
+    int handed_error = 0;
 };
 
 namespace {
@@ -264,6 +270,23 @@ Attempt raw_before(const Sockets& to) {
     return tried(sendto(to.raw_before.get(), "x", 1, MSG_NOSIGNAL, &place.any, size_of(place)));
 }
 
+/// Held back until it leaves by the kernel's timer, when no process sends.
+Attempt delayed(const Sockets& to) {
+    if (to.handed_end.get() < 0) {
+        return Attempt::untried(to.handed_error == EPERM ? "the rules refuse loopback"
+                                                         : std::strerror(to.handed_error));
+    }
+    const int on = 1;
+    if (setsockopt(to.handed.get(), IPPROTO_TCP, TCP_CORK, &on, sizeof on) < 0 ||
+        send(to.handed.get(), "x", 1, MSG_NOSIGNAL) < 0) {
+        return tried(-1);
+    }
+    constexpr int long_enough_ms = 600; // the timer has 200
+    pollfd wait{to.handed_end.get(), POLLIN, 0};
+    return poll(&wait, 1, long_enough_ms) == 0 ? Attempt{Attempt::Kind::refused, {}}
+                                               : Attempt::passed();
+}
+
 Attempt packet_socket(const Sockets& to) {
     return !to.raw            ? Attempt::untried("needs CAP_NET_RAW")
            : !knows("PACKET") ? Attempt::untried("the kernel has no packet sockets loaded")
@@ -306,10 +329,40 @@ constexpr Way all_ways[] = {
     {"raw socket, IPv6", "sock_create", raw6},
     {"packet of a UDP socket connected before", "packet", udp_before},
     {"packet of a raw socket made before", "packet", raw_before},
+    {"delayed send on another process' connection", "write", delayed},
     {"AF_PACKET socket", "", packet_socket},
     {"tun device", "", tun},
     {"vsock", "", vsock},
 };
+
+} // namespace
+
+namespace {
+
+/// Has a child connect the socket, so that the connection is another process'.
+void connect_by_another(Sockets& s) {
+    s.handed = make(AF_INET, SOCK_STREAM);
+    const Place place = place4("127.0.0.1", s.tcp4);
+    const pid_t child = s.handed ? fork() : -1;
+    if (child == 0) {
+        const int code = connect(s.handed.get(), &place.any, size_of(place));
+        _exit(code < 0 && errno != EINPROGRESS ? errno : 0);
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) < 0) {
+        s.handed_error = errno;
+        return;
+    }
+    s.handed_error = WIFEXITED(status) ? WEXITSTATUS(status) : ECHILD;
+    if (s.handed_error == 0) {
+        constexpr int long_enough_ms = 1000;
+        pollfd wait{s.tcp4_fd.get(), POLLIN, 0};
+        s.handed_end = Fd(poll(&wait, 1, long_enough_ms) == 1
+                              ? accept4(s.tcp4_fd.get(), nullptr, nullptr, SOCK_CLOEXEC)
+                              : -1);
+        s.handed_error = ETIMEDOUT;
+    }
+}
 
 } // namespace
 
@@ -319,6 +372,7 @@ Canary::Canary() : sockets_(std::make_unique<Sockets>()) {
     s.tcp6_fd = receiver(place6("::1"), SOCK_STREAM, s.tcp6);
     s.udp4_fd = receiver(place4("127.0.0.1"), SOCK_DGRAM, s.udp4);
     s.udp6_fd = receiver(place6("::1"), SOCK_DGRAM, s.udp6);
+    connect_by_another(s);
     s.udp_before = make(AF_INET, SOCK_DGRAM);
     const Place place = place4("127.0.0.1", s.udp4);
     if (s.udp_before.get() < 0 || connect(s.udp_before.get(), &place.any, size_of(place)) < 0) {

@@ -67,9 +67,16 @@ bool is_inside(const std::string& attached) {
     }
 }
 
-Line judged(const Way& way, const Attempt& attempt, bool packets) {
+/// The hooks that not every kernel has.
+struct Extra {
+    bool packets;
+    bool writes;
+};
+
+Line judged(const Way& way, const Attempt& attempt, Extra has) {
     Line line{way.name, way.hook, Found::untried, attempt.why};
-    const bool covered = !way.hook.empty() && (way.hook != "packet" || packets);
+    const bool covered = !way.hook.empty() && (way.hook != "packet" || has.packets) &&
+                         (way.hook != "write" || has.writes);
     if (attempt.kind == Attempt::Kind::refused) {
         line.found = Found::enforced;
     } else if (attempt.kind == Attempt::Kind::passed) {
@@ -87,9 +94,27 @@ Line identity(const Json& mark) {
     return line;
 }
 
-bool has_packet_hook(const Json& mark) {
+Extra extra_hooks(const Json& mark) {
     const auto* const hooks = member(mark, "hooks");
-    return hooks != nullptr && hooks->is_object() && !text_at(*hooks, "egress_packet").empty();
+    if (hooks == nullptr || !hooks->is_object()) {
+        return {};
+    }
+    return {!text_at(*hooks, "egress_packet").empty(),
+            text_at(*hooks, "egress_write") == "attached" ||
+                text_at(*hooks, "egress_write_fn") == "attached"};
+}
+
+/// What is never tried, as it would take others' help.
+void add_open(std::vector<Line>& lines, const Json& mark) {
+    const auto* const hooks = member(mark, "hooks");
+    const bool families =
+        hooks != nullptr && hooks->is_object() && text_at(*hooks, "egress_family") == "attached";
+    lines.push_back({"delayed send on another process' MPTCP or UDP socket", "", Found::uncovered,
+                     "egress.conf(5) says what that means"});
+    if (!families) {
+        lines.push_back({"RDS, SMC, TIPC and RxRPC sockets", "", Found::uncovered,
+                         "needs \"bpf\" among the kernel's active security modules"});
+    }
 }
 
 /// Refusals that came from something else than the hooks prove nothing.
@@ -170,8 +195,9 @@ void tell(const Context& context, const Json& mark, const std::vector<Line>& lin
 Exit run_in(const Context& context, const Json& mark, const Canary& canary) {
     std::vector<Line> lines = {identity(mark)};
     for (const auto& way : ways()) {
-        lines.push_back(judged(way, way.attempt(canary.sockets()), has_packet_hook(mark)));
+        lines.push_back(judged(way, way.attempt(canary.sockets()), extra_hooks(mark)));
     }
+    add_open(lines, mark);
     check_count(lines, call(context, {"DELETE", "/v1/selftest"}));
     if (context.json) {
         tell_json(context, mark, lines);
