@@ -57,8 +57,10 @@ std::optional<std::uint64_t> Builder::ask(Look look) {
 void Builder::answer(std::vector<std::pair<std::uint64_t, Look>> asked) {
     // The tables are large and not kept: with long lists this takes as long as it took to put them
     // in force.
-    auto tables = generation_ == 0 ? fail("no rules that this egressd knows are in force")
-                                   : bpf::compile(in_force_, bpf::world_of(in_force_inventory_, clock_), generation_);
+    auto tables =
+        generation_ == 0
+            ? fail("no rules that this egressd knows are in force")
+            : bpf::compile(in_force_, bpf::world_of(in_force_inventory_, clock_), generation_);
     for (const auto& [number, look] : asked) {
         Outcome outcome;
         outcome.number = number;
@@ -211,14 +213,15 @@ void Builder::keep_running(bpf::Inventory& now, bool fresh) const {
     loader_->each_process([&](const egress_process& process) {
         constexpr auto unsure =
             EGRESS_PROCESS_SWEPT | EGRESS_PROCESS_LOST_PLACE | EGRESS_PROCESS_DELETED;
-        const bpf::Place place{process.place.device,
-                               {process.place.path,
-                                strnlen(process.place.path, sizeof process.place.path)}};
+        const bpf::Place place{
+            process.place.device,
+            {process.place.path, strnlen(process.place.path, sizeof process.place.path)}};
         for (const auto& [query, named] : now.paths) {
             if (query.tree || (named.file && bpf::same_file(*named.file, process.program))) {
                 continue;
             }
-            // What exec found in the program's place is proof even for a daemon that has just begun.
+            // What exec found in the program's place is proof even for a daemon that has just
+            // begun.
             const bool was_there = (process.flags & unsure) == 0 &&
                                    std::ranges::find(named.places, place) != named.places.end();
             const auto is_it = [&](const egress_file& file) {

@@ -15,8 +15,8 @@
 #include <thread>
 
 #include "daemon/bpf/guard.h"
-#include "daemon/bpf/world.h"
 #include "daemon/bpf/loader.h"
+#include "daemon/bpf/world.h"
 #include "daemon/clock.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/rule.h"

@@ -94,7 +94,8 @@ bool write_event(EventLog::Kind kind, const std::string& line) {
 } // namespace
 
 Daemon::Daemon(const Options& options, lane::Spawner spawner)
-    : options_(options), spawner_(std::move(spawner)), event_log_(clock_, owner_names_, write_event) {}
+    : options_(options), spawner_(std::move(spawner)),
+      event_log_(clock_, owner_names_, write_event) {}
 
 Daemon::~Daemon() {
     for (const auto& path : made_) {

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "daemon/address.h"
-#include "daemon/bpf/native.h"
 #include "daemon/bpf/guard.h"
+#include "daemon/bpf/native.h"
 #include "daemon/event.h"
 #include "daemon/log.h"
 #include "daemon/policy/print.h"
@@ -308,8 +308,8 @@ Result<json> explain(const Question& question, const bpf::Loader& loader,
     egress_flow flow = question.flow;
     flow.in_container = in_container(question, *known, loader) ? 1 : 0;
     const auto now = boot_time();
-    const auto decision = bpf::native_decide(
-        tables, *known, flow, question.cgroup, now, settings.week_at_boot);
+    const auto decision =
+        bpf::native_decide(tables, *known, flow, question.cgroup, now, settings.week_at_boot);
     if (decision.rule == EGRESS_BROKEN) {
         return fail("the tables do not hang together");
     }

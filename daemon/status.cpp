@@ -70,7 +70,7 @@ json rules_json(Daemon& daemon) {
 /// By reason, as each CPU counts them.
 json losses_json(const bpf::KernelCounters& counters) {
     constexpr const char* reasons[EGRESS_LOSSES] = {"ring",    "processes", "broken",
-                                                   "sockets", "suspects",  "folds"};
+                                                    "sockets", "suspects",  "folds"};
     json out = json::object();
     for (std::size_t reason = 0; reason < EGRESS_LOSSES; ++reason) {
         out[reasons[reason]] = {{"count", counters.losses[reason]},

@@ -238,8 +238,8 @@ __noinline int egress_decide(struct egress_case* found) {
     if (!cgroup && !found->prepared) {
         return EGRESS_UNPREPARED;
     }
-    egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup,
-               found->creates, &question);
+    egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup, found->creates,
+               &question);
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {
         now = bpf_ktime_get_boot_ns();

@@ -116,7 +116,7 @@ struct Loader::Kernel {
     Fd mark;   ///< program that marks a process that tests the hooks
     Fd unfold; ///< programs that make events of repeats
     Fd unfold_all;
-    Fd files;                        ///< program that names files
+    Fd files; ///< program that names files
     Readers readers;
     bool left = false; ///< nobody asks the policy before any more, and its memory is free
     egress_config* config = nullptr; ///< mapped

@@ -11,7 +11,8 @@
 
 namespace egress::bpf {
 
-/// "/path" of the cgroup2 with that id; "" where it is gone or cannot be asked for. The loop's only.
+/// "/path" of the cgroup2 with that id; "" where it is gone or cannot be asked for. The loop's
+/// only.
 std::string path_of_cgroup(std::uint64_t id);
 
 /// Where the cgroup2 hierarchy is mounted; "" where it is not.

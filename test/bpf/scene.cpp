@@ -43,16 +43,14 @@ bool fits_program(const EgressRule& rule, const Scene& scene) {
 
 bool fits_lineage(const EgressRule& rule, const Scene& scene) {
     const auto& [options, ancestors] = std::tie(rule.options, scene.ancestors);
-    const bool lost =
-        scene.lost_lineage && rule.verdict.kind != policy::Verdict::Kind::allow;
+    const bool lost = scene.lost_lineage && rule.verdict.kind != policy::Verdict::Kind::allow;
     if (!options.parent.empty() && !(lost && ancestors.empty()) &&
         (ancestors.empty() || !is_file(options.parent, ancestors.front()))) {
         return false;
     }
     return options.under.empty() || lost ||
-           std::ranges::any_of(ancestors, [&](const egress_file& file) {
-               return is_file(options.under, file);
-           });
+           std::ranges::any_of(
+               ancestors, [&](const egress_file& file) { return is_file(options.under, file); });
 }
 
 reference::Flow reference_flow(const Scene& scene) {
@@ -75,8 +73,8 @@ bool fits(const policy::Policy& policy, const EgressRule& rule, const Scene& sce
             rule.protocol.family == scene.destination.family()) &&
            (!rule.owner.uid || *rule.owner.uid == scene.uid) &&
            (!rule.owner.gid || *rule.owner.gid == scene.gid) && fits_program(rule, scene) &&
-           reference::fits_port(rule.destination.ports, scene.port) &&
-           fits_lineage(rule, scene) && reference::fits_place(options, flow) &&
+           reference::fits_port(rule.destination.ports, scene.port) && fits_lineage(rule, scene) &&
+           reference::fits_place(options, flow) &&
            reference::fits_host(policy, rule.destination, flow) &&
            reference::fits_time(options, flow);
 }
@@ -173,10 +171,10 @@ egress_flow flow_of(const Scene& scene) {
 Decision decide_compiled(const Tables& tables, const Scene& scene) {
     constexpr std::int64_t week = 7 * 86400;
     const auto week_at_boot = ((boot_time - monday + scene.offset) % week + week) % week;
-    return native_decide(tables, process_of(scene), flow_of(scene), all_cgroups()[scene.cgroup].path,
-                         static_cast<std::uint64_t>(scene.now - boot_time) *
-                             std::uint64_t{1000000000},
-                         static_cast<std::uint64_t>(week_at_boot));
+    return native_decide(
+        tables, process_of(scene), flow_of(scene), all_cgroups()[scene.cgroup].path,
+        static_cast<std::uint64_t>(scene.now - boot_time) * std::uint64_t{1000000000},
+        static_cast<std::uint64_t>(week_at_boot));
 }
 
 std::uint32_t decide_plainly(const policy::Policy& policy, const Scene& scene) {
@@ -194,12 +192,13 @@ std::string Scene::text() const {
     for (const auto& each : ancestors) {
         lineage += fmt::format(" {}:{}", each.device, each.inode);
     }
-    return fmt::format("{}:{} type={} protocol={} uid={} gid={} path={}{}{}{}{} file={}:{} command={} "
-                       "ancestors=[{}] cgroup={} {} now={} offset={}",
-                       destination.text(), port, type, protocol, uid, gid, path,
-                       host_path ? "" : " (inside)", lost_place ? " (lost)" : "",
-                       deleted ? " (deleted)" : "", lost_lineage ? " (orphan)" : "", file.device, file.inode, command, lineage,
-                       all_cgroups()[cgroup].path, container ? "container" : "host", now, offset);
+    return fmt::format(
+        "{}:{} type={} protocol={} uid={} gid={} path={}{}{}{}{} file={}:{} command={} "
+        "ancestors=[{}] cgroup={} {} now={} offset={}",
+        destination.text(), port, type, protocol, uid, gid, path, host_path ? "" : " (inside)",
+        lost_place ? " (lost)" : "", deleted ? " (deleted)" : "", lost_lineage ? " (orphan)" : "",
+        file.device, file.inode, command, lineage, all_cgroups()[cgroup].path,
+        container ? "container" : "host", now, offset);
 }
 
 } // namespace egress::bpf

@@ -16,8 +16,8 @@ inline constexpr std::int64_t boot_time = monday - 2 * 86400 - 7; ///< zero of t
 
 struct Scene {
     // The process.
-    std::string path; ///< as exec recorded it
-    bool host_path = true; ///< and so is its place in the host's file system
+    std::string path;        ///< as exec recorded it
+    bool host_path = true;   ///< and so is its place in the host's file system
     bool lost_place = false; ///< it can't be told where the file is
     bool deleted = false;
     bool lost_lineage = false;
