@@ -1,6 +1,7 @@
 #include "daemon/event_log.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "daemon/store/json.h"
 
@@ -127,8 +128,10 @@ void EventLog::settle(Kind kind) {
         owed.push_back({Scope::user, uid, &user.rest});
     }
     std::erase_if(owed, [](const Owed& one) { return one.share->events == 0; });
-    std::ranges::stable_sort(
-        owed, [](const Owed& a, const Owed& b) { return a.share->events > b.share->events; });
+    std::ranges::sort(owed, [](const Owed& a, const Owed& b) {
+        return std::tuple(b.share->events, a.uid, a.scope) <
+               std::tuple(a.share->events, b.uid, b.scope);
+    });
     for (std::size_t i = 0; i < owed.size(); ++i) {
         const auto& [scope, uid, share] = owed[i];
         if (i >= most_summaries || !tell(kind, scope, uid, *share)) {

@@ -35,6 +35,7 @@ PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AM
 # Of these systemd makes nothing that the process could notice in a test, or it is about when it is started.
 NOT_OF_THE_PROCESS = {
     "Type", "ExecStart", "ExecReload", "Restart", "RestartSec", "WatchdogSec", "Sockets", "RuntimeDirectoryPreserve",
+    "KillMode", "TimeoutStopSec",  # how the service manager ends it
     "RemoveIPC", "KeyringMode",  # there are none of either
     "IPAddressDeny",  # RestrictAddressFamilies leaves no socket that it could apply to
 }
@@ -168,8 +169,11 @@ class Unit:
         self.strict = known(value, "strict") == "strict"
 
     def ProtectHome(self, value):
-        if known(value, "yes", "no") == "yes":
-            self.hidden += ["/home", "/root", "/run/user"]
+        homes = ["/home", "/root", "/run/user"]
+        if known(value, "yes", "read-only", "no") == "read-only":
+            self.read_only += homes
+        elif value == "yes":
+            self.hidden += homes
 
     def PrivateTmp(self, value):
         self.private_tmp = known(value, "yes", "no") == "yes"
