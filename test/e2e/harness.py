@@ -304,6 +304,8 @@ def as_user(uid, function):
 
 def enter():
     """Starts this program again inside its own namespaces, unless that has happened."""
+    if AS_INSTALLED in sys.argv:
+        os.environ["EGRESS_TEST_AS_INSTALLED"] = "1"
     if os.environ.get("EGRESS_TEST_WORLD") == "1" and os.getpid() == 1:
         return
     if os.geteuid() != 0:
@@ -392,8 +394,6 @@ def clean_up():
 
 
 def main(names):
-    if AS_INSTALLED in sys.argv:
-        os.environ["EGRESS_TEST_AS_INSTALLED"] = "1"
     enter()
     wanted = [word for word in sys.argv[1:] if word != AS_INSTALLED]
     tests = [(name, function) for name, function in names.items()
