@@ -291,7 +291,7 @@ def test_the_daemon_refuses_own_goals(world):
         assert nfail(guard) == 3 and probe(guard, TARGET, "tcp,10.66.0.9,80") == ["ok", "EPERM"]
         world.write(os.path.basename(guard.daemon.conf), goal)
         code, body = guard.daemon.request("POST", "/v1/reload")
-        assert code == 409 and ":4:1: warning: own goal" in body["warnings"][0], body
+        assert code == 409 and any(":4:1: warning: own goal" in each for each in body["warnings"]), body
         done = world.ctl("reload", environment=at(guard))
         assert done.returncode == 1 and ":4:1: warning: own goal" in done.stderr, done
         assert "--force" in done.stderr and nfail(guard) == 3, done
