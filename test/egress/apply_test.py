@@ -264,7 +264,7 @@ def test_own_goals(world):
         assert read(guard.daemon.conf) == goals[1]
         # Where nobody is asked, it is a warning.
         code, body = guard.daemon.request("POST", "/v1/reload?force=1")
-        assert code == 200 and "own goal" in body["warnings"][0], body
+        assert code == 200 and "own goal" in " ".join(body["warnings"]), body
         before = guard.status()["generation"]
         guard.daemon.send(harness.signal.SIGHUP)
         wait_for(lambda: guard.status()["generation"] > before, 60, "the reload by a signal")
@@ -296,11 +296,11 @@ def test_the_daemon_refuses_own_goals(world):
         assert done.returncode == 1 and ":4:1: warning: own goal" in done.stderr, done
         assert "--force" in done.stderr and nfail(guard) == 3, done
         done = world.ctl("reload", "--json", environment=at(guard))
-        assert done.returncode == 1 and "own goal" in json.loads(done.stdout)["warnings"][0], done
+        assert done.returncode == 1 and "own goal" in " ".join(json.loads(done.stdout)["warnings"]), done
         assert guard.status()["generation"] == 1 and not guard.status()["last_error"]
         # By force.
         code, body = guard.daemon.request("PUT", "/v1/trial?force=1", wish)
-        assert code == 200 and "own goal" in body["warnings"][0] and nfail(guard) == 9, body
+        assert code == 200 and "own goal" in " ".join(body["warnings"]) and nfail(guard) == 9, body
         assert probe(guard, TARGET) == ["EPERM"]
         assert guard.daemon.request("DELETE", "/v1/trial")[0] == 200
         done = world.ctl("reload", "--force", environment=at(guard))
@@ -315,7 +315,7 @@ def test_own_goals_of_the_first_rules(world):
         daemon = guard.daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n", "-G", guard.cgroup)
         goal = {"name": "x", "text": "[egress]\n* * * * * deny\n", "seconds": 600}
         code, body = daemon.request("PUT", "/v1/trial", goal, timeout=90)
-        assert code == 409 and "own goal" in body["warnings"][0], body
+        assert code == 409 and "own goal" in " ".join(body["warnings"]), body
         assert guard.status()["state"] == "off" and not trial(guard) and nfail(guard) == 3
         # What was refused does not come when the system changes, either.
         path = world.path("program")
