@@ -37,6 +37,20 @@ int type_of(int fd, int protocol) {
     }
 }
 
+/// Others have a number in the port's place that any user may choose, such as a ping socket's.
+bool has_ports(int protocol) {
+    switch (protocol) {
+    case IPPROTO_TCP:
+    case IPPROTO_UDP:
+    case IPPROTO_UDPLITE:
+    case IPPROTO_SCTP:
+    case IPPROTO_DCCP:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /// An IPv6 address cannot arrive on an IPv4 socket, nor IPv4 on an IPv6 socket that refuses it.
 bool can_arrive(const Address& address, int fd, int domain) {
     if (domain == AF_INET) {
@@ -88,14 +102,14 @@ Refusal examine_socket(int fd, Finding& found) {
     if (found.protocol == IPPROTO_MPTCP) {
         found.protocol = IPPROTO_TCP; // what the packets carry, and what rules say
     }
-    if (found.protocol < 0 || found.protocol > 255) {
+    found.type = type_of(fd, found.protocol);
+    if (!has_ports(found.protocol) || found.type == SOCK_RAW) {
         return Refusal::wrong_protocol;
     }
     if (found.sender.uid != 0) { // root's word is good for both
         found.other_namespace = own_namespace() != 0 && namespace_of(fd) != own_namespace();
         found.maker = maker_of(fd);
     }
-    found.type = type_of(fd, found.protocol);
     if (const auto peer = peer_of(fd)) {
         found.connected = true;
         found.remote = *peer;

@@ -99,9 +99,14 @@ Extra extra_hooks(const Json& mark) {
     if (hooks == nullptr || !hooks->is_object()) {
         return {};
     }
+    // A hook that was attached and is gone leaves a way open; one that the kernel has not covers
+    // none.
+    const auto was_attached = [&](const char* hook) {
+        const auto text = text_at(*hooks, hook);
+        return text == "attached" || text == "its pin is gone" || text == "it was taken off";
+    };
     return {!text_at(*hooks, "egress_packet").empty(),
-            text_at(*hooks, "egress_write") == "attached" ||
-                text_at(*hooks, "egress_write_fn") == "attached"};
+            was_attached("egress_write") || was_attached("egress_write_fn")};
 }
 
 /// What is never tried, as it would take others' help.

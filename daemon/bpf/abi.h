@@ -38,7 +38,8 @@ struct egress_file {
     __u64 inode;
     __u32 device; /* of the super block, as mountinfo shows it */
     __u32 generation;
-    __u64 path; /* keyed hash of the path inside the file system; 0 where the generation suffices */
+    __u64 path; /* of the owner, and a keyed hash of the path inside the file system where the
+                   generation does not suffice */
 };
 #define EGRESS_NO_PATH (~0ULL) /* the path is needed and not known: such a file equals no other */
 
@@ -106,10 +107,10 @@ struct egress_base {
     __u32 any_cgroup;     /* index: rules that ask for none */
     __u32 suspect_cgroup; /* index: those, and every refusal: for a cgroup that is not known */
     __u32 at_create;      /* index: rules that may decide when only the kind of socket is known */
+    __u32 stranger;       /* index: rules that name neither program nor ancestry */
+    __u32 suspect;        /* index: those, and every refusal: for a process that is not known */
     __u32 at_closed;      /* index: the same where its packets can't be judged either */
-    struct egress_vector stranger; /* rules that name neither program nor ancestry */
-    struct egress_vector suspect;  /* those, and every refusal: for a process that is not known */
-    struct egress_vector refusals; /* rules that refuse */
+    struct egress_vector refusals;    /* rules that refuse */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
     struct egress_vector any_under;
@@ -151,6 +152,7 @@ struct egress_tree {
 #define EGRESS_DEVICE_BITS 32
 #define EGRESS_INSIDE 0xffffffffU  /* what exec recorded, as the process' root shows it */
 #define EGRESS_CGROUPS 0xfffffffeU /* of a cgroup2, ending in '/' */
+#define EGRESS_FOREIGN 0xfffffffcU /* any file system that a user namespace has mounted */
 #define EGRESS_UNITS 0xfffffffdU   /* name of one, with its terminator, or "name@" */
 
 struct egress_path_rules {
@@ -184,6 +186,8 @@ struct egress_subject {
     struct egress_vector vector;
 };
 
+#define EGRESS_SUBJECTS (2 * EGRESS_SLOTS) /* of this program and of the one before */
+
 /* Rules of the cgroups by name: of one under one generation. */
 struct egress_cgroup_key {
     __u64 id;
@@ -215,7 +219,7 @@ struct egress_process {
     __u32 zero;
     struct egress_tree place; /* of the program's file inside its file system */
     struct egress_tree path;  /* as exec recorded it; EGRESS_INSIDE */
-    struct egress_subject subjects[EGRESS_SLOTS];
+    struct egress_subject subjects[EGRESS_SUBJECTS];
 };
 
 /* By socket: who has it, and whether its packets are let through. Of those that connect, and of
@@ -232,7 +236,7 @@ struct egress_socket {
     __u8 in_container;
     __u8 wrote;  /* the owner may have bytes in the socket's queue */
     __u8 others; /* others may, too: struct egress_writers */
-    __u8 zero;
+    __u8 moved;  /* UDP: connected more than once, so what is on its way may be for a peer before */
     __u64 cgroup;    /* id: where the owner was then */
     __u64 cgroup_at; /* address; only with that id it is still the same */
 };

@@ -23,21 +23,16 @@ struct {
 struct egress_ladder {
     const struct egress_view* view;
     struct egress_scratch* room;
-    __u64 cgroup;
-    __u32 size; /* of the name in the scratch, with its terminator */
-    __u32 length;
-    __u32 at;
-    __u32 whole;
 };
 
 /* Reads the name of the cgroup and goes to the one around it; null: the walk ends here. */
 EGRESS_INLINE const struct cgroup* leave(struct egress_ladder* ladder) {
-    const struct cgroup* const cgroup = (const struct cgroup*)ladder->cgroup;
     struct egress_scratch* const room = ladder->room;
+    const struct cgroup* const cgroup = (const struct cgroup*)room->ascent.cgroup;
     const struct cgroup* const outer =
         (const struct cgroup*)BPF_CORE_READ(cgroup, self.parent); /* its first member */
     if (!outer || BPF_CORE_READ(cgroup, kn, id) == host_cgroup) {
-        ladder->whole = 1;
+        room->ascent.whole = 1;
         return 0;
     }
     __builtin_memset(room->name, 0, sizeof room->name);
@@ -46,8 +41,8 @@ EGRESS_INLINE const struct cgroup* leave(struct egress_ladder* ladder) {
     if (size < 2) {
         return 0;
     }
-    ladder->size = (__u32)size;
-    ladder->cgroup = (__u64)outer;
+    ladder->room->ascent.size = (__u32)size;
+    ladder->room->ascent.cgroup = (__u64)outer;
     return outer;
 }
 
@@ -55,7 +50,7 @@ static long measure_cgroup(__u32 step, struct egress_ladder* ladder) {
     if (!leave(ladder)) {
         return 1;
     }
-    ladder->length += ladder->size;
+    ladder->room->ascent.length += ladder->room->ascent.size;
     return 0;
 }
 
@@ -65,20 +60,24 @@ static long write_cgroup(__u32 step, struct egress_ladder* ladder) {
         return 1;
     }
     struct egress_scratch* const room = ladder->room;
-    ladder->at -= ladder->size;
-    if (ladder->at < EGRESS_PATH_SIZE) {
-        const __u32 at = egress_masked(ladder->at, EGRESS_TEXT_SIZE - 1);
+    ladder->room->ascent.at -= ladder->room->ascent.size;
+    if (ladder->room->ascent.at < EGRESS_PATH_SIZE) {
+        const __u32 at = egress_masked(ladder->room->ascent.at, EGRESS_TEXT_SIZE - 1);
         room->text[at] = '/';
         bpf_probe_read_kernel(&room->text[at + 1],
-                              egress_masked(ladder->size - 1, EGRESS_TEXT_SIZE - 1), room->name);
+                              egress_masked(ladder->room->ascent.size - 1, EGRESS_TEXT_SIZE - 1),
+                              room->name);
     }
     return 0;
 }
 
-/* Not 0 where others than root make cgroups inside this one, and so choose their names. */
+/* Not 0 where others than root may make cgroups inside this one, and so choose their names. */
 EGRESS_INLINE __u32 owner_of(const struct cgroup* cgroup) {
     struct kernfs_iattrs* const owner = BPF_CORE_READ(cgroup, kn, iattr);
-    return BPF_CORE_READ(owner, ia_uid.val); /* 0 where there is none */
+    const __u32 mode = BPF_CORE_READ(cgroup, kn, mode);
+    const __u32 uid = BPF_CORE_READ(owner, ia_uid.val); /* 0 where there is none */
+    const __u32 gid = BPF_CORE_READ(owner, ia_gid.val);
+    return uid | (mode & 0002) | (mode & 0020 ? gid : 0);
 }
 
 /* Adds the rules of the unit that the cgroup's name may be. */
@@ -90,7 +89,7 @@ static long add_unit(__u32 step, struct egress_ladder* ladder) {
     struct egress_tree* const key = &ladder->room->key;
     __builtin_memcpy(key->path, ladder->room->name, sizeof key->path);
     key->device = EGRESS_UNITS;
-    key->bits = EGRESS_DEVICE_BITS + ladder->size * 8;
+    key->bits = EGRESS_DEVICE_BITS + ladder->room->ascent.size * 8;
     const struct egress_path_rules* const found = tree_rules(ladder->view, key);
     if (!found) {
         return 0;
@@ -99,35 +98,32 @@ static long add_unit(__u32 step, struct egress_ladder* ladder) {
     const __u32 index = (found->uncertain & (__u32)others) | (found->rules & ~(__u32)others);
     const struct egress_vector* const rules = vector_at(ladder->view, index);
     if (!rules) {
-        ladder->cgroup = 0;
+        ladder->room->ascent.cgroup = 0;
         return 1; /* not whole */
     }
     egress_add(&ladder->room->vector, rules);
     return 0;
 }
 
-EGRESS_INLINE void begin_walk(struct egress_ladder* ladder, __u64 address, __u64 id) {
-    ladder->cgroup = address;
-    ladder->whole = (__u32)egress_zero(id);
-}
-
-EGRESS_INLINE int is_whole(const struct egress_ladder* ladder, __u64 id) {
-    return ladder->whole + (__u32)egress_zero(id) != 0;
+EGRESS_INLINE void begin_walk(struct egress_ladder* ladder, __u64 address) {
+    ladder->room->ascent.cgroup = address;
+    ladder->room->ascent.whole = 0;
 }
 
 /* The path of the cgroup, ending in '/', in the key; 0: it can't be told. */
-EGRESS_INLINE int take_cgroup(struct egress_ladder* ladder, __u64 address, __u64 id) {
+EGRESS_INLINE int take_cgroup(struct egress_ladder* ladder, __u64 address) {
     struct egress_tree* const key = &ladder->room->key;
-    begin_walk(ladder, address, id);
+    begin_walk(ladder, address);
+    ladder->room->ascent.length = 0;
     bpf_loop(EGRESS_MAX_NESTING, measure_cgroup, ladder, 0);
-    const __u32 length = ladder->length + (__u32)egress_zero(id);
-    if (!is_whole(ladder, id)) {
+    const __u32 length = ladder->room->ascent.length;
+    if (!ladder->room->ascent.whole) {
         return 0;
     }
-    begin_walk(ladder, address, id);
-    ladder->at = length;
+    begin_walk(ladder, address);
+    ladder->room->ascent.at = length;
     bpf_loop(EGRESS_MAX_NESTING, write_cgroup, ladder, 0);
-    if (!is_whole(ladder, id)) {
+    if (!ladder->room->ascent.whole) {
         return 0;
     }
     const __u32 known = length < EGRESS_PATH_SIZE - 1 ? length : EGRESS_PATH_SIZE - 1;
@@ -141,9 +137,9 @@ EGRESS_INLINE int take_cgroup(struct egress_ladder* ladder, __u64 address, __u64
     return 1;
 }
 
-EGRESS_INLINE int find_rules(struct egress_ladder* ladder, __u64 address, __u64 id) {
+EGRESS_INLINE int find_rules(struct egress_ladder* ladder, __u64 address) {
     struct egress_scratch* const room = ladder->room;
-    if (!take_cgroup(ladder, address, id)) {
+    if (!take_cgroup(ladder, address)) {
         return 0;
     }
     const struct egress_path_rules* const found = tree_rules(ladder->view, &room->key);
@@ -157,9 +153,9 @@ EGRESS_INLINE int find_rules(struct egress_ladder* ladder, __u64 address, __u64 
     if (!ladder->view->base->has_units) {
         return 1;
     }
-    begin_walk(ladder, address, id);
+    begin_walk(ladder, address);
     bpf_loop(EGRESS_MAX_NESTING, add_unit, ladder, 0);
-    return is_whole(ladder, id);
+    return ladder->room->ascent.whole != 0;
 }
 
 /* Works out the rules of the cgroup at this address and keeps them; where it can't, the caller
@@ -178,11 +174,10 @@ __noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
     struct egress_ladder ladder = {
         .view = &view,
         .room = room,
-        .length = (__u32)egress_zero(id),
     };
     /* Or the cgroup is gone, and another one is there. */
     const int is_there = BPF_CORE_READ((const struct cgroup*)address, kn, id) == id;
-    if (view.base && is_there && find_rules(&ladder, address, id)) {
+    if (view.base && is_there && find_rules(&ladder, address)) {
         bpf_map_update_elem(&cgroup_rules, &kept, &room->vector, BPF_ANY);
     }
     release(room);

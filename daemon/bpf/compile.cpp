@@ -361,11 +361,12 @@ class Compiler {
         egress_base& base = *out_.base;
         base.any_parent = where([](const EgressRule& r) { return r.options.parent.empty(); });
         base.any_under = where([](const EgressRule& r) { return r.options.under.empty(); });
-        base.stranger = where([](const EgressRule& r) {
+        const auto stranger = where([](const EgressRule& r) {
             return r.program.kind == Program::Kind::any && r.options.parent.empty() &&
                    r.options.under.empty();
         });
-        base.suspect = combine(base.stranger, base.refusals);
+        base.stranger = pool_.add(stranger);
+        base.suspect = pool_.add(combine(stranger, base.refusals));
         // A socket of a kind that only some destinations may be reached with has to be made first:
         // then its packets are judged. So a refusal of some destinations decides nothing yet.
         base.at_create = pool_.add(where([](const EgressRule& r) {

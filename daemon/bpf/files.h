@@ -152,6 +152,11 @@ EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place
     out->inode = BPF_CORE_READ(file, f_inode, i_ino);
     out->device = BPF_CORE_READ(super, s_dev);
     out->generation = BPF_CORE_READ(file, f_inode, i_generation);
+    /* A user has mounted it in a namespace of its own: nothing there is what a path of the host's
+     * leads to, and its device may have been another file system's before. */
+    if (BPF_CORE_READ(super, s_user_ns, level)) {
+        out->device = EGRESS_FOREIGN;
+    }
     const __u32 flags = take_place(place, file, out->device, out->inode);
     if (out->generation && magic != EGRESS_BTRFS && magic != EGRESS_OVERLAY) {
         out->path = 0;
@@ -160,6 +165,11 @@ EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place
         out->path = EGRESS_NO_PATH;
     } else {
         out->path = hash_of_place(place);
+    }
+    /* With its owner, as a user can choose numbers and generations, but only for files of its own.
+     */
+    if (out->path != EGRESS_NO_PATH) {
+        out->path += BPF_CORE_READ(file, f_inode, i_uid.val) * 0x9e3779b97f4a7c15ULL;
     }
     return flags;
 }

@@ -87,6 +87,7 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
         egress_lose(EGRESS_LOST_SOCKET);
         return settings->monitor || !found->generation ? EGRESS_PASS : EGRESS_REFUSE;
     }
+    kept->moved |= !stream && kept->started != 0;
     kept->started = found->owner.started;
     kept->exec_id = found->owner.exec_id;
     kept->tgid = found->owner.tgid;

@@ -74,10 +74,17 @@ EGRESS_INLINE struct egress_process* process_of(const struct egress_socket* owne
     return process && process->started == owner->started ? process : 0;
 }
 
-EGRESS_INLINE int is_prepared(const struct egress_process* process,
-                              const struct egress_view* view) {
-    const struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
-    return subject->generation == view->generation && subject->epoch == process->epoch;
+/* Where the rules of a program are: the next program's are worked out beside them, so that a
+ * verdict on another CPU that reads them still reads one program's. */
+EGRESS_INLINE __u32 place_of_subject(const struct egress_view* view, __u32 epoch) {
+    return egress_masked((view->slot & (EGRESS_SLOTS - 1)) | (epoch & 2), EGRESS_SUBJECTS - 1);
+}
+
+EGRESS_INLINE const struct egress_subject* find_subject(const struct egress_process* process,
+                                                        const struct egress_view* view) {
+    const __u32 epoch = *(volatile const __u32*)&process->epoch;
+    const struct egress_subject* subject = &process->subjects[place_of_subject(view, epoch)];
+    return subject->generation == view->generation && subject->epoch == epoch ? subject : 0;
 }
 
 /* The rules that the owner's program and ancestry select: worked out once per program and policy.
@@ -90,7 +97,8 @@ EGRESS_INLINE void prepare_subject(struct egress_case* found, const struct egres
     }
     const __u32 epoch = *(volatile __u32*)&process->epoch;
     if (!(epoch & 1) && egress_select(view, process, &room->vector)) {
-        struct egress_subject* subject = &process->subjects[view->slot & (EGRESS_SLOTS - 1)];
+        struct egress_subject* subject = &process->subjects[place_of_subject(view, epoch)];
+        subject->generation = 0;
         subject->vector = room->vector;
         subject->epoch = epoch;
         __sync_lock_test_and_set(&subject->generation, view->generation);
@@ -119,15 +127,15 @@ __noinline int egress_prepare(struct egress_case* found) {
 EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_case* found,
                                                      const struct egress_process* process,
                                                      const struct egress_view* view) {
-    if (process && is_prepared(process, view) &&
-        (!found->sends || process->exec_id == found->owner.exec_id)) {
-        return &process->subjects[view->slot & (EGRESS_SLOTS - 1)].vector;
+    const struct egress_subject* subject = process ? find_subject(process, view) : 0;
+    if (subject && (!found->sends || process->exec_id == found->owner.exec_id)) {
+        return &subject->vector;
     }
     if (found->sends && found->kernel) {
-        return &view->base->stranger;
+        return vector_at(view, view->base->stranger);
     }
     egress_lose(EGRESS_LOST_SUSPECT);
-    return &view->base->suspect;
+    return vector_at(view, view->base->suspect);
 }
 
 /* A function of its own: the key would be too much for the stack of egress_decide(), in 6.1. */
@@ -230,10 +238,9 @@ __noinline int egress_decide(struct egress_case* found) {
         return 0;
     }
     const struct egress_process* process = process_of(&found->owner);
-    if (process && !found->prepared && !is_prepared(process, &view)) {
+    if (process && !found->prepared && !find_subject(process, &view)) {
         return EGRESS_UNPREPARED;
     }
-    const __u32 epoch = process ? *(volatile const __u32*)&process->epoch : 0;
     const struct egress_vector* const cgroup = cgroup_of(found, &view);
     if (!cgroup && !found->prepared) {
         return EGRESS_UNPREPARED;
@@ -247,13 +254,6 @@ __noinline int egress_decide(struct egress_case* found) {
     found->rule = egress_first(&view, &question, now, settings->week_at_boot);
     if (found->rule == EGRESS_UNMATCHED && found->creates == EGRESS_CREATES_CLOSED) {
         found->rule = EGRESS_CLOSED;
-    }
-    /* Another program began meanwhile, whose rules have perhaps replaced those read here. */
-    if (process && *(volatile const __u32*)&process->epoch != epoch) {
-        if (!found->prepared) {
-            return EGRESS_UNPREPARED;
-        }
-        found->rule = EGRESS_BROKEN;
     }
     if (is_canary(settings, &found->owner)) {
         found->rule = EGRESS_CANARY;

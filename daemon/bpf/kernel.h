@@ -5,19 +5,31 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+typedef struct {
+    unsigned int val;
+} kuid_t;
+typedef struct {
+    unsigned int val;
+} kgid_t;
 struct qstr {
     __u32 len;
     const unsigned char* name;
 };
 struct dentry;
+struct user_namespace;
 struct super_block {
     __u32 s_dev;
     unsigned long s_magic;
     struct dentry* s_root;
+    struct user_namespace* s_user_ns;
+};
+struct user_namespace {
+    int level;
 };
 struct inode {
     struct super_block* i_sb;
     unsigned long i_ino;
+    kuid_t i_uid;
     __u32 i_generation;
 };
 struct hlist_bl_node {
@@ -87,22 +99,18 @@ struct signal_struct {
 struct mm_struct {
     struct file* exe_file;
 };
-typedef struct {
-    unsigned int val;
-} kuid_t;
-typedef struct {
-    unsigned int val;
-} kgid_t;
 struct cred {
     kuid_t uid;
     kgid_t gid;
 };
 struct kernfs_iattrs {
     kuid_t ia_uid;
+    kgid_t ia_gid;
 };
 struct kernfs_node {
     const char* name;
     __u64 id;
+    unsigned short mode;
     struct kernfs_iattrs* iattr;
 };
 struct cgroup_subsys_state {

@@ -464,6 +464,15 @@ EGRESS_INLINE int is_to_be_judged(struct bpf_sock* sk, int kind, struct task_str
     return tcp && has_connected(tcp, sk->state);
 }
 
+/* Whether a datagram may be for another address than the socket has now: another thread can
+ * disconnect or connect it while one sends, who has then seen no hook for unconnected sends. */
+EGRESS_INLINE int is_elsewhere(struct bpf_sock* sk, const struct egress_socket* kept, int kind) {
+    const __u32 protocol = sk->protocol;
+    return kept && kind != EGRESS_PACKET_OTHER &&
+           (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE) &&
+           (kind == EGRESS_PACKET_FREE || kept->moved);
+}
+
 SEC("cgroup_skb/egress")
 int egress_packet(struct __sk_buff* skb) {
     const __u32 zero = 0;
@@ -477,10 +486,13 @@ int egress_packet(struct __sk_buff* skb) {
         return EGRESS_REFUSE;
     }
     const int kind = kind_of(sk);
+    const struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    if (is_elsewhere(sk, kept, kind) && !egress_judge_packet(skb, EGRESS_PACKET_OTHER)) {
+        return EGRESS_REFUSE;
+    }
     if (kind == EGRESS_PACKET_FREE) {
         return EGRESS_PASS;
     }
-    const struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
     struct task_struct* task = sender_now();
     if (kept ? kind == EGRESS_PACKET_CONNECTED && is_known(kept, task, settings)
              : !is_to_be_judged(sk, kind, task)) {

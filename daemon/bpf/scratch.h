@@ -12,9 +12,20 @@
 #define EGRESS_TEXT_SIZE 256 /* where a path is kept: EGRESS_PATH_SIZE, and room to mask */
 #define EGRESS_SCRATCHES 8   /* of each CPU: two of a sweep, and what interrupts it */
 
+/* A walk over cgroups. Here and not on the stack: what is read from a map is any number to the
+ * verifier, which so has seen all of a loop after its first round. */
+struct egress_ascent {
+    __u64 cgroup; /* address */
+    __u32 size;   /* of the name in the scratch, with its terminator */
+    __u32 length;
+    __u32 at;
+    __u32 whole;
+};
+
 struct egress_scratch {
     __u32 taken;
     __u32 zero;
+    struct egress_ascent ascent;
     /* Twice the size, so that the verifier sees each write of a component inside. */
     char text[2 * EGRESS_TEXT_SIZE];
     char name[EGRESS_TEXT_SIZE];

@@ -34,7 +34,7 @@
 
 /* One word that says "this process, running this program, under this policy". */
 EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation) {
-    return (started ^ exec_id << 40) + generation * 0x9e3779b97f4a7c15ULL;
+    return started + exec_id * 0xd6e8feb86659fd93ULL + generation * 0x9e3779b97f4a7c15ULL;
 }
 
 EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* task,

@@ -72,8 +72,9 @@ int BPF_PROG(egress_fork, struct task_struct* parent, struct task_struct* child)
     if (!process) {
         return 0;
     }
-    process->subjects[0].generation = 0;
-    process->subjects[1].generation = 0;
+    for (int i = 0; i < EGRESS_SUBJECTS; ++i) {
+        process->subjects[i].generation = 0;
+    }
     process->epoch = 0;
     process->started = started;
     process->exec_id = BPF_CORE_READ(child, self_exec_id);

@@ -45,14 +45,15 @@ EGRESS_INLINE void judge_owner(struct egress_case* found) {
 }
 
 EGRESS_INLINE int is_owner(const struct egress_socket* kept, struct task_struct* task) {
-    return kept->started == task->group_leader->start_boottime &&
+    return kept->tgid == (__u32)task->tgid && kept->started == task->group_leader->start_boottime &&
            kept->exec_id == task->self_exec_id && kept->uid == task->cred->uid.val &&
            kept->gid == task->cred->gid.val && kept->cgroup_at == (__u64)task->cgroups->dfl_cgrp;
 }
 
 EGRESS_INLINE int is_same(const struct egress_socket* a, const struct egress_socket* b) {
-    return a->started == b->started && a->exec_id == b->exec_id && a->uid == b->uid &&
-           a->gid == b->gid && a->cgroup == b->cgroup && a->in_container == b->in_container;
+    return a->tgid == b->tgid && a->started == b->started && a->exec_id == b->exec_id &&
+           a->uid == b->uid && a->gid == b->gid && a->cgroup == b->cgroup &&
+           a->in_container == b->in_container;
 }
 
 /* A place for one more among those who have bytes queued. */

@@ -249,7 +249,7 @@ TEST_CASE("what is known before the program is known") {
         tables_of(policy_of("* * * * /usr/bin/curl deny\n* * * * * deny parent=/usr/bin/wget\n"
                             "* * * * * deny under=/usr/bin/wget\n*:53 * * * * deny\n"
                             "10.0.0.1 * * * * allow\n* * * * * reject\n"));
-    CHECK(lines_in(tables.base->stranger) == "3 4 5");
+    CHECK(lines_in(tables.vectors[tables.base->stranger]) == "3 4 5");
     // A socket may be made if some destination can be reached with it.
     CHECK(lines_in(tables.vectors[tables.base->at_create]) == "0 1 2 4 5");
 }

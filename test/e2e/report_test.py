@@ -1,6 +1,7 @@
 """What rules promise: from a report to an element in the firewall, and back."""
 
 import errno
+import os
 import socket
 import time
 
@@ -428,6 +429,23 @@ def test_a_port_that_a_user_chose_blocks_nobody(world):
     status = daemon.status()
     assert daemon.blocks() == [] and world.elements() == [], daemon.blocks()
     assert status["reports"]["unproved"] == sent, status["reports"]
+
+
+def test_sockets_without_ports(world):
+    """A ping socket's "port" is a number of the user's choice, whatever port a line names."""
+    with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
+        file.write(f"{NOBODY} {NOBODY}")
+    daemon = world.daemon("[local]\n22 * * * * 1 10m\n")
+
+    def ping():
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+        server.bind((HOST4, 22))
+        server.connect(("10.66.16.98", 1))
+        return world.library.report(harness.ABUSIVE, server, "x")
+    harness.as_user(NOBODY, ping)
+    wait_for(lambda: daemon.taken() == 1, what="the report to be read")
+    assert daemon.blocks() == [] and daemon.status()["refused"]["wrong_protocol"] == 1, daemon.status()["refused"]
 
 
 def test_success_on_a_port_that_a_user_chose_lifts_nothing(world):

@@ -6,10 +6,12 @@ evaded, whether egressd runs or not.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 
 from guarded import guarded, harness
@@ -288,13 +290,17 @@ def test_unit_of_a_user(world):
     servers(world, 80)
     world.listener("10.66.0.1", 81)
     with guarded(world) as guard:
-        own = guard.cgroup + "/user@65534.service"
-        os.mkdir(own)
-        os.chown(own, USER, USER)
+        owns = {"/user@65534.service": (USER, USER, 0o755), "/group.slice": (0, USER, 0o775),
+                "/anybody.slice": (0, 0, 0o777)}
+        for own, (uid, gid, mode) in owns.items():
+            os.mkdir(guard.cgroup + own)
+            os.chown(guard.cgroup + own, uid, gid)
+            os.chmod(guard.cgroup + own, mode)
         with_rules(guard, "10.66.0.1:80 * * * * allow unit=mine.service\n10.66.0.1:80 * * * * deny\n"
                    "10.66.0.1:81 * * * * deny unit=mine.service\n")
-        guard.run("mkdir", own + "/mine.service", user=USER, group=USER, check=True)
-        assert probe(guard, TARGET, "tcp,10.66.0.1,81", cgroup="/user@65534.service/mine.service") == ["EPERM"] * 2
+        for own in owns:
+            guard.run("mkdir", guard.cgroup + own + "/mine.service", user=USER, group=USER, check=True)
+            assert probe(guard, TARGET, "tcp,10.66.0.1,81", cgroup=own + "/mine.service") == ["EPERM"] * 2, own
 
 
 def test_deep_cgroup(world):
@@ -454,6 +460,121 @@ os.execve(program, [program, "-c", os.environ["CODE"], allowed, denied, str(roun
         reader.kill()
         reader.wait()
         assert done.stdout.split() == ["end"], done
+
+
+def test_device_given_out_again(world):
+    """A file system that a user mounts in a namespace of its own, under a device number that was the host's."""
+    servers(world, 80)
+    apps(world)
+    os.mkdir("/run/apps/data")
+    run("mount", "-t", "tmpfs", "data", "/run/apps/data")
+    shutil.copy(PYTHON, "/run/apps/data/prog")
+    device = os.stat("/run/apps/data").st_dev
+    inside = """
+i=0
+while [ $i -lt 60 ]; do
+    mkdir -p /tmp/m$i && mount -t tmpfs mine /tmp/m$i && i=$((i+1))
+    [ "$(stat -c %d /tmp/m$((i-1)))" = "$1" ] && break
+done
+[ "$(stat -c %d /tmp/m$((i-1)))" = "$1" ] || exit 77
+cp "$2" /tmp/m$((i-1))/prog && shift 2 && exec /tmp/m$((i-1))/prog -c "$@"
+"""
+    with guarded(world) as guard:
+        with_rules(guard, ONLY.format("/run/apps/data/prog"))
+        assert probe(guard, TARGET, program="/run/apps/data/prog") == ["ok"]
+        guard.daemon.stop(signal.SIGKILL)
+        run("umount", "/run/apps/data")
+        done = guard.run("unshare", "-Urm", "--", "sh", "-c", inside, "sh", str(device), PYTHON, PROBE, TARGET,
+                         user=USER, group=USER)
+        if done.returncode == 77:
+            raise Skip("the number was not given out again")
+        assert done.stdout.split() == ["EPERM"], done
+
+
+def test_generation_that_a_user_sets(world):
+    """ext4 without checksums lets the owner of a file set its generation; the owner counts, too."""
+    servers(world, 80)
+    with image(world, "ext4", "-q", "-O", "^metadata_csum") as point, guarded(world) as guard:
+        tool = point + "/tool"
+        shutil.copy(PYTHON, tool)
+        os.mkdir(point + "/home")
+        os.chown(point + "/home", USER, USER)
+        with_rules(guard, ONLY.format(tool))
+        guard.daemon.stop(signal.SIGKILL)
+        number = os.stat(tool).st_ino
+        with open(tool, "rb") as file:
+            generation = fcntl.ioctl(file, 0x80087601, b"\0" * 8)  # FS_IOC_GETVERSION
+        shutil.copy(PYTHON, tool + ".new")
+        os.rename(tool + ".new", tool)
+        os.sync()
+        code = ("import fcntl, os, shutil, sys\n"
+                "point, number, generation, program = sys.argv[1:5]\n"
+                "for i in range(2000):\n"
+                "    path = f'{point}/home/{i}'\n"
+                "    with open(path, 'wb'): pass\n"
+                "    if os.stat(path).st_ino == int(number): break\n"
+                "else: sys.exit(77)\n"
+                "shutil.copyfile(program, path)\n"
+                "os.chmod(path, 0o755)\n"
+                "with open(path, 'rb') as file:\n"
+                "    try: fcntl.ioctl(file, 0x40087602, bytes.fromhex(generation))\n"  # FS_IOC_SETVERSION
+                "    except OSError: sys.exit(78)\n"
+                "os.execv(path, [path, '-c', *sys.argv[5:]])\n")
+        done = guard.run(PYTHON, "-c", code, point, str(number), generation.hex(), PYTHON, PROBE, TARGET, user=USER,
+                         group=USER)
+        if done.returncode in (77, 78):
+            raise Skip("the number or the generation can't be had on this file system")
+        assert done.stdout.split() == ["EPERM"], done
+
+
+def test_datagram_on_a_socket_that_moves(world):
+    """A thread that disconnects or reconnects a UDP socket while another sends gets nothing through."""
+    servers(world, 80)
+    received = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    received.bind(("10.66.0.1", 81))
+    received.setblocking(False)
+    code = """
+import ctypes, socket, sys, threading, time
+libc = ctypes.CDLL(None)
+def send(s):
+    for _ in range(200):
+        try:
+            s.send(b"x")
+        except OSError:
+            pass
+end = time.monotonic() + 6
+sockets = [socket.socket(fileno=int(fd)) for fd in sys.argv[1].split(",")]
+for s in sockets:
+    thread = threading.Thread(target=send, args=(s,))
+    thread.start()
+    if sys.argv[2] == "connect":
+        s.connect(("10.66.0.1", 82))
+    else:
+        libc.connect(s.fileno(), bytes(16), 16)  # AF_UNSPEC: disconnects
+    thread.join()
+    if time.monotonic() > end:
+        break
+"""
+    with guarded(world) as guard:
+        denied = copy_of(world, "denied")
+        with_rules(guard, f"10.66.0.1:81 * * * {denied} deny\n* * * * * allow\n")
+        for way in ("disconnect", "connect"):
+            ours, theirs = socket.socketpair()
+            maker = ("import socket, sys\n"
+                     "made = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(200)]\n"
+                     "for each in made: each.connect(('10.66.0.1', 81))\n"
+                     "socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b'x'], [s.fileno() for s in made])\n")
+            guard.run(PYTHON, "-c", maker, str(theirs.fileno()), pass_fds=[theirs.fileno()], check=True)
+            _, numbers, _, _ = socket.recv_fds(ours, 1, 200)
+            assert len(numbers) == 200
+            guard.run(denied, "-c", code, ",".join(map(str, numbers)), way, pass_fds=numbers, check=True)
+            got = 0
+            with contextlib.suppress(BlockingIOError):
+                while received.recv(10):
+                    got += 1
+            assert got == 0, (way, got)
+            for number in numbers:
+                os.close(number)
 
 
 if __name__ == "__main__":
