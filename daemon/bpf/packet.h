@@ -242,6 +242,13 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     found->flow.type = sk->type;
     if (kind == EGRESS_PACKET_CONNECTED) {
         put_peer(&found->flow, sk);
+        /* What disconnects or connects the socket meanwhile has said so before the address changed.
+         */
+        __asm__ volatile("" ::: "memory");
+        const int moved = sk->state != EGRESS_ESTABLISHED || (kept && kept->moved);
+        if (sk->type != SOCK_STREAM && moved && !read_header(skb, &found->flow)) {
+            return EGRESS_REFUSE;
+        }
     } else if (!read_header(skb, &found->flow)) {
         return EGRESS_REFUSE;
     }
