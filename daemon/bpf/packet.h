@@ -494,15 +494,18 @@ int egress_packet(struct __sk_buff* skb) {
     }
     const int kind = kind_of(sk);
     const struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    if (kind == EGRESS_PACKET_FREE) {
+        return is_elsewhere(sk, kept, kind) ? egress_judge_packet(skb, EGRESS_PACKET_OTHER) & 1
+                                            : EGRESS_PASS;
+    }
+    struct task_struct* task = sender_now();
+    const int known = kept && kind == EGRESS_PACKET_CONNECTED && is_known(kept, task, settings);
+    /* A connect says that the socket moves before it says what is let through. */
+    __asm__ volatile("" ::: "memory");
     if (is_elsewhere(sk, kept, kind) && !egress_judge_packet(skb, EGRESS_PACKET_OTHER)) {
         return EGRESS_REFUSE;
     }
-    if (kind == EGRESS_PACKET_FREE) {
-        return EGRESS_PASS;
-    }
-    struct task_struct* task = sender_now();
-    if (kept ? kind == EGRESS_PACKET_CONNECTED && is_known(kept, task, settings)
-             : !is_to_be_judged(sk, kind, task)) {
+    if (known || (!kept && !is_to_be_judged(sk, kind, task))) {
         return EGRESS_PASS;
     }
     int verdict = egress_judge_packet(skb, kind);
