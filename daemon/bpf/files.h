@@ -73,7 +73,7 @@ static long climb_up(__u32 step, struct egress_climb_up* walk) {
         c = EGRESS_ROTATE(c, 32);                                                                  \
     } while (0)
 
-/* SipHash-1-3 (Aumasson, Bernstein) of a place: with a secret key, nobody can look for two paths
+/* SipHash-1-3 (Aumasson, Bernstein) of a place: with a secret key, a user can't search for two paths
  * with the same hash. */
 static __noinline __u64 hash_of_place(const struct egress_tree* place) {
     const __u32 zero = 0;

@@ -84,7 +84,7 @@ std::string pin_of_link(const std::string& pins, std::string_view program) {
     return fmt::format("{}/link_{}", pins, program);
 }
 
-/// As many processes as the system lets there be: then none is without an entry.
+/// The most processes that the system allows: with as many entries, each process has one.
 std::uint32_t processes_possible() {
     constexpr std::uint32_t least = 65536;
     constexpr std::uint32_t most = 1 << 22; // the greatest that pid_max can be
@@ -98,7 +98,7 @@ std::uint32_t processes_possible() {
     return std::max(least, static_cast<std::uint32_t>(possible));
 }
 
-/// Room in a map that is pinned there; nullopt: none is. It can't be adopted with another size.
+/// Room in a map that is pinned there; nullopt: no map is. It can't be adopted with another size.
 std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
     const Fd map(bpf_obj_get(pin.c_str()));
     bpf_map_info info{};
