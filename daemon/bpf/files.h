@@ -73,8 +73,8 @@ static long climb_up(__u32 step, struct egress_climb_up* walk) {
         c = EGRESS_ROTATE(c, 32);                                                                  \
     } while (0)
 
-/* SipHash-1-3 (Aumasson, Bernstein) of a place: with a secret key, a user can't search for two paths
- * with the same hash. */
+/* SipHash-1-3 (Aumasson, Bernstein) of a place: with a secret key, a user can't search for two
+ * paths with the same hash. */
 static __noinline __u64 hash_of_place(const struct egress_tree* place) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
