@@ -309,7 +309,8 @@ def test_descriptors(world):
         for done in [pool.submit(log_ins, 10) for _ in range(8)]:
             done.result()
     wait_for(lambda: daemon.taken() >= 2 * (3 + 8 * 10), 60, lambda: f"all: {daemon.status()}")
-    wait_for(lambda: all(now <= before.get(pid, now) for pid, now in descriptors().items()), 60,
+    # A leak leaves one for each of the 80 log-ins. Dovecot keeps one more for each worker that it starts, at most 8.
+    wait_for(lambda: all(now <= before.get(pid, now) + 8 for pid, now in descriptors().items()), 60,
              lambda: f"{before}, there are {descriptors()}")
     for server in servers:
         server.stop()
