@@ -12,8 +12,8 @@
 
 #include "ctl/out.h"
 #include "daemon/policy/parser.h"
-#include "daemon/policy/print.h"
-#include "daemon/policy/print_columns.h"
+#include "daemon/policy/print/print.h"
+#include "daemon/policy/print/print_columns.h"
 
 namespace egress::ctl {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "daemon/policy/egress_rule.h"
+#include "daemon/policy/rules/egress_rule.h"
 #include "daemon/store/event_row.h"
 
 namespace egress::ctl {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "ctl/table.h"
-#include "daemon/clock.h"
+#include "daemon/base/clock.h"
 #include "egress-paths.h"
 
 int main(int argc, char** argv) {

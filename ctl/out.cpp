@@ -3,53 +3,18 @@
 #include <cerrno>
 #include <ctime>
 
+#include "lib/utf8.h"
+
 namespace egress::ctl {
 
 namespace {
 
-/// One UTF-8 sequence at the start of `text`: its code point and length; length 0 where it is not.
-struct Sequence {
-    char32_t code = 0;
-    std::size_t length = 0;
-};
-
-Sequence sequence_at(std::string_view text) {
-    const auto first = static_cast<unsigned char>(text[0]);
-    if (first < 0x80) {
-        return {first, 1};
-    }
-    const std::size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-    if (first < 0xc2 || first > 0xf4 || text.size() < length) {
-        return {};
-    }
-    char32_t code = first & (0xffu >> (length + 1));
-    for (std::size_t i = 1; i < length; ++i) {
-        const auto byte = static_cast<unsigned char>(text[i]);
-        if ((byte & 0xc0) != 0x80) {
-            return {};
-        }
-        code = (code << 6) | (byte & 0x3fu);
-    }
-    constexpr char32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    const bool surrogate = code >= 0xd800 && code <= 0xdfff;
-    return code < smallest[length] || surrogate || code > 0x10ffff ? Sequence{}
-                                                                   : Sequence{code, length};
-}
-
-/// Characters that move, hide or reorder what stands next to them.
-bool is_harmful(char32_t code) {
-    return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x061c ||
-           (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
-           (code >= 0x2060 && code <= 0x206f) || code == 0xfeff ||
-           (code >= 0xfff0 && code <= 0xfffb) || (code >= 0xe0000 && code <= 0xe0fff);
-}
-
 template <typename Keep, typename Escape>
 void walk(std::string_view text, const Keep& keep, const Escape& escape) {
     while (!text.empty()) {
-        const auto [code, length] = sequence_at(text);
+        const auto [code, length] = utf8::first(text);
         const std::size_t taken = length == 0 ? 1 : length;
-        if (length == 0 || is_harmful(code)) {
+        if (length == 0 || utf8::is_harmful(code)) {
             escape(text.substr(0, taken), code);
         } else {
             keep(text.substr(0, taken));

@@ -13,7 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ctl/context.h"
-#include "daemon/result.h"
+#include "daemon/base/result.h"
 
 namespace egress::ctl {
 

@@ -1,6 +1,7 @@
 #include "ctl/row.h"
 
-#include "daemon/policy/print.h"
+#include "daemon/base/protocol.h"
+#include "daemon/policy/print/print.h"
 #include "daemon/store/json.h"
 
 namespace egress::ctl {
@@ -46,7 +47,7 @@ std::string detail_columns(const store::Row& row) {
         return seconds == 0 ? std::string("-") : local_time(seconds);
     };
     const auto until = row.until == store::until_forever ? "never" : moment(row.until);
-    const auto protocol = store::protocol_name(row.protocol, "*");
+    const auto protocol = protocol_name(row.protocol, "*");
     return fmt::format("\t{}\t{}\t{}\t{}\t{}\t{}", protocol, or_dash(printable(row.name)),
                        store::state_name(row), moment(row.since), until,
                        or_dash(printable(row.reason)));

@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "ctl/context.h"
-#include "daemon/result.h"
+#include "daemon/base/result.h"
 
 namespace egress::ctl {
 

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "daemon/policy/match.h"
+#include "daemon/policy/login/match.h"
 
 namespace egress::ctl {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "daemon/address.h"
+#include "daemon/base/address.h"
 #include "daemon/policy/parser.h"
 
 namespace egress::ctl {

@@ -4,6 +4,7 @@
 
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
+#include "daemon/base/suggest.h"
 
 namespace egress::ctl {
 
@@ -118,34 +119,11 @@ constexpr Command all_commands[] = {
      Kind::shell, true},
 };
 
-std::size_t distance(std::string_view a, std::string_view b) {
-    std::vector<std::size_t> row(b.size() + 1);
-    for (std::size_t j = 0; j <= b.size(); ++j) {
-        row[j] = j;
-    }
-    for (std::size_t i = 1; i <= a.size(); ++i) {
-        std::size_t diagonal = std::exchange(row[0], i);
-        for (std::size_t j = 1; j <= b.size(); ++j) {
-            const auto replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-            diagonal = row[j];
-            row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-        }
-    }
-    return row.back();
-}
-
 /// "; did you mean X?" for the nearest of the known words, or "".
 std::string suggestion(std::string_view word, const std::vector<std::string>& known) {
-    const std::string* best = nullptr;
-    std::size_t least = 3;
-    for (const auto& candidate : known) {
-        const auto steps = word.size() > 32 ? least : distance(word, candidate);
-        if (steps < least && steps < candidate.size()) {
-            best = &candidate;
-            least = steps;
-        }
-    }
-    return best == nullptr ? std::string{} : fmt::format("; did you mean '{}'?", *best);
+    const std::vector<std::string_view> candidates(known.begin(), known.end());
+    const auto best = nearest(word, candidates);
+    return best.empty() ? std::string{} : fmt::format("; did you mean '{}'?", best);
 }
 
 /// Reads words left to right; one object per command line.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ctl/context.h"
-#include "daemon/clock.h"
+#include "daemon/base/clock.h"
 
 namespace egress::ctl {
 

@@ -11,7 +11,7 @@
 #include <pwd.h>
 
 #include "ctl/out.h"
-#include "daemon/policy/rule.h"
+#include "daemon/policy/rules/rule.h"
 
 namespace egress::ctl {
 

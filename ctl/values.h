@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include "ctl/context.h"
-#include "daemon/address.h"
-#include "daemon/clock.h"
+#include "daemon/base/address.h"
+#include "daemon/base/clock.h"
 
 namespace egress::ctl {
 

@@ -7,12 +7,13 @@
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
-#include "daemon/bpf/objects.h"
-#include "daemon/listener.h"
-#include "daemon/log.h"
-#include "daemon/policy/names.h"
-#include "daemon/trim.h"
-#include "daemon/verbs.h"
+#include "daemon/base/boot.h"
+#include "daemon/base/listener.h"
+#include "daemon/base/log.h"
+#include "daemon/base/memory.h"
+#include "daemon/bpf/tables/host.h"
+#include "daemon/control/routes.h"
+#include "daemon/policy/text/names.h"
 #include "egress-paths.h"
 
 namespace egress {
@@ -22,13 +23,6 @@ namespace {
 constexpr std::size_t deadlines_per_turn = 2'000;
 constexpr std::uint64_t tick_usec = 1'000'000;
 constexpr std::int64_t fold_every = 60;
-
-std::string boot_id() {
-    std::ifstream file("/proc/sys/kernel/random/boot_id");
-    std::string id;
-    file >> id;
-    return id;
-}
 
 std::vector<std::string> paths_in(const std::string& file) {
     std::vector<std::string> paths;
@@ -229,10 +223,9 @@ Result<> Daemon::open_sockets() {
         control = std::move(*listening);
         made_.push_back(options_.control_socket);
     }
-    auto started = Control::start(event_.get(), std::move(control), clock_,
-                                  [this](const Request& request, Answer answer) {
-                                      verbs::handle(*this, request, std::move(answer));
-                                  });
+    auto started = Control::start(
+        event_.get(), std::move(control), clock_,
+        [this](const Request& request, const Answer& answer) { serve(*parts_, request, answer); });
     if (!started) {
         return std::unexpected(started.error());
     }
@@ -256,6 +249,12 @@ Result<> Daemon::open_sources() {
     reader_ = std::make_unique<Reader>(event);
     rulebook_ =
         std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, *keeper_, *reader_, options_.conf);
+    const auto reload_rules = [this](Rulebook::Done done, std::optional<bpf::Asker> asker) {
+        reload(std::move(done), asker);
+    };
+    parts_.reset(new Parts{clock_, *ledger_, *keeper_, *firewall_, *receiver_, *enforcer_,
+                           *rulebook_, watchers_, event_counts_, event_log_, *control_,
+                           options_.database, options_.helper, started_, reload_rules});
 
     sd_event_source* source = nullptr;
     // Captured, not passed: the order in which a call's arguments are read is nobody's to rely on.
@@ -384,7 +383,7 @@ void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) 
     // What egressctl selftest tries is nobody's traffic: not counted, and no line is learnt.
     const bool canary = enforcer_->is_canary(event);
     if (!canary) {
-        event_counts_.add(event, rule, clock_);
+        event_counts_.add(event_row(event, rule, clock_));
     }
     const auto kind = canary ? EventLog::Kind::selftest : kind_of(event);
     if (level_of(kind) <= log::threshold()) {

@@ -7,21 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "daemon/clock.h"
-#include "daemon/control.h"
-#include "daemon/enforcer.h"
-#include "daemon/event.h"
-#include "daemon/event_counts.h"
-#include "daemon/event_log.h"
-#include "daemon/firewall.h"
-#include "daemon/interfaces.h"
-#include "daemon/keeper.h"
-#include "daemon/ledger.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/interfaces.h"
+#include "daemon/base/loop.h"
+#include "daemon/control/parts.h"
+#include "daemon/egress/event.h"
 #include "daemon/options.h"
-#include "daemon/receiver.h"
-#include "daemon/rulebook.h"
-#include "daemon/unref.h"
-#include "daemon/watchers.h"
 
 namespace egress {
 
@@ -37,28 +28,13 @@ class Daemon {
     /// `ready` is called once, when the rules are in force or will not be for a while.
     Result<> run(std::function<void()> ready);
 
-    /// Reads the rules files anew, and tells the service manager meanwhile.
-    void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
-
-    const Options& options() const { return options_; }
-    const Clock& clock() const { return clock_; }
-    Ledger& ledger() { return *ledger_; }
-    Keeper& keeper() { return *keeper_; }
-    Firewall& firewall() { return *firewall_; }
-    Receiver& receiver() { return *receiver_; }
-    Enforcer& enforcer() { return *enforcer_; }
-    const EventCounts& event_counts() const { return event_counts_; }
-    const EventLog& event_log() const { return event_log_; }
-    Watchers& watchers() { return watchers_; }
-    const Control& control() const { return *control_; }
-    Rulebook& rulebook() { return *rulebook_; }
-    Moment started() const { return started_; }
-
   private:
     Daemon(const Options& options, lane::Spawner spawner);
     Result<> open_store();
     Result<> open_sockets();
     Result<> open_sources();
+    /// Reads the rules files again, and tells the service manager meanwhile.
+    void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
     void tick();
     void tell_state();
     void on_force(const Result<>& result);
@@ -88,6 +64,7 @@ class Daemon {
     std::unique_ptr<Rulebook> rulebook_;
     Watchers watchers_;
     std::unique_ptr<Control> control_;
+    std::unique_ptr<Parts> parts_; ///< what the routes may use
     std::vector<Source> sources_;
     std::vector<std::string> made_; ///< sockets to remove at the end
     std::function<void()> ready_;   ///< not called yet

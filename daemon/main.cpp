@@ -11,12 +11,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "daemon/bpf/guard.h"
-#include "daemon/bpf/world.h"
+#include "daemon/base/log.h"
+#include "daemon/bpf/tables/lockout.h"
+#include "daemon/bpf/tables/world.h"
 #include "daemon/daemon.h"
-#include "daemon/lane_spawner.h"
-#include "daemon/log.h"
 #include "daemon/options.h"
+#include "daemon/report/lane_spawner.h"
 #include "egress-paths.h"
 
 namespace {

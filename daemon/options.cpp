@@ -1,12 +1,11 @@
 #include "daemon/options.h"
 
-#include <charconv>
-
 #include <fmt/format.h>
 #include <getopt.h>
 
-#include "daemon/log.h"
-#include "daemon/set_name.h"
+#include "daemon/base/log.h"
+#include "daemon/base/number.h"
+#include "daemon/base/set_name.h"
 #include "egress-paths.h"
 
 namespace egress {
@@ -15,13 +14,12 @@ namespace {
 
 Result<Seconds> parse_seconds(std::string_view text) {
     constexpr Seconds most = 24 * 60 * 60;
-    Seconds value = 0;
-    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (ec != std::errc{} || end != text.data() + text.size() || value < 1 || value > most) {
+    const auto value = parse_decimal<Seconds>(text);
+    if (!value || *value < 1 || *value > most) {
         return fail(
             fmt::format("-t takes seconds from 1 to {}, not \"{}\"", most, escape(text, 32)));
     }
-    return value;
+    return *value;
 }
 
 Result<std::string> parse_name(std::string_view text) {

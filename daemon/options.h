@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "daemon/clock.h"
-#include "daemon/result.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/result.h"
 
 namespace egress {
 

@@ -4,7 +4,7 @@
 #include <ctime>
 #include <utility>
 
-#include "daemon/clock.h"
+#include "daemon/base/clock.h"
 
 namespace egress::helper {
 

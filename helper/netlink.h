@@ -11,7 +11,7 @@
 
 #include <libmnl/libmnl.h>
 
-#include "daemon/result.h"
+#include "daemon/base/result.h"
 
 namespace egress::helper {
 

@@ -13,8 +13,8 @@
 #include <string>
 #include <string_view>
 
-#include "daemon/address.h"
-#include "daemon/result.h"
+#include "daemon/base/address.h"
+#include "daemon/base/result.h"
 
 namespace egress::helper {
 

@@ -4,28 +4,10 @@
 #include <cstring>
 
 #include "lib/api.h"
+#include "lib/utf8.h"
 
 namespace egress::wire {
 namespace {
-
-constexpr bool is_continuation(char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) == 0x80;
-}
-
-/// Bytes of the sequence that this byte starts; 0 where it starts none (RFC 3629, section 4).
-constexpr std::size_t sequence_length(char c) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x80) {
-        return 1;
-    }
-    if (byte >= 0xc2 && byte <= 0xdf) {
-        return 2;
-    }
-    if (byte >= 0xe0 && byte <= 0xef) {
-        return 3;
-    }
-    return byte >= 0xf0 && byte <= 0xf4 ? 4 : 0;
-}
 
 constexpr bool is_action(std::uint32_t action) {
     return (action & ~static_cast<std::uint32_t>(EGRESS_VERIFIED)) <= EGRESS_BAD_USER;
@@ -109,13 +91,13 @@ std::size_t utf8_cut(std::string_view text, std::size_t limit) {
     }
     const char* bytes = text.data();
     // Where the first byte left out continues nothing, the cut is clean as it is.
-    for (std::size_t back = 0; back < 4 && is_continuation(bytes[limit - back]); ++back) {
+    for (std::size_t back = 0; back < 4 && utf8::is_continuation(bytes[limit - back]); ++back) {
         if (back == limit) {
             return limit; // continuations without a start: not UTF-8
         }
         const std::size_t start = limit - back - 1;
-        const std::size_t wanted = sequence_length(bytes[start]);
-        if (!is_continuation(bytes[start])) {
+        const std::size_t wanted = utf8::length_of(static_cast<unsigned char>(bytes[start]));
+        if (!utf8::is_continuation(bytes[start])) {
             return wanted > back + 1 ? start : limit;
         }
     }

@@ -11,8 +11,8 @@
 #include "ctl/session.h"
 #include "ctl/trial.h"
 #include "ctl/values.h"
-#include "daemon/bpf/guard.h"
-#include "daemon/bpf/objects.h"
+#include "daemon/bpf/tables/host.h"
+#include "daemon/bpf/tables/lockout.h"
 
 namespace egress::ctl {
 

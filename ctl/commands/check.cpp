@@ -4,10 +4,10 @@
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
 #include "ctl/rules_file.h"
-#include "daemon/bpf/guard.h"
-#include "daemon/bpf/world.h"
+#include "daemon/bpf/tables/lockout.h"
+#include "daemon/bpf/tables/world.h"
 #include "daemon/policy/parser.h"
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 #include "egress-paths.h"
 
 namespace egress::ctl {

@@ -3,7 +3,7 @@
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
 #include "ctl/row.h"
-#include "daemon/clock.h"
+#include "daemon/base/clock.h"
 #include "daemon/store/env.h"
 #include "daemon/store/json.h"
 #include "egress-paths.h"

@@ -9,6 +9,8 @@
 #include "ctl/out.h"
 #include "ctl/process.h"
 #include "ctl/values.h"
+#include "daemon/base/number.h"
+#include "daemon/base/protocol.h"
 
 namespace egress::ctl {
 
@@ -49,9 +51,8 @@ std::optional<std::uint32_t> id_in(const std::string& file, std::string_view key
 
 /// What /proc says of a process. The daemon may not be able to see it.
 Outcome<Json> running(const std::string& text) {
-    std::uint32_t pid = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
-    if (error != std::errc{} || end != text.data() + text.size() || pid == 0) {
+    const auto pid = parse_decimal<std::uint32_t>(text).value_or(0);
+    if (pid == 0) {
         return fail(Exit::usage,
                     fmt::format("--pid: '{}' is not a process' number", printable(text)));
     }
@@ -147,9 +148,7 @@ Outcome<void> add_flow(const Arguments& arguments, Json& body) {
             return std::unexpected(about("--proto", protocol.error()));
         }
         if (!protocol->empty()) {
-            body["protocol"] = *protocol == "tcp"   ? 6
-                               : *protocol == "udp" ? 17
-                                                    : std::atoi(protocol->c_str());
+            body["protocol"] = protocol_of(*protocol).value_or(0);
         }
     }
     return {};

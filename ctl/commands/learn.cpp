@@ -5,8 +5,9 @@
 #include "ctl/lessons.h"
 #include "ctl/out.h"
 #include "ctl/values.h"
-#include "daemon/clock.h"
-#include "daemon/policy/print.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/protocol.h"
+#include "daemon/policy/print/print.h"
 #include "daemon/store/env.h"
 #include "daemon/store/json.h"
 #include "egress-paths.h"
@@ -124,7 +125,7 @@ void tell_json(const Context& context, const std::vector<Lesson>& lessons) {
                                         : fmt::format("{}-{}", range.first, range.last));
         }
         each["type"] = rule.type.value_or(0);
-        each["protocol"] = store::protocol_name(rule.protocol.number.value_or(0), "*");
+        each["protocol"] = protocol_name(rule.protocol.number.value_or(0), "*");
         each["uid"] = rule.owner.uid.value_or(0);
         each["program"] = lesson.program;
         each["container"] = rule.options.container.value_or(false);

@@ -3,7 +3,7 @@
 #include "ctl/http.h"
 #include "ctl/out.h"
 #include "ctl/trial.h"
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 
 namespace egress::ctl {
 

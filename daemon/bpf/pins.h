@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "daemon/result.h"
+#include "daemon/base/result.h"
 #include "lib/fd.h"
 
 namespace egress::bpf {

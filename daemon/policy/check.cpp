@@ -7,10 +7,10 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 
-#include "daemon/policy/diagnostics.h"
-#include "daemon/policy/egress_check.h"
-#include "daemon/policy/names.h"
+#include "daemon/policy/egress/check.h"
 #include "daemon/policy/parser.h"
+#include "daemon/policy/text/diagnostics.h"
+#include "daemon/policy/text/names.h"
 
 namespace egress::policy {
 

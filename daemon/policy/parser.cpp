@@ -9,10 +9,13 @@
 
 #include <fmt/format.h>
 
-#include "daemon/policy/columns.h"
-#include "daemon/policy/egress_columns.h"
-#include "daemon/policy/file.h"
-#include "daemon/policy/list.h"
+#include "daemon/policy/egress/columns.h"
+#include "daemon/policy/egress/list.h"
+#include "daemon/policy/login/location.h"
+#include "daemon/policy/login/options.h"
+#include "daemon/policy/text/columns.h"
+#include "daemon/policy/text/file.h"
+#include "daemon/policy/text/number.h"
 
 namespace egress::policy {
 
@@ -262,6 +265,12 @@ void order(std::vector<Diagnostic>& list, const std::vector<std::string>& files)
 }
 
 } // namespace
+
+bool Parsed::ok() const {
+    return std::ranges::none_of(diagnostics, [](const Diagnostic& diagnostic) {
+        return diagnostic.severity == Diagnostic::Severity::error;
+    });
+}
 
 Parsed parse_text(std::string_view text, std::string_view file, const Sources& sources) {
     Parsed out;

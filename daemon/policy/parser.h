@@ -9,34 +9,18 @@
 #include <string_view>
 #include <vector>
 
-#include "daemon/policy/rule.h"
-#include "daemon/result.h"
+#include "daemon/base/result.h"
+#include "daemon/policy/rules/rule.h"
+#include "daemon/policy/text/diagnostics.h"
+#include "daemon/policy/text/sources.h"
 
 namespace egress::policy {
-
-/// An error or a warning: "FILE:LINE:COLUMN: what is wrong; hint".
-struct Diagnostic {
-    enum class Severity { warning, error };
-    Severity severity = Severity::error;
-    Place place;
-    std::string text; ///< what is wrong
-    std::string hint; ///< what to write instead; may be empty
-    std::string message() const;
-};
 
 /// What reading the rules gave.
 struct Parsed {
     Policy policy;                       ///< only meaningful where ok()
     std::vector<Diagnostic> diagnostics; ///< in the order of the text; at most max_diagnostics
     bool ok() const;                     ///< no error among them
-};
-
-inline constexpr std::size_t max_diagnostics = 100;
-
-/// Where a text takes from what does not stand in it.
-struct Sources {
-    std::string lists; ///< directory of the files that "@name" stands for; empty: none, an error
-    std::string root;  ///< of the system that names and programs are looked up in; empty: this one
 };
 
 /// Parses one text; `file` is only for messages. Does not check().

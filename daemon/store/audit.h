@@ -4,7 +4,7 @@
 
 #include <functional>
 
-#include "daemon/result.h"
+#include "daemon/base/result.h"
 #include "daemon/store/transaction.h"
 
 namespace egress::store {

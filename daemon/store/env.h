@@ -13,7 +13,7 @@
 
 #include <lmdb.h>
 
-#include "daemon/result.h"
+#include "daemon/base/result.h"
 #include "daemon/store/event_row.h"
 #include "daemon/store/mend.h"
 #include "daemon/store/records.h"

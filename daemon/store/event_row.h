@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "daemon/address.h"
+#include "daemon/base/address.h"
 
 namespace egress::store {
 

@@ -1,5 +1,7 @@
 #include "daemon/store/json.h"
 
+#include "daemon/base/protocol.h"
+
 #include <ctime>
 
 #include <netinet/in.h>
@@ -51,19 +53,6 @@ std::string_view state_name(const Row& row) {
         return "monitored";
     }
     return (row.flags & in_force) != 0 ? "blocked" : "wanted";
-}
-
-std::string protocol_name(int protocol, std::string_view any) {
-    switch (protocol) {
-    case 0:
-        return std::string(any);
-    case IPPROTO_TCP:
-        return "tcp";
-    case IPPROTO_UDP:
-        return "udp";
-    default:
-        return std::to_string(protocol);
-    }
 }
 
 std::string iso_time(std::int64_t wall) {

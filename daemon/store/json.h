@@ -19,9 +19,6 @@ nlohmann::ordered_json row_json(const Row& row);
 /// force nowhere) or releasing.
 std::string_view state_name(const Row& row);
 
-/// "tcp", "udp", a number; `any` for 0.
-std::string protocol_name(int protocol, std::string_view any);
-
 /// Wall-clock seconds as "2026-11-22T12:00:00Z"; "-" for what no calendar holds.
 std::string iso_time(std::int64_t seconds);
 

@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-#include "daemon/log.h"
+#include "daemon/base/log.h"
 #include "daemon/store/bytes.h"
 
 namespace egress::store {

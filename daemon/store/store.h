@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "daemon/result.h"
+#include "daemon/base/result.h"
 #include "daemon/store/env.h"
 #include "daemon/store/event_table.h"
 

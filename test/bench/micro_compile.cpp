@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <random>
 
-#include "daemon/bpf/compile.h"
+#include "daemon/bpf/tables/compile.h"
 #include "daemon/policy/parser.h"
 
 namespace egress::bpf {

@@ -7,8 +7,8 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include "daemon/log.h"
-#include "daemon/report.h"
+#include "daemon/base/log.h"
+#include "daemon/report/verify.h"
 #include "lib/fd.h"
 #include "lib/wire.h"
 

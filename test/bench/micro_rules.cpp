@@ -4,8 +4,8 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include "daemon/decide.h"
-#include "daemon/policy/match.h"
+#include "daemon/count/decide.h"
+#include "daemon/policy/login/match.h"
 #include "daemon/policy/parser.h"
 
 namespace egress::policy {

@@ -4,7 +4,7 @@
 #include <benchmark/benchmark.h>
 #include <netinet/in.h>
 
-#include "daemon/table.h"
+#include "daemon/count/table.h"
 
 namespace egress {
 namespace {

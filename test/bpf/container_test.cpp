@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include "daemon/bpf/native.h"
+#include "daemon/bpf/tables/native.h"
 
 namespace egress::bpf {
 

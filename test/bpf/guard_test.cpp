@@ -1,5 +1,5 @@
 // Whom lines cut off from the resolution of names.
-#include "daemon/bpf/guard.h"
+#include "daemon/bpf/tables/lockout.h"
 #include "test/bpf/build.h"
 
 namespace egress::bpf {

@@ -4,7 +4,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 #include "test/bpf/random_scene.h"
 #include "test/policy/zone.h"
 

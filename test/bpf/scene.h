@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "daemon/bpf/compile.h"
-#include "daemon/bpf/native.h"
+#include "daemon/bpf/tables/compile.h"
+#include "daemon/bpf/tables/native.h"
 #include "test/policy/egress_reference.h"
 
 namespace egress::bpf {

@@ -1,7 +1,7 @@
 // When a line is in force.
 #include <limits>
 
-#include "daemon/bpf/schedule.h"
+#include "daemon/bpf/tables/schedule.h"
 #include "test/bpf/build.h"
 #include "test/policy/zone.h"
 

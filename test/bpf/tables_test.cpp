@@ -3,7 +3,7 @@
 
 #include <fmt/format.h>
 
-#include "daemon/bpf/vectors.h"
+#include "daemon/bpf/tables/vectors.h"
 #include "test/bpf/build.h"
 
 namespace egress::bpf {

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "daemon/policy/list.h"
+#include "daemon/policy/egress/list.h"
 
 using namespace egress;
 using namespace egress::policy;

@@ -5,9 +5,9 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "daemon/policy/match.h"
+#include "daemon/policy/login/match.h"
 #include "daemon/policy/parser.h"
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 
 using namespace egress;
 using namespace egress::policy;

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "daemon/policy/parser.h"
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 #include "test/policy/corpus.h"
 #include "test/policy/zone.h"
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "daemon/policy/rule.h"
+#include "daemon/policy/rules/rule.h"
 
 namespace egress::policy::reference {
 

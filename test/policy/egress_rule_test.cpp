@@ -3,7 +3,7 @@
 
 #include <netinet/in.h>
 
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 #include "test/policy/build.h"
 #include "test/policy/corpus.h"
 #include "test/policy/egress_reference.h"

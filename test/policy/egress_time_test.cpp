@@ -1,5 +1,5 @@
 // when= and until= of [egress].
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 #include "test/policy/build.h"
 #include "test/policy/egress_reference.h"
 #include "test/policy/zone.h"

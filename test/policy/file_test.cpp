@@ -2,9 +2,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "daemon/policy/lexer.h"
 #include "daemon/policy/parser.h"
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
+#include "daemon/policy/text/lexer.h"
 #include "test/policy/scratch.h"
 
 namespace egress::policy {

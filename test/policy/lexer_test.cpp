@@ -1,6 +1,6 @@
 #include <doctest/doctest.h>
 
-#include "daemon/policy/lexer.h"
+#include "daemon/policy/text/lexer.h"
 
 namespace egress::policy {
 

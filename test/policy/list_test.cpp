@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include "daemon/policy/list.h"
+#include "daemon/policy/egress/list.h"
 #include "test/policy/scratch.h"
 
 namespace egress::policy {

@@ -1,7 +1,8 @@
 #include <algorithm>
 
-#include "daemon/policy/diagnostics.h"
-#include "daemon/policy/print.h"
+#include "daemon/base/suggest.h"
+#include "daemon/policy/print/print.h"
+#include "daemon/policy/text/diagnostics.h"
 #include "test/policy/build.h"
 
 namespace egress::policy {
@@ -157,15 +158,15 @@ TEST_CASE("what is quoted from the file is escaped and short") {
 
 TEST_CASE("suggestions are near or not given") {
     constexpr std::string_view words[] = {"local", "remote", "trusted"};
-    CHECK(nearest("locla", words) == "local");
+    CHECK(egress::nearest("locla", words) == "local");
     constexpr std::string_view shorts[] = {"ssh", "tcp"};
-    CHECK(nearest("shs", shorts) == "ssh");
-    CHECK(nearest("tpc", shorts) == "tcp");
-    CHECK(nearest("icmp", shorts) == "");
-    CHECK(nearest("remote", words) == "remote");
-    CHECK(nearest("xyzzy", words) == "");
-    CHECK(nearest("", words) == "");
-    CHECK(nearest(std::string(100000, 'l'), words) == "");
+    CHECK(egress::nearest("shs", shorts) == "ssh");
+    CHECK(egress::nearest("tpc", shorts) == "tcp");
+    CHECK(egress::nearest("icmp", shorts) == "");
+    CHECK(egress::nearest("remote", words) == "remote");
+    CHECK(egress::nearest("xyzzy", words) == "");
+    CHECK(egress::nearest("", words) == "");
+    CHECK(egress::nearest(std::string(100000, 'l'), words) == "");
 }
 
 TEST_CASE("a [remote] line for what no [local] line serves is warned of, another is not") {

@@ -4,9 +4,9 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
-#include "daemon/policy/egress_check.h"
+#include "daemon/policy/egress/check.h"
 #include "daemon/policy/parser.h"
-#include "daemon/policy/print.h"
+#include "daemon/policy/print/print.h"
 #include "test/policy/random_egress.h"
 #include "test/policy/reference.h"
 #include "test/policy/scratch.h"

@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 
-#include "daemon/policy/list.h"
+#include "daemon/policy/egress/list.h"
 
 namespace egress::policy {
 

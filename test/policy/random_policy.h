@@ -3,7 +3,7 @@
 
 #include <random>
 
-#include "daemon/policy/match.h"
+#include "daemon/policy/login/match.h"
 
 namespace egress::policy {
 

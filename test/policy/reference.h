@@ -4,7 +4,7 @@
 #include <tuple>
 #include <vector>
 
-#include "daemon/policy/match.h"
+#include "daemon/policy/login/match.h"
 
 namespace egress::policy::reference {
 

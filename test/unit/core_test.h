@@ -10,9 +10,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include "daemon/clock.h"
+#include "daemon/base/clock.h"
 #include "daemon/policy/parser.h"
-#include "daemon/report.h"
+#include "daemon/report/verify.h"
 
 namespace egress::test {
 

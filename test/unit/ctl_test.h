@@ -17,7 +17,7 @@
 #include <sys/un.h>
 
 #include "ctl/table.h"
-#include "daemon/clock.h"
+#include "daemon/base/clock.h"
 #include "lib/fd.h"
 
 namespace egress::test {

@@ -1,5 +1,5 @@
 // The decision function: fixtures for every branch, then properties over random histories.
-#include "daemon/decide.h"
+#include "daemon/count/decide.h"
 
 #include <algorithm>
 #include <random>

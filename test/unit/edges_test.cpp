@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include "core_test.h"
-#include "daemon/child.h"
-#include "daemon/control.h"
-#include "daemon/keeper.h"
+#include "daemon/base/child.h"
+#include "daemon/control/http.h"
+#include "daemon/count/keeper.h"
 #include "ledger_world.h"
 
 using namespace egress;

@@ -1,11 +1,11 @@
 // Which events are written: shares by user and line, alarms apart, and what is not written counted.
-#include "daemon/event_log.h"
+#include "daemon/egress/event_log.h"
 
 #include <cstring>
 
 #include "core_test.h"
-#include "daemon/event_filter.h"
-#include "daemon/watchers.h"
+#include "daemon/control/watchers.h"
+#include "daemon/egress/event_filter.h"
 
 using namespace egress;
 using Kind = EventLog::Kind;

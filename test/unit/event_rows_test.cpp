@@ -2,7 +2,7 @@
 #include <functional>
 
 #include "core_test.h"
-#include "daemon/event_counts.h"
+#include "daemon/store/event_counts.h"
 #include "daemon/store/event_row.h"
 #include "daemon/store/store.h"
 

@@ -1,13 +1,13 @@
 // The firewall's side against helpers of every temper: each is a small script made here, which
 // writes down what it was asked.
-#include "daemon/firewall.h"
+#include "daemon/firewall/firewall.h"
 
 #include <csignal>
 
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "daemon/log.h"
+#include "daemon/base/log.h"
 #include "ledger_world.h"
 
 using namespace egress;

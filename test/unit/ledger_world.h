@@ -5,8 +5,8 @@
 #include <tuple>
 
 #include "core_test.h"
-#include "daemon/ledger.h"
-#include "daemon/log.h"
+#include "daemon/base/log.h"
+#include "daemon/count/ledger.h"
 #include "daemon/store/env.h"
 
 namespace egress::test {

@@ -1,5 +1,5 @@
 // The log: nothing from outside forges or hides a line, and a flood is folded with its count.
-#include "daemon/log.h"
+#include "daemon/base/log.h"
 
 #include <random>
 #include <vector>

@@ -8,7 +8,7 @@
 #include <arpa/inet.h>
 
 #include "core_test.h"
-#include "daemon/address.h"
+#include "daemon/base/address.h"
 
 using namespace egress;
 using namespace egress::test;

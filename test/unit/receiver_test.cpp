@@ -1,6 +1,6 @@
 // The report socket in its loop: every message is read or refused by name, descriptors never stay,
 // users keep to their share.
-#include "daemon/receiver.h"
+#include "daemon/report/receiver.h"
 
 #include <algorithm>
 #include <array>
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "core_test.h"
-#include "daemon/log.h"
+#include "daemon/base/log.h"
 
 using namespace egress;
 using namespace egress::test;

@@ -1,5 +1,5 @@
 // What a descriptor proves: real sockets of every kind against examine() and conclude().
-#include "daemon/report.h"
+#include "daemon/report/verify.h"
 
 #include <array>
 #include <cstring>

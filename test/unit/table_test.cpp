@@ -1,5 +1,5 @@
 // The table against a plain map: a million random operations, then its orders and its bounds.
-#include "daemon/table.h"
+#include "daemon/count/table.h"
 
 #include <algorithm>
 #include <list>

@@ -1,0 +1,104 @@
+/* Whether a process is in a container: by its namespaces, and by the cgroup that it is in.
+ *
+ * A cgroup2 directory cannot get another name or another parent, and its id is never used again:
+ * what was found out about one stays true, so that names are compared once for each.
+ */
+#ifndef EGRESS_BPF_CONTAINER_H
+#define EGRESS_BPF_CONTAINER_H
+
+#include "kernel.h"
+#include "maps.h"
+#include "verdict.h"
+
+#include "daemon/bpf/container_name.h" /* after what has defined EGRESS_INLINE */
+
+#define EGRESS_MAX_NESTING 4096 /* cgroups that are looked at from within; the deeper is inside */
+
+/* Id of the outermost cgroup that the daemon can see, whose own name says nothing; set by the
+ * loader. */
+const volatile __u64 host_cgroup = 0;
+
+/* By id of a cgroup: whether it, or one around it, is a container's. Not pinned: it can be found
+ * out again. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, __u64);
+    __type(value, __u32);
+} contained SEC(".maps");
+
+struct egress_nesting {
+    __u64 at;      /* address of the cgroup */
+    __u32 inner;   /* egress_name_kind of the one below */
+    __u32 outside; /* the outermost was passed */
+};
+
+static long step_outwards(__u32 number, struct egress_nesting* nesting) {
+    const struct cgroup* const at = (const struct cgroup*)nesting->at;
+    char name[EGRESS_NAME_SIZE] __attribute__((aligned(8))) = {};
+    if (!at || BPF_CORE_READ(at, kn, id) == host_cgroup) {
+        nesting->outside = 1;
+        return 1;
+    }
+    const char* const from = BPF_CORE_READ(at, kn, name);
+    bpf_probe_read_kernel_str(name, sizeof name, from);
+    const enum egress_name_kind kind = egress_kind_of_name(name);
+    if (egress_is_containers(kind, nesting->inner)) {
+        return 1;
+    }
+    const unsigned before = egress_before_id(name);
+    if (before) {
+        bpf_probe_read_kernel_str(name, sizeof name, from + before);
+    }
+    if (egress_is_id(name)) {
+        return 1;
+    }
+    nesting->inner = kind;
+    nesting->at = (__u64)BPF_CORE_READ(at, self.parent); /* its first member */
+    return 0;
+}
+
+/* Finds it out for the cgroup at this address; verified once, whoever calls it. */
+__noinline int egress_find_container(__u64 address, __u64 id) {
+    const __u64 key = id;
+    struct egress_nesting nesting = {
+        .at = address,
+        .inner = EGRESS_NAME_OTHER + (__u32)egress_zero(id),
+        .outside = (__u32)egress_zero(id),
+    };
+    bpf_loop(EGRESS_MAX_NESTING, step_outwards, &nesting, 0);
+    const __u32 inside = nesting.outside + (__u32)egress_zero(id) ? 0 : 1;
+    bpf_map_update_elem(&contained, &key, &inside, BPF_ANY);
+    return inside;
+}
+
+EGRESS_INLINE __u32 mount_namespace_of(struct task_struct* task) {
+    return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+}
+
+EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
+    struct pid* pid = BPF_CORE_READ(task, thread_pid);
+    const __u32 level = BPF_CORE_READ(pid, level);
+    struct pid_namespace* ns = 0;
+    if (level < 32) {
+        bpf_probe_read_kernel(&ns, sizeof ns,
+                              (void*)pid + bpf_core_field_offset(struct pid, numbers) +
+                                  level * bpf_core_type_size(struct upid) +
+                                  bpf_core_field_offset(struct upid, ns));
+    }
+    return BPF_CORE_READ(ns, ns.inum);
+}
+
+EGRESS_INLINE int egress_in_container(struct task_struct* task,
+                                      const struct egress_config* settings) {
+    if (task->nsproxy->mnt_ns->ns.inum != settings->mount_namespace ||
+        pid_namespace_of(task) != settings->pid_namespace) {
+        return 1;
+    }
+    const __u64 id = task->cgroups->dfl_cgrp->kn->id;
+    const __u32* const known = bpf_map_lookup_elem(&contained, &id);
+    return known ? *known
+                 : egress_find_container((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), id);
+}
+
+#endif

@@ -1,0 +1,537 @@
+#include "daemon/bpf/load/loader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <numeric>
+#include <sstream>
+#include <utility>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/base/log.h"
+#include "daemon/bpf/load/install.h"
+#include "daemon/bpf/load/map.h"
+#include "daemon/bpf/load/percpu.h"
+#include "daemon/bpf/load/ring.h"
+#include "daemon/bpf/load/tiers.h"
+#include "daemon/bpf/pins.h"
+#include "daemon/bpf/tables/host.h"
+#include "lib/fd.h"
+
+#include "egress.skel.h"
+
+namespace egress::bpf {
+
+namespace {
+
+struct CloseSkeleton {
+    void operator()(egress_bpf* skeleton) const { egress_bpf__destroy(skeleton); }
+};
+struct CloseLink {
+    void operator()(bpf_link* link) const { bpf_link__destroy(link); }
+};
+using Link = std::unique_ptr<bpf_link, CloseLink>;
+using Skeleton = std::unique_ptr<egress_bpf, CloseSkeleton>;
+
+/// Where print() puts what libbpf says on this thread; null: nowhere.
+thread_local std::vector<std::string>* remarks_of_thread = nullptr;
+constexpr std::size_t most_remarks = 1000;
+
+int print(libbpf_print_level level, const char* format, va_list arguments) {
+    auto* const remarks = remarks_of_thread;
+    if (level != LIBBPF_WARN || remarks == nullptr || remarks->size() >= most_remarks) {
+        return 0;
+    }
+    va_list again;
+    va_copy(again, arguments);
+    const int length = std::vsnprintf(nullptr, 0, format, again);
+    va_end(again);
+    std::string text(length > 0 ? static_cast<std::size_t>(length) : 0, '\0');
+    std::vsnprintf(text.data(), text.size() + 1, format, arguments);
+    // Of what the verifier tells the last lines say what it does not like.
+    constexpr int most_lines = 8;
+    std::size_t from = text.size();
+    for (int lines = 0; from > 0 && lines < most_lines; ++lines) {
+        const auto before = from > 1 ? text.rfind('\n', from - 2) : std::string::npos;
+        from = before == std::string::npos ? 0 : before + 1;
+    }
+    std::istringstream rest(text.substr(from));
+    for (std::string line; std::getline(rest, line);) {
+        if (!line.empty() && !line.starts_with("-- END")) {
+            remarks->push_back(escape(line));
+        }
+    }
+    return 0;
+}
+
+constexpr std::uint64_t second = 1'000'000'000;
+
+std::string pin_of(const std::string& pins, std::string_view name) {
+    return fmt::format("{}/{}", pins, name);
+}
+
+std::string pin_of_link(const std::string& pins, std::string_view program) {
+    return fmt::format("{}/link_{}", pins, program);
+}
+
+/// The most processes that the system allows: with as many entries, each process has one.
+std::uint32_t processes_possible() {
+    constexpr std::uint32_t least = 65536;
+    constexpr std::uint32_t most = 1 << 22; // the greatest that pid_max can be
+    std::uint64_t possible = most;
+    for (const char* const limit : {"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"}) {
+        std::uint64_t value = 0;
+        if (std::ifstream(limit) >> value) {
+            possible = std::min(possible, value);
+        }
+    }
+    return std::max(least, static_cast<std::uint32_t>(possible));
+}
+
+/// Room in a map that is pinned there; nullopt: no map is. It can't be adopted with another size.
+std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
+    const Fd map(bpf_obj_get(pin.c_str()));
+    bpf_map_info info{};
+    std::uint32_t size = sizeof info;
+    return map && bpf_obj_get_info_by_fd(map.get(), &info, &size) == 0
+               ? std::optional(info.max_entries)
+               : std::nullopt;
+}
+
+} // namespace
+
+struct Loader::Kernel {
+    std::vector<std::pair<std::string, Fd>> maps;
+    std::unique_ptr<Ring> ring;
+    Fd mark;   ///< program that marks a process that tests the hooks
+    Fd unfold; ///< programs that make events of repeats
+    Fd unfold_all;
+    Fd files; ///< program that names files
+    Readers readers;
+    bool left = false; ///< nobody asks the policy before any more, and its memory is free
+    egress_config* config = nullptr; ///< mapped
+
+    /// Descriptor of the map of that name; there is one.
+    int map(std::string_view name) const {
+        const auto found =
+            std::ranges::find(maps, name, [](const auto& each) { return each.first; });
+        return found == maps.end() ? -1 : found->second.get();
+    }
+    ~Kernel() {
+        if (config != nullptr) {
+            munmap(config, sizeof *config);
+        }
+    }
+};
+
+Loader::Loader(LoaderOptions options)
+    : options_(std::move(options)), kernel_(std::make_unique<Kernel>()) {}
+Loader::~Loader() = default;
+
+Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
+    libbpf_set_print(print);
+    std::unique_ptr<Loader> loader(new Loader(options));
+    remarks_of_thread = &loader->remarks_;
+    // libbpf's own copy of programs and types is ten times what is used afterwards. What is pinned
+    // stays when it goes.
+    Skeleton skeleton(egress_bpf__open());
+    // New processes first, then those that were there: none is missed, and what a hook has seen is
+    // never overwritten.
+    auto there = pinned_abi(options.pins);
+    Result<> done;
+    if (there && *there != EGRESS_ABI) {
+        // It goes on guarding until the first policy of this version is in force, beside it.
+        log::notice("egress", "{} is another version's: that guards until the rules are in force",
+                    options.pins);
+        done = set_pins_aside(options.pins, *there);
+        there.reset();
+    }
+    const bool adopted = there.has_value();
+    done = !done      ? done
+           : skeleton ? loader->load(*skeleton)
+                      : fail_errno("cannot open the kernel half");
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_host)) : done;
+    done = done ? loader->attach(skeleton->obj) : done;
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_sweep)) : done;
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_lineage)) : done;
+    done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_sockets)) : done;
+    remarks_of_thread = nullptr;
+    if (!done) {
+        if (!adopted) {
+            (void)remove_own_pins(options.pins); // half of it would guard nobody
+        }
+        return fail(done.error().text + loader->last_remarks(), done.error().code);
+    }
+    return loader;
+}
+
+/// What libbpf and the kernel said last, for who has to find out why they refused.
+std::string Loader::last_remarks() const {
+    constexpr std::size_t most = 8;
+    std::string out;
+    const std::size_t from = remarks_.size() > most ? remarks_.size() - most : 0;
+    for (std::size_t i = from; i < remarks_.size(); ++i) {
+        out += (out.empty() ? " (" : "; ") + remarks_[i];
+    }
+    return out.empty() ? out : out + ")";
+}
+
+Result<> Loader::load(egress_bpf& skeleton) {
+    if (access(options_.cgroup.c_str(), R_OK) != 0) {
+        return fail_errno("cannot open the cgroup \"" + options_.cgroup +
+                          "\" (-G names another; a cgroup2 hierarchy has to be mounted)");
+    }
+    if (mkdir(options_.pins.c_str(), 0700) < 0 && errno != EEXIST) {
+        return fail_errno("cannot make " + options_.pins +
+                          " (is a bpf file system mounted there?)");
+    }
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, skeleton.obj) {
+        const std::string_view name = bpf_map__name(map);
+        if (!bpf_map__is_internal(map) && name != "scratch" && name != "counts" &&
+            name != "contained" && name != "cgroup_rules") {
+            bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
+        }
+    }
+    const auto inner_maps = describe_inner_maps(skeleton.obj);
+    if (!inner_maps) {
+        return std::unexpected(inner_maps.error());
+    }
+    const PerCpu cpu = find_per_cpu();
+    skeleton.rodata->count_from_queue = cpu.count;
+    skeleton.rodata->task_from_queue = cpu.task;
+    skeleton.rodata->host_cgroup = id_of_cgroup(cgroup_root()).value_or(0);
+    bpf_map__set_max_entries(
+        skeleton.maps.processes,
+        pinned_entries(pin_of(options_.pins, "processes")).value_or(processes_possible()));
+    coverage_ = choose_tiers(skeleton.obj);
+    if (const int code = egress_bpf__load(&skeleton); code != 0) {
+        return fail_errno("the kernel does not take the programs", -code);
+    }
+    const auto keep = [](Fd& into, const bpf_program* program) {
+        into.reset(fcntl(bpf_program__fd(program), F_DUPFD_CLOEXEC, 0));
+    };
+    keep(kernel_->mark, skeleton.progs.egress_mark);
+    keep(kernel_->unfold, skeleton.progs.egress_unfold);
+    keep(kernel_->unfold_all, skeleton.progs.egress_unfold_all);
+    keep(kernel_->files, skeleton.progs.egress_files);
+    if (auto taken = take_maps(skeleton.obj); !taken) {
+        return taken;
+    }
+    auto readers = Readers::make();
+    if (!readers) {
+        return std::unexpected(readers.error());
+    }
+    kernel_->readers = std::move(*readers);
+    void* const config = mmap(nullptr, sizeof(egress_config), PROT_READ | PROT_WRITE, MAP_SHARED,
+                              kernel_->map("config"), 0);
+    if (config == MAP_FAILED) {
+        return fail_errno("cannot map the kernel's settings");
+    }
+    kernel_->config = static_cast<egress_config*>(config);
+    kernel_->config->abi = EGRESS_ABI;
+    kernel_->config->monitor = options_.monitor ? 1 : 0;
+    kernel_->config->fold_interval = 10'000'000'000ULL;
+    auto& key = kernel_->config->path_key;
+    if (key[0] == 0 && key[1] == 0 &&
+        getrandom(key, sizeof key, 0) != static_cast<ssize_t>(sizeof key)) {
+        return fail_errno("cannot draw a key for the paths of programs");
+    }
+    auto ring = Ring::open(Fd(fcntl(kernel_->map("events"), F_DUPFD_CLOEXEC, 0)));
+    if (!ring) {
+        return std::unexpected(ring.error());
+    }
+    kernel_->ring = std::move(*ring);
+    return {};
+}
+
+Result<> Loader::take_maps(bpf_object* object) {
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, object) {
+        Fd own(fcntl(bpf_map__fd(map), F_DUPFD_CLOEXEC, 0));
+        if (!own) {
+            return fail_errno("cannot keep the kernel's tables");
+        }
+        kernel_->maps.emplace_back(bpf_map__name(map), std::move(own));
+    }
+    return {};
+}
+
+Result<> Loader::attach(bpf_object* object) {
+    const Fd cgroup(open(options_.cgroup.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (cgroup.get() < 0) {
+        return fail_errno("cannot open the cgroup " + options_.cgroup);
+    }
+    bpf_program* program = nullptr;
+    bpf_object__for_each_program(program, object) {
+        const std::string name = bpf_program__name(program);
+        const bool for_cgroup = bpf_program__type(program) != BPF_PROG_TYPE_TRACING;
+        if (bpf_program__type(program) == BPF_PROG_TYPE_TRACING &&
+            bpf_program__expected_attach_type(program) == BPF_TRACE_ITER) {
+            continue;
+        }
+        if (!bpf_program__autoload(program)) {
+            continue; // this kernel has another for it, or none
+        }
+        const std::string pin = pin_of_link(options_.pins, name);
+        Link before(bpf_link__open(pin.c_str()));
+        if (before && for_cgroup) {
+            if (bpf_link__update_program(before.get(), program) == 0) {
+                coverage_.push_back({name, true, "", for_cgroup});
+                continue;
+            }
+        }
+        Link link(for_cgroup ? bpf_program__attach_cgroup(program, cgroup.get())
+                             : bpf_program__attach(program));
+        if (!link) {
+            coverage_.push_back({name, false, std::strerror(errno), for_cgroup});
+            continue;
+        }
+        unlink(pin.c_str()); // the old one goes with its last descriptor, after the new is there
+        if (const int code = bpf_link__pin(link.get(), pin.c_str()); code != 0) {
+            return fail_errno("cannot pin " + pin, -code);
+        }
+        coverage_.push_back({name, true, "", for_cgroup});
+    }
+    return {};
+}
+
+/// Of one process only, where a number is given.
+Result<> Loader::walk_processes(int program, std::uint32_t pid) {
+    bpf_iter_link_info only{};
+    only.task.pid = pid;
+    const auto walked =
+        walk(program, pid == 0 ? nullptr : &only, "cannot walk the processes that run");
+    return walked ? Result<>() : std::unexpected(walked.error());
+}
+
+Result<> Loader::unfold(bool all) {
+    bpf_iter_link_info folds{};
+    folds.map.map_fd = static_cast<std::uint32_t>(kernel_->map("folds"));
+    const auto& program = all ? kernel_->unfold_all : kernel_->unfold;
+    const auto walked = walk(program.get(), &folds, "cannot walk the repeats that were folded");
+    return walked ? Result<>() : std::unexpected(walked.error());
+}
+
+Result<std::vector<egress_named>> Loader::name_files() const {
+    bpf_iter_link_info own{};
+    own.task.pid = static_cast<std::uint32_t>(getpid());
+    const auto bytes = walk(kernel_->files.get(), &own, "cannot ask the kernel for names of files");
+    if (!bytes) {
+        return std::unexpected(bytes.error());
+    }
+    std::vector<egress_named> out(bytes->size() / sizeof(egress_named));
+    std::memcpy(out.data(), bytes->data(), out.size() * sizeof(egress_named));
+    return out;
+}
+
+Result<std::vector<std::byte>> Loader::walk(int program, const bpf_iter_link_info* info,
+                                            const char* what) {
+    bpf_link_create_opts options{};
+    options.sz = sizeof options;
+    options.iter_info = const_cast<bpf_iter_link_info*>(info);
+    options.iter_info_len = info == nullptr ? 0 : sizeof *info;
+    const Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
+    const Fd walk(link ? bpf_iter_create(link.get()) : -1);
+    if (!walk) {
+        return fail_errno(what);
+    }
+    std::vector<std::byte> out;
+    std::byte some[16384];
+    ssize_t got = 0;
+    while ((got = read(walk.get(), some, sizeof some)) > 0 || (got < 0 && errno == EAGAIN)) {
+        out.insert(out.end(), some, some + std::max<ssize_t>(got, 0));
+    }
+    return got == 0 ? Result<std::vector<std::byte>>(std::move(out)) : fail_errno(what);
+}
+
+Result<> Loader::install(const Tables& tables) {
+    const auto slot = static_cast<std::uint32_t>(tables.base->generation % EGRESS_SLOTS);
+    // Who began under what was in that slot, when a daemon died at this very moment, may still ask.
+    if (auto left = kernel_->left ? Result<>() : kernel_->readers.wait(); !left) {
+        return left;
+    }
+    const auto outer = [this](std::string_view name) { return kernel_->map(name); };
+    if (auto filled = fill_slot(tables, slot, outer); !filled) {
+        empty_slot(slot, outer);
+        return filled;
+    }
+    kernel_->left = false;
+    std::atomic_ref(kernel_->config->generation)
+        .store(tables.base->generation, std::memory_order_release);
+    return {}; // in force: whatever comes now must not be able to say otherwise
+}
+
+Result<> Loader::tidy() {
+    if (!kernel_->left) {
+        if (auto left = kernel_->readers.wait(); !left) {
+            return left;
+        }
+        const auto before = static_cast<std::uint32_t>((generation() + 1) % EGRESS_SLOTS);
+        empty_slot(before, [this](std::string_view name) { return kernel_->map(name); });
+        kernel_->left = true;
+    }
+    const auto removed = remove_pins_set_aside(options_.pins);
+    return removed ? Result<>() : std::unexpected(removed.error());
+}
+
+std::uint64_t Loader::next_generation() const {
+    return kernel_->config->generation + 1;
+}
+
+std::uint64_t Loader::generation() const {
+    return kernel_->config->generation;
+}
+
+InForce Loader::in_force() const {
+    return {generation(), kernel_->config->monitor != 0, others_set_aside(options_.pins)};
+}
+
+std::vector<Coverage> Loader::coverage() const {
+    auto out = coverage_;
+    for (auto& hook : out) {
+        if (const auto why = hook.attached ? why_detached(pin_of_link(options_.pins, hook.hook))
+                                           : std::nullopt) {
+            hook.attached = false;
+            hook.why = *why;
+        }
+    }
+    return out;
+}
+
+void Loader::set_monitor(bool monitor) {
+    std::atomic_ref(kernel_->config->monitor).store(monitor ? 1 : 0);
+}
+
+void Loader::set_week_at_boot(std::uint64_t at_boot) {
+    std::atomic_ref(kernel_->config->week_at_boot).store(at_boot);
+}
+
+bool Loader::canary_lives() const {
+    const auto& config = *kernel_->config;
+    timespec now{};
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    const auto at =
+        static_cast<std::uint64_t>(now.tv_sec) * second + static_cast<std::uint64_t>(now.tv_nsec);
+    const auto known =
+        config.canary != 0 && at < config.canary_until ? process(config.canary) : std::nullopt;
+    return known && known->started == config.canary_started;
+}
+
+Result<> Loader::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
+    if (canary_lives()) {
+        return fail("another process tests the hooks", EBUSY);
+    }
+    auto& config = *kernel_->config;
+    config.canary = 0;
+    if (auto walked = walk_processes(kernel_->mark.get(), pid); !walked) {
+        return walked;
+    }
+    const auto ticks = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
+    if (config.canary == 0 || config.canary_started / (second / ticks) != start) {
+        config.canary = 0;
+        return fail("the process is not there", ESRCH);
+    }
+    if (only_note) {
+        config.canary_until = 0;
+    }
+    return {};
+}
+
+std::optional<std::uint64_t> Loader::unmark_canary() {
+    auto& config = *kernel_->config;
+    if (std::exchange(config.canary, 0) == 0) {
+        return std::nullopt;
+    }
+    return std::atomic_ref(config.canary_refused).load();
+}
+
+int Loader::event_fd() const {
+    return kernel_->ring->fd();
+}
+
+std::size_t Loader::read_events(std::size_t most, const OnEvent& on_event) {
+    return kernel_->ring->read(most, [&](std::span<const std::byte> record) {
+        if (record.size() >= sizeof(egress_event)) {
+            on_event(*reinterpret_cast<const egress_event*>(record.data()));
+        }
+    });
+}
+
+void Loader::tick() {
+    kernel_->ring->rest();
+}
+
+KernelCounters Loader::counters() const {
+    KernelCounters out;
+    for (std::uint32_t i = 0; i < EGRESS_LOSSES; ++i) {
+        out.losses_by_cpu[i] = each_cpu(kernel_->map("losses"), i);
+        out.losses[i] = std::accumulate(out.losses_by_cpu[i].begin(), out.losses_by_cpu[i].end(),
+                                        std::uint64_t{0});
+    }
+    out.waiting = kernel_->ring->waiting();
+    out.sequence = std::atomic_ref(kernel_->config->sequence).load();
+    for (std::uint32_t i = 0; i < EGRESS_HOOKS; ++i) {
+        out.looks[i] = sum_over_cpus(kernel_->map("looks"), i);
+    }
+    return out;
+}
+
+std::uint64_t Loader::untold_losses() const {
+    return sum_over_cpus(kernel_->map("losses"), EGRESS_LOST_RING) - kernel_->config->losses_told;
+}
+
+void Loader::told_losses(std::uint64_t more) {
+    kernel_->config->losses_told += more;
+}
+
+std::optional<egress_process> Loader::process(std::uint32_t tgid) const {
+    egress_process process{};
+    const int map = kernel_->map("processes");
+    return bpf_map_lookup_elem(map, &tgid, &process) == 0 ? std::optional(process) : std::nullopt;
+}
+
+void Loader::each_process(const std::function<void(const egress_process&)>& what) const {
+    const int map = kernel_->map("processes");
+    bpf_map_info info{};
+    std::uint32_t length = sizeof info;
+    if (bpf_obj_get_info_by_fd(map, &info, &length) < 0) {
+        return;
+    }
+    std::uint32_t key = 0;
+    std::uint32_t next = 0;
+    // Entries come and go meanwhile, and a key that went begins anew: hence the bound.
+    int code = bpf_map_get_next_key(map, nullptr, &next);
+    for (std::uint32_t i = 0; code == 0 && i < info.max_entries; ++i) {
+        if (const auto found = process(next)) {
+            what(*found);
+        }
+        key = next;
+        code = bpf_map_get_next_key(map, &key, &next);
+    }
+}
+
+egress_config Loader::settings() const {
+    return *kernel_->config;
+}
+
+std::string Loader::path_of(const egress_file& file) const {
+    char path[EGRESS_PATH_SIZE] = {};
+    if (bpf_map_lookup_elem(kernel_->map("names"), &file, path) < 0) {
+        return {};
+    }
+    path[sizeof path - 1] = '\0';
+    return path;
+}
+
+} // namespace egress::bpf

@@ -1,0 +1,101 @@
+// [egress] rules -> the tables that the kernel looks up (abi.h), built off line.
+//
+// Each dimension of a question (destination, port, protocol, user, group, program, ancestry,
+// cgroup, place) has a table from its value to the set of rules that the value satisfies, as a bit
+// vector. The sets of all tables are ANDed, and the lowest bit is the first rule that matches: the
+// cost does not depend on how many rules or prefixes there are. Equal vectors are stored once.
+//
+// A destination's vector holds the rules of every prefix around it, so the longest prefix is
+// enough. IPv4: a table of the first 16 bits, and for those that longer prefixes divide, the runs
+// of addresses with the same vector, to be searched by halves: a list of a million hosts takes 4.5
+// MiB, and an address of it two lines of the processor's cache. IPv6: the first 16 bits,
+// then a hash of hosts and a longest-prefix table.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "daemon/base/result.h"
+#include "daemon/bpf/abi.h"
+#include "daemon/bpf/tables/places.h"
+#include "daemon/policy/rules/rule.h"
+
+namespace egress::bpf {
+
+/// Ids first..first + count - 1.
+struct IdRange {
+    std::uint32_t first = 0;
+    std::uint32_t count = 0;
+    friend auto operator<=>(const IdRange&, const IdRange&) = default;
+};
+
+/// What a policy names and only the running system can tell.
+struct World {
+    /// The files that a program's path stands for now; none where it does not exist.
+    std::function<std::vector<egress_file>(const std::string& path)> files;
+    /// Where inside which file systems a program or a tree is, whether it exists or not; several
+    /// for a tree with mounts below it.
+    std::function<std::vector<Place>(const std::string& path, bool tree)> places;
+    /// Users and groups to the ids that /etc/subuid and /etc/subgid lend them.
+    std::function<std::vector<IdRange>(std::uint32_t id, bool group)> subordinate;
+    std::int64_t wall_at_boot = 0; ///< seconds since the epoch at zero of the boot clock
+};
+
+/// Index of a vector.
+using Index = std::uint32_t;
+
+template <typename Key>
+using Table = std::vector<std::pair<Key, Index>>; ///< sorted by key, each key once
+
+using Command = std::array<char, EGRESS_COMMAND_SIZE>; ///< zero-padded
+struct FileLess {
+    bool operator()(const egress_file& a, const egress_file& b) const {
+        return std::tie(a.inode, a.device, a.generation, a.path) <
+               std::tie(b.inode, b.device, b.generation, b.path);
+    }
+};
+struct Host6Key {
+    std::array<std::uint8_t, 16> address;
+    friend auto operator<=>(const Host6Key&, const Host6Key&) = default;
+};
+struct Prefix6Key {
+    std::array<std::uint8_t, 16> address;
+    std::uint8_t length; ///< 17..127
+    friend auto operator<=>(const Prefix6Key&, const Prefix6Key&) = default;
+};
+
+struct IdPrefix {
+    std::uint32_t id;
+    std::uint32_t length; ///< bits, from the highest on
+    friend auto operator<=>(const IdPrefix&, const IdPrefix&) = default;
+};
+
+/// The tables of one policy. Movable, large (about a megabyte without lists).
+struct Tables {
+    std::unique_ptr<egress_base> base;
+    std::vector<egress_vector> vectors;
+    std::vector<egress_runs> runs;
+    Table<Host6Key> hosts6;
+    Table<Prefix6Key> prefixes6;
+    std::size_t prefixes = 0; ///< that say something, of both families
+    Table<std::uint32_t> uids;
+    Table<std::uint32_t> gids;
+    Table<IdPrefix> uid_ranges; ///< subordinate ids
+    Table<IdPrefix> gid_ranges;
+    Table<Command> commands;
+    std::vector<std::pair<egress_file, Index>> programs; ///< sorted by FileLess
+    std::vector<std::pair<egress_file, Index>> parents;
+    std::vector<std::pair<egress_file, Index>> unders;
+    std::vector<std::pair<Place, egress_path_rules>> trees; ///< by "dir/", "program\0"; abi.h
+};
+
+/// The tables of policy.egress. Fails where a line asks for more than there is (too many rules, too
+/// many windows), with its place.
+Result<Tables> compile(const policy::Policy& policy, const World& world, std::uint64_t generation);
+
+} // namespace egress::bpf

@@ -1,0 +1,13 @@
+// The destination column of all rules -> the address tables.
+#pragma once
+
+#include "daemon/bpf/tables/compile.h"
+#include "daemon/bpf/tables/vectors.h"
+
+namespace egress::bpf {
+
+/// Fills the address tables of `out`; base->v4_top and v6_top with them. The first to use the pool:
+/// a run has room for small indexes only.
+Result<> compile_destinations(const policy::Policy& policy, VectorPool& pool, Tables& out);
+
+} // namespace egress::bpf

@@ -1,0 +1,24 @@
+// The verdict of verdict.h over Tables in memory: for `egressctl explain`, and for the tests that
+// compare it with the plain matcher and with the kernel.
+#pragma once
+
+#include "daemon/bpf/tables/compile.h"
+
+namespace egress::bpf {
+
+/// What native_decide() found.
+struct Decision {
+    std::uint32_t rule =
+        EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
+    // The sets of rules that each dimension leaves, for explaining.
+    egress_vector destination, port, protocol, uid, gid, place, subject, cgroup;
+};
+
+/// `cgroup` is the path of the process' cgroup, all of it made by root.
+Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
+                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot);
+
+/// Whether the cgroup at this path below the cgroup2 root, or one around it, is a container's.
+bool is_in_container(std::string_view cgroup);
+
+} // namespace egress::bpf

@@ -1,0 +1,177 @@
+#include "daemon/bpf/tables/world.h"
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "daemon/base/ids.h"
+#include "daemon/base/number.h"
+#include "daemon/bpf/tables/host.h"
+
+namespace egress::bpf {
+
+namespace {
+
+constexpr const char* passwd_file = "/etc/passwd";
+constexpr const char* group_file = "/etc/group";
+constexpr const char* subuid_file = "/etc/subuid";
+constexpr const char* subgid_file = "/etc/subgid";
+
+/// The paths that a policy names as files or places.
+std::set<PathQuery> queries_of(const policy::Policy& policy) {
+    std::set<PathQuery> out;
+    const auto add = [&out](const std::string& path, bool tree) {
+        if (!path.empty()) {
+            out.insert({path, tree});
+        }
+    };
+    for (const auto& rule : policy.egress) {
+        if (rule.program.kind == policy::Program::Kind::path ||
+            rule.program.kind == policy::Program::Kind::tree) {
+            add(rule.program.text, rule.program.kind == policy::Program::Kind::tree);
+        }
+        add(rule.options.parent, false);
+        add(rule.options.under, false);
+    }
+    return out;
+}
+
+std::vector<std::string> fields_of(const std::string& line) {
+    std::vector<std::string> out(1);
+    for (const char c : line) {
+        if (c == ':') {
+            out.emplace_back();
+        } else {
+            out.back() += c;
+        }
+    }
+    return out;
+}
+
+} // namespace
+
+std::vector<IdRange> read_subordinate(const std::string& path, const std::string& passwd,
+                                      std::uint32_t id) {
+    std::vector<IdRange> out;
+    auto names = Ids(passwd).names(id);
+    names.insert(std::to_string(id));
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+        const auto fields = fields_of(line);
+        const auto first =
+            fields.size() == 3 ? parse_decimal<std::uint32_t>(fields[1]) : std::nullopt;
+        const auto count =
+            fields.size() == 3 ? parse_decimal<std::uint32_t>(fields[2]) : std::nullopt;
+        if (first && count && *count > 0 && names.contains(fields[0])) {
+            out.push_back({*first, *count});
+        }
+    }
+    return out;
+}
+
+bool operator==(const Inventory& a, const Inventory& b) {
+    const auto same = [](const auto& x, const auto& y) {
+        return x.first == y.first && std::ranges::equal(x.second, y.second, same_file);
+    };
+    return a.paths == b.paths && std::ranges::equal(a.running, b.running, same) &&
+           a.subuids == b.subuids && a.subgids == b.subgids;
+}
+
+std::vector<egress_file> Inventory::files(const std::string& path) const {
+    std::vector<egress_file> out;
+    if (const auto found = running.find(path); found != running.end()) {
+        out = found->second;
+    }
+    const auto named = paths.find({path, false});
+    if (named != paths.end() && named->second.file) {
+        out.push_back(*named->second.file);
+    }
+    return out;
+}
+
+Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& name) {
+    Inventory out;
+    const auto queries = queries_of(policy);
+    const std::vector<PathQuery> list(queries.begin(), queries.end());
+    auto named = find_places(list, name);
+    if (!named) {
+        return std::unexpected(named.error());
+    }
+    for (std::size_t i = 0; i < list.size(); ++i) {
+        out.paths.emplace(list[i], std::move((*named)[i]));
+    }
+    for (const auto& rule : policy.egress) {
+        const auto& owner = rule.owner;
+        if (owner.uid && !out.subuids.contains(*owner.uid)) {
+            out.subuids[*owner.uid] = read_subordinate(subuid_file, passwd_file, *owner.uid);
+        }
+        if (owner.gid && !out.subgids.contains(*owner.gid)) {
+            out.subgids[*owner.gid] = read_subordinate(subgid_file, group_file, *owner.gid);
+        }
+    }
+    return out;
+}
+
+World world_of(const Inventory& inventory, const Clock& clock) {
+    World world;
+    world.wall_at_boot = clock.at_boot();
+    world.files = [&inventory](const std::string& path) { return inventory.files(path); };
+    world.places = [&inventory](const std::string& path, bool tree) {
+        const auto found = inventory.paths.find({path, tree});
+        return found != inventory.paths.end() ? found->second.places : std::vector<Place>{};
+    };
+    world.subordinate = [&inventory](std::uint32_t id, bool group) {
+        const auto& ranges = group ? inventory.subgids : inventory.subuids;
+        const auto found = ranges.find(id);
+        return found != ranges.end() ? found->second : std::vector<IdRange>{};
+    };
+    return world;
+}
+
+std::optional<World> world_of(const policy::Policy& policy, const NameFiles& name,
+                              const Clock& clock) {
+    auto taken = take_inventory(policy, name);
+    if (!taken) {
+        return std::nullopt;
+    }
+    const auto kept = std::make_shared<const Inventory>(std::move(*taken));
+    World world = world_of(*kept, clock);
+    world.files = [kept, files = world.files](const std::string& path) { return files(path); };
+    return world;
+}
+
+std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
+    std::vector<policy::Diagnostic> out;
+    const auto warn = [&out](const policy::EgressRule& rule, std::string text, std::string hint) {
+        out.push_back(
+            {policy::Diagnostic::Severity::warning, rule.place, std::move(text), std::move(hint)});
+    };
+    const auto root = cgroup_root();
+    std::set<std::uint32_t> lent;
+    for (const auto& rule : policy.egress) {
+        const auto& options = rule.options;
+        if ((!options.cgroup.empty() || !options.unit.empty()) && !has_cgroup(root, options)) {
+            warn(rule,
+                 options.unit.empty() ? fmt::format("there is no cgroup {} now", options.cgroup)
+                                      : fmt::format("no unit {} has a cgroup now", options.unit),
+                 "the line holds from its first process on");
+        }
+        if (!rule.owner.uid || !lent.insert(*rule.owner.uid).second) {
+            continue;
+        }
+        std::uint64_t count = 0;
+        for (const auto& range : read_subordinate(subuid_file, passwd_file, *rule.owner.uid)) {
+            count += range.count;
+        }
+        if (count > 0) {
+            warn(rule, fmt::format("uid {} has {} subordinate ids", *rule.owner.uid, count),
+                 "the line is for them, too; see subuid(5)");
+        }
+    }
+    return out;
+}
+
+} // namespace egress::bpf

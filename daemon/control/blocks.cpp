@@ -1,0 +1,130 @@
+#include "daemon/control/blocks.h"
+
+#include <utility>
+
+#include "daemon/base/log.h"
+#include "daemon/base/set_name.h"
+#include "daemon/control/fields.h"
+#include "daemon/control/reply.h"
+#include "daemon/store/json.h"
+
+namespace egress::verbs {
+
+using reply::error;
+using reply::json_text;
+
+namespace {
+
+constexpr std::size_t rows_per_piece = 256;
+constexpr Seconds most_seconds = Seconds{100} * 366 * 24 * 60 * 60;
+constexpr const char* not_durable =
+    "done, but the database cannot be written, so it would not outlive a restart";
+
+/// The columns that block and unblock share.
+HandUnblock read_target(Fields& fields) {
+    HandUnblock target;
+    const auto address = fields.text("addr");
+    const auto prefix = address ? Prefix::parse(*address) : std::nullopt;
+    if (!address) {
+        fields.wrong("addr", "is missing");
+    } else if (!prefix) {
+        fields.wrong("addr", "is no address or prefix: \"" + escape(*address, 64) +
+                                 "\" (host bits after the prefix length must be 0)");
+    } else {
+        target.address = *prefix;
+    }
+    target.name = fields.text("name");
+    if (target.name && !is_set_name(*target.name)) {
+        fields.wrong("name", "is no set name (letters, digits, \"_\", \"-\", \".\")");
+    }
+    target.protocol = fields.protocol("protocol");
+    target.port = fields.number<std::uint16_t>("port", 65535, 1);
+    return target;
+}
+
+Result<HandBlock> read_block(const nlohmann::json& body) {
+    Fields fields(body);
+    const auto target = read_target(fields);
+    HandBlock wish;
+    wish.name = target.name.value_or("");
+    wish.address = target.address;
+    wish.protocol = target.protocol.value_or(0);
+    wish.port = target.port.value_or(0);
+    wish.seconds = fields.number<Seconds>("seconds", static_cast<std::uint64_t>(most_seconds), 1)
+                       .value_or(forever);
+    wish.reason =
+        escape(fields.text("reason", Fields::Kind::document).value_or(""), store::max_reason - 3);
+    const auto good = fields.good();
+    return good ? Result<HandBlock>(std::move(wish)) : std::unexpected(good.error());
+}
+
+} // namespace
+
+void block(Parts& parts, const Request& request, const Answer& answer) {
+    const auto body = reply::body_of(request);
+    const auto wish = body ? read_block(*body) : std::unexpected(body.error());
+    if (!wish) {
+        return answer.send(error(400, wish.error().text));
+    }
+    const auto row = parts.ledger.block(*wish);
+    if (!row) {
+        return answer.send(error(507, row.error().text));
+    }
+    log::info("control", "uid {} blocked {}", request.uid, wish->address.text());
+    parts.keeper.when_durable([answer, text = json_text(store::row_json(*row))](bool durable) {
+        answer.send(durable ? Response{201, text + "\n"} : error(500, not_durable));
+    });
+}
+
+void unblock(Parts& parts, const Request& request, const Answer& answer) {
+    const auto body = reply::body_of(request);
+    if (!body) {
+        return answer.send(error(400, body.error().text));
+    }
+    Fields fields(*body);
+    const auto target = read_target(fields);
+    if (const auto good = fields.good(); !good) {
+        return answer.send(error(400, good.error().text));
+    }
+    const std::size_t removed = parts.ledger.unblock(target);
+    log::notice("control", "uid {} unblocked {}: {} blocks", request.uid, target.address.text(),
+                removed);
+    parts.keeper.when_durable([answer, removed](bool durable) {
+        answer.send(durable ? reply::good({{"removed", removed}}) : error(500, not_durable));
+    });
+}
+
+/// Rows in pieces, a bounded number of rows looked at for each, so that a million rows never hold
+/// the loop.
+void list_blocks(Parts& parts, const Request& request, const Answer& answer) {
+    const std::string state = request.argument("state").value_or("all");
+    if (state != "all" && state != "blocked" && state != "counting") {
+        return answer.send(error(400, "\"state\" is blocked, counting or all"));
+    }
+    answer.stream([&ledger = std::as_const(parts.ledger), state, next = RowId{0}, opened = false,
+                   first = true, row = store::Row{}](std::string& out) mutable {
+        const Table& table = ledger.table();
+        if (!std::exchange(opened, true)) {
+            out += '[';
+        }
+        RowId looked = 0;
+        for (; next < table.rows_end() && looked < rows_per_piece; ++next, ++looked) {
+            const bool blocked = table[next].state == store::State::blocked;
+            if (!table[next].used || (state == "blocked" && !blocked) ||
+                (state == "counting" && table[next].state != store::State::counting)) {
+                continue;
+            }
+            ledger.snapshot(next, row);
+            out += std::exchange(first, false) ? "\n" : ",\n";
+            out += json_text(store::row_json(row));
+        }
+        if (next < table.rows_end()) {
+            out += out.empty() ? " " : "";
+            return true;
+        }
+        out += "\n]\n";
+        return false;
+    });
+}
+
+} // namespace egress::verbs

@@ -1,0 +1,447 @@
+#include "daemon/control/http.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include <grp.h>
+#include <microhttpd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "daemon/base/listener.h"
+#include "daemon/base/log.h"
+
+namespace egress {
+
+std::optional<std::string> Request::argument(std::string_view name) const {
+    const auto found = std::ranges::find(query, name, &decltype(query)::value_type::first);
+    return found == query.end() ? std::nullopt : std::optional(found->second);
+}
+
+namespace {
+
+constexpr std::size_t most_body = 1 << 20;
+constexpr std::size_t piece = 64 << 10;
+
+std::optional<gid_t> egress_group() {
+    std::vector<char> buffer(4096);
+    group entry{};
+    group* found = nullptr;
+    getgrnam_r("egress", &entry, buffer.data(), buffer.size(), &found);
+    return found != nullptr ? std::optional(entry.gr_gid) : std::nullopt;
+}
+
+/// Whether the peer is in the group, by its credentials at connect().
+bool in_group(int fd, gid_t group, gid_t primary) {
+    if (primary == group) {
+        return true;
+    }
+    std::vector<gid_t> groups(256);
+    auto length = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length) != 0) {
+        return false;
+    }
+    groups.resize(length / sizeof(gid_t));
+    for (const gid_t one : groups) {
+        if (one == group) {
+            return true;
+        }
+    }
+    return false;
+}
+
+} // namespace
+
+/// One request and its answer. Lives until MHD says that the request is over.
+struct Control::Exchange {
+    Control* control = nullptr;
+    MHD_Connection* connection = nullptr;
+    Request request;
+    bool refused = false; // the body is too long
+    bool dispatched = false;
+    bool suspended = false;
+    std::optional<Response> response;
+    Producer producer;
+    std::string spill; // what the producer gave and the socket has not taken
+    std::size_t spilled = 0;
+    bool finished = false;
+    bool feeding = false; // the producer may have nothing yet
+    Source hangup;        // of a feed's peer: MHD does not look at it while it is suspended
+    std::shared_ptr<Exchange*> self; // empty pointer inside: the client is gone
+};
+
+Result<Fd> Control::listen(const std::string& path) {
+    return make_listener(path, SOCK_STREAM, 0660, egress_group());
+}
+
+Result<> Control::start_http() {
+    const auto access = [](void* self, MHD_Connection* connection, const char* path,
+                           const char* method, const char*, const char* data, std::size_t* size,
+                           void** state) {
+        return static_cast<MHD_Result>(
+            static_cast<Control*>(self)->handle(connection, path, method, data, size, state));
+    };
+    const auto completed = [](void* self, MHD_Connection* connection, void** state,
+                              MHD_RequestTerminationCode) {
+        auto* const exchange = static_cast<Exchange*>(*state);
+        if (exchange != nullptr) {
+            if (exchange->self) {
+                *exchange->self = nullptr;
+            }
+            delete exchange;
+            *state = nullptr;
+        }
+        static_cast<Control*>(self)->give_time(connection, piece_seconds, true);
+    };
+    const auto came_or_went = [](void* self, MHD_Connection* connection, void** peer,
+                                 MHD_ConnectionNotificationCode what) {
+        auto* const control = static_cast<Control*>(self);
+        if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+            *peer = control->arrive(connection);
+        } else {
+            control->depart(static_cast<Peer*>(std::exchange(*peer, nullptr)));
+        }
+    };
+    http_ = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, nullptr, nullptr,
+        +access, this, MHD_OPTION_CONNECTION_LIMIT, limits.most, MHD_OPTION_CONNECTION_TIMEOUT, 0U,
+        MHD_OPTION_NOTIFY_COMPLETED, static_cast<MHD_RequestCompletedCallback>(+completed), this,
+        MHD_OPTION_NOTIFY_CONNECTION, static_cast<MHD_NotifyConnectionCallback>(+came_or_went),
+        this, MHD_OPTION_END);
+    return http_ == nullptr ? Result<>(fail("cannot start the control server")) : Result<>();
+}
+
+Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, const Clock& clock,
+                                                Handler handler) {
+    std::unique_ptr<Control> control(new Control(clock, std::move(handler)));
+    control->event_ = event;
+    control->group_ =
+        egress_group(); // once: a look-up may ask the network, and the loop never waits
+    if (auto started = control->start_http(); !started) {
+        return std::unexpected(started.error());
+    }
+    auto door =
+        Door::open(event, std::move(listener), control->shares_,
+                   [self = control.get()](Fd connection) { self->admit(std::move(connection)); });
+    if (!door) {
+        return std::unexpected(door.error());
+    }
+    control->door_ = std::move(*door);
+    const MHD_DaemonInfo* const info =
+        MHD_get_daemon_info(control->http_, MHD_DAEMON_INFO_EPOLL_FD);
+    sd_event_source* source = nullptr;
+    int code = info == nullptr ? -EINVAL
+                               : sd_event_add_io(event, &source, info->epoll_fd, EPOLLIN, on_ready,
+                                                 control.get());
+    if (code >= 0) {
+        control->ready_.reset(source);
+        code = sd_event_add_time_relative(event, &source, CLOCK_MONOTONIC, 1'000'000, 0, on_timeout,
+                                          control.get());
+    }
+    if (code < 0) {
+        return fail_errno("cannot watch the control socket", -code);
+    }
+    control->timeout_.reset(source);
+    return control;
+}
+
+Control::~Control() {
+    stopping_ = true;
+    door_.reset();
+    ready_.reset();
+    timeout_.reset();
+    if (http_ != nullptr) {
+        // MHD ends the whole process over a connection that is suspended when it stops.
+        for (MHD_Connection* const connection : std::exchange(suspended_, {})) {
+            MHD_resume_connection(connection);
+        }
+        // The end of a stream takes it several rounds: its last piece, the end mark, the close.
+        for (int round = 0; round < 4; ++round) {
+            MHD_run(http_);
+        }
+        MHD_stop_daemon(http_);
+    }
+}
+
+int Control::on_ready(sd_event_source*, int, std::uint32_t, void* self) {
+    auto* const control = static_cast<Control*>(self);
+    control->work_ = true;
+    control->pump();
+    return 0;
+}
+
+int Control::on_timeout(sd_event_source*, std::uint64_t, void* self) {
+    return on_ready(nullptr, 0, 0, self);
+}
+
+void Control::pump() {
+    if (!work_) {
+        return;
+    }
+    work_ = false;
+    MHD_run(http_);
+    MHD_UNSIGNED_LONG_LONG wait_ms = 0;
+    if (MHD_get_timeout(http_, &wait_ms) == MHD_YES) {
+        sd_event_source_set_time_relative(timeout_.get(), wait_ms * 1000);
+        sd_event_source_set_enabled(timeout_.get(), SD_EVENT_ONESHOT);
+    }
+}
+
+void Control::admit(Fd connection) {
+    sockaddr_un nobody{};
+    nobody.sun_family = AF_UNIX;
+    // It closes the connection, whatever becomes of it.
+    MHD_add_connection(http_, connection.release(), reinterpret_cast<sockaddr*>(&nobody),
+                       sizeof nobody);
+    work_ = true;
+    pump();
+}
+
+Control::Peer* Control::arrive(MHD_Connection* connection) {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    auto peer = std::make_unique<Peer>();
+    peer->fd = info->connect_fd;
+    ucred from{};
+    socklen_t length = sizeof from;
+    getsockopt(peer->fd, SOL_SOCKET, SO_PEERCRED, &from, &length); // the door has asked before
+    peer->uid = from.uid;
+    peer->until = clock_.now() + request_seconds;
+    shares_.enter(peer->uid);
+    return *peers_.insert(peer.release()).first;
+}
+
+void Control::depart(Peer* peer) {
+    if (peer != nullptr) {
+        shares_.leave(peer->uid);
+        peers_.erase(peer);
+        delete peer;
+    }
+}
+
+void Control::give_time(MHD_Connection* connection, Seconds seconds, bool requesting) {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    if (info != nullptr && info->socket_context != nullptr) {
+        auto& peer = *static_cast<Peer*>(info->socket_context);
+        peer.until = after(clock_.now(), seconds);
+        peer.requesting = requesting;
+    }
+}
+
+void Control::tick() {
+    door_->tick();
+    for (Peer* const peer : peers_) {
+        if (clock_.now() <= peer->until) {
+            continue;
+        }
+        ++timed_out_;
+        log::info("control-slow", "closed a connection of uid {} to the control socket: {}",
+                  peer->uid,
+                  peer->requesting ? "its request was not complete in time"
+                                   : "it did not take its answer");
+        if (peer->requesting) {
+            const auto answer =
+                last_words("408 Request Timeout", "the request was not complete in time");
+            [[maybe_unused]] const auto sent =
+                send(peer->fd, answer.data(), answer.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
+        shutdown(peer->fd, SHUT_RDWR); // which the server sees, and closes it
+        peer->until = never;
+    }
+}
+
+bool Control::allowed(MHD_Connection* connection, Request& request) const {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    ucred peer{};
+    socklen_t length = sizeof peer;
+    if (info == nullptr ||
+        getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+        return false;
+    }
+    request.uid = peer.uid;
+    request.gid = peer.gid;
+    request.pid = static_cast<std::uint32_t>(peer.pid);
+    return peer.uid == 0 || peer.uid == geteuid() ||
+           (group_ && in_group(info->connect_fd, *group_, peer.gid));
+}
+
+int Control::handle(MHD_Connection* connection, const char* path, const char* method,
+                    const char* data, std::size_t* size, void** state) {
+    if (*state == nullptr) {
+        auto exchange = std::make_unique<Exchange>();
+        exchange->control = this;
+        exchange->connection = connection;
+        exchange->request.path = path;
+        exchange->request.method = method;
+        const auto keep = [](void* query, MHD_ValueKind, const char* name, const char* value) {
+            static_cast<decltype(Request::query)*>(query)->emplace_back(
+                name, value == nullptr ? "" : value);
+            return MHD_YES;
+        };
+        MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, +keep,
+                                  &exchange->request.query);
+        *state = exchange.release();
+        give_time(connection, request_seconds, true);
+        return MHD_YES;
+    }
+    auto& exchange = *static_cast<Exchange*>(*state);
+    if (*size > 0) {
+        if (exchange.request.body.size() + *size > most_body) {
+            exchange.refused = true;
+        } else {
+            exchange.request.body.append(data, *size);
+        }
+        *size = 0;
+        return MHD_YES;
+    }
+    if (!exchange.dispatched) {
+        exchange.dispatched = true;
+        give_time(connection, forever, false);
+        dispatch(connection, exchange);
+    }
+    if (exchange.response || exchange.producer) {
+        return reply(connection, exchange);
+    }
+    if (stopping_) {
+        exchange.response = Response{503, R"({"error":"egressd is stopping"})"};
+        return reply(connection, exchange);
+    }
+    suspend(exchange);
+    return MHD_YES;
+}
+
+void Control::suspend(Exchange& exchange) {
+    exchange.suspended = true;
+    suspended_.insert(exchange.connection);
+    MHD_suspend_connection(exchange.connection);
+}
+
+void Control::resume(Exchange& exchange) {
+    if (exchange.suspended) {
+        exchange.suspended = false;
+        suspended_.erase(exchange.connection);
+        MHD_resume_connection(exchange.connection);
+        work_ = true;
+    }
+}
+
+int Control::on_hangup(sd_event_source* source, int, std::uint32_t, void* raw) {
+    auto& exchange = *static_cast<Exchange*>(raw);
+    sd_event_source_set_enabled(source, SD_EVENT_OFF);
+    exchange.finished = true;
+    exchange.control->resume(exchange);
+    return 0;
+}
+
+void Control::watch_peer(Exchange& exchange) {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(exchange.connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    sd_event_source* source = nullptr;
+    if (info != nullptr &&
+        sd_event_add_io(event_, &source, info->connect_fd, 0, on_hangup, &exchange) >= 0) {
+        exchange.hangup.reset(source); // no events asked for: a hang-up is always told
+    }
+}
+
+void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
+    if (!allowed(connection, exchange.request)) {
+        log::warning("control-refused", "refused uid {} on the control socket",
+                     exchange.request.uid);
+        exchange.response = Response{403, R"({"error":"you must be root or in the group egress"})"};
+        return;
+    }
+    if (exchange.refused) {
+        exchange.response = Response{413, R"({"error":"the request's body is over 1 MiB"})"};
+        return;
+    }
+    handler_(exchange.request, answer_for(exchange));
+}
+
+Answer Control::answer_for(Exchange& exchange) {
+    exchange.self = std::make_shared<Exchange*>(&exchange);
+    Answer answer;
+    answer.send = [this, self = exchange.self](Response response) {
+        if (*self != nullptr) {
+            (*self)->response = std::move(response);
+            resume(**self);
+        }
+    };
+    answer.stream = [this, self = exchange.self](Producer producer) {
+        if (*self != nullptr) {
+            (*self)->producer = std::move(producer);
+            resume(**self);
+        }
+    };
+    answer.feed = [this, self = exchange.self](Producer producer) -> Wake {
+        if (*self != nullptr) {
+            (*self)->producer = std::move(producer);
+            (*self)->feeding = true;
+            watch_peer(**self);
+            resume(**self);
+        }
+        return [this, self] {
+            if (*self != nullptr) {
+                resume(**self);
+            }
+        };
+    };
+    return answer;
+}
+
+std::ptrdiff_t Control::produce(void* state, std::uint64_t, char* out, std::size_t room) {
+    auto& from = *static_cast<Exchange*>(state);
+    while (from.spilled == from.spill.size()) {
+        if (from.finished) {
+            return MHD_CONTENT_READER_END_OF_STREAM;
+        }
+        from.spill.clear();
+        from.spilled = 0;
+        if (!from.feeding) {
+            from.control->give_time(from.connection, piece_seconds, false);
+        }
+        from.finished = !from.producer(from.spill);
+        if (from.feeding && from.spill.empty() && !from.finished) {
+            if (from.control->stopping_) {
+                return MHD_CONTENT_READER_END_OF_STREAM;
+            }
+            from.control->suspend(from);
+            return 0;
+        }
+    }
+    const std::size_t taken = std::min(room, from.spill.size() - from.spilled);
+    std::memcpy(out, from.spill.data() + from.spilled, taken);
+    from.spilled += taken;
+    return static_cast<std::ptrdiff_t>(taken);
+}
+
+int Control::reply(MHD_Connection* connection, Exchange& exchange) {
+    if (!exchange.feeding) {
+        exchange.control->give_time(connection, piece_seconds, false);
+    }
+    MHD_Response* response = nullptr;
+    unsigned status = 200;
+    const char* type = "application/json";
+    if (exchange.response) {
+        status = exchange.response->status;
+        type = exchange.response->type;
+        response = MHD_create_response_from_buffer(
+            exchange.response->body.size(), exchange.response->body.data(), MHD_RESPMEM_MUST_COPY);
+    } else {
+        type = exchange.feeding ? "application/x-ndjson" : type;
+        response =
+            MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, piece, produce, &exchange, nullptr);
+    }
+    if (response == nullptr) {
+        return MHD_NO;
+    }
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    const int queued = MHD_queue_response(connection, status, response);
+    MHD_destroy_response(response);
+    return queued;
+}
+
+} // namespace egress

@@ -1,0 +1,137 @@
+// The control socket: HTTP/1.1 and JSON, in the same loop as everything else.
+//
+// This file speaks HTTP: it checks the peer, collects a bounded body, finds the route and sends the
+// answer. What the routes mean stands in routes.h, and who comes in is the door's
+// (door.h).
+//
+// Each connection has a time: for its request to be complete, for each piece of an answer to be
+// taken. One that waits for the daemon, or for events, has all the time in the world; they all
+// count towards their user's share.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <systemd/sd-event.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/loop.h"
+#include "daemon/base/result.h"
+#include "daemon/control/door.h"
+#include "daemon/control/shares.h"
+#include "lib/fd.h"
+
+struct MHD_Daemon;
+struct MHD_Connection;
+
+namespace egress {
+
+struct Request {
+    std::string method;
+    std::string path;
+    std::vector<std::pair<std::string, std::string>> query; ///< arguments, as they came
+    std::string body;
+    std::uint32_t uid = 0; ///< of the peer, from the kernel
+    std::uint32_t gid = 0; ///< the same
+    std::uint32_t pid = 0; ///< the same; 0: it is in a pid namespace that is not seen from here
+
+    /// The first value of a query argument; nullopt: absent.
+    std::optional<std::string> argument(std::string_view name) const;
+};
+
+struct Response {
+    unsigned status = 200;
+    std::string body;
+    const char* type = "application/json";
+};
+
+/// A body made piece by piece: appends to `out`, returns false after the last piece.
+using Producer = std::function<bool(std::string& out)>;
+
+/// Has the producer of a feed asked again; nothing happens where the peer is gone.
+using Wake = std::function<void()>;
+
+/// Exactly one of these is called, once, now or later.
+struct Answer {
+    std::function<void(Response)> send;
+    std::function<void(Producer)> stream; ///< 200, application/json
+    /// 200, application/x-ndjson, for as long as the peer and the daemon are there. A producer that
+    /// appends nothing has nothing yet. It is destroyed when the peer goes.
+    std::function<Wake(Producer)> feed;
+};
+
+class Control {
+  public:
+    static constexpr Shares::Limits limits = {128, 24, 32};
+    static constexpr Seconds request_seconds = 10; ///< for the head of a request, and for its body
+    static constexpr Seconds piece_seconds = 30;   ///< for a piece of an answer; between requests
+
+    using Handler = std::function<void(const Request&, Answer)>;
+
+    /// Takes a listening stream socket.
+    static Result<std::unique_ptr<Control>> start(sd_event* event, Fd listener, const Clock& clock,
+                                                  Handler handler);
+    ~Control();
+
+    /// Makes the socket: 0660, group "egress" where that group exists.
+    static Result<Fd> listen(const std::string& path);
+    /// Runs what is due; called at the end of every turn of the loop.
+    void pump();
+    /// Once a second: closes what has taken too long.
+    void tick();
+
+    const Shares& shares() const { return shares_; }
+    std::uint64_t turned_away() const { return door_->turned_away(); }
+    std::uint64_t timed_out() const { return timed_out_; }
+
+  private:
+    struct Exchange;
+    /// A connection, for as long as it is there.
+    struct Peer {
+        int fd = -1;
+        std::uint32_t uid = 0;
+        Moment until = never;
+        bool requesting = true; ///< nothing of an answer was sent
+    };
+    Control(const Clock& clock, Handler handler) : clock_(clock), handler_(std::move(handler)) {}
+    Result<> start_http();
+    void admit(Fd connection);
+    Peer* arrive(MHD_Connection* connection);
+    void depart(Peer* peer);
+    void give_time(MHD_Connection* connection, Seconds seconds, bool requesting);
+    static int on_ready(sd_event_source*, int, std::uint32_t, void* self);
+    static int on_timeout(sd_event_source*, std::uint64_t, void* self);
+    int handle(MHD_Connection* connection, const char* path, const char* method, const char* data,
+               std::size_t* size, void** state);
+    void dispatch(MHD_Connection* connection, Exchange& exchange);
+    static int reply(MHD_Connection* connection, Exchange& exchange);
+    static std::ptrdiff_t produce(void* exchange, std::uint64_t, char* out, std::size_t room);
+    static int on_hangup(sd_event_source*, int, std::uint32_t, void* exchange);
+    Answer answer_for(Exchange& exchange);
+    void suspend(Exchange& exchange);
+    void resume(Exchange& exchange);
+    void watch_peer(Exchange& exchange);
+    bool allowed(MHD_Connection* connection, Request& request) const;
+
+    const Clock& clock_;
+    Handler handler_;
+    sd_event* event_ = nullptr;
+    MHD_Daemon* http_ = nullptr;
+    Shares shares_{limits};
+    std::set<Peer*> peers_; ///< at most limits.most
+    std::uint64_t timed_out_ = 0;
+    std::unique_ptr<Door> door_;
+    Source ready_;
+    Source timeout_;
+    bool work_ = false;
+    bool stopping_ = false;
+    std::set<MHD_Connection*> suspended_; ///< wait for their answer
+    std::optional<gid_t> group_;          ///< "egress", where it exists
+};
+
+} // namespace egress

@@ -1,0 +1,76 @@
+#include "daemon/control/question.h"
+
+#include <algorithm>
+#include <array>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "daemon/base/address.h"
+#include "daemon/control/fields.h"
+
+namespace egress {
+
+using nlohmann::json;
+
+namespace {
+
+/// The address as the hooks see it: the kernel connects the unspecified one to itself.
+std::array<std::uint8_t, 16> seen_address(const Address& address) {
+    return (!address.is_unspecified() ? address
+            : address.is_v4()         ? *Address::parse("127.0.0.1")
+                                      : *Address::parse("::1"))
+        .raw();
+}
+
+void read_flow(Fields& fields, egress_flow& flow) {
+    if (const auto address = Address::parse(fields.text("addr").value_or(""))) {
+        const auto bytes = seen_address(*address);
+        std::ranges::copy(bytes, flow.address);
+    } else {
+        fields.wrong("addr", "is missing, or no address");
+    }
+    flow.port = fields.number<std::uint16_t>("port", 65535).value_or(0);
+    flow.uid = fields.number<std::uint32_t>("uid", 0xfffffffe).value_or(0);
+    flow.gid = fields.number<std::uint32_t>("gid", 0xfffffffe).value_or(0);
+    const auto type = fields.text("type").value_or("");
+    const auto protocol = fields.number<std::uint8_t>("protocol", 255);
+    if (type.empty()) {
+        flow.type = protocol == IPPROTO_UDP                ? SOCK_DGRAM
+                    : !protocol || protocol == IPPROTO_TCP ? SOCK_STREAM
+                                                           : SOCK_RAW;
+    } else if (type == "stream" || type == "dgram" || type == "raw") {
+        flow.type = type == "stream" ? SOCK_STREAM : type == "dgram" ? SOCK_DGRAM : SOCK_RAW;
+    } else {
+        fields.wrong("type", "is not stream, dgram or raw");
+    }
+    flow.protocol = protocol.value_or(flow.type == SOCK_STREAM  ? IPPROTO_TCP
+                                      : flow.type == SOCK_DGRAM ? IPPROTO_UDP
+                                                                : IPPROTO_RAW);
+}
+
+} // namespace
+
+Result<Question> question_of(const json& body) {
+    Fields fields(body);
+    Question question;
+    question.pid = fields.number<std::uint32_t>("pid", 0x7fffffff).value_or(0);
+    question.started = fields.number<std::uint64_t>("started", ~std::uint64_t{0});
+    question.mount_space = fields.number<std::uint32_t>("mount_namespace", 0xffffffff);
+    question.pid_space = fields.number<std::uint32_t>("pid_namespace", 0xffffffff);
+    question.exe = fields.text("exe", Fields::Kind::path).value_or("");
+    question.command = fields.text("command").value_or("");
+    question.parents = fields.paths("parents", EGRESS_MAX_ANCESTORS);
+    question.cgroup = fields.text("cgroup", Fields::Kind::path).value_or("");
+    question.container = fields.flag("container");
+    read_flow(fields, question.flow);
+    if ((question.pid == 0) == question.exe.empty()) {
+        fields.wrong("pid", "or \"exe\" has to be given, and not both");
+    }
+    if (const auto good = fields.good(); !good) {
+        return std::unexpected(good.error());
+    }
+    return question;
+}
+
+} // namespace egress

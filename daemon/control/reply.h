@@ -1,0 +1,22 @@
+// Answers of the control API: JSON, and errors as {"error": text}.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "daemon/base/result.h"
+#include "daemon/control/http.h"
+
+namespace egress::reply {
+
+/// The text of a value. What in it is not UTF-8, it may come from outside, is replaced.
+std::string json_text(const nlohmann::json& value);
+std::string json_text(const nlohmann::ordered_json& value);
+Response good(const nlohmann::json& value, unsigned status = 200);
+Response error(unsigned status, std::string_view text);
+/// A request's body, which must be a JSON object.
+Result<nlohmann::json> body_of(const Request& request);
+
+} // namespace egress::reply

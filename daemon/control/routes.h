@@ -1,0 +1,23 @@
+// The routes of the control API: method and path -> verb. etc/egress-openapi.yaml describes them.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "daemon/control/parts.h"
+
+namespace egress {
+
+struct Route {
+    std::string_view method; ///< a GET route answers HEAD too, where it does not feed
+    std::string_view path;
+    void (*verb)(Parts& parts, const Request& request, const Answer& answer);
+};
+
+/// All of them.
+std::span<const Route> routes();
+/// Answers one request, now or when what it did is durable. An unknown path gets 404, a method that
+/// the path does not take 405, bad input another 4xx.
+void serve(Parts& parts, const Request& request, const Answer& answer);
+
+} // namespace egress

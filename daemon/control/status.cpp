@@ -1,0 +1,297 @@
+#include "daemon/control/status.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "daemon/control/reply.h"
+#include "daemon/store/json.h"
+#include "egress-paths.h"
+
+namespace egress {
+
+namespace {
+
+using nlohmann::json;
+
+json reports_json(const Parts& parts) {
+    const auto& counted = parts.ledger.counters();
+    return {{"taken", parts.receiver.counters().taken},
+            {"matched", counted.matched},
+            {"unmatched", counted.unmatched},
+            {"forgeable", counted.forgeable},
+            {"unproved", counted.unproved},
+            {"failures", counted.failures},
+            {"successes", counted.successes},
+            {"blocked", counted.blocks},
+            {"extended", counted.extended},
+            {"lifted", counted.lifted},
+            {"expired", counted.expired},
+            {"table_full", counted.table_full}};
+}
+
+json refused_json(const Parts& parts) {
+    json refused = json::object();
+    const auto& counted = parts.receiver.counters().refused;
+    for (std::size_t kind = 0; kind < counted.size(); ++kind) {
+        refused[std::string(refusal_names[kind])] = counted[kind];
+    }
+    return refused;
+}
+
+json helper_json(const Parts& parts) {
+    const auto status = parts.firewall.status();
+    return {{"state", Firewall::text(status.state)},
+            {"path", parts.helper},
+            {"implementation", status.implementation},
+            {"pending", status.pending},
+            {"requests", status.requests},
+            {"errors", status.errors},
+            {"restarts", status.restarts},
+            {"reconciled", status.reconciled},
+            {"last_error", status.last_error}};
+}
+
+json rules_json(const Parts& parts) {
+    const auto& policy = parts.ledger.policy();
+    const auto& state = parts.rulebook.state();
+    json out = {{"files", state.files},           {"local", policy.local.size()},
+                {"remote", policy.remote.size()}, {"trusted", policy.trusted.size()},
+                {"egress", policy.egress.size()}, {"loaded", store::iso_time(state.loaded)},
+                {"last_error", state.last_error}, {"reading", parts.rulebook.reading()}};
+    if (const auto& trial = parts.rulebook.trial()) {
+        out["trial"] = {{"name", trial->name},
+                        {"seconds", std::max<Seconds>(trial->until - parts.clock.now(), 0)}};
+    }
+    return out;
+}
+
+/// By reason, as each CPU counts them.
+json losses_json(const bpf::KernelCounters& counters) {
+    constexpr const char* reasons[EGRESS_LOSSES] = {"ring",    "processes", "broken",
+                                                    "sockets", "suspects",  "folds"};
+    json out = json::object();
+    for (std::size_t reason = 0; reason < EGRESS_LOSSES; ++reason) {
+        out[reasons[reason]] = {{"count", counters.losses[reason]},
+                                {"cpus", counters.losses_by_cpu[reason]}};
+    }
+    return out;
+}
+
+/// What was seen, on its way to the database and in it.
+json counts_json(const Parts& parts) {
+    const auto& waiting = parts.event_counts;
+    const auto& stored = parts.keeper.store().events();
+    return {{"rows", stored.rows.load()},
+            {"pending", waiting.size()},
+            {"widened", waiting.widened() + stored.widened.load()},
+            {"overflowed", waiting.overflowed() + stored.overflowed.load()}};
+}
+
+/// Events by kind: written to the log one by one, and told by summaries.
+json log_json(const Parts& parts) {
+    json out = json::object();
+    for (std::size_t kind = 0; kind < EventLog::kinds; ++kind) {
+        const auto& counted = parts.event_log.counters(static_cast<EventLog::Kind>(kind));
+        out[EventLog::kind_names[kind]] = {{"written", counted.written},
+                                           {"summed_up", counted.summed_up}};
+    }
+    return out;
+}
+
+/// What goes out without being judged.
+json not_covered(const Enforcer::Status& status) {
+    json out = {"AF_PACKET sockets", "tun devices", "vsock"};
+    const auto lacks = [&](std::initializer_list<std::string_view> programs) {
+        return !status.coverage.empty() &&
+               std::ranges::none_of(status.coverage, [&](const bpf::Coverage& each) {
+                   return each.attached && std::ranges::count(programs, each.hook) > 0;
+               });
+    };
+    const auto packets = std::ranges::find(status.coverage, "egress_packet", &bpf::Coverage::hook);
+    if (packets != status.coverage.end() && !packets->attached) {
+        out.push_back("packets of raw sockets");
+        out.push_back("connections from before the rules");
+    }
+    if (packets != status.coverage.end() && !(packets->attached && status.knows_sender)) {
+        out.push_back("connected sockets passed by descriptor");
+    }
+    if (lacks({"egress_write", "egress_write_fn"})) {
+        out.push_back("delayed sends on TCP sockets passed by descriptor");
+    }
+    if (!status.coverage.empty()) {
+        out.push_back("delayed sends on MPTCP and UDP sockets passed by descriptor");
+    }
+    if (lacks({"egress_family"})) {
+        out.push_back("RDS, SMC, TIPC and RxRPC sockets");
+    }
+    return out;
+}
+
+json egress_json(const Parts& parts) {
+    const auto status = parts.enforcer.status();
+    const bool own = status.own || !status.kernel.something(); // else only their number is known
+    json hooks = json::object();
+    for (const auto& hook : status.coverage) {
+        hooks[hook.hook] = hook.attached ? "attached" : hook.why;
+    }
+    return {{"state", Enforcer::text(status.state)},
+            {"monitor", status.kernel.monitor},
+            {"rules", own ? json(status.rules) : json()},
+            {"prefixes", own ? json(status.prefixes) : json()},
+            {"generation", status.kernel.generation},
+            {"other_version", status.kernel.other_version},
+            {"last_error", status.last_error},
+            {"hooks", hooks},
+            {"events",
+             {{"made", status.counters.sequence},
+              {"read", status.events},
+              {"waiting", status.counters.waiting},
+              {"lost", status.counters.losses[EGRESS_LOST_RING]},
+              {"missed", status.missed},
+              {"watchers", parts.watchers.size()}}},
+            {"counts", counts_json(parts)},
+            {"log", log_json(parts)},
+            {"losses", losses_json(status.counters)},
+            {"processes_lost", status.counters.losses[EGRESS_LOST_PROCESS]},
+            {"sockets_lost", status.counters.losses[EGRESS_LOST_SOCKET]},
+            {"broken", status.counters.losses[EGRESS_LOST_BROKEN]},
+            {"looks",
+             {{"connect4", status.counters.looks[EGRESS_HOOK_CONNECT4]},
+              {"connect6", status.counters.looks[EGRESS_HOOK_CONNECT6]},
+              {"sendmsg4", status.counters.looks[EGRESS_HOOK_SENDMSG4]},
+              {"sendmsg6", status.counters.looks[EGRESS_HOOK_SENDMSG6]},
+              {"sock_create", status.counters.looks[EGRESS_HOOK_CREATE]},
+              {"packet", status.counters.looks[EGRESS_HOOK_PACKET]}}},
+            {"not_covered", not_covered(status)}};
+}
+
+json control_json(const Parts& parts) {
+    const auto& control = parts.control;
+    json users = json::array();
+    for (const auto& [uid, connections] : control.shares().users()) {
+        users.push_back({{"uid", uid}, {"connections", connections}});
+    }
+    return {{"connections", control.shares().total()},
+            {"connections_max", Control::limits.most},
+            {"turned_away", control.turned_away()},
+            {"timed_out", control.timed_out()},
+            {"users", users}};
+}
+
+/// The processes that read what reporters send.
+json lanes_json(const Parts& parts) {
+    const auto counted = parts.receiver.lanes().counters();
+    return {{"running", counted.running},
+            {"busy", counted.busy},
+            {"lost", counted.lost},
+            {"given_up", counted.given_up}};
+}
+
+json users_json(const Parts& parts) {
+    json users = json::array();
+    for (const auto& user : parts.receiver.users()) {
+        users.push_back({{"uid", user.uid},
+                         {"connections", user.connections},
+                         {"paused", user.paused},
+                         {"lanes_lost", user.lanes_lost}});
+    }
+    return users;
+}
+
+} // namespace
+
+json status_json(const Parts& parts) {
+    const Ledger& ledger = parts.ledger;
+    const Keeper& keeper = parts.keeper;
+    const auto& table = ledger.table();
+    return {{"version", EGRESS_VERSION},
+            {"pid", getpid()},
+            {"uptime", parts.clock.now() - parts.started},
+            {"monitor", ledger.monitor()},
+            {"rows", table.size()},
+            {"rows_max", table.capacity()},
+            {"counting", table.size() - ledger.blocked() - ledger.releasing()},
+            {"blocked", ledger.blocked()},
+            {"releasing", ledger.releasing()},
+            {"not_in_force", ledger.not_in_force()},
+            {"evicted", ledger.counters().evicted},
+            {"reports", reports_json(parts)},
+            {"refused", refused_json(parts)},
+            {"helper", helper_json(parts)},
+            {"store",
+             {{"path", parts.database},
+              {"pending", keeper.waiting()},
+              {"commits", keeper.counters().commits},
+              {"failures", keeper.counters().failures},
+              {"damaged", keeper.store().damaged()},
+              {"last_error", keeper.counters().last_error}}},
+            {"rules", rules_json(parts)},
+            {"egress", egress_json(parts)},
+            {"control", control_json(parts)},
+            {"lanes", lanes_json(parts)},
+            {"users", users_json(parts)}};
+}
+
+std::string metrics_text(const Parts& parts) {
+    const json status = status_json(parts);
+    std::string out;
+    const auto gauge = [&](std::string_view name, std::string_view help, const json& value) {
+        fmt::format_to(std::back_inserter(out),
+                       "# HELP egress_{0} {1}\n# TYPE egress_{0} gauge\negress_{0} {2}\n", name,
+                       help, value.dump());
+    };
+    gauge("rows", "Rows in the table.", status["rows"]);
+    gauge("blocked", "Rows whose block is wanted.", status["blocked"]);
+    gauge("not_in_force", "Blocks that the firewall has not confirmed.", status["not_in_force"]);
+    gauge("store_pending", "Changes that are not durable yet.", status["store"]["pending"]);
+    gauge("helper_pending", "Requests that the helper has not answered.",
+          status["helper"]["pending"]);
+    const auto& egress = status["egress"];
+    gauge("generation", "Number of the rules of [egress] in force in the kernel; 0: none.",
+          egress["generation"]);
+    const bool enforced = egress["state"] == Enforcer::text(Enforcer::Status::State::in_force) &&
+                          egress["monitor"] == false;
+    gauge("enforced", "Whether the kernel refuses by rules of [egress].", enforced ? 1 : 0);
+    const auto family = [&](std::string_view name, std::string_view help, const json& kinds) {
+        fmt::format_to(std::back_inserter(out),
+                       "# HELP egress_{0} {1}\n# TYPE egress_{0} counter\n", name, help);
+        for (const auto& [kind, value] : kinds.items()) {
+            fmt::format_to(std::back_inserter(out), "egress_{}{{kind=\"{}\"}} {}\n", name, kind,
+                           value.dump());
+        }
+    };
+    family("reports_total", "Reports by what became of them.", status["reports"]);
+    family("refused_total", "Messages that were no reports, by reason.", status["refused"]);
+    family("helper_total", "Dealings with the firewall helper.",
+           {{"requests", status["helper"]["requests"]},
+            {"errors", status["helper"]["errors"]},
+            {"restarts", status["helper"]["restarts"]}});
+    gauge("store_damaged", "Rows of the database that are set aside because they were damaged.",
+          status["store"]["damaged"]);
+    family("store_total", "Commits of the database.",
+           {{"commits", status["store"]["commits"]}, {"failures", status["store"]["failures"]}});
+    json summed_up = json::object();
+    for (const auto& [kind, counted] : status["egress"]["log"].items()) {
+        summed_up[kind] = counted["summed_up"];
+    }
+    family("log_summed_up_total", "Events that the log tells of in summaries only.", summed_up);
+    family("control_total", "Connections to the control socket that were ended.",
+           {{"turned_away", status["control"]["turned_away"]},
+            {"timed_out", status["control"]["timed_out"]}});
+    return out;
+}
+
+namespace verbs {
+
+void show_status(Parts& parts, const Request&, const Answer& answer) {
+    answer.send(reply::good(status_json(parts)));
+}
+
+void show_metrics(Parts& parts, const Request&, const Answer& answer) {
+    answer.send({200, metrics_text(parts), "text/plain; version=0.0.4"});
+}
+
+} // namespace verbs
+} // namespace egress

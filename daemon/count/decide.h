@@ -1,0 +1,55 @@
+// The decision: (rule, what is counted, report, now) -> (what is counted then, what to do).
+//
+// Pure: no clock, no table, no firewall. Everything that happens to a row because of a report, or
+// because its deadline passed, is worked out here.
+#pragma once
+
+#include <cstdint>
+
+#include "daemon/base/clock.h"
+#include "daemon/count/report.h"
+#include "daemon/count/table.h"
+#include "daemon/policy/login/match.h"
+#include "daemon/store/records.h"
+
+namespace egress {
+
+/// The part of a row that a decision reads and writes.
+struct Count {
+    store::State state = store::State::counting;
+    bool by_hand = false;
+    std::uint32_t count = 0;
+    std::uint16_t strikes = 0;
+    Moment last = 0;
+    Moment since = 0;     ///< of the block; 0: none
+    Moment until = never; ///< blocked: end of the block; counting: when the row is forgotten
+};
+
+enum class Deed : std::uint8_t {
+    none,   ///< only the count changed
+    block,  ///< a block begins
+    extend, ///< a standing block now ends later
+    lift,   ///< the block ends now
+    forget, ///< nothing is left to remember
+};
+
+struct Outcome {
+    Count next;
+    Deed deed = Deed::none;
+};
+
+/// `past` is the row's failure history, read and kept up where the rule has a window (else
+/// ignored).
+Outcome decide(const policy::Decision& rule, const Count& now_counted, Past& past, Action action,
+               Moment now);
+
+/// What becomes of a row whose `until` has passed.
+Outcome expire(const Count& counted);
+
+/// What becomes of a releasing row when the firewall has confirmed that the block is gone.
+Outcome released(const Count& counted, Moment now);
+
+/// Time of the block that follows `strikes` (>= 1) blocks under this rule; `forever` for "*".
+Seconds block_time(const policy::Decision& rule, std::uint16_t strikes);
+
+} // namespace egress

@@ -1,0 +1,178 @@
+#include "daemon/count/keeper.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "daemon/base/memory.h"
+
+#include "daemon/base/log.h"
+
+namespace egress {
+
+namespace {
+/// Rows in one commit: bounds how long the loop encodes, how long the writer is away, and the pages
+/// that LMDB keeps for its next transaction. Beyond some thousands the fsync hardly counts any
+/// more.
+constexpr std::size_t rows_per_commit = 8'192;
+/// ... except where the tree is large: each commit copies a page for nearly every row that it
+/// touches, so a part of the whole at a time writes far less.
+constexpr std::size_t share_per_commit = 16;
+constexpr std::uint64_t retry_usec = 1'000'000;
+} // namespace
+
+Result<std::unique_ptr<Keeper>> Keeper::make(sd_event* event, Ledger& ledger,
+                                             std::unique_ptr<store::Store> store) {
+    std::unique_ptr<Keeper> keeper(new Keeper(event, ledger, std::move(store)));
+    sd_event_source* source = nullptr;
+    const int code =
+        sd_event_add_io(event, &source, keeper->store_->fd(), EPOLLIN, on_outcome, keeper.get());
+    if (code < 0) {
+        return fail_errno("cannot watch the store's writer", -code);
+    }
+    keeper->outcome_source_.reset(source);
+    return keeper;
+}
+
+bool Keeper::nothing_to_do() const {
+    const bool counted = counts_due_ && counts_ != nullptr && counts_->changed();
+    return !ledger_.changed() && metas_.empty() && !counted;
+}
+
+void Keeper::set_meta(std::string key, std::string value, std::function<void(bool)> done) {
+    metas_.push_back({std::move(key), std::move(value), std::move(done)});
+}
+
+void Keeper::pump() {
+    if (!store_->idle() || nothing_to_do()) {
+        return;
+    }
+    batch_.clear();
+    ledger_.collect(batch_, std::max(rows_per_commit, ledger_.table().size() / share_per_commit));
+    in_batch_ = ledger_.collected();
+    for (auto& meta : std::exchange(metas_, {})) {
+        batch_.set_meta(std::move(meta.key), std::move(meta.value));
+        meta_waits_.push_back(std::move(meta.done));
+    }
+    if (counts_ != nullptr) {
+        counts_->collect(batch_);
+        counts_due_ = false;
+    }
+    store_->submit(batch_);
+}
+
+void Keeper::tick() {
+    counts_due_ = true;
+    const bool quiet =
+        store_->idle() && !ledger_.changed() && counters_.commits == commits_at_tick_;
+    commits_at_tick_ = counters_.commits;
+    if (!quiet) {
+        shrunk_ = false;
+    } else if (!std::exchange(shrunk_, true)) {
+        batch_ = store::Batch{};
+        store_->shrink();
+        ledger_.shrink();
+        trim_memory();
+    }
+}
+
+void Keeper::when_durable(std::function<void(bool)> done) {
+    if (durable_ >= ledger_.change_number()) {
+        done(true);
+        return;
+    }
+    waiters_.emplace_back(ledger_.change_number(), std::move(done));
+}
+
+int Keeper::on_outcome(sd_event_source*, int, std::uint32_t, void* self) {
+    auto* const keeper = static_cast<Keeper*>(self);
+    if (const auto outcome = keeper->store_->take_outcome()) {
+        keeper->settle(*outcome);
+    }
+    return 0;
+}
+
+void Keeper::settle(const store::Store::Outcome& outcome) {
+    if (outcome.durable) {
+        if (!counters_.last_error.empty()) {
+            log::notice("store-well", "the database is written again");
+        }
+        counters_.commits += 1;
+        counters_.last_error.clear();
+        durable_ = in_batch_;
+        answer_waiters(durable_, true);
+        answer_metas(true);
+        return;
+    }
+    counters_.failures += 1;
+    counters_.last_error = outcome.error;
+    log::error("store", "{}; nothing new is durable until this is mended, blocks go on",
+               outcome.error);
+    answer_waiters(ledger_.change_number(), false);
+    answer_metas(false);
+    retry_later();
+}
+
+void Keeper::answer_metas(bool durable) {
+    for (const auto& done : std::exchange(meta_waits_, {})) {
+        done(durable);
+    }
+}
+
+/// Tells those who wait for a change up to `number`.
+void Keeper::answer_waiters(std::uint64_t number, bool durable) {
+    while (!waiters_.empty() && waiters_.front().first <= number) {
+        auto done = std::move(waiters_.front().second);
+        waiters_.pop_front();
+        done(durable);
+    }
+}
+
+void Keeper::retry_later() {
+    if (!retry_source_) {
+        sd_event_source* source = nullptr;
+        if (sd_event_add_time_relative(event_, &source, CLOCK_MONOTONIC, retry_usec, 0, on_retry,
+                                       this) >= 0) {
+            retry_source_.reset(source);
+        }
+        return;
+    }
+    sd_event_source_set_time_relative(retry_source_.get(), retry_usec);
+    sd_event_source_set_enabled(retry_source_.get(), SD_EVENT_ONESHOT);
+}
+
+int Keeper::on_retry(sd_event_source*, std::uint64_t, void* self) {
+    static_cast<Keeper*>(self)->store_->retry();
+    return 0;
+}
+
+Result<> Keeper::flush() {
+    // Nothing changes any more, so this ends with the changes that are there.
+    bool failed_before = !counters_.last_error.empty();
+    counts_due_ = true;
+    while (!store_->idle() || !nothing_to_do()) {
+        if (failed_before) {
+            store_->retry();
+            failed_before = false;
+        } else {
+            pump(); // does nothing while a batch is under way
+        }
+        const auto outcome = store_->wait();
+        if (!outcome.durable) {
+            return fail(outcome.error);
+        }
+        durable_ = in_batch_;
+        counters_.commits += 1;
+    }
+    return {};
+}
+
+Result<> Keeper::finish() {
+    outcome_source_.reset();
+    retry_source_.reset();
+    auto flushed = flush();
+    answer_waiters(ledger_.change_number(), flushed.has_value());
+    answer_metas(flushed.has_value());
+    return flushed;
+}
+
+} // namespace egress

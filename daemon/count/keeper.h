@@ -1,0 +1,86 @@
+// Hands the ledger's changes to the store, batch after batch, and tells who waits for durability.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/base/loop.h"
+#include "daemon/count/ledger.h"
+#include "daemon/store/event_counts.h"
+#include "daemon/store/store.h"
+
+namespace egress {
+
+class Keeper {
+  public:
+    struct Counters {
+        std::uint64_t commits = 0;
+        std::uint64_t failures = 0;
+        std::string last_error; ///< empty while the last commit went well
+    };
+
+    static Result<std::unique_ptr<Keeper>> make(sd_event* event, Ledger& ledger,
+                                                std::unique_ptr<store::Store> store);
+
+    /// Where the traffic that was seen is counted; asked once a second, at most.
+    void attach(EventCounts& counts) { counts_ = &counts; }
+    /// Sets a key of the database's "meta" (an empty value deletes it); `done` as of
+    /// when_durable().
+    void set_meta(std::string key, std::string value, std::function<void(bool)> done);
+    /// Submits what changed, if the writer is idle. Called at the end of every turn of the loop.
+    void pump();
+    /// Once a second: after a burst, gives its memory back.
+    void tick();
+    /// Calls `done(true)` once everything that has changed until now is durable, `done(false)` if
+    /// the next commit fails (the change stays, and is tried again).
+    void when_durable(std::function<void(bool)> done);
+    /// Writes everything that has changed, and waits for it: before the loop runs.
+    Result<> flush();
+    /// The same at the end, when no loop runs any more; answers all who wait.
+    Result<> finish();
+
+    const Counters& counters() const { return counters_; }
+    std::size_t waiting() const {
+        return static_cast<std::size_t>(ledger_.change_number() - durable_);
+    }
+    const store::Store& store() const { return *store_; }
+
+  private:
+    Keeper(sd_event* event, Ledger& ledger, std::unique_ptr<store::Store> store)
+        : event_(event), ledger_(ledger), store_(std::move(store)) {}
+    static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
+    static int on_retry(sd_event_source*, std::uint64_t, void* self);
+    bool nothing_to_do() const;
+    void settle(const store::Store::Outcome& outcome);
+    void retry_later();
+    void answer_metas(bool durable);
+    void answer_waiters(std::uint64_t number, bool durable);
+
+    sd_event* event_;
+    Ledger& ledger_;
+    std::unique_ptr<store::Store> store_;
+    store::Batch batch_;
+    EventCounts* counts_ = nullptr;
+    bool counts_due_ = false;
+    struct Meta {
+        std::string key;
+        std::string value;
+        std::function<void(bool)> done;
+    };
+    std::vector<Meta> metas_;                           ///< not submitted yet
+    std::vector<std::function<void(bool)>> meta_waits_; ///< for the batch under way
+    Counters counters_;
+    std::uint64_t in_batch_ = 0; ///< change number that the batch under way reaches
+    std::uint64_t durable_ = 0;
+    std::uint64_t commits_at_tick_ = 0;
+    bool shrunk_ = true;
+    std::deque<std::pair<std::uint64_t, std::function<void(bool)>>> waiters_;
+    Source outcome_source_;
+    Source retry_source_;
+};
+
+} // namespace egress

@@ -1,0 +1,416 @@
+#include "daemon/count/ledger.h"
+
+#include <algorithm>
+#include <set>
+
+#include "daemon/base/log.h"
+#include "daemon/count/ledger_bits.h"
+#include "daemon/policy/print/print.h"
+
+namespace egress {
+
+namespace {
+
+using store::State;
+
+constexpr std::size_t default_rows = 1'000'000;
+constexpr std::size_t most_kills = 4096; // waiting; under a flood the block itself comes first
+
+std::size_t rows_of(const policy::Policy& policy) {
+    return policy.settings.rows ? static_cast<std::size_t>(*policy.settings.rows) : default_rows;
+}
+
+} // namespace
+
+Ledger::Ledger(const Clock& clock, const Interfaces& interfaces, Options options,
+               policy::Policy policy)
+    : clock_(clock), interfaces_(interfaces), options_(std::move(options)),
+      names_(options_.standard_name), reasons_(""), table_(options_.rows) {
+    replace(std::move(policy));
+}
+
+void Ledger::replace(policy::Policy policy) {
+    table_.set_capacity(rows_of(policy));
+    rule_reasons_.clear();
+    owners_.clear();
+    const auto note = [&](const auto& lines) {
+        for (const auto& line : lines) {
+            if (line.owner) {
+                owners_.insert(*line.owner);
+            }
+        }
+    };
+    note(policy.local);
+    note(policy.remote);
+    note(policy.trusted);
+    matcher_ = std::make_unique<policy::Matcher>(
+        std::move(policy), options_.standard_name,
+        [this](std::string_view name) { return names_.number(name); });
+}
+
+bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const {
+    const policy::Trusted* const line = matcher_->trusted(uid);
+    if (line == nullptr) {
+        return uid == 0; // root may say anything; its service is unknown, so only "*" lines match
+    }
+    local.address = line->location.prefix ? line->location.prefix->base : Address();
+    local.port = line->location.port.value_or(0);
+    type = line->type.value_or(0);
+    protocol = line->protocol.number.value_or(0);
+    return true;
+}
+
+bool Ledger::is_known(std::uint32_t uid) const {
+    return uid == 0 || owners_.contains(uid);
+}
+
+/// Whether the remote came to this port by itself. A socket proves whom it is connected to; that
+/// the other side began is only certain where the reporter could not choose the port: any user can
+/// bind a port of his own and connect from it to whom he likes. Who else listens there proves
+/// nothing: a second uid of the same person can, and so can a server that started after a socket
+/// of the reporter's was bound. The maker of a socket cannot be faked.
+bool Ledger::proves_knock(const Report& report, const policy::Rule& rule) const {
+    if (!report.by_socket || report.uid == 0 || rule.owner == report.uid ||
+        report.local.port < unprivileged_port_ || report.maker == 0) {
+        return true;
+    }
+    const policy::Trusted* const line = matcher_->trusted(report.uid);
+    return line != nullptr &&
+           line->location.port.value_or(report.local.port) == report.local.port &&
+           line->protocol.number.value_or(report.protocol) == report.protocol;
+}
+
+void Ledger::report(const Report& report) {
+    policy::Subject subject{report.local,    {},        report.remote, report.type,
+                            report.protocol, report.uid};
+    subject.interface = interfaces_.name_of(report.local.address);
+    policy::Decision rule;
+    if (!matcher_->match(subject, rule)) {
+        counters_.unmatched += 1;
+        return;
+    }
+    counters_.matched += 1;
+    (report.action == Action::ok ? counters_.successes : counters_.failures) += 1;
+    if (report.forgeable && !rule.spoofable) {
+        counters_.forgeable += 1;
+        log::info("forgeable",
+                  "{} port {}: {} reported, but the address may be forged; not counted",
+                  report.remote.address.text(), report.local.port,
+                  report.action == Action::ok ? "a success" : "a failure");
+        return;
+    }
+    if (!proves_knock(report, *rule.local)) {
+        counters_.unproved += 1;
+        log::info("unproved",
+                  "{} port {}: uid {} reported {}, but any user may choose that port; not counted "
+                  "(name the server's user in the owner column)",
+                  report.remote.address.text(), report.local.port, report.uid,
+                  report.action == Action::ok ? "a success" : "a failure");
+        return;
+    }
+    const Key key = Key::of(rule.name, rule.counted, static_cast<std::uint8_t>(report.protocol),
+                            report.local.port);
+    RowId id = table_.find(key);
+    if (id == no_row) {
+        if (report.action == Action::ok || (id = row_for(key)) == no_row) {
+            return;
+        }
+    } else if (rule.window == forever) {
+        table_.drop_past(id); // counted under a rule that had a window once
+    }
+    static thread_local Past no_past;
+    no_past.clear();
+    const bool windowed = rule.window != forever;
+    Past& past = windowed ? table_.past(id) : no_past;
+    const Outcome outcome = decide(rule, count_of(table_[id]), past, report.action, clock_.now());
+    table_[id].nfail = rule.limited ? rule.nfail : 0;
+    counters_.lifted += outcome.deed == Deed::lift;
+    apply(id, outcome);
+    if (outcome.deed == Deed::block) {
+        begin_block(id, rule);
+        say_block(id, rule, report);
+    } else if (log::threshold() >= log::Level::debug) {
+        log::debug("counted", "{}: {}/{} ({}) {}", rule.counted.text(), outcome.next.count,
+                   rule.nfail, policy::print(*rule.local), escape(report.message));
+    }
+}
+
+RowId Ledger::row_for(const Key& key) {
+    while (table_.full()) {
+        const RowId victim = table_.oldest_counting();
+        if (victim == no_row) {
+            counters_.table_full += 1;
+            log::error("table-full",
+                       "all {} rows are blocks: a failure cannot be counted; raise \"rows\" "
+                       "in [settings]",
+                       table_.capacity());
+            return no_row;
+        }
+        counters_.evicted += 1;
+        forget(victim);
+    }
+    return table_.add(key);
+}
+
+void Ledger::set_state(TableRow& row, State state) {
+    blocked_ += (state == State::blocked) - (row.state == State::blocked);
+    releasing_ += (state == State::releasing) - (row.state == State::releasing);
+    if (state != State::blocked) {
+        set_in_force(row, false);
+    }
+    row.state = state;
+}
+
+void Ledger::set_in_force(TableRow& row, bool in_force) {
+    const bool before = (row.flags & store::in_force) != 0;
+    in_force_ += in_force - before;
+    row.flags = with(row.flags, store::in_force, in_force);
+}
+
+void Ledger::apply(RowId id, const Outcome& outcome) {
+    TableRow& row = table_[id];
+    const bool was_blocked = row.state == State::blocked;
+    if (outcome.deed == Deed::forget) {
+        forget(id);
+        return;
+    }
+    if (was_blocked && outcome.next.state != State::blocked) {
+        leave_group(row);
+        row.grow_length = 0;
+    }
+    set_state(row, outcome.next.state);
+    row.flags =
+        with(row.flags, store::by_hand, outcome.next.by_hand && row.state == State::blocked);
+    row.count = outcome.next.count;
+    row.strikes = outcome.next.strikes;
+    row.last = pack(outcome.next.last);
+    row.since = outcome.next.state == State::blocked ? pack(outcome.next.since) : 0;
+    table_.set_deadline(id, outcome.next.until);
+    table_.refresh(id);
+    mark(id);
+    switch (outcome.deed) {
+    case Deed::block:
+        counters_.blocks += 1;
+        touch(id);
+        break;
+    case Deed::extend:
+        counters_.extended += 1;
+        touch(id);
+        break;
+    case Deed::lift:
+        lift(id);
+        break;
+    case Deed::none:
+    case Deed::forget:
+        break;
+    }
+}
+
+void Ledger::begin_block(RowId id, const policy::Decision& rule) {
+    TableRow& row = table_[id];
+    row.flags = with(row.flags, store::reject, rule.reject);
+    row.reason = reason_of(*rule.local);
+    if (rule.kill && !options_.monitor && kills_.size() < most_kills) {
+        kills_.push_back(row.key);
+    }
+    join_group(id, rule);
+}
+
+void Ledger::say_block(RowId id, const policy::Decision& rule, const Report& report) {
+    const TableRow& row = table_[id];
+    const Seconds time = row.until == never32 ? forever : unpack(row.until) - unpack(row.since);
+    const std::string text =
+        fmt::format("{}{} port {} for {}: {} failures, rule {}; \"{}\"",
+                    options_.monitor ? "would block " : "block ", rule.counted.text(), row.key.port,
+                    time == forever ? "ever" : policy::print_duration(time), row.count,
+                    rule.local->place.text(), escape(report.message));
+    log::write(log::Level::notice, "block", text,
+               {{"EGRESS_ADDRESS", rule.counted.text()},
+                {"EGRESS_REMOTE", report.remote.address.text()},
+                {"EGRESS_PORT", std::to_string(row.key.port)},
+                {"EGRESS_NAME", names_.text(row.key.name)},
+                {"EGRESS_COUNT", std::to_string(row.count)},
+                {"EGRESS_SECONDS", time == forever ? "*" : std::to_string(time)},
+                {"EGRESS_RULE", rule.local->place.text()},
+                {"EGRESS_REPORTER_UID", std::to_string(report.uid)},
+                {"EGRESS_REPORTER_PID", std::to_string(report.pid)}});
+}
+
+void Ledger::join_group(RowId id, const policy::Decision& rule) {
+    const Prefix member = table_[id].key.prefix();
+    if (rule.grow.count == 0 || rule.grow.length >= member.length || table_[id].grow_length != 0) {
+        return;
+    }
+    const Key& key = table_[id].key;
+    const Key group =
+        Key::of(key.name, Prefix::around(member.base, rule.grow.length), key.protocol, key.port);
+    RowId group_id = table_.find(group);
+    if (group_id == no_row && (group_id = row_for(group)) == no_row) {
+        return;
+    }
+    table_[id].grow_length = rule.grow.length;
+    // The group counts blocked members as its failures: the same decision serves it.
+    policy::Decision group_rule = rule;
+    group_rule.limited = true;
+    group_rule.nfail = rule.grow.count;
+    group_rule.window = forever;
+    Past none;
+    const Outcome outcome =
+        decide(group_rule, count_of(table_[group_id]), none, Action::fail, clock_.now());
+    table_[group_id].nfail = rule.grow.count;
+    apply(group_id, outcome);
+    if (outcome.next.state == State::counting) {
+        table_.set_deadline(group_id, never); // it goes with its last member, not by age
+    }
+    if (outcome.deed == Deed::block) {
+        TableRow& row = table_[group_id];
+        row.flags = with(row.flags, store::reject, rule.reject);
+        row.reason = reasons_.number("blocked addresses inside, " + rule.local->place.text());
+        log::notice("block", "block {} port {}: {} addresses inside it are blocked, rule {}",
+                    row.key.prefix().text(), row.key.port, row.count, rule.local->place.text());
+    }
+}
+
+void Ledger::leave_group(const TableRow& member) {
+    if (member.grow_length == 0) {
+        return;
+    }
+    const Key key =
+        Key::of(member.key.name, Prefix::around(member.key.prefix().base, member.grow_length),
+                member.key.protocol, member.key.port);
+    const RowId id = table_.find(key);
+    if (id == no_row || table_[id].count == 0) {
+        return;
+    }
+    TableRow& group = table_[id];
+    group.count -= 1;
+    mark(id);
+    if (group.count == 0 && group.state == State::counting && group.strikes == 0) {
+        forget(id);
+    }
+}
+
+void Ledger::lift(RowId id) {
+    const TableRow& row = table_[id];
+    log::info("lift", "lift the block of {} port {}", row.key.prefix().text(), row.key.port);
+    if (options_.monitor) {
+        const Outcome outcome = released(count_of(row), clock_.now());
+        apply(id, outcome);
+        return;
+    }
+    touch(id);
+}
+
+bool Ledger::expire(std::size_t most) {
+    const Moment now = clock_.now();
+    for (std::size_t i = 0; i < most; ++i) {
+        const auto id = table_.first_deadline();
+        if (!id || unpack(table_[*id].until) > now) {
+            return false;
+        }
+        const Outcome outcome = egress::expire(count_of(table_[*id]));
+        if (outcome.deed == Deed::lift) {
+            counters_.expired += 1;
+            table_.drop_past(*id);
+        }
+        apply(*id, outcome);
+    }
+    const auto id = table_.first_deadline();
+    return id && unpack(table_[*id].until) <= now;
+}
+
+Moment Ledger::next_deadline() const {
+    const auto id = table_.first_deadline();
+    return id ? unpack(table_[*id].until) : never;
+}
+
+Result<store::Row> Ledger::block(const HandBlock& wish) {
+    const policy::NameId name = wish.name.empty() ? policy::NameId{0} : names_.number(wish.name);
+    if (!wish.name.empty() && names_.text(name) != wish.name) {
+        return fail("too many rule names are in use; use one that is there");
+    }
+    const Key key = Key::of(name, wish.address, wish.protocol, wish.port);
+    RowId id = table_.find(key);
+    if (id == no_row && (id = row_for(key)) == no_row) {
+        return fail("the table is full of blocks; raise \"rows\" in [settings]");
+    }
+    Count counted = count_of(table_[id]);
+    const Moment now = clock_.now();
+    counted.since = counted.state == State::blocked ? counted.since : now;
+    counted.state = State::blocked;
+    counted.by_hand = true;
+    counted.last = now;
+    counted.until = after(now, wish.seconds);
+    apply(id, Outcome{counted, Deed::block});
+    table_[id].reason = reasons_.number(wish.reason.empty() ? "by hand" : wish.reason);
+    log::notice("hand", "block {} port {} by hand: {}", wish.address.text(), wish.port,
+                escape(wish.reason));
+    store::Row row;
+    snapshot(id, row);
+    return row;
+}
+
+std::size_t Ledger::unblock(const HandUnblock& wish) {
+    // Rare and by a person, so a walk over the rows is affordable: an address may stand in many
+    // sets.
+    std::size_t lifted = 0;
+    for (RowId id = 0; id < table_.rows_end(); ++id) {
+        const TableRow& row = table_[id];
+        if (!row.used || row.state != State::blocked || row.key.prefix() != wish.address ||
+            (wish.port && *wish.port != row.key.port) ||
+            (wish.protocol && *wish.protocol != row.key.protocol) ||
+            (wish.name && *wish.name != names_.text(row.key.name))) {
+            continue;
+        }
+        Count counted = count_of(row);
+        counted.state = State::releasing;
+        counted.count = 0;
+        counted.until = never;
+        table_.drop_past(id);
+        counters_.lifted += 1;
+        apply(id, Outcome{counted, Deed::lift});
+        ++lifted;
+    }
+    return lifted;
+}
+
+void Ledger::forget(RowId id) {
+    TableRow& row = table_[id];
+    pushed_ += 1;
+    if (row.stored) {
+        snapshot(id, scratch_);
+        erased_.erase(scratch_);
+    }
+    if (row.state == State::blocked) {
+        leave_group(row);
+    }
+    set_state(row, State::counting);
+    table_.remove(id);
+}
+
+void Ledger::mark(RowId id) {
+    pushed_ += 1;
+    if (!table_[id].dirty) {
+        table_[id].dirty = true;
+        dirty_.emplace_back(id, pushed_);
+    }
+}
+
+void Ledger::touch(RowId id) {
+    if (!options_.monitor && !table_[id].touched) {
+        table_[id].touched = true;
+        touched_.push_back(table_[id].key);
+    }
+}
+
+std::uint16_t Ledger::reason_of(const policy::Rule& rule) {
+    const auto found = rule_reasons_.find(&rule);
+    if (found != rule_reasons_.end()) {
+        return found->second;
+    }
+    const auto number = reasons_.number("failures, " + rule.place.text());
+    rule_reasons_.emplace(&rule, number);
+    return number;
+}
+
+} // namespace egress

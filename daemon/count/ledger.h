@@ -1,0 +1,177 @@
+// The ledger: applies reports, deadlines and the operator's word to the rows.
+//
+// It owns the table and the rules, and knows neither the disk nor the firewall: what changed waits
+// in two lists that the keeper (store) and the firewall take from. All on the loop's thread.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/interfaces.h"
+#include "daemon/base/intern.h"
+#include "daemon/base/result.h"
+#include "daemon/count/decide.h"
+#include "daemon/count/element.h"
+#include "daemon/count/report.h"
+#include "daemon/count/table.h"
+#include "daemon/policy/login/match.h"
+#include "daemon/store/store.h"
+
+namespace egress {
+
+/// What the operator asks for.
+struct HandBlock {
+    std::string name; ///< empty: the standard name
+    Prefix address;
+    std::uint8_t protocol = 0;
+    std::uint16_t port = 0;
+    Seconds seconds = forever;
+    std::string reason; ///< already checked to be printable
+};
+
+/// Which rows an unblock means; what is not given matches all.
+struct HandUnblock {
+    Prefix address;
+    std::optional<std::string> name;
+    std::optional<std::uint8_t> protocol;
+    std::optional<std::uint16_t> port;
+};
+
+class Ledger final : public TrustedReporters {
+  public:
+    struct Options {
+        bool monitor = false; ///< judge and record, block nothing
+        std::string standard_name = "egress";
+        std::size_t rows = 1'000'000;
+    };
+    struct Counters {
+        std::uint64_t matched = 0;
+        std::uint64_t unmatched = 0;
+        std::uint64_t forgeable = 0; ///< matched, but the address may be forged: not counted
+        std::uint64_t unproved = 0;  ///< matched, but the reporter chose the port: not counted
+        std::uint64_t failures = 0;
+        std::uint64_t successes = 0;
+        std::uint64_t blocks = 0;
+        std::uint64_t extended = 0;
+        std::uint64_t lifted = 0;
+        std::uint64_t expired = 0;
+        std::uint64_t evicted = 0;    ///< counting rows that went under pressure
+        std::uint64_t table_full = 0; ///< reports that found no room (every row blocks)
+        std::uint64_t killed = 0;     ///< requests to cut live connections
+    };
+
+    Ledger(const Clock& clock, const Interfaces& interfaces, Options options,
+           policy::Policy policy);
+
+    // Reports and time.
+    void report(const Report& report);
+    /// Below it only root opens ports (net.ipv4.ip_unprivileged_port_start).
+    void set_unprivileged_port(std::uint16_t port) { unprivileged_port_ = port; }
+    /// Applies deadlines that have passed, at most `most`; true: more are due.
+    bool expire(std::size_t most);
+    /// The next deadline, or `never`.
+    Moment next_deadline() const;
+
+    // The operator.
+    Result<store::Row> block(const HandBlock& wish);
+    std::size_t unblock(const HandUnblock& wish);
+
+    // Rules.
+    void replace(policy::Policy policy);
+    const policy::Policy& policy() const { return matcher_->policy(); }
+    bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const override;
+    bool is_known(std::uint32_t uid) const override;
+
+    // The store's side.
+    void load(const store::Row& row);
+    /// Moves up to `most` changes into the batch, oldest first.
+    void collect(store::Batch& batch, std::size_t most);
+    /// Gives back what a burst left in the queues.
+    void shrink();
+    bool changed() const { return !dirty_.empty() || !erased_.empty(); }
+    /// Grows by one with every change; collected() follows it.
+    std::uint64_t change_number() const { return pushed_; }
+    std::uint64_t collected() const { return collected_; }
+
+    // The firewall's side.
+    std::optional<Key> next_touched();
+    void touch_again(const Key& key);
+    /// Everything is going to be sent anyway: nothing needs a look of its own any more.
+    void drop_touched();
+    bool touched() const { return !touched_.empty(); }
+    /// Addresses whose live connections are to be cut.
+    std::optional<Key> next_kill();
+    /// What the firewall should hold for the key; nothing: it should hold nothing.
+    std::optional<Element> wanted(const Key& key) const;
+    /// Fills `out` for one row without allocating where its strings have room; false: not wanted.
+    bool wanted(RowId row, Element& out) const;
+    Element element(const Key& key) const;
+    /// The firewall holds it (or holds it no longer).
+    void confirm(const Key& key, bool present, std::string_view id);
+    /// The firewall refused to hold it.
+    void deny(const Key& key);
+    /// Nothing is known to be in force any more (the firewall starts afresh).
+    void distrust();
+    /// Touches every row whose wish the firewall has not confirmed.
+    void touch_pending();
+    /// A block found in the firewall that nobody remembers: a crash came before its commit.
+    void adopt(const Element& element);
+    /// Every set name that rules or rows use.
+    std::vector<std::string> names() const;
+
+    const Table& table() const { return table_; }
+    void snapshot(RowId row, store::Row& out) const;
+    const Counters& counters() const { return counters_; }
+    std::size_t blocked() const { return blocked_; }
+    std::size_t releasing() const { return releasing_; }
+    std::size_t not_in_force() const { return options_.monitor ? 0 : blocked_ - in_force_; }
+    bool monitor() const { return options_.monitor; }
+    const std::string& name_text(policy::NameId name) const { return names_.text(name); }
+
+  private:
+    bool proves_knock(const Report& report, const policy::Rule& rule) const;
+    RowId row_for(const Key& key);
+    void apply(RowId id, const Outcome& outcome);
+    void set_state(TableRow& row, store::State state);
+    void set_in_force(TableRow& row, bool in_force);
+    void join_group(RowId id, const policy::Decision& rule);
+    void leave_group(const TableRow& member);
+    void begin_block(RowId id, const policy::Decision& rule);
+    void say_block(RowId id, const policy::Decision& rule, const Report& report);
+    void lift(RowId id);
+    void forget(RowId id);
+    void mark(RowId id);
+    void touch(RowId id);
+    std::uint16_t reason_of(const policy::Rule& rule);
+
+    const Clock& clock_;
+    const Interfaces& interfaces_;
+    Options options_;
+    std::uint16_t unprivileged_port_ = 1024;
+    std::unordered_set<std::uint32_t> owners_; ///< that the rules name
+    Intern names_;
+    Intern reasons_;
+    std::unordered_map<const policy::Rule*, std::uint16_t> rule_reasons_;
+    std::unique_ptr<policy::Matcher> matcher_;
+    Table table_;
+    Counters counters_;
+    std::size_t blocked_ = 0;
+    std::size_t releasing_ = 0;
+    std::size_t in_force_ = 0;
+
+    /// Rows to make durable, each with the change number that put it there: oldest first.
+    std::deque<std::pair<RowId, std::uint64_t>> dirty_;
+    store::Batch erased_;
+    std::uint64_t pushed_ = 0;
+    std::uint64_t collected_ = 0;
+    store::Row scratch_;
+    std::deque<Key> touched_;
+    std::deque<Key> kills_;
+};
+
+} // namespace egress

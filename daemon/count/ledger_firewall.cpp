@@ -1,0 +1,176 @@
+// The ledger's dealings with the firewall: what is wanted, what is confirmed, what was found.
+#include <algorithm>
+
+#include "daemon/base/log.h"
+#include "daemon/count/ledger.h"
+#include "daemon/count/ledger_bits.h"
+
+namespace egress {
+
+using store::State;
+
+std::optional<Key> Ledger::next_touched() {
+    while (!touched_.empty()) {
+        const Key key = touched_.front();
+        touched_.pop_front();
+        const RowId id = table_.find(key);
+        if (id != no_row && table_[id].touched) {
+            table_[id].touched = false;
+            return key;
+        }
+    }
+    return std::nullopt;
+}
+
+void Ledger::drop_touched() {
+    while (next_touched()) {
+    }
+    std::deque<Key>().swap(touched_); // a start may have touched every row
+}
+
+void Ledger::touch_again(const Key& key) {
+    if (const RowId id = table_.find(key); id != no_row) {
+        touch(id);
+    }
+}
+
+std::optional<Key> Ledger::next_kill() {
+    if (kills_.empty()) {
+        return std::nullopt;
+    }
+    const Key key = kills_.front();
+    kills_.pop_front();
+    counters_.killed += 1;
+    return key;
+}
+
+Element Ledger::element(const Key& key) const {
+    Element element{
+        names_.text(key.name), key.prefix(), key.protocol, key.port, forever, false, {}};
+    if (const RowId id = table_.find(key); id != no_row && table_[id].has_id) {
+        element.id = table_.id(id);
+    }
+    return element;
+}
+
+bool Ledger::wanted(RowId id, Element& out) const {
+    const TableRow& row = table_[id];
+    if (!row.used || row.state != State::blocked || options_.monitor) {
+        return false;
+    }
+    out.name = names_.text(row.key.name);
+    out.address = row.key.prefix();
+    out.protocol = row.key.protocol;
+    out.port = row.key.port;
+    out.reject = (row.flags & store::reject) != 0;
+    out.seconds = row.until == never32 ? forever : unpack(row.until) - clock_.now();
+    return out.seconds > 0;
+}
+
+std::optional<Element> Ledger::wanted(const Key& key) const {
+    Element out;
+    const RowId id = table_.find(key);
+    if (id == no_row || !wanted(id, out)) {
+        return std::nullopt;
+    }
+    return out;
+}
+
+void Ledger::confirm(const Key& key, bool present, std::string_view handle) {
+    const RowId id = table_.find(key);
+    if (id == no_row) {
+        return;
+    }
+    TableRow& row = table_[id];
+    if (present && row.state == State::releasing && !handle.empty()) {
+        table_.set_id(id, handle); // the removal will need it
+        mark(id);
+    } else if (present && row.state == State::blocked) {
+        const bool known = (row.flags & store::in_force) != 0;
+        if (!handle.empty() && table_.id(id) != handle) {
+            table_.set_id(id, handle);
+        } else if (known) {
+            return;
+        }
+        set_in_force(row, true);
+        mark(id);
+    } else if (!present && row.state == State::releasing) {
+        table_.drop_id(id);
+        apply(id, released(count_of(row), clock_.now()));
+    }
+}
+
+void Ledger::deny(const Key& key) {
+    const RowId id = table_.find(key);
+    if (id != no_row && (table_[id].flags & store::in_force) != 0) {
+        set_in_force(table_[id], false);
+        mark(id);
+    }
+}
+
+void Ledger::distrust() {
+    for (RowId id = 0; id < table_.rows_end(); ++id) {
+        TableRow& row = table_[id];
+        if (row.used && row.state == State::blocked) {
+            set_in_force(row, false);
+            mark(id);
+            touch(id);
+        }
+    }
+}
+
+void Ledger::touch_pending() {
+    for (RowId id = 0; id < table_.rows_end(); ++id) {
+        const TableRow& row = table_[id];
+        const bool unconfirmed = row.state == State::blocked && (row.flags & store::in_force) == 0;
+        if (row.used && (unconfirmed || row.state == State::releasing)) {
+            touch(id);
+        }
+    }
+}
+
+void Ledger::adopt(const Element& element) {
+    const Key key =
+        Key::of(names_.number(element.name), element.address, element.protocol, element.port);
+    RowId id = table_.find(key);
+    if (id != no_row && table_[id].state == State::releasing) {
+        return; // lifted; the firewall had not followed yet
+    }
+    if (id == no_row && (id = row_for(key)) == no_row) {
+        return;
+    }
+    Count counted = count_of(table_[id]);
+    const Moment now = clock_.now();
+    const Moment until = after(now, element.seconds);
+    if (counted.state == State::blocked) {
+        if (until > counted.until) { // an extension was on its way to the disk
+            counted.until = until;
+            apply(id, Outcome{counted, Deed::none});
+        }
+        return;
+    }
+    // Known as counting, or not at all: the block was on its way to the disk.
+    counted.count = std::max(counted.count, table_[id].nfail);
+    counted.state = State::blocked;
+    counted.last = now;
+    counted.since = now;
+    counted.until = until;
+    apply(id, Outcome{counted, Deed::none});
+    TableRow& row = table_[id];
+    row.flags = with(row.flags, store::reject, element.reject);
+    row.reason = reasons_.number("found in the firewall at start");
+    set_in_force(row, true);
+    log::notice("adopt",
+                "block of {} port {} stood in the firewall and not in the database; remembered",
+                element.address.text(), element.port);
+}
+
+std::vector<std::string> Ledger::names() const {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+        names.push_back(names_.text(static_cast<std::uint16_t>(i)));
+    }
+    return names;
+}
+
+} // namespace egress

@@ -1,0 +1,127 @@
+// The ledger's dealings with the store: rows to and from their durable form.
+#include <algorithm>
+
+#include "daemon/count/ledger.h"
+#include "daemon/count/ledger_bits.h"
+
+namespace egress {
+
+namespace {
+
+using store::State;
+
+std::uint32_t wall32(const Clock& clock, std::int32_t packed) {
+    if (packed == never32) {
+        return store::until_forever;
+    }
+    return static_cast<std::uint32_t>(
+        std::clamp<std::int64_t>(clock.to_wall(unpack(packed)), 1, 0xfffffffe));
+}
+
+std::int32_t boot32(const Clock& clock, std::uint32_t wall) {
+    return wall == store::until_forever ? never32 : pack(clock.from_wall(wall));
+}
+
+/// A wall clock that stands wrong at start (1970, no battery) must not stretch a time: what remains
+/// is never more than the whole span that the row was given.
+Moment deadline_of(const Clock& clock, const store::Row& stored) {
+    if (stored.until == store::until_forever) {
+        return never;
+    }
+    const std::int64_t until = stored.until;
+    const std::int64_t start = stored.since != 0 ? stored.since : stored.last;
+    const std::int64_t remaining = std::min(until - clock.wall(), until - start);
+    return clock.now() + std::max<std::int64_t>(remaining, 0);
+}
+
+} // namespace
+
+void Ledger::snapshot(RowId id, store::Row& out) const {
+    const TableRow& row = table_[id];
+    out.name = names_.text(row.key.name);
+    out.address = row.key.prefix();
+    out.protocol = row.key.protocol;
+    out.port = row.key.port;
+    out.state = row.state;
+    out.flags = with(row.flags, store::monitor, options_.monitor && row.state == State::blocked);
+    out.grow_length = row.grow_length;
+    out.count = row.count;
+    out.nfail = row.nfail;
+    out.strikes = row.strikes;
+    out.last = wall32(clock_, row.last);
+    out.since = row.since == 0 ? 0 : wall32(clock_, row.since);
+    out.until = wall32(clock_, row.until);
+    out.history.clear();
+    if (row.has_past) {
+        if (const Past* const past = table_.find_past(id)) {
+            for (const auto& [time, failures] : *past) {
+                out.history.push_back({wall32(clock_, time), failures});
+            }
+        }
+    }
+    out.id.clear();
+    if (row.has_id) {
+        out.id = table_.id(id);
+    }
+    out.reason = reasons_.text(row.reason);
+}
+
+void Ledger::load(const store::Row& stored) {
+    const Key key =
+        Key::of(names_.number(stored.name), stored.address, stored.protocol, stored.port);
+    if (table_.find(key) != no_row) {
+        return;
+    }
+    const RowId id = table_.add(key);
+    TableRow& row = table_[id];
+    row.flags = static_cast<std::uint8_t>(stored.flags & ~(store::monitor | store::in_force));
+    set_state(row, stored.state);
+    set_in_force(row, stored.state == State::blocked && (stored.flags & store::in_force) != 0);
+    row.grow_length = stored.grow_length;
+    row.count = stored.count;
+    row.nfail = stored.nfail;
+    row.strikes = stored.strikes;
+    row.stored = true;
+    row.last = std::min(boot32(clock_, stored.last), pack(clock_.now()));
+    row.since = stored.since == 0 ? 0 : std::min(boot32(clock_, stored.since), pack(clock_.now()));
+    row.reason = reasons_.number(stored.reason);
+    table_.set_deadline(id, deadline_of(clock_, stored));
+    for (const auto& [time, failures] : stored.history) {
+        table_.past(id).emplace_back(boot32(clock_, time), failures);
+    }
+    if (!stored.id.empty()) {
+        table_.set_id(id, stored.id);
+    }
+    table_.refresh(id);
+    if (row.state == State::releasing ||
+        (row.state == State::blocked && (row.flags & store::in_force) == 0)) {
+        touch(id);
+    }
+}
+
+void Ledger::shrink() {
+    dirty_.shrink_to_fit();
+    touched_.shrink_to_fit();
+    if (erased_.empty()) {
+        erased_ = store::Batch{};
+    }
+}
+
+void Ledger::collect(store::Batch& batch, std::size_t most) {
+    batch.append(erased_);
+    erased_.clear();
+    while (!dirty_.empty() && batch.size() < most) {
+        const RowId id = dirty_.front().first;
+        dirty_.pop_front();
+        TableRow& row = table_[id];
+        row.dirty = false;
+        if (row.used) { // else it went meanwhile, and its deletion is in the batch
+            row.stored = true;
+            snapshot(id, scratch_);
+            batch.put(scratch_);
+        }
+    }
+    collected_ = dirty_.empty() ? pushed_ : dirty_.front().second - 1;
+}
+
+} // namespace egress

@@ -1,0 +1,272 @@
+#include "daemon/count/table.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include <sys/random.h>
+
+namespace egress {
+
+namespace {
+
+constexpr std::size_t first_index = 1024;
+
+/// Keyed, because remote addresses choose the keys: splitmix64's finaliser over the three words.
+std::uint64_t hash_of(const Key& key, std::uint64_t seed) {
+    std::array<std::uint64_t, 3> words{};
+    std::memcpy(words.data(), &key, sizeof key);
+    std::uint64_t hash = seed;
+    for (const auto word : words) {
+        hash = (hash ^ word) + 0x9e3779b97f4a7c15;
+        hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9;
+        hash = (hash ^ (hash >> 27)) * 0x94d049bb133111eb;
+        hash ^= hash >> 31;
+    }
+    return hash;
+}
+
+} // namespace
+
+Key Key::of(policy::NameId name, const Prefix& prefix, std::uint8_t protocol, std::uint16_t port) {
+    return Key{prefix.base.raw(), name, port, protocol, prefix.length, 0};
+}
+
+Prefix Key::prefix() const {
+    return Prefix{*Address::from_bytes(address), length};
+}
+
+std::int32_t pack(Moment moment) {
+    return static_cast<std::int32_t>(std::clamp<Moment>(moment, -never32, never32));
+}
+
+Moment unpack(std::int32_t seconds) {
+    return seconds == never32 ? never : seconds;
+}
+
+Table::Table(std::size_t capacity) : index_(first_index, no_row), capacity_(capacity) {
+    if (getrandom(&seed_, sizeof seed_, GRND_NONBLOCK) != sizeof seed_) {
+        seed_ = reinterpret_cast<std::uintptr_t>(this); // early boot: still unknown to the remote
+    }
+}
+
+std::size_t Table::slot_of(const Key& key) const {
+    const std::size_t mask = index_.size() - 1;
+    std::size_t slot = hash_of(key, seed_) & mask;
+    while (index_[slot] != no_row && !((*this)[index_[slot]].key == key)) {
+        slot = (slot + 1) & mask;
+    }
+    return slot;
+}
+
+RowId Table::find(const Key& key) const {
+    return index_[slot_of(key)];
+}
+
+void Table::grow_index() {
+    std::vector<RowId> old(index_.size() * 2, no_row);
+    old.swap(index_);
+    for (const RowId row : old) {
+        if (row != no_row) {
+            index_[slot_of((*this)[row].key)] = row;
+        }
+    }
+}
+
+RowId Table::add(const Key& key) {
+    if ((size_ + 1) * 2 > index_.size()) {
+        grow_index();
+    }
+    RowId row = end_;
+    if (!free_.empty()) {
+        row = free_.back();
+        free_.pop_back();
+    } else {
+        if (end_ == chunks_.size() * chunk_rows) {
+            chunks_.push_back(std::make_unique<TableRow[]>(chunk_rows));
+        }
+        ++end_;
+    }
+    const std::size_t slot = slot_of(key);
+    assert(index_[slot] == no_row);
+    index_[slot] = row;
+    TableRow& fresh = (*this)[row];
+    const bool dirty = fresh.dirty;
+    fresh = TableRow{};
+    fresh.dirty = dirty;
+    fresh.key = key;
+    fresh.used = true;
+    fresh.until = never32;
+    ++size_;
+    refresh(row);
+    return row;
+}
+
+void Table::remove(RowId row) {
+    heap_remove(row);
+    unlink(row);
+    drop_past(row);
+    drop_id(row);
+    // Deletion without tombstones: what follows in the same run of slots moves up.
+    const std::size_t mask = index_.size() - 1;
+    std::size_t hole = slot_of((*this)[row].key);
+    for (std::size_t slot = (hole + 1) & mask; index_[slot] != no_row; slot = (slot + 1) & mask) {
+        const std::size_t home = hash_of((*this)[index_[slot]].key, seed_) & mask;
+        if (((slot - home) & mask) >= ((slot - hole) & mask)) {
+            index_[hole] = index_[slot];
+            hole = slot;
+        }
+    }
+    index_[hole] = no_row;
+    const bool dirty = (*this)[row].dirty;
+    (*this)[row] = TableRow{};
+    (*this)[row].dirty = dirty;
+    free_.push_back(row);
+    --size_;
+}
+
+void Table::unlink(RowId row) {
+    TableRow& self = (*this)[row];
+    if (self.older != no_row) {
+        (*this)[self.older].newer = self.newer;
+    } else if (oldest_ == row) {
+        oldest_ = self.newer;
+    }
+    if (self.newer != no_row) {
+        (*this)[self.newer].older = self.older;
+    } else if (newest_ == row) {
+        newest_ = self.older;
+    }
+    self.older = self.newer = no_row;
+}
+
+void Table::refresh(RowId row) {
+    unlink(row);
+    TableRow& self = (*this)[row];
+    if (self.state != store::State::counting) {
+        return;
+    }
+    self.older = newest_;
+    if (newest_ != no_row) {
+        (*this)[newest_].newer = row;
+    }
+    newest_ = row;
+    if (oldest_ == no_row) {
+        oldest_ = row;
+    }
+}
+
+void Table::set_deadline(RowId row, Moment until) {
+    TableRow& self = (*this)[row];
+    const std::int32_t packed = pack(until);
+    if (packed == never32) {
+        heap_remove(row);
+        self.until = never32;
+        return;
+    }
+    const std::int32_t before = self.until;
+    self.until = packed;
+    if (self.heap == no_row) {
+        heap_.push_back(row);
+        self.heap = static_cast<std::uint32_t>(heap_.size() - 1);
+        sift_up(self.heap);
+    } else if (packed < before) {
+        sift_up(self.heap);
+    } else {
+        sift_down(self.heap);
+    }
+}
+
+std::optional<RowId> Table::first_deadline() const {
+    return heap_.empty() ? std::nullopt : std::optional(heap_.front());
+}
+
+void Table::set_heap(std::uint32_t place, RowId row) {
+    heap_[place] = row;
+    (*this)[row].heap = place;
+}
+
+void Table::sift_up(std::uint32_t place) {
+    const RowId row = heap_[place];
+    while (place > 0) {
+        const std::uint32_t parent = (place - 1) / 2;
+        if ((*this)[heap_[parent]].until <= (*this)[row].until) {
+            break;
+        }
+        set_heap(place, heap_[parent]);
+        place = parent;
+    }
+    set_heap(place, row);
+}
+
+void Table::sift_down(std::uint32_t place) {
+    const RowId row = heap_[place];
+    const auto size = static_cast<std::uint32_t>(heap_.size());
+    while (true) {
+        std::uint32_t child = place * 2 + 1;
+        if (child >= size) {
+            break;
+        }
+        if (child + 1 < size && (*this)[heap_[child + 1]].until < (*this)[heap_[child]].until) {
+            ++child;
+        }
+        if ((*this)[heap_[child]].until >= (*this)[row].until) {
+            break;
+        }
+        set_heap(place, heap_[child]);
+        place = child;
+    }
+    set_heap(place, row);
+}
+
+void Table::heap_remove(RowId row) {
+    const std::uint32_t place = (*this)[row].heap;
+    if (place == no_row) {
+        return;
+    }
+    (*this)[row].heap = no_row;
+    const RowId moved = heap_.back();
+    heap_.pop_back();
+    if (moved != row) {
+        set_heap(place, moved);
+        sift_up(place);
+        sift_down((*this)[moved].heap);
+    }
+}
+
+Past& Table::past(RowId row) {
+    (*this)[row].has_past = true;
+    return past_[row];
+}
+
+const Past* Table::find_past(RowId row) const {
+    const auto found = past_.find(row);
+    return found == past_.end() ? nullptr : &found->second;
+}
+
+const std::string& Table::id(RowId row) const {
+    static const std::string none;
+    const auto found = ids_.find(row);
+    return found == ids_.end() ? none : found->second;
+}
+
+void Table::set_id(RowId row, std::string_view id) {
+    ids_[row] = id;
+    (*this)[row].has_id = true;
+}
+
+void Table::drop_id(RowId row) {
+    if ((*this)[row].has_id) {
+        ids_.erase(row);
+        (*this)[row].has_id = false;
+    }
+}
+
+void Table::drop_past(RowId row) {
+    if ((*this)[row].has_past) {
+        past_.erase(row);
+        (*this)[row].has_past = false;
+    }
+}
+
+} // namespace egress

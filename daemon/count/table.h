@@ -1,0 +1,138 @@
+// The rows in memory: what is counted and blocked now, found by key, by age and by deadline.
+//
+// A row is 76 bytes in a chunk that never moves; an open-addressed index of row numbers finds it by
+// key, a heap orders the deadlines, a list orders the rows that block nobody by the time they were
+// last touched (the first of the list is the first to go when the table is full). Nothing scans.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/base/address.h"
+#include "daemon/base/clock.h"
+#include "daemon/policy/login/match.h"
+#include "daemon/store/records.h"
+
+namespace egress {
+
+/// What state belongs to. 24 bytes without holes, so it can be hashed as it lies.
+struct Key {
+    std::array<std::uint8_t, 16> address{}; ///< network order, IPv4 mapped, host bits zero
+    policy::NameId name = 0;
+    std::uint16_t port = 0; ///< host byte order; 0: every port
+    std::uint8_t protocol = 0;
+    std::uint8_t length = 0; ///< prefix length in the family's own bits
+    std::uint16_t unused = 0;
+
+    static Key of(policy::NameId name, const Prefix& prefix, std::uint8_t protocol,
+                  std::uint16_t port);
+    Prefix prefix() const;
+    friend bool operator==(const Key&, const Key&) = default;
+};
+static_assert(sizeof(Key) == 24);
+
+using RowId = std::uint32_t;
+inline constexpr RowId no_row = 0xffffffff;
+
+struct TableRow {
+    Key key;
+    store::State state = store::State::counting;
+    std::uint8_t flags = 0; ///< store::Flag
+    std::uint8_t grow_length = 0;
+    bool used : 1 = false;
+    bool dirty : 1 =
+        false; ///< its number stands in the list of rows to make durable; outlives the row
+    bool touched : 1 = false;  ///< stands in the firewall's queue
+    bool has_past : 1 = false; ///< has a failure history (Table::past)
+    bool has_id : 1 = false;   ///< has a helper's handle (Table::id)
+    bool stored : 1 = false;   ///< the database may hold it
+    std::uint32_t count = 0;
+    std::uint32_t nfail = 0; ///< 0: "*"
+    std::uint16_t strikes = 0;
+    std::uint16_t reason = 0;
+    std::int32_t last = 0;       ///< seconds since boot (negative: before it)
+    std::int32_t since = 0;      ///< 0: not blocked
+    std::int32_t until = 0;      ///< deadline of the state; never32
+    std::uint32_t heap = no_row; ///< place in the heap; no_row: no deadline
+    RowId older = no_row;        ///< list by age, counting rows only
+    RowId newer = no_row;
+};
+
+inline constexpr std::int32_t never32 = 0x7fffffff;
+
+/// Moment -> the 32 bits of a row, saturating.
+std::int32_t pack(Moment moment);
+Moment unpack(std::int32_t seconds);
+
+/// A failure history: (moment, failures), oldest first, at most store::max_history.
+using Past = std::vector<std::pair<std::int32_t, std::uint16_t>>;
+
+class Table {
+  public:
+    explicit Table(std::size_t capacity);
+
+    RowId find(const Key& key) const; ///< no_row where there is none
+    TableRow& operator[](RowId row) { return chunks_[row / chunk_rows][row % chunk_rows]; }
+    const TableRow& operator[](RowId row) const {
+        return chunks_[row / chunk_rows][row % chunk_rows];
+    }
+
+    /// A new row in state counting; the key must not be there. Never fails: room is the caller's
+    /// care.
+    RowId add(const Key& key);
+    void remove(RowId row);
+
+    std::size_t size() const { return size_; }
+    std::size_t capacity() const { return capacity_; }
+    void set_capacity(std::size_t rows) { capacity_ = rows; }
+    bool full() const { return size_ >= capacity_; }
+    /// The counting row that was touched longest ago; no_row where every row blocks.
+    RowId oldest_counting() const { return oldest_; }
+    /// Number of row numbers handed out so far: `0 .. rows_end()-1` may be `used`.
+    RowId rows_end() const { return end_; }
+
+    /// Moves a row to the young end of the list by age; takes blocked rows out of it.
+    void refresh(RowId row);
+    /// Sets `until` and the row's place among the deadlines.
+    void set_deadline(RowId row, Moment until);
+    /// The row whose deadline comes first, if any deadline stands.
+    std::optional<RowId> first_deadline() const;
+
+    Past& past(RowId row);
+    void drop_past(RowId row);
+    const Past* find_past(RowId row) const;
+
+    /// The helper's handle for the row; empty where it gave none.
+    const std::string& id(RowId row) const;
+    void set_id(RowId row, std::string_view id);
+    void drop_id(RowId row);
+
+  private:
+    static constexpr std::size_t chunk_rows = 1024;
+
+    std::size_t slot_of(const Key& key) const;
+    void grow_index();
+    void unlink(RowId row);
+    void heap_remove(RowId row);
+    void sift_up(std::uint32_t place);
+    void sift_down(std::uint32_t place);
+    void set_heap(std::uint32_t place, RowId row);
+
+    std::vector<std::unique_ptr<TableRow[]>> chunks_;
+    std::vector<RowId> index_; // power of two, linear probing, at most half full
+    std::vector<RowId> heap_;
+    std::vector<RowId> free_;
+    std::unordered_map<RowId, Past> past_;
+    std::unordered_map<RowId, std::string> ids_;
+    std::size_t size_ = 0;
+    std::size_t capacity_;
+    RowId end_ = 0;
+    RowId oldest_ = no_row;
+    RowId newest_ = no_row;
+    std::uint64_t seed_;
+};
+
+} // namespace egress

@@ -1,0 +1,162 @@
+#include "daemon/egress/event_log.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "daemon/store/json.h"
+
+namespace egress {
+
+EventLog::Limits EventLog::limits_of(Kind kind) {
+    switch (kind) {
+    case Kind::alarm:
+        return {100, 200, 1'000, 20, 1'000};
+    case Kind::blocked:
+    case Kind::monitored:
+        return {60, 120, 600, 10, 300};
+    case Kind::allowed:
+    case Kind::unmatched:
+    case Kind::selftest:
+        break;
+    }
+    return {30, 60, 300, 5, 150};
+}
+
+void EventLog::Share::miss(std::uint64_t looks_more, std::int64_t now) {
+    since = events == 0 ? now : since;
+    ++events;
+    looks += looks_more;
+}
+
+void EventLog::Share::take(const Share& other) {
+    since = events == 0 ? other.since : std::min(since, other.since);
+    events += other.events;
+    looks += other.looks;
+}
+
+bool EventLog::is_free(const Limits& limits, Window& in, std::uint32_t uid, const User& user,
+                       const Share& share) const {
+    const bool within = share.written < limits.of_line && user.written < limits.of_user;
+    const bool first = share.written < first_of_line && user.written < limits.of_user + beyond_user;
+    if (!within && !first) {
+        return false;
+    }
+    if (uid == 0) {
+        return true; // root has its share, whatever the others do
+    }
+    unsigned& part = user.written < limits.first_of_user && in.all_first < limits.all_first
+                         ? in.all_first
+                         : in.all;
+    if (&part == &in.all && in.all >= limits.all) {
+        return false;
+    }
+    ++part;
+    return true;
+}
+
+void EventLog::add(const Event& event, const std::function<std::string()>& text) {
+    const auto kind = static_cast<std::size_t>(event.kind);
+    Window& in = windows_[kind];
+    if (in.start != never && clock_.now() - in.start >= window) {
+        settle(event.kind);
+    }
+    if (in.start == never) {
+        in.start = clock_.now();
+    }
+    const auto wall = clock_.to_wall(clock_.now());
+    auto found = in.users.find(event.uid);
+    if (found == in.users.end()) {
+        if (in.users.size() >= most_users && event.uid != 0) {
+            in.rest.miss(event.looks, wall);
+            counters_[kind].summed_up += 1;
+            return;
+        }
+        found = in.users.emplace(event.uid, User{}).first;
+    }
+    User& user = found->second;
+    const std::pair key(event.generation, event.line);
+    const auto line = user.lines.find(key);
+    Share& share = line != user.lines.end()         ? line->second
+                   : user.lines.size() < most_lines ? user.lines[key]
+                                                    : user.rest;
+    if (is_free(limits_of(event.kind), in, event.uid, user, share) && write_(event.kind, text())) {
+        ++share.written;
+        ++user.written;
+        counters_[kind].written += 1;
+        return;
+    }
+    if (&share != &user.rest && share.events == 0) {
+        share.rule = event.rule;
+    }
+    share.miss(event.looks, wall);
+    counters_[kind].summed_up += 1;
+}
+
+bool EventLog::tell(Kind kind, Scope scope, std::uint32_t uid, const Share& share) {
+    constexpr const char* scopes[] = {"line", "user", "all"};
+    nlohmann::json told = {{"time", store::iso_time(clock_.to_wall(clock_.now()))},
+                           {"since", store::iso_time(share.since)},
+                           {"kind", kind_names[static_cast<std::size_t>(kind)]},
+                           {"scope", scopes[static_cast<std::size_t>(scope)]},
+                           {"events", share.events},
+                           {"looks", share.looks}};
+    if (scope != Scope::all) {
+        told["uid"] = uid;
+        if (const auto* const name = names_.users().name(uid)) {
+            told["user"] = *name;
+        }
+    }
+    if (scope == Scope::line && !share.rule.empty()) {
+        told["rule"] = share.rule;
+    }
+    return write_(kind, nlohmann::json({{"summary", told}})
+                            .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
+}
+
+void EventLog::settle(Kind kind) {
+    Window ended = std::exchange(windows_[static_cast<std::size_t>(kind)], Window{});
+    struct Owed {
+        Scope scope;
+        std::uint32_t uid;
+        const Share* share;
+    };
+    std::vector<Owed> owed;
+    for (const auto& [uid, user] : ended.users) {
+        for (const auto& [line, share] : user.lines) {
+            owed.push_back({Scope::line, uid, &share});
+        }
+        owed.push_back({Scope::user, uid, &user.rest});
+    }
+    std::erase_if(owed, [](const Owed& one) { return one.share->events == 0; });
+    std::ranges::sort(owed, [](const Owed& a, const Owed& b) {
+        return std::tuple(b.share->events, a.uid, a.scope) <
+               std::tuple(a.share->events, b.uid, b.scope);
+    });
+    for (std::size_t i = 0; i < owed.size(); ++i) {
+        const auto& [scope, uid, share] = owed[i];
+        if (i >= most_summaries || !tell(kind, scope, uid, *share)) {
+            ended.rest.take(*share);
+        }
+    }
+    if (ended.rest.events > 0 && !tell(kind, Scope::all, 0, ended.rest)) {
+        Window& next = windows_[static_cast<std::size_t>(kind)]; // when there is room again
+        next.rest = ended.rest;
+        next.start = clock_.now();
+    }
+}
+
+void EventLog::tick() {
+    for (std::size_t kind = 0; kind < kinds; ++kind) {
+        if (windows_[kind].start != never && clock_.now() - windows_[kind].start >= window) {
+            settle(static_cast<Kind>(kind));
+        }
+    }
+}
+
+void EventLog::flush() {
+    for (std::size_t kind = 0; kind < kinds; ++kind) {
+        settle(static_cast<Kind>(kind));
+    }
+}
+
+} // namespace egress

@@ -1,0 +1,218 @@
+#include "daemon/egress/explain.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/base/address.h"
+#include "daemon/base/boot.h"
+#include "daemon/base/log.h"
+#include "daemon/bpf/tables/lockout.h"
+#include "daemon/bpf/tables/native.h"
+#include "daemon/egress/event.h"
+#include "daemon/policy/print/print.h"
+
+namespace egress {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t most_earlier = 20;
+constexpr std::size_t most_path = 4096;
+constexpr std::uint64_t second = 1'000'000'000;
+
+/// The kernel's entry of a process. The number is the one that this side shows, which is not the
+/// kernel's own within a pid namespace; when it started tells then which it is.
+std::optional<egress_process> entry_of(const Question& question, const bpf::Loader& loader) {
+    const auto ticks = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
+    const auto same = [&](const egress_process& process) {
+        return !question.started || process.started / (second / ticks) == *question.started;
+    };
+    auto process = loader.process(question.pid);
+    if ((process && same(*process)) || !question.started) {
+        return process;
+    }
+    std::optional<egress_process> found;
+    std::size_t count = 0;
+    loader.each_process([&](const egress_process& each) {
+        if (same(each) && (question.command.empty() || question.command == each.command)) {
+            found = each;
+            ++count;
+        }
+    });
+    return count == 1 ? found : std::nullopt;
+}
+
+/// What exec would have made of the program.
+Result<egress_process> imagined(const Question& question, const bpf::Loader& loader) {
+    std::error_code code;
+    const auto real = std::filesystem::canonical(question.exe, code);
+    const std::string command = question.command.empty()
+                                    ? question.exe.substr(question.exe.rfind('/') + 1)
+                                    : question.command;
+    std::vector<bpf::Insider> insiders(1);
+    insiders[0].path = code ? question.exe : real.string();
+    for (const auto& parent : question.parents) {
+        insiders.emplace_back().path = parent;
+        insiders.back().descends = true;
+    }
+    if (auto named = bpf::name_programs(insiders, [&] { return loader.name_files(); }); !named) {
+        return std::unexpected(named.error());
+    }
+    egress_process process = insiders[0].process;
+    command.copy(process.command, sizeof process.command - 1);
+    if (question.container.value_or(false)) {
+        process.flags &= ~static_cast<std::uint32_t>(EGRESS_PROCESS_HOST_PATH);
+    }
+    return process;
+}
+
+bool in_container(const Question& question, const egress_process& process,
+                  const bpf::Loader& loader) {
+    if (question.container) {
+        return *question.container;
+    }
+    if (bpf::is_in_container(question.cgroup)) {
+        return true;
+    }
+    const auto settings = loader.settings();
+    if (question.mount_space && question.pid_space) {
+        return question.mount_space != settings.mount_namespace ||
+               question.pid_space != settings.pid_namespace;
+    }
+    return (process.flags & EGRESS_PROCESS_HOST_PATH) == 0;
+}
+
+bool in(const egress_vector& set, std::size_t rule) {
+    return (set.words[rule / 64] >> rule % 64 & 1) != 0;
+}
+
+const char* subject_name(const policy::EgressRule& rule) {
+    const bool program = rule.program.kind != policy::Program::Kind::any;
+    const bool lineage = !rule.options.parent.empty() || !rule.options.under.empty();
+    return !lineage ? "program" : program ? "program or ancestry" : "ancestry";
+}
+
+/// Each dimension's part in one rule, in the order of the columns.
+std::vector<std::pair<const char*, bool>> parts_of(const bpf::Decision& decision,
+                                                   const policy::EgressRule& rule, std::size_t i,
+                                                   bool timely) {
+    return {{"destination", in(decision.destination, i)},
+            {"port", in(decision.port, i)},
+            {"protocol", in(decision.protocol, i)},
+            {"user", in(decision.uid, i)},
+            {"group", in(decision.gid, i)},
+            {subject_name(rule), in(decision.subject, i)},
+            {"place", in(decision.place, i)},
+            {"cgroup", in(decision.cgroup, i)},
+            {"time", timely}};
+}
+
+const char* action_of(const policy::EgressRule& rule, bool monitor) {
+    if (rule.options.audit) {
+        return "MONITOR";
+    }
+    return rule.verdict.kind == policy::Verdict::Kind::allow ? "ALLOWED"
+           : monitor                                         ? "MONITOR"
+                                                             : "BLOCKED";
+}
+
+const char* verdict_of(const policy::EgressRule& rule) {
+    return rule.verdict.kind == policy::Verdict::Kind::allow    ? "allow"
+           : rule.verdict.kind == policy::Verdict::Kind::reject ? "reject"
+                                                                : "deny";
+}
+
+json process_json(const Question& question, const egress_process& process,
+                  const bpf::Loader& loader, const egress_flow& flow) {
+    json out = {{"uid", flow.uid}, {"gid", flow.gid}, {"container", flow.in_container != 0}};
+    const std::string path(process.path.path, strnlen(process.path.path, sizeof process.path.path));
+    if (question.pid != 0) {
+        out["pid"] = question.pid;
+    }
+    if (!path.empty()) {
+        out["exe"] = path;
+    }
+    out["comm"] = std::string(process.command, strnlen(process.command, sizeof process.command));
+    if (!question.cgroup.empty()) {
+        out["cgroup"] = question.cgroup;
+    }
+    json ancestors = json::array();
+    for (std::uint32_t i = 0; i < process.ancestors_used && i < EGRESS_MAX_ANCESTORS; ++i) {
+        ancestors.push_back(i < question.parents.size() ? question.parents[i]
+                                                        : loader.path_of(process.ancestors[i]));
+    }
+    out["ancestors"] = std::move(ancestors);
+    return out;
+}
+
+} // namespace
+
+Result<json> explain(const Question& question, const bpf::Loader& loader,
+                     const policy::Policy& policy, const bpf::Tables& tables) {
+    std::optional<egress_process> known;
+    if (question.pid != 0) {
+        known = entry_of(question, loader);
+    } else if (auto made = imagined(question, loader)) {
+        known = *made;
+    } else {
+        return std::unexpected(made.error());
+    }
+    if (!known) {
+        return fail(fmt::format("the kernel half knows no process {}", question.pid), ESRCH);
+    }
+    const auto settings = loader.settings();
+    egress_flow flow = question.flow;
+    flow.in_container = in_container(question, *known, loader) ? 1 : 0;
+    const auto now = boot_nanoseconds();
+    const auto decision =
+        bpf::native_decide(tables, *known, flow, question.cgroup, now, settings.week_at_boot);
+    if (decision.rule == EGRESS_BROKEN) {
+        return fail("the tables do not hang together");
+    }
+    const bool matched = decision.rule < policy.egress.size();
+    json out = {{"action", "ALLOWED"},
+                {"generation", tables.base->generation},
+                {"process", process_json(question, *known, loader, flow)}};
+    const std::size_t end = matched ? decision.rule : policy.egress.size();
+    if (matched) {
+        const auto& rule = policy.egress[decision.rule];
+        out["action"] = action_of(rule, settings.monitor != 0);
+        out["verdict"] = verdict_of(rule);
+        out["rule"] = rule.place.text();
+        out["text"] = policy::print(rule);
+        json parts = json::object();
+        for (const auto& [name, holds] : parts_of(decision, rule, decision.rule, true)) {
+            parts[name] = holds;
+        }
+        out["dimensions"] = std::move(parts);
+    }
+    json earlier = json::array();
+    for (std::size_t i = 0; i < std::min(end, most_earlier); ++i) {
+        const auto& rule = policy.egress[i];
+        json failed = json::array();
+        for (const auto& [name, holds] : parts_of(decision, rule, i, true)) {
+            if (!holds) {
+                failed.push_back(name);
+            }
+        }
+        if (failed.empty()) {
+            failed.push_back("time"); // everything else holds, and yet it was passed over
+        }
+        earlier.push_back(
+            {{"rule", rule.place.text()}, {"text", policy::print(rule)}, {"because", failed}});
+    }
+    out["earlier"] = std::move(earlier);
+    out["earlier_left_off"] = end - std::min(end, most_earlier);
+    return out;
+}
+
+} // namespace egress

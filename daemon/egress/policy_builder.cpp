@@ -1,0 +1,305 @@
+#include "daemon/egress/policy_builder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "daemon/base/log.h"
+#include "daemon/base/week.h"
+#include "daemon/bpf/pins.h"
+#include "daemon/bpf/tables/host.h"
+
+namespace egress {
+
+namespace {
+
+constexpr std::size_t most_asked = 64;
+constexpr auto look_again = std::chrono::seconds(1);
+
+/// Of one path, with those that were replaced and still run.
+constexpr std::size_t most_files = 16;
+
+} // namespace
+
+Builder::Builder(const bpf::LoaderOptions& options, const Clock& clock)
+    : options_(options), clock_(clock), ready_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+Result<std::unique_ptr<Builder>> Builder::start(const bpf::LoaderOptions& options,
+                                                const Clock& clock) {
+    std::unique_ptr<Builder> builder(new Builder(options, clock));
+    if (!builder->ready_) {
+        return fail_errno("cannot make an event descriptor");
+    }
+    builder->thread_ = std::thread([raw = builder.get()] { raw->run(); });
+    return builder;
+}
+
+Builder::~Builder() {
+    end();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+std::optional<std::uint64_t> Builder::ask(Look look) {
+    const std::lock_guard lock(mutex_);
+    if (asked_.size() >= most_asked) {
+        return std::nullopt;
+    }
+    asked_.emplace_back(++questions_, std::move(look));
+    changed_.notify_all();
+    return questions_;
+}
+
+void Builder::answer(std::vector<std::pair<std::uint64_t, Look>> asked) {
+    // The tables are large and not kept: with long lists this takes as long as it took to put them
+    // in force.
+    auto tables =
+        generation_ == 0
+            ? fail("no rules that this egressd knows are in force")
+            : bpf::compile(in_force_, bpf::world_of(in_force_inventory_, clock_), generation_);
+    for (const auto& [number, look] : asked) {
+        Outcome outcome;
+        outcome.number = number;
+        outcome.answer = tables ? look(in_force_, *tables)
+                                : Result<std::string>(std::unexpected(tables.error()));
+        tell(std::move(outcome));
+    }
+}
+
+void Builder::end() {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    changed_.notify_all();
+}
+
+bool Builder::ended() {
+    const std::lock_guard lock(mutex_);
+    return ended_;
+}
+
+std::uint64_t Builder::apply(policy::Policy policy, std::optional<bpf::Asker> asker) {
+    const std::lock_guard lock(mutex_);
+    next_ = std::move(policy);
+    next_asker_ = asker;
+    changed_.notify_all();
+    return ++number_;
+}
+
+std::optional<Builder::Outcome> Builder::take() {
+    const std::lock_guard lock(mutex_);
+    if (outcomes_.empty()) {
+        std::uint64_t count = 0;
+        [[maybe_unused]] const auto got = read(ready_.get(), &count, sizeof count);
+        return std::nullopt;
+    }
+    Outcome first = std::move(outcomes_.front());
+    outcomes_.erase(outcomes_.begin());
+    return first;
+}
+
+void Builder::tell(Outcome&& outcome) {
+    const std::lock_guard lock(mutex_);
+    outcomes_.push_back(std::move(outcome));
+    wake();
+}
+
+void Builder::wake() const {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto put = write(ready_.get(), &one, sizeof one);
+}
+
+/// True: there is a new policy.
+bool Builder::wait(std::unique_lock<std::mutex>& lock) {
+    changed_.wait_for(lock, look_again, [this] { return stop_ || next_ || !asked_.empty(); });
+    return next_.has_value();
+}
+
+void Builder::run() {
+    if (load()) {
+        serve();
+    }
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    wake();
+}
+
+bool Builder::load() {
+    Outcome outcome;
+    outcome.started = true;
+    auto loader = bpf::Loader::start(options_);
+    if (loader) {
+        loader_ = std::move(*loader);
+        hold_ = bpf::hold_pins(options_.pins);
+        loader_->set_week_at_boot(week_at_boot(clock_)); // before a rule asks for it
+    } else {
+        outcome.result = std::unexpected(loader.error());
+    }
+    const bool well = outcome.result.has_value();
+    tell(std::move(outcome));
+    return well;
+}
+
+void Builder::serve() {
+    std::unique_lock lock(mutex_);
+    while (!stop_) {
+        const bool fresh = wait(lock);
+        if (stop_) {
+            break;
+        }
+        if (fresh) {
+            current_ = std::move(*next_);
+            next_.reset();
+            current_number_ = number_;
+            current_asker_ = next_asker_;
+        }
+        auto asked = std::exchange(asked_, {});
+        lock.unlock();
+        auto now = take_inventory(fresh);
+        if (now && (fresh || *now != inventory_)) {
+            inventory_ = std::move(*now);
+            tell(build(!fresh));
+        }
+        if (!asked.empty()) {
+            answer(std::move(asked));
+        }
+        tidy_again();
+        unfold();
+        lock.lock();
+    }
+}
+
+void Builder::unfold() {
+    const auto done = loader_->unfold(false);
+    if (!done && !std::exchange(told_, true)) {
+        log::warning("egress", "{}: counts of repeats that nothing follows are missing",
+                     done.error().text);
+    }
+}
+
+/// nullopt: nothing is known that was not before.
+std::optional<bpf::Inventory> Builder::take_inventory(bool fresh) {
+    auto now = bpf::take_inventory(current_, [this] { return loader_->name_files(); });
+    if (!now) {
+        if (!std::exchange(blind_, true)) {
+            log::error("egress", "programs that are replaced are not found anew: {}",
+                       now.error().text);
+        }
+        return fresh ? std::optional(bpf::Inventory{}) : std::nullopt;
+    }
+    for (const auto& [query, named] : now->paths) {
+        if (fresh && !named.file && access(query.path.c_str(), F_OK) < 0 && errno == EACCES) {
+            log::warning("rules",
+                         "{}: egressd may not look there, so that lines know the file by its place "
+                         "alone, and parent= and under= not at all",
+                         escape(query.path));
+        }
+    }
+    keep_running(*now, fresh);
+    return std::move(*now);
+}
+
+/// A program that was replaced stays what the rules call it for as long as it runs: a process that
+/// was started before the upgrade of a package keeps its rules, and so do those that it starts.
+void Builder::keep_running(bpf::Inventory& now, bool fresh) const {
+    const bool changed = now.paths != inventory_.paths;
+    if (!fresh && !changed) {
+        now.running = inventory_.running; // which is nearly always: the table is not walked then
+        return;
+    }
+    loader_->each_process([&](const egress_process& process) {
+        constexpr auto unsure =
+            EGRESS_PROCESS_SWEPT | EGRESS_PROCESS_LOST_PLACE | EGRESS_PROCESS_DELETED;
+        const bpf::Place place{
+            process.place.device,
+            {process.place.path, strnlen(process.place.path, sizeof process.place.path)}};
+        for (const auto& [query, named] : now.paths) {
+            if (query.tree || (named.file && bpf::same_file(*named.file, process.program))) {
+                continue;
+            }
+            // What exec found in the program's place is proof even for a daemon that has just
+            // begun.
+            const bool was_there = (process.flags & unsure) == 0 &&
+                                   std::ranges::find(named.places, place) != named.places.end();
+            const auto is_it = [&](const egress_file& file) {
+                return bpf::same_file(file, process.program);
+            };
+            auto& files = now.running[query.path];
+            if ((was_there || std::ranges::any_of(inventory_.files(query.path), is_it)) &&
+                files.size() < most_files && std::ranges::none_of(files, is_it)) {
+                files.push_back(process.program);
+            }
+        }
+    });
+    std::erase_if(now.running, [](const auto& one) { return one.second.empty(); });
+    for (auto& [name, files] : now.running) {
+        // The table has no order of its own, and nothing has changed where only the order has.
+        std::ranges::sort(files, bpf::FileLess());
+    }
+}
+
+Builder::Outcome Builder::build(bool again) {
+    Outcome out;
+    out.number = current_number_;
+    out.again = again;
+    out.rules = current_.egress;
+    out.generation = loader_->next_generation();
+    if (auto tables = bpf::compile(current_, bpf::world_of(inventory_, clock_), out.generation)) {
+        out.prefixes = tables->prefixes;
+        if (!again && !options_.monitor) {
+            find_own_goals(*tables, out);
+        }
+        out.result = current_asker_ && !again && !out.own_goals.empty()
+                         ? fail("the rules would cut off what the system needs", own_goal)
+                         : loader_->install(*tables);
+    } else {
+        out.result = std::unexpected(tables.error());
+    }
+    if (out.result) {
+        in_force_ = current_;
+        in_force_inventory_ = inventory_;
+        generation_ = out.generation;
+        tidy(out);
+    } else if (generation_ != 0) {
+        // What was refused must not come into force later, when a program has changed.
+        current_ = in_force_;
+        inventory_ = in_force_inventory_;
+    } else if (!out.result && out.result.error().code == own_goal) {
+        current_ = {};
+        inventory_ = {};
+    }
+    return out;
+}
+
+/// What is in force is in force, whatever becomes of what was before.
+void Builder::tidy(Outcome& out) {
+    untidy_.reset();
+    if (const auto tidied = loader_->tidy(); !tidied) {
+        out.untidy = tidied.error().text;
+        untidy_ = out;
+    }
+}
+
+void Builder::tidy_again() {
+    if (untidy_ && loader_->tidy()) {
+        Outcome out = std::move(*std::exchange(untidy_, std::nullopt));
+        out.untidy.clear();
+        out.again = true;
+        tell(std::move(out));
+    }
+}
+
+void Builder::find_own_goals(const bpf::Tables& tables, Outcome& out) const {
+    auto insiders =
+        current_asker_ ? bpf::shells_of(*current_asker_) : std::vector{bpf::root_shell()};
+    if (!bpf::name_programs(insiders, [this] { return loader_->name_files(); })) {
+        return; // the inventory has said so
+    }
+    out.own_goals = bpf::own_goals(current_, tables, insiders, bpf::resolvers("/etc/resolv.conf"),
+                                   week_at_boot(clock_));
+}
+
+} // namespace egress

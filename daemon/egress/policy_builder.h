@@ -1,0 +1,115 @@
+// Loads the kernel half, makes policies and puts them in force, on a thread of its own: the kernel
+// takes seconds to look the programs over, long lists take a second, and the paths and cgroups that
+// rules name may lie on a disk that hangs.
+//
+// Once a second it looks again at what the rules name in the system (a program replaced, a cgroup
+// made anew) and makes the policy anew where that has changed; and it has the kernel tell of
+// repeats that nothing followed.
+#pragma once
+
+#include <cerrno>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/result.h"
+#include "daemon/bpf/load/loader.h"
+#include "daemon/bpf/tables/lockout.h"
+#include "daemon/bpf/tables/world.h"
+#include "daemon/policy/parser.h"
+#include "daemon/policy/rules/rule.h"
+#include "lib/fd.h"
+
+namespace egress {
+
+class Builder {
+  public:
+    /// What became of the policy with that number.
+    struct Outcome {
+        std::uint64_t number = 0;
+        Result<> result;
+        std::uint64_t generation = 0;
+        std::size_t prefixes = 0;                  ///< entries of the address tables
+        std::optional<Result<std::string>> answer; ///< to the question with that number
+        std::vector<policy::EgressRule> rules;     ///< those that were built
+        std::vector<policy::Diagnostic> own_goals; ///< of those rules; see bpf/guard.h
+        std::string untidy; ///< in force, but what was before cannot be taken away: why; see tidy()
+        bool again = false; ///< made anew because the system changed, not because of apply()
+        bool started = false; ///< `result` is that of the loading; on an error nothing follows
+    };
+
+    /// The first outcome tells how the loading went.
+    static Result<std::unique_ptr<Builder>> start(const bpf::LoaderOptions& options,
+                                                  const Clock& clock);
+    ~Builder();
+
+    /// Error of a policy that was not installed as it is an own goal of who asked.
+    static constexpr int own_goal = EDEADLK;
+
+    /// Hands a policy over; its number. One that has not been begun is forgotten. With an asker, it
+    /// is not installed where it has own goals; without, they are only told.
+    std::uint64_t apply(policy::Policy policy, std::optional<bpf::Asker> asker = {});
+
+    /// Answers a question about the policy in force; runs on the builder's thread.
+    using Look = std::function<Result<std::string>(const policy::Policy&, const bpf::Tables&)>;
+    /// The number that the outcome with its answer will have. Nothing: too many wait.
+    std::optional<std::uint64_t> ask(Look look);
+
+    /// Begins nothing more. When what is under way has ended, fd() is readable and ended() true.
+    void end();
+    bool ended();
+
+    int fd() const { return ready_.get(); } ///< readable when there is an outcome
+    std::optional<Outcome> take();
+    /// Once the outcome of a loading that went well has been taken.
+    bpf::Loader& loader() { return *loader_; }
+
+  private:
+    Builder(const bpf::LoaderOptions& options, const Clock& clock);
+    void run();
+    bool load();
+    void serve();
+    bool wait(std::unique_lock<std::mutex>& lock);
+    Outcome build(bool again);
+    void tidy(Outcome& out);
+    void tidy_again();
+    void find_own_goals(const bpf::Tables& tables, Outcome& out) const;
+    void answer(std::vector<std::pair<std::uint64_t, Look>> asked);
+    std::optional<bpf::Inventory> take_inventory(bool fresh);
+    void keep_running(bpf::Inventory& now, bool fresh) const;
+    void tell(Outcome&& outcome);
+    void wake() const;
+    void unfold();
+
+    const bpf::LoaderOptions options_;
+    std::unique_ptr<bpf::Loader> loader_;
+    Fd hold_; ///< on the pins
+    const Clock& clock_;
+    Fd ready_;
+    std::mutex mutex_; // guards the next nine
+    std::condition_variable changed_;
+    std::optional<policy::Policy> next_;
+    std::optional<bpf::Asker> next_asker_;
+    std::vector<std::pair<std::uint64_t, Look>> asked_;
+    std::vector<Outcome> outcomes_;
+    bool stop_ = false;
+    bool ended_ = false;
+    std::uint64_t number_ = 0;
+    std::uint64_t questions_ = 0;
+    policy::Policy current_; // the thread's own from here on
+    std::uint64_t current_number_ = 0;
+    std::optional<bpf::Asker> current_asker_;
+    bpf::Inventory inventory_;
+    policy::Policy in_force_; ///< what the kernel has, and what the system said then
+    bpf::Inventory in_force_inventory_;
+    std::uint64_t generation_ = 0;  ///< 0: nothing yet
+    std::optional<Outcome> untidy_; ///< of the policy in force, until what was before it is gone
+    bool told_ = false;             ///< that repeats cannot be told
+    bool blind_ = false;            ///< the log says that paths can't be resolved
+    std::thread thread_;
+};
+
+} // namespace egress

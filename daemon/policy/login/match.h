@@ -1,0 +1,76 @@
+// Which lines decide for a report: indexed look-up of the most specific [local] and [remote] rule.
+//
+// The most specific line wins whatever the order of the text. Compared in turn: the location (an
+// interface before an address before "*"; the longer prefix first), then whether the port, the
+// protocol, the family of the protocol ("tcp6" before "tcp"), the type, the owner are given; among
+// equals the first line (check() warns of the second). Immutable once made; look-ups allocate
+// nothing.
+//
+// [local] looks at the local address, its interface and port; [remote] at the remote address and,
+// like [local], at the local port. The family of a protocol ("tcp6") is compared with the remote's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "daemon/policy/rules/rule.h"
+
+namespace egress::policy {
+
+/// Number of a name in the daemon's table of names (0 is the -R name).
+using NameId = std::uint16_t;
+
+/// A report, reduced to what rules look at.
+struct Subject {
+    Endpoint local;             ///< port 0: unknown, matches only rules for any port
+    std::string_view interface; ///< name of the interface that `local` belongs to; empty: unknown
+    Endpoint remote;            ///< the true remote address
+    int type = 0;               ///< SOCK_*
+    int protocol = 0;           ///< IPPROTO_*
+    std::uint32_t uid = 0;      ///< of the reporter
+};
+
+/// What the rules say about a report.
+struct Decision {
+    const Rule* local = nullptr;  ///< never null
+    const Rule* remote = nullptr; ///< null where no [remote] line matched
+    NameId name = 0;
+    Prefix counted;      ///< the remote address at the length that is counted
+    bool limited = true; ///< false: nothing ever blocks (nfail is "*", or disable 0)
+    std::uint32_t nfail = 0;
+    Seconds disable = 0; ///< `forever` for "*"
+    std::uint32_t escalate_percent = 100;
+    Seconds max = forever;
+    Seconds window = forever; ///< forever: only `disable` ages a count
+    Options::Grow grow;       ///< of the counted address's family, shorter than it; count 0: none
+    bool kill = false;
+    bool reject = false;
+    bool spoofable = false;
+};
+
+class Matcher {
+  public:
+    /// `intern` gives the id of a set name: standard_name, standard_name + "-x" or the literal.
+    Matcher(Policy policy, std::string_view standard_name,
+            const std::function<NameId(std::string_view)>& intern);
+    ~Matcher();
+    Matcher(Matcher&&) noexcept;
+    Matcher& operator=(Matcher&&) noexcept;
+
+    /// Fills `out` and returns true, or returns false where no [local] line matches.
+    bool match(const Subject& subject, Decision& out) const;
+
+    /// The [trusted] line that lets `uid` report without a descriptor: the first that names the
+    /// uid, else the first for "*". Null: this uid may not.
+    const Trusted* trusted(std::uint32_t uid) const;
+
+    const Policy& policy() const;
+
+  private:
+    struct Index;
+    std::unique_ptr<Index> index_;
+};
+
+} // namespace egress::policy

@@ -1,0 +1,161 @@
+#include "daemon/policy/login/options.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include <fmt/format.h>
+
+#include "daemon/policy/text/number.h"
+#include "daemon/policy/text/option.h"
+
+namespace egress::policy {
+
+namespace {
+
+constexpr std::uint32_t most_escalation = 1000;
+constexpr std::uint32_t most_grow = 1000000;
+constexpr std::array<std::string_view, 8> known = {"escalate", "max",    "window", "grow",
+                                                   "kill",     "reject", "drop",   "spoofable"};
+
+/// "2", "1.5", "1.25" -> 200, 150, 125.
+bool set_escalate(const Option& option, const Context& context, Options& out) {
+    if (!needs_value(option, context, "escalate=2")) {
+        return false;
+    }
+    const auto text = option.value.text;
+    const auto point = std::min(text.find('.'), text.size());
+    const auto fraction = point == text.size() ? std::string_view{} : text.substr(point + 1);
+    const bool digits = std::ranges::all_of(fraction, [](char c) { return c >= '0' && c <= '9'; });
+    if (!digits || fraction.size() > 2 || (point < text.size() && fraction.empty())) {
+        context.error(option.value, fmt::format("bad factor {}", quote(text)),
+                      "write a number with at most two decimals, as in 1.5");
+        return false;
+    }
+    const auto whole =
+        parse_number(option.value.part(0, point), context, "factor", 1, most_escalation);
+    if (!whole) {
+        return false;
+    }
+    std::uint32_t percent = static_cast<std::uint32_t>(*whole) * 100;
+    std::uint32_t weight = 10;
+    for (const char c : fraction) {
+        percent += static_cast<std::uint32_t>(c - '0') * weight;
+        weight /= 10;
+    }
+    out.escalate_percent = percent;
+    return true;
+}
+
+bool set_time(const Option& option, const Context& context, std::optional<Seconds>& out) {
+    if (!needs_value(option, context, fmt::format("{}=7d", option.key.text))) {
+        return false;
+    }
+    if (option.value.text == "*") {
+        out = forever;
+        return true;
+    }
+    const auto seconds = parse_duration(option.value, context);
+    if (seconds && *seconds == 0) {
+        context.error(option.value, fmt::format("{} of 0", quote(option.key.text)),
+                      "write a longer time, or '*' for no bound");
+        return false;
+    }
+    out = seconds;
+    return seconds.has_value();
+}
+
+/// "LEN:N".
+bool set_grow(const Option& option, const Context& context, Options& out) {
+    if (!needs_value(option, context, "grow=24:5")) {
+        return false;
+    }
+    const Cell length = option.value.before(':');
+    if (length.text.size() == option.value.text.size()) {
+        context.error(option.value, fmt::format("bad value {} of grow", quote(length.text)),
+                      "write LENGTH:NUMBER, as in grow=24:5");
+        return false;
+    }
+    const auto bits = parse_number(length, context, "prefix length", 1, 128);
+    const auto count = parse_number(option.value.part(length.text.size() + 1), context,
+                                    "number of addresses", 2, most_grow);
+    if (!bits || !count) {
+        return false;
+    }
+    const auto same_family = [&](const Options::Grow& grow) {
+        return (grow.length > 32) == (*bits > 32);
+    };
+    if (std::ranges::any_of(out.grow, same_family)) {
+        context.error(option.whole, "grow is given twice for one family",
+                      "lengths up to 32 are for IPv4, longer ones for IPv6");
+        return false;
+    }
+    out.grow.push_back({static_cast<std::uint8_t>(*bits), static_cast<std::uint32_t>(*count)});
+    std::ranges::sort(out.grow, {}, &Options::Grow::length);
+    return true;
+}
+
+/// A flag that is on where it stands alone or with the value `on`, off with the value `off`.
+bool set_flag(const Option& option, const Context& context, std::string_view on,
+              std::string_view off, std::optional<bool>& out) {
+    if (option.given && option.value.text != on && option.value.text != off) {
+        context.error(
+            option.value,
+            fmt::format("bad value {} of {}", quote(option.value.text), option.key.text),
+            fmt::format("write {}={} or {}={}", option.key.text, on, option.key.text, off));
+        return false;
+    }
+    out = !option.given || option.value.text == on;
+    return true;
+}
+
+bool set_verdict(const Option& option, const Context& context, Options& out) {
+    if (option.given) {
+        context.error(option.whole, fmt::format("option {} takes no value", option.key.text));
+        return false;
+    }
+    if (out.reject) {
+        context.error(option.whole, "drop and reject exclude each other", "each may stand once");
+        return false;
+    }
+    out.reject = option.key.text == "reject";
+    return true;
+}
+
+bool set_option(const Option& option, const Context& context, Options& out) {
+    const auto key = option.key.text;
+    if (key == "escalate") {
+        return out.escalate_percent ? twice(option, context) : set_escalate(option, context, out);
+    }
+    if (key == "max" || key == "window") {
+        auto& time = key == "max" ? out.max : out.window;
+        return time ? twice(option, context) : set_time(option, context, time);
+    }
+    if (key == "grow") {
+        return set_grow(option, context, out);
+    }
+    if (key == "kill") {
+        return out.kill ? twice(option, context) : set_flag(option, context, "yes", "no", out.kill);
+    }
+    if (key == "spoofable") {
+        return needs_value(option, context, "spoofable=count") &&
+               (out.spoofable ? twice(option, context)
+                              : set_flag(option, context, "count", "ignore", out.spoofable));
+    }
+    if (key == "drop" || key == "reject") {
+        return set_verdict(option, context, out);
+    }
+    context.error(option.whole, fmt::format("unknown option {}", quote(key)),
+                  suggestion(key, known, fmt::format("known are {}", fmt::join(known, ", "))));
+    return false;
+}
+
+} // namespace
+
+std::optional<Options> parse_options(const Cell& cell, const Context& context) {
+    Options out;
+    const auto set = [&](const Option& option) { return set_option(option, context, out); };
+    return each_option(cell, context, set) ? std::optional(out) : std::nullopt;
+}
+
+} // namespace egress::policy

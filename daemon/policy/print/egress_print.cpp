@@ -1,0 +1,155 @@
+#include "daemon/policy/print/egress_print.h"
+
+#include <array>
+#include <limits>
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+
+#include "daemon/policy/egress/time.h"
+#include "daemon/policy/print/print.h"
+
+namespace egress::policy {
+
+namespace {
+
+std::string print_host(const Destination& destination) {
+    using Kind = Destination::Kind;
+    const auto& text = destination.text;
+    switch (destination.kind) {
+    case Kind::any:
+        return "*";
+    case Kind::prefix:
+        return print_prefix(destination.prefix);
+    case Kind::name: // a host may bear the name of a class
+        return class_of(text) ? text + "." : text;
+    case Kind::below:
+        return "*." + text;
+    case Kind::any_below:
+        return "**." + text;
+    case Kind::list:
+        return "@" + text;
+    case Kind::internet:
+    case Kind::private_:
+    case Kind::local:
+        break;
+    }
+    return std::string(class_name(destination.kind));
+}
+
+std::string print_destination(const Destination& destination) {
+    auto out = print_host(destination);
+    char separator = ':';
+    for (const auto& range : destination.ports) {
+        out += separator;
+        out += range.first == range.last ? fmt::format("{}", range.first)
+                                         : fmt::format("{}-{}", range.first, range.last);
+        separator = ',';
+    }
+    return out;
+}
+
+std::string print_owner(const EgressOwner& owner) {
+    std::string out = owner.uid ? fmt::format("{}", *owner.uid) : owner.gid ? "" : "*";
+    return owner.gid ? fmt::format("{}:{}", out, *owner.gid) : out;
+}
+
+std::string print_program(const Program& program) {
+    return program.kind == Program::Kind::any    ? "*"
+           : program.kind == Program::Kind::tree ? program.text + "/**"
+                                                 : program.text;
+}
+
+std::string print_verdict(const Verdict& verdict) {
+    constexpr std::array<std::string_view, 5> words = {"allow", "deny", "reject", "redirect",
+                                                       "ask"};
+    std::string out(words[static_cast<std::size_t>(verdict.kind)]);
+    if (verdict.kind == Verdict::Kind::redirect) {
+        const auto host = print_prefix(Prefix::host(verdict.target.address));
+        out += fmt::format("={}:{}", host, verdict.target.port);
+    }
+    return out;
+}
+
+std::string print_token(const TokenRange& token) {
+    return token.least == token.most ? fmt::format("{}", token.least)
+           : token.most == std::numeric_limits<std::uint64_t>::max()
+               ? fmt::format(">={}", token.least)
+               : fmt::format("{}-{}", token.least, token.most);
+}
+
+void print_subject(const EgressOptions& options, Row& out) {
+    if (options.token) {
+        out.push_back("token=" + print_token(*options.token));
+    }
+    const std::array<std::pair<const char*, const std::string*>, 4> texts = {
+        {{"parent=", &options.parent},
+         {"under=", &options.under},
+         {"cgroup=", &options.cgroup},
+         {"unit=", &options.unit}}};
+    for (const auto& [key, text] : texts) {
+        if (!text->empty()) {
+            out.push_back(key + *text);
+        }
+    }
+    if (options.container) {
+        out.emplace_back(*options.container ? "container" : "host");
+    }
+}
+
+std::string print_options(const EgressOptions& options) {
+    constexpr std::array<const char*, 3> levels = {"internet", "network", "all"};
+    Row out;
+    print_subject(options, out);
+    for (const auto& window : options.when) {
+        out.push_back("when=" + print_window(window));
+    }
+    if (options.until) {
+        out.push_back("until=" + print_instant(*options.until));
+    }
+    const std::array<std::pair<const char*, bool>, 6> flags = {{{"audit", options.audit},
+                                                                {"log", options.log},
+                                                                {"quiet", options.quiet},
+                                                                {"alarm", options.alarm},
+                                                                {"trap", options.trap},
+                                                                {"kill", options.kill}}};
+    for (const auto& [word, set] : flags) {
+        if (set) {
+            out.emplace_back(word);
+        }
+    }
+    if (options.nfail) {
+        out.push_back(fmt::format("nfail={}", *options.nfail));
+    }
+    if (options.disable) {
+        const bool ever = options.disable->kind == Setting<Seconds>::Kind::unlimited;
+        out.push_back("disable=" + (ever ? "*" : print_duration(options.disable->value)));
+    }
+    if (options.level) {
+        out.push_back(fmt::format("level={}", levels[static_cast<std::size_t>(*options.level)]));
+    }
+    return fmt::format("{}", fmt::join(out, ","));
+}
+
+std::string escaped(const std::string& text) {
+    std::string out;
+    for (const char c : text) { // '#' is the only character that the grammar takes away
+        out += c == '#' ? "\\#" : std::string(1, c);
+    }
+    return out;
+}
+
+} // namespace
+
+Row egress_columns(const EgressRule& rule) {
+    Row row = {
+        print_destination(rule.destination),  rule.type == SOCK_RAW ? "raw" : print_type(rule.type),
+        print_protocol(rule.protocol),        print_owner(rule.owner),
+        escaped(print_program(rule.program)), print_verdict(rule.verdict)};
+    if (auto options = print_options(rule.options); !options.empty()) {
+        row.push_back(escaped(options));
+    }
+    return row;
+}
+
+} // namespace egress::policy

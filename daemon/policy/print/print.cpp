@@ -1,0 +1,208 @@
+#include "daemon/policy/print/print.h"
+
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+#include <netinet/in.h>
+
+#include "daemon/policy/print/egress_print.h"
+#include "daemon/policy/print/print_columns.h"
+
+namespace egress::policy {
+
+namespace {
+
+constexpr std::size_t widest = 40; // one long column must not make every line long
+
+std::string print_location(const Location& location) {
+    const auto host = !location.interface.empty() ? location.interface
+                      : location.prefix           ? print_prefix(*location.prefix)
+                                                  : "*";
+    if (location.port) {
+        return host == "*" ? fmt::format("{}", *location.port)
+                           : fmt::format("{}:{}", host, *location.port);
+    }
+    return location.interface.empty() ? host : host + ":*"; // alone, it might be read as a service
+}
+
+std::string print_name(const Name& name) {
+    std::string out = name.text;
+    if (name.kind == Name::Kind::standard || name.kind == Name::Kind::inherit) {
+        out = name.kind == Name::Kind::standard ? "*" : "=";
+    }
+    if (name.aggregate.inherit) {
+        return out + "/=";
+    }
+    for (const auto& length : {name.aggregate.v4, name.aggregate.v6}) {
+        if (length) {
+            out += fmt::format("/{}", *length);
+        }
+    }
+    return out;
+}
+
+template <typename T>
+std::string print_setting(const Setting<T>& setting, std::string value) {
+    using Kind = typename Setting<T>::Kind;
+    return setting.kind == Kind::unlimited ? "*" : setting.kind == Kind::inherit ? "=" : value;
+}
+
+std::string print_factor(std::uint32_t percent) {
+    const auto rest = percent % 100;
+    return rest == 0        ? fmt::format("{}", percent / 100)
+           : rest % 10 == 0 ? fmt::format("{}.{}", percent / 100, rest / 10)
+                            : fmt::format("{}.{:02}", percent / 100, rest);
+}
+
+std::string print_options(const Options& options) {
+    Row out;
+    if (options.escalate_percent) {
+        out.push_back("escalate=" + print_factor(*options.escalate_percent));
+    }
+    if (options.max) {
+        out.push_back("max=" + print_duration(*options.max));
+    }
+    if (options.window) {
+        out.push_back("window=" + print_duration(*options.window));
+    }
+    for (const auto& grow : options.grow) {
+        out.push_back(fmt::format("grow={}:{}", grow.length, grow.count));
+    }
+    if (options.kill) {
+        out.emplace_back(*options.kill ? "kill" : "kill=no");
+    }
+    if (options.reject) {
+        out.emplace_back(*options.reject ? "reject" : "drop");
+    }
+    if (options.spoofable) {
+        out.emplace_back(*options.spoofable ? "spoofable=count" : "spoofable=ignore");
+    }
+    return fmt::format("{}", fmt::join(out, ","));
+}
+
+std::string print_owner(const std::optional<std::uint32_t>& owner) {
+    return owner ? fmt::format("{}", *owner) : "*";
+}
+
+Row columns(const Rule& rule) {
+    Row row = {print_location(rule.location),
+               print_type(rule.type),
+               print_protocol(rule.protocol),
+               print_owner(rule.owner),
+               print_name(rule.name),
+               print_setting(rule.nfail, fmt::format("{}", rule.nfail.value)),
+               print_setting(rule.disable, print_duration(rule.disable.value))};
+    if (auto options = print_options(rule.options); !options.empty()) {
+        row.push_back(std::move(options));
+    }
+    return row;
+}
+
+Row columns(const Trusted& trusted) {
+    return {print_location(trusted.location), print_type(trusted.type),
+            print_protocol(trusted.protocol), print_owner(trusted.owner)};
+}
+
+Row columns(const EgressRule& rule) {
+    return egress_columns(rule);
+}
+
+/// A section with its columns aligned; nothing where it has no lines.
+template <typename Lines>
+void print_section(std::string& out, std::string_view name, const Row& titles, const Lines& lines) {
+    if (lines.empty()) {
+        return;
+    }
+    std::vector<Row> rows = {titles};
+    for (const auto& line : lines) {
+        rows.push_back(columns(line));
+    }
+    std::array<std::size_t, 8> widths{};
+    for (const auto& row : rows) {
+        for (std::size_t i = 0; i < row.size(); ++i) {
+            widths[i] = std::min(std::max(widths[i], row[i].size()), widest);
+        }
+    }
+    out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", name);
+    for (const auto& row : rows) {
+        for (std::size_t i = 0; i + 1 < row.size(); ++i) {
+            out += fmt::format("{:<{}}  ", row[i], widths[i]);
+        }
+        out += row.back() + "\n";
+    }
+}
+
+} // namespace
+
+std::string print_prefix(const Prefix& prefix) {
+    return prefix.base.is_v4() ? prefix.text()
+           : prefix.is_host()  ? fmt::format("[{}]", prefix.base.text())
+                               : fmt::format("[{}]/{}", prefix.base.text(), prefix.length);
+}
+
+std::string print_type(const std::optional<int>& type) {
+    if (!type) {
+        return "*";
+    }
+    return *type == SOCK_STREAM  ? "stream"
+           : *type == SOCK_DGRAM ? "dgram"
+                                 : fmt::format("{}", *type);
+}
+
+std::string print_protocol(const Protocol& protocol) {
+    if (!protocol.number) {
+        return "*";
+    }
+    const std::string_view family = protocol.family == AF_INET6  ? "6"
+                                    : protocol.family == AF_INET ? "4"
+                                                                 : "";
+    return *protocol.number == IPPROTO_TCP   ? fmt::format("tcp{}", family)
+           : *protocol.number == IPPROTO_UDP ? fmt::format("udp{}", family)
+                                             : fmt::format("{}", *protocol.number);
+}
+
+std::string print_duration(Seconds seconds) {
+    if (seconds == forever) {
+        return "*";
+    }
+    struct Unit {
+        Seconds length;
+        char letter;
+    };
+    constexpr std::array<Unit, 4> units = {{{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}}};
+    std::string out;
+    for (const auto& unit : units) {
+        if (const Seconds count = seconds / unit.length; count > 0) {
+            out += fmt::format("{}{}", count, unit.letter);
+        }
+        seconds %= unit.length;
+    }
+    return out.empty() ? "0s" : out;
+}
+
+std::string print(const Rule& rule) {
+    return fmt::format("{}", fmt::join(columns(rule), " "));
+}
+
+std::string print(const EgressRule& rule) {
+    return fmt::format("{}", fmt::join(egress_columns(rule), " "));
+}
+
+std::string print(const Policy& policy) {
+    const Row rule_titles = {"# location", "type",  "proto",   "owner",
+                             "name",       "nfail", "disable", "options"};
+    std::string out;
+    if (policy.settings.rows) {
+        out += fmt::format("[settings]\nrows  {}\n", *policy.settings.rows);
+    }
+    print_section(out, "local", rule_titles, policy.local);
+    print_section(out, "remote", rule_titles, policy.remote);
+    print_section(out, "trusted", {"# location", "type", "proto", "owner"}, policy.trusted);
+    print_section(out, "egress",
+                  {"# destination", "type", "proto", "owner", "program", "action", "options"},
+                  policy.egress);
+    return out;
+}
+
+} // namespace egress::policy

@@ -1,0 +1,20 @@
+// Policy -> canonical text. Parsing that text gives the same policy again.
+#pragma once
+
+#include <string>
+
+#include "daemon/policy/rules/rule.h"
+
+namespace egress::policy {
+
+/// Sections in the order settings, local, remote, trusted, egress, with aligned columns, numbers
+/// for ports, users and protocols (names are a matter of the machine), durations as "1h30m".
+std::string print(const Policy& policy);
+/// One line of [local] or [remote], or of [egress], columns separated by single blanks (for logs
+/// and explain).
+std::string print(const Rule& rule);
+std::string print(const EgressRule& rule);
+/// "1h30m", "7d", "*" for ever, "0s".
+std::string print_duration(Seconds seconds);
+
+} // namespace egress::policy

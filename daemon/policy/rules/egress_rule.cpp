@@ -1,0 +1,87 @@
+#include "daemon/policy/rules/egress_rule.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+namespace egress::policy {
+
+namespace {
+
+constexpr std::array<std::pair<std::string_view, Destination::Kind>, 3> classes = {
+    {{"internet", Destination::Kind::internet},
+     {"private", Destination::Kind::private_},
+     {"local", Destination::Kind::local}}};
+
+} // namespace
+
+std::string_view class_name(Destination::Kind kind) {
+    const auto* const at =
+        std::ranges::find(classes, kind, [](const auto& one) { return one.second; });
+    return at != classes.end() ? at->first : std::string_view();
+}
+
+std::optional<Destination::Kind> class_of(std::string_view name) {
+    const auto* const at =
+        std::ranges::find(classes, name, [](const auto& one) { return one.first; });
+    return at != classes.end() ? std::optional(at->second) : std::nullopt;
+}
+
+std::string not_yet(const EgressRule& rule) {
+    // A later version drops what it can do from here, and from nowhere else.
+    using Kind = Destination::Kind;
+    const auto kind = rule.destination.kind;
+    const auto& options = rule.options;
+    if (kind == Kind::name || kind == Kind::below || kind == Kind::any_below) {
+        return "destinations by name are not there yet";
+    }
+    if (rule.verdict.kind == Verdict::Kind::redirect) {
+        return "the action redirect is not there yet";
+    }
+    if (rule.verdict.kind == Verdict::Kind::ask) {
+        return "the action ask is not there yet";
+    }
+    const char* option = options.token                                       ? "token"
+                         : options.trap                                      ? "trap"
+                         : options.kill                                      ? "kill"
+                         : options.nfail || options.disable || options.level ? "nfail"
+                                                                             : nullptr;
+    return option == nullptr ? "" : std::string("the option ") + option + " is not there yet";
+}
+
+std::string not_yet(const AddressList& list) {
+    return list.names.empty() ? "" : "names in lists are not there yet";
+}
+
+std::size_t count_spans(const std::vector<Window>& windows) {
+    constexpr std::size_t day = 1440; // minutes
+    constexpr std::size_t week = 7 * day;
+    std::bitset<week> minutes;
+    for (const auto& window : windows) {
+        const std::size_t length =
+            window.to > window.from ? window.to - window.from : day - window.from + window.to;
+        for (std::size_t d = 0; d < window.days.size(); ++d) {
+            for (std::size_t i = 0; window.days[d] && i < length; ++i) {
+                minutes.set((d * day + window.from + i) % week);
+            }
+        }
+    }
+    std::size_t spans = 0;
+    for (std::size_t i = 0; i < week; ++i) {
+        spans += minutes[i] && (i == 0 || !minutes[i - 1]) ? 1 : 0;
+    }
+    return spans;
+}
+
+bool same_meaning(const EgressRule& a, const EgressRule& b) {
+    return a.destination == b.destination && a.type == b.type && a.protocol == b.protocol &&
+           a.owner == b.owner && a.program == b.program && a.verdict == b.verdict &&
+           a.options == b.options;
+}
+
+bool same_meaning(const AddressList& a, const AddressList& b) {
+    return a.name == b.name && a.prefixes == b.prefixes && a.names == b.names;
+}
+
+} // namespace egress::policy

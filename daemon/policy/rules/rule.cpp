@@ -1,0 +1,32 @@
+#include "daemon/policy/rules/rule.h"
+
+#include <algorithm>
+
+namespace egress::policy {
+
+bool same_meaning(const Rule& a, const Rule& b) {
+    return a.location == b.location && a.type == b.type && a.protocol == b.protocol &&
+           a.owner == b.owner && a.name == b.name && a.nfail == b.nfail && a.disable == b.disable &&
+           a.options == b.options;
+}
+
+bool same_meaning(const Trusted& a, const Trusted& b) {
+    return a.location == b.location && a.type == b.type && a.protocol == b.protocol &&
+           a.owner == b.owner;
+}
+
+int family_of(const Location& location, const Protocol& protocol) {
+    return location.prefix ? location.prefix->base.family() : protocol.family;
+}
+
+bool same_meaning(const Policy& a, const Policy& b) {
+    const auto same = [](const auto& x, const auto& y) { return same_meaning(x, y); };
+    const auto same_list = [](const auto& x, const auto& y) { return same_meaning(*x, *y); };
+    return std::ranges::equal(a.local, b.local, same) &&
+           std::ranges::equal(a.remote, b.remote, same) &&
+           std::ranges::equal(a.trusted, b.trusted, same) &&
+           std::ranges::equal(a.egress, b.egress, same) &&
+           std::ranges::equal(a.lists, b.lists, same_list) && a.settings == b.settings;
+}
+
+} // namespace egress::policy

@@ -1,0 +1,21 @@
+// The columns that are one word or one number: cell -> value, or nullopt and an error that says
+// why.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "daemon/policy/rules/rule.h"
+#include "daemon/policy/text/context.h"
+
+namespace egress::policy {
+
+/// False: reported. `out` is nothing for "*".
+bool parse_type(const Cell& cell, const Context& context, std::optional<int>& out);
+std::optional<Protocol> parse_protocol(const Cell& cell, const Context& context);
+bool parse_owner(const Cell& cell, const Context& context, std::optional<std::uint32_t>& out);
+/// `family` is the one family that the line matches, or AF_UNSPEC.
+std::optional<Name> parse_name(const Cell& cell, const Context& context, int family);
+std::optional<Setting<std::uint32_t>> parse_nfail(const Cell& cell, const Context& context);
+std::optional<Setting<Seconds>> parse_disable(const Cell& cell, const Context& context);
+} // namespace egress::policy

@@ -1,0 +1,20 @@
+// Numbers and durations in a column.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "daemon/base/clock.h"
+#include "daemon/policy/text/context.h"
+
+namespace egress::policy {
+
+/// Decimal; as in C, a leading 0 is octal (and warned of) and 0x hexadecimal. `what` names it.
+std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& context,
+                                          std::string_view what, std::uint64_t least,
+                                          std::uint64_t most);
+/// "90", "1h30m", ...: seconds; compounds add up. At most max_duration.
+std::optional<Seconds> parse_duration(const Cell& cell, const Context& context);
+
+} // namespace egress::policy

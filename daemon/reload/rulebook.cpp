@@ -1,0 +1,319 @@
+#include "daemon/reload/rulebook.h"
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "daemon/base/boot.h"
+#include "daemon/base/log.h"
+#include "daemon/policy/text/file.h"
+
+namespace egress {
+
+namespace {
+
+constexpr const char* meta_key = "trial";
+
+/// A moment means nothing in another boot.
+Rulebook::Report failed(std::string text, bool misplaced) {
+    Rulebook::Report report;
+    report.parsed = true;
+    report.misplaced = misplaced;
+    report.force = fail(std::move(text));
+    return report;
+}
+
+} // namespace
+
+Rulebook::Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper,
+                   Reader& reader, std::string conf)
+    : clock_(clock), ledger_(ledger), enforcer_(enforcer), keeper_(keeper), reader_(reader),
+      conf_(std::move(conf)) {
+    state_.files = {conf_, directory_of(conf_)};
+    state_.loaded = clock_.wall();
+}
+
+std::string Rulebook::file() const {
+    std::error_code code;
+    const auto path = std::filesystem::absolute(conf_, code);
+    return code ? conf_ : path.lexically_normal().string();
+}
+
+/// What the database says of a trial that a daemon before began.
+std::optional<Trial> Rulebook::trial_that_is_on() const {
+    const auto text = keeper_.store().env().meta(meta_key);
+    const auto kept = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json();
+    if (!kept.is_object() || !kept.contains("boot") || !kept["boot"].is_string() ||
+        !kept.contains("until") || !kept["until"].is_number_integer() || !kept.contains("text") ||
+        !kept["text"].is_string() || !kept.contains("name") || !kept["name"].is_string()) {
+        return std::nullopt;
+    }
+    const bool over = kept["boot"] != boot_id() || kept["until"].get<Moment>() <= clock_.now();
+    if (over) {
+        log::notice("trial", "the trial of {} is over: the rules before are in force",
+                    escape(kept["name"].get<std::string>()));
+        return std::nullopt;
+    }
+    return Trial{kept["name"], kept["text"], kept["until"].get<Moment>()};
+}
+
+void Rulebook::begin(Enforcer::OnForce done) {
+    const auto kept = trial_that_is_on();
+    auto parsed = kept ? policy::parse_instead(kept->text, kept->name, conf_, directory_of(conf_))
+                       : policy::Parsed{};
+    if (!kept || !parsed.ok()) {
+        keeper_.set_meta(meta_key, "", [](bool) {});
+        enforcer_.apply(ledger_.policy(), std::move(done));
+        return;
+    }
+    log::notice("trial", "the trial of {} goes on for {} seconds", escape(kept->name),
+                kept->until - clock_.now());
+    trial_ = kept;
+    before_ = ledger_.policy();
+    put_in_force(std::move(parsed.policy), [this, done](const Result<>& result) {
+        if (!result && result.error().code == ECANCELED) {
+            overtaken_ = done; // its time was over before it was in force
+        } else {
+            done(result);
+        }
+    });
+}
+
+std::string Rulebook::busy() const {
+    return fmt::format("{} is tried out, for {} more seconds: \"egressctl confirm\" keeps it, "
+                       "\"egressctl confirm --back\" ends it",
+                       escape(trial_->name), std::max<Seconds>(trial_->until - clock_.now(), 0));
+}
+
+void Rulebook::reload(Done done, std::optional<bpf::Asker> asker) {
+    reader_.read([conf = conf_] { return policy::parse_files(conf, directory_of(conf)); },
+                 [this, done = std::move(done), asker](policy::Parsed&& parsed) {
+                     take(std::move(parsed), done, asker);
+                 });
+}
+
+void Rulebook::take(policy::Parsed parsed, Done done, std::optional<bpf::Asker> asker) {
+    if (trial_) {
+        log::warning("reload", "not reloaded: {}", busy());
+        done(failed(busy(), true));
+        return;
+    }
+    Report report;
+    report.parsed = parsed.ok();
+    report.diagnostics = std::move(parsed.diagnostics);
+    note(report);
+    if (!report.parsed) {
+        log::error("reload", "the rules have errors; the ones in force stay");
+        done(report);
+        return;
+    }
+    const auto finish = [this, report, done](const Result<>& result) mutable {
+        report.force = result;
+        add_own_goals(report);
+        if (result) {
+            log::notice("reload", "rules replaced");
+        } else {
+            state_.last_error = result.error().text;
+            log::error("reload", "{}", result.error().text);
+        }
+        done(report);
+    };
+    put_in_force(std::move(parsed.policy), finish, asker);
+}
+
+void Rulebook::add_own_goals(Report& report) const {
+    report.own_goal = !report.force && report.force.error().code == Builder::own_goal;
+    if (report.force || report.own_goal) {
+        const auto& own_goals = enforcer_.own_goals();
+        report.diagnostics.insert(report.diagnostics.end(), own_goals.begin(), own_goals.end());
+    }
+}
+
+void Rulebook::try_out(Trial trial, Done done, std::optional<bpf::Asker> asker) {
+    auto read = [conf = conf_, name = trial.name, text = trial.text] {
+        return policy::parse_instead(text, name, conf, directory_of(conf));
+    };
+    reader_.read(std::move(read), [this, trial = std::move(trial), done = std::move(done),
+                                   asker](policy::Parsed&& parsed) {
+        take_trial(trial, std::move(parsed), done, asker);
+    });
+}
+
+void Rulebook::take_trial(Trial trial, policy::Parsed parsed, Done done,
+                          std::optional<bpf::Asker> asker) {
+    if (trial_) {
+        done(failed(busy(), true));
+        return;
+    }
+    Report report;
+    report.parsed = parsed.ok();
+    report.diagnostics = std::move(parsed.diagnostics);
+    if (!report.parsed) {
+        done(report);
+        return;
+    }
+    before_ = ledger_.policy();
+    trial_ = std::move(trial);
+    const nlohmann::json kept = {{"boot", boot_id()},
+                                 {"until", trial_->until},
+                                 {"name", trial_->name},
+                                 {"text", trial_->text}};
+    const auto policy = std::make_shared<policy::Policy>(std::move(parsed.policy));
+    // First the disk: a daemon that is killed from here on must know that the rules are not to
+    // stay.
+    keeper_.set_meta(meta_key, kept.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                     [this, policy, report, asker, number = ++trials_,
+                      done = std::move(done)](bool durable) mutable {
+                         if (!trial_ || ending_ || number != trials_) {
+                             done(failed("the trial was taken back before it began", true));
+                             return;
+                         }
+                         if (!durable) {
+                             trial_.reset();
+                             keeper_.set_meta(meta_key, "", [](bool) {});
+                             done(failed("the database cannot be written, so a restart would not "
+                                         "know of the trial: not begun",
+                                         false));
+                             return;
+                         }
+                         start_trial(std::move(*policy), std::move(report), std::move(done), asker);
+                     });
+}
+
+void Rulebook::start_trial(policy::Policy policy, Report report, Done done,
+                           std::optional<bpf::Asker> asker) {
+    const auto finish = [this, report = std::move(report),
+                         done = std::move(done)](const Result<>& result) mutable {
+        report.force = result;
+        add_own_goals(report);
+        if (result) {
+            log::notice("trial", "{} is tried out for {} seconds", escape(trial_->name),
+                        trial_->until - clock_.now());
+            done(report);
+        } else if (report.own_goal) {
+            log::notice("trial", "{} is not tried out: {}", escape(trial_->name),
+                        result.error().text);
+            forget_trial(); // the rules before never went
+            done(report);
+        } else if (ending_) {
+            done(report); // it was ended before it was in force, which goes on
+        } else {
+            end_trial("it cannot be put in force",
+                      [report, done](const Result<>&) { done(report); });
+        }
+    };
+    put_in_force(std::move(policy), finish, asker);
+}
+
+void Rulebook::forget_trial() {
+    trial_.reset();
+    before_ = {};
+    keeper_.set_meta(meta_key, "", [](bool) {});
+}
+
+void Rulebook::confirm(Done done) {
+    if (!trial_ || ending_) {
+        done(failed("no rules are tried out: there is nothing to confirm", true));
+        return;
+    }
+    const auto text = policy::read_rules_file(conf_);
+    if (!text) {
+        done(failed(
+            fmt::format("egressd cannot read the rules in {}: {}", file(), text.error().what),
+            true));
+        return;
+    }
+    if (*text != trial_->text) {
+        done(failed(fmt::format("the rules that are tried out are not in {} yet", file()), true));
+        return;
+    }
+    log::notice("trial", "{} is confirmed", escape(trial_->name));
+    trial_.reset();
+    before_ = {};
+    keeper_.set_meta(meta_key, "", [this, done = std::move(done)](bool durable) {
+        if (!durable) {
+            log::error("trial", "the database does not take the confirmation yet");
+        }
+        reload(done); // the same rules, under the names of their files
+    });
+}
+
+void Rulebook::go_back(Done done) {
+    if (!trial_ || ending_) {
+        done(failed("no rules are tried out: there is nothing to go back from", true));
+        return;
+    }
+    end_trial("it was taken back", [done = std::move(done)](const Result<>& result) {
+        Report report;
+        report.parsed = true;
+        report.force = result;
+        done(report);
+    });
+}
+
+void Rulebook::end_trial(const char* why, Enforcer::OnForce done) {
+    ending_ = true;
+    const auto name = escape(trial_->name);
+    put_in_force(before_, [this, why, name, done = std::move(done)](const Result<>& result) {
+        ending_ = false;
+        if (result) {
+            log::notice("trial", "the rules before {} are in force again: {}", name, why);
+        } else {
+            log::error("trial", "{}; the rules before {} should be in force again, as {}",
+                       result.error().text, name, why);
+        }
+        forget_trial();
+        if (const auto starting = std::exchange(overtaken_, {})) {
+            starting(result);
+        }
+        done(result);
+    });
+}
+
+void Rulebook::tick() {
+    if (trial_ && !ending_ && clock_.now() >= trial_->until) {
+        end_trial("nobody confirmed it in time", [](const Result<>&) {});
+    }
+}
+
+/// Into the log and the status.
+void Rulebook::note(const Report& report) {
+    state_.last_error.clear();
+    for (const auto& diagnostic : report.diagnostics) {
+        const bool error = diagnostic.severity == policy::Diagnostic::Severity::error;
+        log::write(error ? log::Level::error : log::Level::warning, "rules", diagnostic.message());
+        if (error && state_.last_error.empty()) {
+            state_.last_error = diagnostic.message();
+        }
+    }
+}
+
+void Rulebook::put_in_force(policy::Policy policy, Enforcer::OnForce done,
+                            std::optional<bpf::Asker> asker) {
+    const auto fresh = std::make_shared<policy::Policy>(std::move(policy));
+    const auto finish = [this, fresh, done = std::move(done)](const Result<>& result) {
+        const int code = result ? 0 : result.error().code;
+        // The old [egress] with the new [local] would be rules that nobody wrote.
+        const bool old_stay =
+            code == Builder::own_goal || (!result && code != ETIMEDOUT && enforcer_.in_force());
+        if (!old_stay) {
+            ledger_.replace(std::move(*fresh));
+            state_.loaded = clock_.wall();
+        }
+        if (result || code == ETIMEDOUT || code == ECANCELED || code == Builder::own_goal) {
+            done(result);
+            return;
+        }
+        done(fail(fmt::format("[egress] cannot be put in force: {}; {}", result.error().text,
+                              old_stay ? "all rules before stay"
+                                       : "nothing of it is enforced, the other sections are"),
+                  code));
+    };
+    enforcer_.apply(*fresh, finish, asker);
+}
+
+} // namespace egress

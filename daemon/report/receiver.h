@@ -1,0 +1,123 @@
+// The report sockets: accept, have lanes read what came (lanes.h), keep every user within its
+// share.
+//
+// The loop itself never receives what a stranger sends: it watches the connections, and a lane
+// reads those that are ready. A uid whose message kept a lane waiting is not read for a while, at
+// each repetition longer; the connection that brought it is closed.
+//
+// Fairness: a connection reads one bounded batch per turn, turns go round; each uid but root has a
+// bucket of reports per second. A uid whose bucket is empty is not read for a moment: its messages
+// wait in its own sockets, and its next report fails with EAGAIN in its own process. Nothing that
+// was accepted by the kernel is thrown away. A uid that holds too many connections loses the one
+// that was idle longest, after what it had sent was read.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <systemd/sd-event.h>
+
+#include "daemon/base/loop.h"
+#include "daemon/base/result.h"
+#include "daemon/report/lanes.h"
+#include "daemon/report/verify.h"
+#include "lib/fd.h"
+
+namespace egress {
+
+class Receiver {
+  public:
+    struct Limits {
+        std::size_t connections_per_uid = 256;
+        std::size_t connections = 16384;
+        double reports_per_second = 20000; ///< per uid other than root
+    };
+    /// What a uid holds and how often it had to wait, for status.
+    struct User {
+        std::uint32_t uid = 0;
+        std::size_t connections = 0;
+        std::uint64_t paused = 0;
+        std::size_t lanes_lost = 0; ///< given up because of it, and not gone yet
+    };
+    struct Counters {
+        std::uint64_t taken = 0; ///< messages that were reports
+        std::array<std::uint64_t, refusal_names.size()> refused{};
+        std::uint64_t connections = 0;
+        std::uint64_t closed_idle = 0;
+    };
+
+    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
+             std::function<void(const Report&)> sink);
+    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
+             std::function<void(const Report&)> sink, Limits limits);
+    ~Receiver();
+
+    /// Makes a listening socket (mode 0666) at `path`; a stale socket is replaced, anything else
+    /// that stands there is an error.
+    Result<> listen(const std::string& path);
+    /// Takes a non-blocking listening socket of the service manager's.
+    Result<> adopt(Fd listener);
+
+    /// The end: what comes from now on fails at its sender, what was taken is read. What waits in a
+    /// service manager's socket is left to the next daemon.
+    void drain();
+
+    const Counters& counters() const { return counters_; }
+    std::vector<User> users() const;
+    const Lanes& lanes() const { return lanes_; }
+
+  private:
+    struct Uid;
+    struct Connection;
+
+    static int on_listener(sd_event_source*, int fd, std::uint32_t, void* self);
+    static int on_connection(sd_event_source*, int fd, std::uint32_t, void* connection);
+    static int on_refill(sd_event_source*, std::uint64_t, void* self);
+
+    Result<> watch_listener(Fd listener, bool kept);
+    bool accept_one(int listener);
+    void crowd(Connection& newest);
+    void uncrowd();
+    void want(Connection& connection);
+    void dispatch(Uid& uid);
+    void dispatch_hungry();
+    void on_judged(const Lanes::Turn& turn, const lane::Board& board, Lanes::End end);
+    void go_on(Connection& connection, const lane::Stretch& stretch);
+    void stuck(Connection& connection, const lane::Board& board, std::uint32_t first);
+    bool watch(Connection& connection);
+    std::size_t handle(const lane::Board& board, std::size_t first, std::size_t count);
+    void refuse(Refusal refusal, const Sender* sender);
+    bool spend(Uid& uid, std::size_t reports);
+    void pause(Uid& uid);
+    void close(Connection& connection, bool ended);
+    Uid& greediest();
+    void make_room(Uid& uid);
+    void forget_uids();
+
+    sd_event* event_;
+    const TrustedReporters& trusted_;
+    std::function<void(const Report&)> sink_;
+    Limits limits_;
+    Counters counters_;
+    std::map<std::uint32_t, Uid> uids_;
+    std::vector<Uid*> hungry_; ///< have connections to read, and found no lane
+    std::list<std::unique_ptr<Connection>> connections_; ///< most recently active last
+    struct Listener {
+        Fd fd;
+        Source source;
+        bool kept = false; ///< by the service manager, together with what waits in it
+    };
+    std::vector<Listener> listeners_;
+    Source refill_;
+    bool crowded_ = false; ///< nothing is accepted until a lane has read something
+    bool draining_ = false;
+    Lanes lanes_;
+};
+
+} // namespace egress

@@ -1,0 +1,234 @@
+#include "daemon/report/verify.h"
+
+#include <cerrno>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "lib/fd.h"
+
+namespace egress {
+
+namespace {
+
+int option(int fd, int level, int name) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return getsockopt(fd, level, name, &value, &length) == 0 ? value : -1;
+}
+
+std::optional<Endpoint> peer_of(int fd) {
+    sockaddr_storage storage{};
+    socklen_t length = sizeof storage;
+    auto* const address = reinterpret_cast<sockaddr*>(&storage);
+    return getpeername(fd, address, &length) == 0 ? Endpoint::from(address, length) : std::nullopt;
+}
+
+/// The common protocols have one type each, which saves a system call per report.
+int type_of(int fd, int protocol) {
+    switch (protocol) {
+    case IPPROTO_TCP:
+        return SOCK_STREAM;
+    case IPPROTO_UDP:
+        return SOCK_DGRAM;
+    default:
+        return option(fd, SOL_SOCKET, SO_TYPE);
+    }
+}
+
+/// Others have a number in the port's place that any user may choose, such as a ping socket's.
+bool has_ports(int protocol) {
+    switch (protocol) {
+    case IPPROTO_TCP:
+    case IPPROTO_UDP:
+    case IPPROTO_UDPLITE:
+    case IPPROTO_SCTP:
+    case IPPROTO_DCCP:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/// An IPv6 address cannot arrive on an IPv4 socket, nor IPv4 on an IPv6 socket that refuses it.
+bool can_arrive(const Address& address, int fd, int domain) {
+    if (domain == AF_INET) {
+        return address.is_v4();
+    }
+    return !address.is_v4() || option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
+}
+
+/// What names a network namespace to the kernel (Linux 5.14); 0 where it cannot say.
+std::uint64_t namespace_of(int fd) {
+    constexpr int netns_cookie = 71; // SO_NETNS_COOKIE, younger than the C library's headers
+    std::uint64_t cookie = 0;
+    socklen_t length = sizeof cookie;
+    return getsockopt(fd, SOL_SOCKET, netns_cookie, &cookie, &length) == 0 ? cookie : 0;
+}
+
+std::uint64_t own_namespace() {
+    static const std::uint64_t cookie = [] {
+        const Fd probe(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        return probe ? namespace_of(probe.get()) : 0;
+    }();
+    return cookie;
+}
+
+/// The owner of a socket's inode: who called socket(2) or accept(2), with the file system's uid of
+/// that moment. A user can give his own away only to uids of his own.
+std::uint32_t maker_of(int fd) {
+    struct stat its {};
+    return fstat(fd, &its) == 0 ? its.st_uid : static_cast<std::uint32_t>(-1);
+}
+
+Refusal examine_socket(int fd, Finding& found) {
+    sockaddr_storage storage{};
+    socklen_t length = sizeof storage;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) {
+        return errno == ENOTSOCK || errno == EBADF ? Refusal::not_a_socket : Refusal::not_inet;
+    }
+    const int domain = storage.ss_family;
+    const auto local = Endpoint::from(reinterpret_cast<const sockaddr*>(&storage), length);
+    if (!local) {
+        return Refusal::not_inet;
+    }
+    if (local->port == 0) {
+        return Refusal::unbound;
+    }
+    found.local = *local;
+    found.by_socket = true;
+    found.protocol = option(fd, SOL_SOCKET, SO_PROTOCOL);
+    if (found.protocol == IPPROTO_MPTCP) {
+        found.protocol = IPPROTO_TCP; // what the packets carry, and what rules say
+    }
+    found.type = type_of(fd, found.protocol);
+    if (!has_ports(found.protocol) || found.type == SOCK_RAW) {
+        return Refusal::wrong_protocol;
+    }
+    if (found.sender.uid != 0) { // root's word is good for both
+        found.other_namespace = own_namespace() != 0 && namespace_of(fd) != own_namespace();
+        found.maker = maker_of(fd);
+    }
+    if (const auto peer = peer_of(fd)) {
+        found.connected = true;
+        found.remote = *peer;
+        return Refusal::count_;
+    }
+    found.listens = found.type != SOCK_DGRAM && option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1;
+    found.speaks_said = !found.said_well || can_arrive(found.said.address, fd, domain);
+    return Refusal::count_;
+}
+
+using Verdict = std::variant<Report, Refusal>;
+
+bool is_trusted(std::uint32_t uid, const TrustedReporters& trusted) {
+    Endpoint local;
+    int type = 0;
+    int protocol = 0;
+    return trusted.service_of(uid, local, type, protocol);
+}
+
+/// No descriptor: the address is what the reporter says, and the rules must trust it to say so.
+Verdict without_fd(Report report, const Finding& found, const TrustedReporters& trusted) {
+    if (!trusted.service_of(report.uid, report.local, report.type, report.protocol)) {
+        return Refusal::no_fd;
+    }
+    if (!found.said_well) {
+        return Refusal::no_address;
+    }
+    report.remote = found.said;
+    return report;
+}
+
+/// A socket without a peer: an unconnected datagram socket may bring the address; so may a stream
+/// socket, from those who could have reported without any: one that listens, or whose connection
+/// was reset before we read of it.
+Verdict without_peer(Report report, const Finding& found, const TrustedReporters& trusted) {
+    const bool datagram = report.type == SOCK_DGRAM;
+    if (!datagram && ((!found.listens && !found.says) || !is_trusted(report.uid, trusted))) {
+        return found.listens ? Refusal::listening : Refusal::not_connected;
+    }
+    if (!found.said_well) {
+        return Refusal::no_address;
+    }
+    if (!found.speaks_said) {
+        return Refusal::wrong_family;
+    }
+    report.remote = found.said;
+    report.forgeable = datagram && !found.verified;
+    return report;
+}
+
+} // namespace
+
+Refusal refusal_of(wire::Fault fault) {
+    switch (fault) {
+    case wire::Fault::too_short:
+        return Refusal::too_short;
+    case wire::Fault::bad_magic:
+        return Refusal::bad_magic;
+    case wire::Fault::bad_version:
+        return Refusal::bad_version;
+    case wire::Fault::bad_action:
+        return Refusal::bad_action;
+    case wire::Fault::bad_address:
+        return Refusal::bad_address;
+    case wire::Fault::bad_length:
+    case wire::Fault::none:
+        break;
+    }
+    return Refusal::bad_length;
+}
+
+Finding examine(const wire::Record& record, int fd, const Sender& sender) {
+    Finding found;
+    found.has_sender = true;
+    found.sender = sender;
+    found.action = static_cast<Action>(record.action);
+    found.verified = record.verified;
+    found.message_length = static_cast<std::uint16_t>(record.message.size());
+    found.says = record.remote_length != 0;
+    const auto said =
+        Endpoint::from(reinterpret_cast<const sockaddr*>(&record.remote), record.remote_length);
+    found.said_well = said.has_value();
+    found.said = said.value_or(Endpoint{});
+    if (fd >= 0) {
+        found.refusal = examine_socket(fd, found);
+    }
+    return found;
+}
+
+std::variant<Report, Refusal> conclude(const Finding& found, std::string_view message,
+                                       const TrustedReporters& trusted) {
+    if (found.refusal != Refusal::count_) {
+        return found.refusal;
+    }
+    Report report;
+    report.action = found.action;
+    report.local = found.local;
+    report.remote = found.remote;
+    report.type = found.type;
+    report.protocol = found.protocol;
+    report.uid = found.sender.uid;
+    report.pid = found.sender.pid;
+    report.by_socket = found.by_socket;
+    report.maker = found.maker;
+    report.message = message;
+    // In a network namespace of his own, any user is root and has any address he likes; what its
+    // sockets say proves nothing, unless root (a container's server) or a trusted reporter vouches
+    // for it.
+    if (found.other_namespace && report.uid != 0 && !is_trusted(report.uid, trusted)) {
+        return Refusal::other_namespace;
+    }
+    Verdict verdict = !found.by_socket  ? without_fd(report, found, trusted)
+                      : found.connected ? Verdict(report)
+                                        : without_peer(report, found, trusted);
+    if (const auto* accepted = std::get_if<Report>(&verdict);
+        accepted != nullptr && accepted->remote.address.is_unspecified()) {
+        return Refusal::unusable_address;
+    }
+    return verdict;
+}
+
+} // namespace egress
