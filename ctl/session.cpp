@@ -38,13 +38,13 @@ std::string parent_of(const std::string& pid) {
 }
 
 /// What a failed log-in from there would meet; nothing: no line is for it.
-std::optional<policy::Decision> decision(const Session& session, const policy::Matcher& matcher) {
+std::optional<policy::EffectiveRule> decision(const Session& session, const policy::Matcher& matcher) {
     policy::Subject subject;
     subject.local = session.local;
     subject.remote = session.remote;
     subject.type = SOCK_STREAM;
     subject.protocol = IPPROTO_TCP;
-    policy::Decision out;
+    policy::EffectiveRule out;
     return matcher.match(subject, out) ? std::optional(out) : std::nullopt;
 }
 
@@ -95,7 +95,7 @@ exemptions_lost(const Session& session, const policy::Policy& before, const poli
     const auto* const line = is->remote != nullptr ? is->remote : is->local;
     const auto address = session.remote.address.text();
     return {{policy::Diagnostic::Severity::warning, line->place,
-             fmt::format("own goal: failures from {}, where this session comes from, block it now "
+             fmt::format("lockout: failures from {}, where this session comes from, block it now "
                          "and did not before",
                          address),
              fmt::format("\"{} * * * = * *\" in [remote] exempts it",

@@ -256,34 +256,38 @@ Result<> Daemon::open_sources() {
                            *rulebook_, watchers_, event_counts_, event_log_, *control_,
                            options_.database, options_.helper, started_, reload_rules});
 
-    sd_event_source* source = nullptr;
-    // Captured, not passed: the order in which a call's arguments are read is nobody's to rely on.
-    const auto keep = [&](int code) {
-        if (code >= 0) {
-            sources_.emplace_back(source);
-        }
-        return code;
+    // The firewall first: a block goes out before any time is spent on making it durable.
+    const auto turn = [this] {
+        firewall_->pump();
+        keeper_->pump();
+        control_->pump();
     };
-    int code = keep(sd_event_add_post(event, &source, on_turn, this));
-    if (code >= 0) {
-        code = keep(sd_event_add_time_relative(event, &source, CLOCK_MONOTONIC, tick_usec, 0,
-                                               on_tick, this));
-    }
-    if (code >= 0) {
-        code = keep(sd_event_add_signal(event, &source, SIGHUP, on_hangup, this));
-    }
+    std::vector<Result<Source>> sources;
+    sources.push_back(watch_turns(event, turn));
+    sources.push_back(watch_signal(event, SIGHUP, [this] {
+        reload([](const Rulebook::Report&) {}); // it is in the log
+    }));
     for (const int signal : {SIGTERM, SIGINT}) {
-        if (code >= 0) {
-            code = keep(sd_event_add_signal(event, &source, signal, nullptr, nullptr));
+        sources.push_back(watch_signal(event, signal, [event] { sd_event_exit(event, 0); }));
+    }
+    if (interfaces_.fd() >= 0) {
+        sources.push_back(watch(event, interfaces_.fd(), EPOLLIN,
+                                [this](std::uint32_t) { interfaces_.refresh(); }));
+    }
+    for (auto& source : sources) {
+        if (!source) {
+            return std::unexpected(source.error());
         }
+        sources_.push_back(std::move(*source));
     }
-    if (code >= 0 && interfaces_.fd() >= 0) {
-        code =
-            keep(sd_event_add_io(event, &source, interfaces_.fd(), EPOLLIN, on_interfaces, this));
+    auto ticks = call_after(event, tick_usec, [this] {
+        tick();
+        call_again(ticks_, expiring_ ? 0 : tick_usec);
+    });
+    if (!ticks) {
+        return std::unexpected(ticks.error());
     }
-    if (code < 0) {
-        return fail_errno("cannot set the event loop up", -code);
-    }
+    ticks_ = std::move(*ticks);
     sd_event_set_watchdog(event, 1);
     return {};
 }
@@ -293,7 +297,7 @@ Result<> Daemon::run(std::function<void()> ready) {
     firewall_->start();
     owner_names_.load();
     ready_ = std::move(ready);
-    rulebook_->begin([this](const Result<>& result) { on_force(result); });
+    rulebook_->begin([this](const ApplyOutcome& outcome) { on_force(outcome); });
     trim_memory();
     const int code = sd_event_loop(event_.get());
     sd_notify(0, "STOPPING=1");
@@ -324,10 +328,9 @@ void Daemon::tell_state() {
 
 /// The rules with which it started are in force, or will not be for a while: who waits for the
 /// start must not wait for ever.
-void Daemon::on_force(const Result<>& result) {
-    if (!result) {
-        log::error("egress", "started without its rules of [egress] in force: {}",
-                   result.error().text);
+void Daemon::on_force(const ApplyOutcome& outcome) {
+    if (!outcome.in_force()) {
+        log::error("egress", "started without its rules of [egress] in force: {}", outcome.error);
     }
     log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
                 ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
@@ -336,23 +339,6 @@ void Daemon::on_force(const Result<>& result) {
     if (const auto ready = std::exchange(ready_, {})) {
         ready();
     }
-}
-
-int Daemon::on_turn(sd_event_source*, void* self) {
-    auto& daemon = *static_cast<Daemon*>(self);
-    // The firewall first: a block goes out before anybody spends time on making it durable.
-    daemon.firewall_->pump();
-    daemon.keeper_->pump();
-    daemon.control_->pump();
-    return 0;
-}
-
-int Daemon::on_tick(sd_event_source* source, std::uint64_t, void* self) {
-    auto& daemon = *static_cast<Daemon*>(self);
-    daemon.tick();
-    sd_event_source_set_time_relative(source, daemon.expiring_ ? 0 : tick_usec);
-    sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
-    return 0;
 }
 
 void Daemon::tick() {
@@ -391,16 +377,6 @@ void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) 
         event_log_.add({kind, event.flow.uid, event.generation, event.rule, event.count, place},
                        text);
     }
-}
-
-int Daemon::on_hangup(sd_event_source*, const signalfd_siginfo*, void* self) {
-    static_cast<Daemon*>(self)->reload([](const Rulebook::Report&) {}); // it is in the log
-    return 0;
-}
-
-int Daemon::on_interfaces(sd_event_source*, int, std::uint32_t, void* self) {
-    static_cast<Daemon*>(self)->interfaces_.refresh();
-    return 0;
 }
 
 void Daemon::reload(Rulebook::Done done, std::optional<bpf::Asker> asker) {

@@ -37,13 +37,8 @@ class Daemon {
     void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
     void tick();
     void tell_state();
-    void on_force(const Result<>& result);
+    void on_force(const ApplyOutcome& outcome);
     void on_look(const egress_event& event, const policy::EgressRule* rule);
-
-    static int on_turn(sd_event_source*, void* self);
-    static int on_tick(sd_event_source*, std::uint64_t, void* self);
-    static int on_hangup(sd_event_source*, const signalfd_siginfo*, void* self);
-    static int on_interfaces(sd_event_source*, int, std::uint32_t, void* self);
 
     Options options_;
     lane::Spawner spawner_; ///< the receiver takes it
@@ -65,6 +60,7 @@ class Daemon {
     Watchers watchers_;
     std::unique_ptr<Control> control_;
     std::unique_ptr<Parts> parts_; ///< what the routes may use
+    Source ticks_;
     std::vector<Source> sources_;
     std::vector<std::string> made_; ///< sockets to remove at the end
     std::function<void()> ready_;   ///< not called yet

@@ -162,9 +162,9 @@ int main(int argc, char** argv) {
         for (const auto& warning : bpf::check_system(parsed.policy)) {
             fmt::print(stderr, "{}\n", warning.message());
         }
-        for (const auto& own_goal :
-             bpf::own_goals(parsed.policy, {bpf::root_shell()}, SystemClock())) {
-            fmt::print(stderr, "{}\n", own_goal.message());
+        for (const auto& lockout :
+             bpf::lockouts(parsed.policy, {bpf::root_shell()}, SystemClock())) {
+            fmt::print(stderr, "{}\n", lockout.message());
         }
         fmt::print("egressd: {}: the rules are good\n", options->conf);
         return EXIT_SUCCESS;

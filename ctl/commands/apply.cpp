@@ -194,17 +194,17 @@ Outcome<void> guard(const Context& context, const std::string& path, const std::
     }
     auto insiders = bpf::own_ancestry();
     insiders.push_back(bpf::root_shell());
-    auto own_goals = bpf::own_goals(parsed.policy, insiders, *context.clock);
+    auto lockouts = bpf::lockouts(parsed.policy, insiders, *context.clock);
     if (const auto session = own_session()) {
         const auto before = policy::parse_text(rules->text, "before", {});
         for (auto& lost : exemptions_lost(*session, before.policy, parsed.policy)) {
-            own_goals.push_back(std::move(lost));
+            lockouts.push_back(std::move(lost));
         }
     }
-    for (const auto& own_goal : own_goals) {
-        print(context.err, "{}\n", printable(own_goal.message()));
+    for (const auto& lockout : lockouts) {
+        print(context.err, "{}\n", printable(lockout.message()));
     }
-    if (own_goals.empty() || force) {
+    if (lockouts.empty() || force) {
         return {};
     }
     return fail(Exit::no, "the rules would cut off what this session needs; --force applies them "

@@ -90,8 +90,8 @@ Exit run_check(const Context& context, const Arguments& arguments) {
         for (auto& warning : bpf::check_system(parsed->policy)) {
             parsed->diagnostics.push_back(std::move(warning));
         }
-        for (auto& own_goal : bpf::own_goals(parsed->policy, {bpf::root_shell()}, *context.clock)) {
-            parsed->diagnostics.push_back(std::move(own_goal));
+        for (auto& lockout : bpf::lockouts(parsed->policy, {bpf::root_shell()}, *context.clock)) {
+            parsed->diagnostics.push_back(std::move(lockout));
         }
     }
     const bool with_text = arguments.has("print");

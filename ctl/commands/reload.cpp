@@ -34,7 +34,7 @@ Exit run_reload(const Context& context, const Arguments& arguments) {
     }
     if (!good) {
         if (body && !context.json) {
-            // Errors, or the own goals for which it was refused.
+            // Errors, or the lockouts for which it was refused.
             tell_each(context, member(*body, "errors"));
             tell_each(context, member(*body, "warnings"));
         }

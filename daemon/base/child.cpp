@@ -53,10 +53,7 @@ std::vector<char*> pointers(const std::vector<std::string>& texts) {
 } // namespace
 
 Reaper::Reaper(sd_event* event) {
-    sd_event_source* source = nullptr;
-    if (sd_event_add_signal(event, &source, SIGCHLD, on_signal, this) >= 0) {
-        source_.reset(source);
-    }
+    source_ = watch_signal(event, SIGCHLD, [this] { reap(); }).value_or(nullptr);
 }
 
 void Reaper::expect(pid_t pid, std::function<void(int)> done) {
@@ -69,16 +66,15 @@ void Reaper::forget(pid_t pid) {
     }
 }
 
-int Reaper::on_signal(sd_event_source*, const signalfd_siginfo*, void* data) {
+void Reaper::reap() {
     // One SIGCHLD may stand for many children; only ours are asked for.
-    auto& waiting = static_cast<Reaper*>(data)->waiting_;
     std::vector<std::pair<std::function<void(int)>, int>> finished;
-    for (auto it = waiting.begin(); it != waiting.end();) {
+    for (auto it = waiting_.begin(); it != waiting_.end();) {
         int status = 0;
         const pid_t got = waitpid(it->first, &status, WNOHANG);
         if (got == it->first || (got < 0 && errno == ECHILD)) {
             finished.emplace_back(std::move(it->second), status);
-            it = waiting.erase(it);
+            it = waiting_.erase(it);
         } else {
             ++it;
         }
@@ -88,7 +84,6 @@ int Reaper::on_signal(sd_event_source*, const signalfd_siginfo*, void* data) {
             done(status);
         }
     }
-    return 0;
 }
 
 Result<std::unique_ptr<Child>> Child::spawn(sd_event* event, Reaper& reaper,
@@ -154,29 +149,26 @@ void Child::abandon() {
 Result<> Child::watch() {
     fcntl(pipe_.get(), F_SETFL, O_NONBLOCK);
     fcntl(error_.get(), F_SETFL, O_NONBLOCK);
-    sd_event_source* source = nullptr;
-    int code = sd_event_add_io(event_, &source, pipe_.get(), EPOLLIN, on_output, this);
-    pipe_source_.reset(code >= 0 ? source : nullptr);
-    if (code >= 0) {
-        code = sd_event_add_io(event_, &source, error_.get(), EPOLLIN, on_error_output, this);
-        error_source_.reset(code >= 0 ? source : nullptr);
+    auto output = egress::watch(event_, pipe_.get(), EPOLLIN,
+                                [this](std::uint32_t events) { on_output(events); });
+    auto error_output =
+        egress::watch(event_, error_.get(), EPOLLIN, [this](std::uint32_t) { on_error_output(); });
+    if (!output || !error_output) {
+        return std::unexpected(output ? error_output.error() : output.error());
     }
-    if (code < 0) {
-        return fail_errno("cannot watch the helper", -code);
-    }
+    pipe_source_ = std::move(*output);
+    error_source_ = std::move(*error_output);
     return {};
 }
 
-int Child::on_output(sd_event_source*, int, std::uint32_t events, void* data) {
-    auto* const child = static_cast<Child*>(data);
-    const auto alive = child->alive_;
+void Child::on_output(std::uint32_t events) {
+    const auto alive = alive_;
     if ((events & EPOLLOUT) != 0) {
-        child->flush();
+        flush();
     }
     if (*alive && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
-        child->read_lines();
+        read_lines();
     }
-    return 0;
 }
 
 void Child::stop_reading() {
@@ -232,9 +224,9 @@ void Child::drain() {
     }
 }
 
-int Child::on_error_output(sd_event_source* source, int fd, std::uint32_t, void*) {
+void Child::on_error_output() {
     std::array<char, 1024> buffer;
-    const ssize_t got = read(fd, buffer.data(), buffer.size());
+    const ssize_t got = read(error_.get(), buffer.data(), buffer.size());
     if (got > 0) {
         std::string_view text(buffer.data(), static_cast<std::size_t>(got));
         while (!text.empty() && text.back() == '\n') {
@@ -242,9 +234,8 @@ int Child::on_error_output(sd_event_source* source, int fd, std::uint32_t, void*
         }
         log::warning("helper-said", "the helper says: {}", escape(text, 300));
     } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-        sd_event_source_set_enabled(source, SD_EVENT_OFF);
+        sd_event_source_set_enabled(error_source_.get(), SD_EVENT_OFF);
     }
-    return 0;
 }
 
 void Child::flush() {

@@ -31,7 +31,7 @@ class Reaper {
     void forget(pid_t pid);
 
   private:
-    static int on_signal(sd_event_source*, const signalfd_siginfo*, void* self);
+    void reap();
     std::map<pid_t, std::function<void(int)>> waiting_;
     Source source_;
 };
@@ -70,8 +70,8 @@ class Child {
   private:
     Child(sd_event* event, Reaper& reaper, Handlers handlers)
         : event_(event), reaper_(reaper), handlers_(std::move(handlers)) {}
-    static int on_output(sd_event_source*, int fd, std::uint32_t events, void* self);
-    static int on_error_output(sd_event_source*, int fd, std::uint32_t events, void* self);
+    void on_output(std::uint32_t events);
+    void on_error_output();
     Result<> watch();
     void read_lines();
     void stop_reading();

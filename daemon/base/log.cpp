@@ -4,15 +4,12 @@
 #include <array>
 #include <chrono>
 #include <condition_variable>
-#include <csignal>
 #include <cstdio>
 #include <ctime>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <system_error>
-#include <thread>
 
 #include <sys/uio.h>
 #include <syslog.h>
@@ -21,6 +18,7 @@
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <systemd/sd-journal.h>
 
+#include "daemon/base/worker.h"
 #include "lib/utf8.h"
 
 namespace egress {
@@ -274,17 +272,11 @@ void flush() {
 
 void start_thread() {
     auto fresh = std::make_shared<Queue>();
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); // signals belong to the loop
-    try {
-        std::thread([fresh, target = state().target] { fresh->run(target); }).detach();
+    auto worker = Worker::start("egressd-log", [fresh, to = state().target] { fresh->run(to); });
+    if (worker) { // else the loop goes on writing itself
+        worker->detach();
         queue() = fresh;
-    } catch (const std::system_error&) {
-        // No thread to be had: the loop goes on writing itself.
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void stop_thread() {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/base/set_name.h"
 #include "daemon/control/fields.h"
@@ -11,7 +12,6 @@
 namespace egress::verbs {
 
 using reply::error;
-using reply::json_text;
 
 namespace {
 
@@ -21,8 +21,8 @@ constexpr const char* not_durable =
     "done, but the database cannot be written, so it would not outlive a restart";
 
 /// The columns that block and unblock share.
-HandUnblock read_target(Fields& fields) {
-    HandUnblock target;
+ManualUnblock read_target(Fields& fields) {
+    ManualUnblock target;
     const auto address = fields.text("addr");
     const auto prefix = address ? Prefix::parse(*address) : std::nullopt;
     if (!address) {
@@ -42,35 +42,35 @@ HandUnblock read_target(Fields& fields) {
     return target;
 }
 
-Result<HandBlock> read_block(const nlohmann::json& body) {
+Result<ManualBlock> read_block(const nlohmann::json& body) {
     Fields fields(body);
     const auto target = read_target(fields);
-    HandBlock wish;
-    wish.name = target.name.value_or("");
-    wish.address = target.address;
-    wish.protocol = target.protocol.value_or(0);
-    wish.port = target.port.value_or(0);
-    wish.seconds = fields.number<Seconds>("seconds", static_cast<std::uint64_t>(most_seconds), 1)
-                       .value_or(forever);
-    wish.reason =
+    ManualBlock manual;
+    manual.name = target.name.value_or("");
+    manual.address = target.address;
+    manual.protocol = target.protocol.value_or(0);
+    manual.port = target.port.value_or(0);
+    manual.seconds = fields.number<Seconds>("seconds", static_cast<std::uint64_t>(most_seconds), 1)
+                         .value_or(forever);
+    manual.reason =
         escape(fields.text("reason", Fields::Kind::document).value_or(""), store::max_reason - 3);
     const auto good = fields.good();
-    return good ? Result<HandBlock>(std::move(wish)) : std::unexpected(good.error());
+    return good ? Result<ManualBlock>(std::move(manual)) : std::unexpected(good.error());
 }
 
 } // namespace
 
 void block(Parts& parts, const Request& request, const Answer& answer) {
     const auto body = reply::body_of(request);
-    const auto wish = body ? read_block(*body) : std::unexpected(body.error());
-    if (!wish) {
-        return answer.send(error(400, wish.error().text));
+    const auto manual = body ? read_block(*body) : std::unexpected(body.error());
+    if (!manual) {
+        return answer.send(error(400, manual.error().text));
     }
-    const auto row = parts.ledger.block(*wish);
+    const auto row = parts.ledger.block(*manual);
     if (!row) {
         return answer.send(error(507, row.error().text));
     }
-    log::info("control", "uid {} blocked {}", request.uid, wish->address.text());
+    log::info("control", "uid {} blocked {}", request.uid, manual->address.text());
     parts.keeper.when_durable([answer, text = json_text(store::row_json(*row))](bool durable) {
         answer.send(durable ? Response{201, text + "\n"} : error(500, not_durable));
     });

@@ -26,21 +26,15 @@ std::string last_words(std::string_view status, std::string_view text) {
 Result<std::unique_ptr<Door>> Door::open(sd_event* event, Fd listener, const Shares& shares,
                                          Admit admit) {
     std::unique_ptr<Door> door(new Door(std::move(listener), shares, std::move(admit)));
-    sd_event_source* source = nullptr;
-    const int code =
-        sd_event_add_io(event, &source, door->listener_.get(), EPOLLIN, on_connection, door.get());
-    if (code < 0) {
-        return fail_errno("cannot watch the control socket", -code);
+    auto source = watch(event, door->listener_.get(), EPOLLIN, [raw = door.get()](std::uint32_t) {
+        for (int i = 0; i < most_each_turn && raw->accept_one(); ++i) {
+        }
+    });
+    if (!source) {
+        return std::unexpected(source.error());
     }
-    door->source_.reset(source);
+    door->source_ = std::move(*source);
     return door;
-}
-
-int Door::on_connection(sd_event_source*, int, std::uint32_t, void* self) {
-    auto& door = *static_cast<Door*>(self);
-    for (int i = 0; i < most_each_turn && door.accept_one(); ++i) {
-    }
-    return 0;
 }
 
 bool Door::accept_one() {

@@ -32,7 +32,6 @@ class Door {
   private:
     Door(Fd listener, const Shares& shares, Admit admit)
         : listener_(std::move(listener)), shares_(shares), admit_(std::move(admit)) {}
-    static int on_connection(sd_event_source*, int, std::uint32_t, void* self);
     bool accept_one();
     void turn_away(Fd connection, std::uint32_t uid, Shares::Room room);
 

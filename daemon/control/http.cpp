@@ -131,19 +131,20 @@ Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, co
     control->door_ = std::move(*door);
     const MHD_DaemonInfo* const info =
         MHD_get_daemon_info(control->http_, MHD_DAEMON_INFO_EPOLL_FD);
-    sd_event_source* source = nullptr;
-    int code = info == nullptr ? -EINVAL
-                               : sd_event_add_io(event, &source, info->epoll_fd, EPOLLIN, on_ready,
-                                                 control.get());
-    if (code >= 0) {
-        control->ready_.reset(source);
-        code = sd_event_add_time_relative(event, &source, CLOCK_MONOTONIC, 1'000'000, 0, on_timeout,
-                                          control.get());
+    if (info == nullptr) {
+        return fail("cannot watch the control server");
     }
-    if (code < 0) {
-        return fail_errno("cannot watch the control socket", -code);
+    const auto run = [raw = control.get()] {
+        raw->work_ = true;
+        raw->pump();
+    };
+    auto ready = watch(event, info->epoll_fd, EPOLLIN, [run](std::uint32_t) { run(); });
+    auto timeout = call_after(event, 1'000'000, run);
+    if (!ready || !timeout) {
+        return std::unexpected(ready ? timeout.error() : ready.error());
     }
-    control->timeout_.reset(source);
+    control->ready_ = std::move(*ready);
+    control->timeout_ = std::move(*timeout);
     return control;
 }
 
@@ -163,17 +164,6 @@ Control::~Control() {
         }
         MHD_stop_daemon(http_);
     }
-}
-
-int Control::on_ready(sd_event_source*, int, std::uint32_t, void* self) {
-    auto* const control = static_cast<Control*>(self);
-    control->work_ = true;
-    control->pump();
-    return 0;
-}
-
-int Control::on_timeout(sd_event_source*, std::uint64_t, void* self) {
-    return on_ready(nullptr, 0, 0, self);
 }
 
 void Control::pump() {
@@ -329,22 +319,18 @@ void Control::resume(Exchange& exchange) {
     }
 }
 
-int Control::on_hangup(sd_event_source* source, int, std::uint32_t, void* raw) {
-    auto& exchange = *static_cast<Exchange*>(raw);
-    sd_event_source_set_enabled(source, SD_EVENT_OFF);
-    exchange.finished = true;
-    exchange.control->resume(exchange);
-    return 0;
-}
-
 void Control::watch_peer(Exchange& exchange) {
     const MHD_ConnectionInfo* const info =
         MHD_get_connection_info(exchange.connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    sd_event_source* source = nullptr;
-    if (info != nullptr &&
-        sd_event_add_io(event_, &source, info->connect_fd, 0, on_hangup, &exchange) >= 0) {
-        exchange.hangup.reset(source); // no events asked for: a hang-up is always told
+    if (info == nullptr) {
+        return;
     }
+    // No events are asked for: a hang-up is always told.
+    exchange.hangup = watch(event_, info->connect_fd, 0, [&exchange](std::uint32_t) {
+                          sd_event_source_set_enabled(exchange.hangup.get(), SD_EVENT_OFF);
+                          exchange.finished = true;
+                          exchange.control->resume(exchange);
+                      }).value_or(nullptr);
 }
 
 void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {

@@ -104,14 +104,11 @@ class Control {
     Peer* arrive(MHD_Connection* connection);
     void depart(Peer* peer);
     void give_time(MHD_Connection* connection, Seconds seconds, bool requesting);
-    static int on_ready(sd_event_source*, int, std::uint32_t, void* self);
-    static int on_timeout(sd_event_source*, std::uint64_t, void* self);
     int handle(MHD_Connection* connection, const char* path, const char* method, const char* data,
                std::size_t* size, void** state);
     void dispatch(MHD_Connection* connection, Exchange& exchange);
     static int reply(MHD_Connection* connection, Exchange& exchange);
     static std::ptrdiff_t produce(void* exchange, std::uint64_t, char* out, std::size_t room);
-    static int on_hangup(sd_event_source*, int, std::uint32_t, void* exchange);
     Answer answer_for(Exchange& exchange);
     void suspend(Exchange& exchange);
     void resume(Exchange& exchange);

@@ -18,22 +18,35 @@ void detach(Parts& parts, const Request& request, const Answer& answer) {
     });
 }
 
+namespace {
+
+unsigned status_of(Answered answered, unsigned busy) {
+    switch (answered) {
+    case Answered::yes:
+        return 200;
+    case Answered::no_process:
+        return 404;
+    case Answered::not_in_force:
+        return 409;
+    case Answered::busy:
+        return busy;
+    case Answered::failed:
+        break;
+    }
+    return 500;
+}
+
+} // namespace
+
 void explain(Parts& parts, const Request& request, const Answer& answer) {
     const auto body = reply::body_of(request);
     auto question = body ? question_of(*body) : std::unexpected(body.error());
     if (!question) {
         return answer.send(error(400, question.error().text));
     }
-    parts.enforcer.explain(std::move(*question), [answer](const Result<std::string>& found) {
-        if (found) {
-            return answer.send({200, *found + "\n"});
-        }
-        const int code = found.error().code;
-        answer.send(error(code == ESRCH    ? 404
-                          : code == ENOENT ? 409
-                          : code == EBUSY  ? 503
-                                           : 500,
-                          found.error().text));
+    parts.enforcer.explain(std::move(*question), [answer](const Reply& found) {
+        answer.send(found ? Response{200, found.text + "\n"}
+                          : error(status_of(found.answered, 503), found.text));
     });
 }
 
@@ -52,15 +65,12 @@ void selftest(Parts& parts, const Request& request, const Answer& answer) {
         return answer.send(error(400, read.error().text));
     }
     auto& enforcer = parts.enforcer;
-    const auto marked = request.pid == 0
-                            ? fail("your process is not seen from egressd's pid namespace", ESRCH)
-                            : enforcer.mark_canary(request.pid, *started, only_note);
+    const auto marked =
+        request.pid == 0
+            ? Reply{Answered::no_process, "your process is not seen from egressd's pid namespace"}
+            : enforcer.mark_canary(request.pid, *started, only_note);
     if (!marked) {
-        const int code = marked.error().code;
-        return answer.send(error(code == ESRCH                     ? 404
-                                 : code == ENOENT || code == EBUSY ? 409
-                                                                   : 500,
-                                 marked.error().text));
+        return answer.send(error(status_of(marked.answered, 409), marked.text));
     }
     if (!only_note) {
         log::info("control", "uid {} tests the hooks", request.uid);

@@ -1,16 +1,10 @@
 #include "daemon/control/reply.h"
 
+#include "daemon/base/json_text.h"
+
 namespace egress::reply {
 
 using nlohmann::json;
-
-std::string json_text(const json& value) {
-    return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-std::string json_text(const nlohmann::ordered_json& value) {
-    return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
 
 Response good(const json& value, unsigned status) {
     return {status, json_text(value) + "\n"};

@@ -11,9 +11,6 @@
 
 namespace egress::reply {
 
-/// The text of a value. What in it is not UTF-8, it may come from outside, is replaced.
-std::string json_text(const nlohmann::json& value);
-std::string json_text(const nlohmann::ordered_json& value);
 Response good(const nlohmann::json& value, unsigned status = 200);
 Response error(unsigned status, std::string_view text);
 /// A request's body, which must be a JSON object.

@@ -15,6 +15,23 @@ using reply::good;
 
 namespace {
 
+unsigned status_of(Applied applied) {
+    switch (applied) {
+    case Applied::in_force:
+        return 200;
+    case Applied::lockout:
+    case Applied::superseded:
+        return 409;
+    case Applied::still_pending:
+        return 504;
+    case Applied::unavailable:
+        return 503;
+    case Applied::failed:
+        break;
+    }
+    return 500;
+}
+
 Response outcome_of(const Rulebook::Report& report) {
     json errors = json::array();
     json warnings = json::array();
@@ -28,19 +45,16 @@ Response outcome_of(const Rulebook::Report& report) {
                      {"warnings", warnings}},
                     422);
     }
-    if (report.own_goal) {
-        return good({{"error", report.force.error().text +
+    if (report.force.applied == Applied::lockout) {
+        return good({{"error", report.force.error +
                                    "; the ones in force stay (egressctl --force, or force=1 in the "
                                    "API, takes them nevertheless)"},
                      {"warnings", warnings}},
                     409);
     }
-    if (!report.force) {
-        const int code = report.force.error().code;
-        return good({{"error", report.force.error().text}, {"warnings", warnings}},
-                    report.misplaced || code == ECANCELED ? 409
-                    : code == ETIMEDOUT                   ? 504
-                                                          : 500);
+    if (!report.force.in_force()) {
+        return good({{"error", report.force.error}, {"warnings", warnings}},
+                    report.misplaced ? 409 : status_of(report.force.applied));
     }
     return good({{"warnings", warnings}});
 }

@@ -46,7 +46,7 @@ void remember(Past& past, Moment now, std::uint32_t failures) {
     past.emplace_back(pack(now), added);
 }
 
-std::uint32_t counted_after(const policy::Decision& rule, const Count& before, Past& past,
+std::uint32_t counted_after(const policy::EffectiveRule& rule, const Count& before, Past& past,
                             Action action, Moment now) {
     const bool windowed = rule.window != forever;
     std::uint32_t count = before.count;
@@ -68,14 +68,14 @@ std::uint32_t counted_after(const policy::Decision& rule, const Count& before, P
 }
 
 /// When a count that blocks nobody is forgotten.
-Moment forgotten_at(const policy::Decision& rule, const Count& counted) {
+Moment forgotten_at(const policy::EffectiveRule& rule, const Count& counted) {
     const Seconds age = rule.window != forever ? rule.window : rule.disable;
     const Seconds memory = counted.strikes > 0 ? std::max(age, least_memory) : age;
     return after(counted.last, memory);
 }
 
-Outcome succeed(const policy::Decision& rule, const Count& before, Past& past) {
-    Outcome outcome{before, Deed::none};
+Outcome succeed(const policy::EffectiveRule& rule, const Count& before, Past& past) {
+    Outcome outcome{before, Effect::none};
     if (before.state == State::blocked && (before.by_hand || before.until == never)) {
         return outcome;
     }
@@ -85,9 +85,9 @@ Outcome succeed(const policy::Decision& rule, const Count& before, Past& past) {
         outcome.next.state = State::releasing;
         outcome.next.since = 0;
         outcome.next.until = never;
-        outcome.deed = Deed::lift;
+        outcome.effect = Effect::lift;
     } else if (before.state == State::counting) {
-        outcome.deed = before.strikes == 0 ? Deed::forget : Deed::none;
+        outcome.effect = before.strikes == 0 ? Effect::forget : Effect::none;
         outcome.next.until = forgotten_at(rule, outcome.next);
     }
     return outcome;
@@ -95,7 +95,7 @@ Outcome succeed(const policy::Decision& rule, const Count& before, Past& past) {
 
 } // namespace
 
-Seconds block_time(const policy::Decision& rule, std::uint16_t strikes) {
+Seconds block_time(const policy::EffectiveRule& rule, std::uint16_t strikes) {
     if (rule.disable == forever) {
         return forever;
     }
@@ -109,12 +109,12 @@ Seconds block_time(const policy::Decision& rule, std::uint16_t strikes) {
     return std::max(rule.disable, std::min(time, rule.max));
 }
 
-Outcome decide(const policy::Decision& rule, const Count& before, Past& past, Action action,
+Outcome decide(const policy::EffectiveRule& rule, const Count& before, Past& past, Action action,
                Moment now) {
     if (action == Action::ok) {
         return succeed(rule, before, past);
     }
-    Outcome outcome{before, Deed::none};
+    Outcome outcome{before, Effect::none};
     Count& next = outcome.next;
     next.count = counted_after(rule, before, past, action, now);
     next.last = now;
@@ -123,7 +123,7 @@ Outcome decide(const policy::Decision& rule, const Count& before, Past& past, Ac
         if (rule.limited && !before.by_hand && before.until != never) {
             const auto strikes = std::max<std::uint16_t>(before.strikes, 1);
             next.until = std::max(before.until, after(now, block_time(rule, strikes)));
-            outcome.deed = next.until != before.until ? Deed::extend : Deed::none;
+            outcome.effect = next.until != before.until ? Effect::extend : Effect::none;
         }
         return outcome;
     }
@@ -137,7 +137,7 @@ Outcome decide(const policy::Decision& rule, const Count& before, Past& past, Ac
         next.by_hand = false;
         next.since = now;
         next.until = after(now, block_time(rule, next.strikes));
-        outcome.deed = Deed::block;
+        outcome.effect = Effect::block;
         return outcome;
     }
     // A releasing row goes on being released; its count starts again beside that.
@@ -146,23 +146,23 @@ Outcome decide(const policy::Decision& rule, const Count& before, Past& past, Ac
 }
 
 Outcome expire(const Count& counted) {
-    Outcome outcome{counted, Deed::forget};
+    Outcome outcome{counted, Effect::forget};
     if (counted.state == State::blocked) {
         outcome.next.state = State::releasing;
         outcome.next.count = 0;
         outcome.next.since = 0;
         outcome.next.until = never;
-        outcome.deed = Deed::lift;
+        outcome.effect = Effect::lift;
     }
     return outcome;
 }
 
 Outcome released(const Count& counted, Moment now) {
-    Outcome outcome{counted, Deed::none};
+    Outcome outcome{counted, Effect::none};
     outcome.next.state = State::counting;
     outcome.next.until = after(now, least_memory);
     if (counted.count == 0 && counted.strikes == 0) {
-        outcome.deed = Deed::forget;
+        outcome.effect = Effect::forget;
     }
     return outcome;
 }

@@ -25,7 +25,7 @@ struct Count {
     Moment until = never; ///< blocked: end of the block; counting: when the row is forgotten
 };
 
-enum class Deed : std::uint8_t {
+enum class Effect : std::uint8_t {
     none,   ///< only the count changed
     block,  ///< a block begins
     extend, ///< a standing block now ends later
@@ -35,13 +35,13 @@ enum class Deed : std::uint8_t {
 
 struct Outcome {
     Count next;
-    Deed deed = Deed::none;
+    Effect effect = Effect::none;
 };
 
 /// `past` is the row's failure history, read and kept up where the rule has a window (else
 /// ignored).
-Outcome decide(const policy::Decision& rule, const Count& now_counted, Past& past, Action action,
-               Moment now);
+Outcome decide(const policy::EffectiveRule& rule, const Count& now_counted, Past& past,
+               Action action, Moment now);
 
 /// What becomes of a row whose `until` has passed.
 Outcome expire(const Count& counted);
@@ -50,6 +50,6 @@ Outcome expire(const Count& counted);
 Outcome released(const Count& counted, Moment now);
 
 /// Time of the block that follows `strikes` (>= 1) blocks under this rule; `forever` for "*".
-Seconds block_time(const policy::Decision& rule, std::uint16_t strikes);
+Seconds block_time(const policy::EffectiveRule& rule, std::uint16_t strikes);
 
 } // namespace egress

@@ -23,13 +23,12 @@ constexpr std::uint64_t retry_usec = 1'000'000;
 Result<std::unique_ptr<Keeper>> Keeper::make(sd_event* event, Ledger& ledger,
                                              std::unique_ptr<store::Store> store) {
     std::unique_ptr<Keeper> keeper(new Keeper(event, ledger, std::move(store)));
-    sd_event_source* source = nullptr;
-    const int code =
-        sd_event_add_io(event, &source, keeper->store_->fd(), EPOLLIN, on_outcome, keeper.get());
-    if (code < 0) {
-        return fail_errno("cannot watch the store's writer", -code);
+    auto source = watch(event, keeper->store_->fd(), EPOLLIN,
+                        [raw = keeper.get()](std::uint32_t) { raw->take_outcome(); });
+    if (!source) {
+        return std::unexpected(source.error());
     }
-    keeper->outcome_source_.reset(source);
+    keeper->outcome_source_ = std::move(*source);
     return keeper;
 }
 
@@ -83,12 +82,10 @@ void Keeper::when_durable(std::function<void(bool)> done) {
     waiters_.emplace_back(ledger_.change_number(), std::move(done));
 }
 
-int Keeper::on_outcome(sd_event_source*, int, std::uint32_t, void* self) {
-    auto* const keeper = static_cast<Keeper*>(self);
-    if (const auto outcome = keeper->store_->take_outcome()) {
-        keeper->settle(*outcome);
+void Keeper::take_outcome() {
+    if (const auto outcome = store_->take_outcome()) {
+        settle(*outcome);
     }
-    return 0;
 }
 
 void Keeper::settle(const store::Store::Outcome& outcome) {
@@ -129,20 +126,11 @@ void Keeper::answer_waiters(std::uint64_t number, bool durable) {
 
 void Keeper::retry_later() {
     if (!retry_source_) {
-        sd_event_source* source = nullptr;
-        if (sd_event_add_time_relative(event_, &source, CLOCK_MONOTONIC, retry_usec, 0, on_retry,
-                                       this) >= 0) {
-            retry_source_.reset(source);
-        }
+        retry_source_ =
+            call_after(event_, retry_usec, [this] { store_->retry(); }).value_or(nullptr);
         return;
     }
-    sd_event_source_set_time_relative(retry_source_.get(), retry_usec);
-    sd_event_source_set_enabled(retry_source_.get(), SD_EVENT_ONESHOT);
-}
-
-int Keeper::on_retry(sd_event_source*, std::uint64_t, void* self) {
-    static_cast<Keeper*>(self)->store_->retry();
-    return 0;
+    call_again(retry_source_, retry_usec);
 }
 
 Result<> Keeper::flush() {

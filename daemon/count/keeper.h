@@ -52,8 +52,7 @@ class Keeper {
   private:
     Keeper(sd_event* event, Ledger& ledger, std::unique_ptr<store::Store> store)
         : event_(event), ledger_(ledger), store_(std::move(store)) {}
-    static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
-    static int on_retry(sd_event_source*, std::uint64_t, void* self);
+    void take_outcome();
     bool nothing_to_do() const;
     void settle(const store::Store::Outcome& outcome);
     void retry_later();

@@ -84,7 +84,7 @@ void Ledger::report(const Report& report) {
     policy::Subject subject{report.local,    {},        report.remote, report.type,
                             report.protocol, report.uid};
     subject.interface = interfaces_.name_of(report.local.address);
-    policy::Decision rule;
+    policy::EffectiveRule rule;
     if (!matcher_->match(subject, rule)) {
         counters_.unmatched += 1;
         return;
@@ -124,9 +124,9 @@ void Ledger::report(const Report& report) {
     Past& past = windowed ? table_.past(id) : no_past;
     const Outcome outcome = decide(rule, count_of(table_[id]), past, report.action, clock_.now());
     table_[id].nfail = rule.limited ? rule.nfail : 0;
-    counters_.lifted += outcome.deed == Deed::lift;
+    counters_.lifted += outcome.effect == Effect::lift;
     apply(id, outcome);
-    if (outcome.deed == Deed::block) {
+    if (outcome.effect == Effect::block) {
         begin_block(id, rule);
         say_block(id, rule, report);
     } else if (log::threshold() >= log::Level::debug) {
@@ -170,7 +170,7 @@ void Ledger::set_in_force(TableRow& row, bool in_force) {
 void Ledger::apply(RowId id, const Outcome& outcome) {
     TableRow& row = table_[id];
     const bool was_blocked = row.state == State::blocked;
-    if (outcome.deed == Deed::forget) {
+    if (outcome.effect == Effect::forget) {
         forget(id);
         return;
     }
@@ -188,25 +188,25 @@ void Ledger::apply(RowId id, const Outcome& outcome) {
     table_.set_deadline(id, outcome.next.until);
     table_.refresh(id);
     mark(id);
-    switch (outcome.deed) {
-    case Deed::block:
+    switch (outcome.effect) {
+    case Effect::block:
         counters_.blocks += 1;
         touch(id);
         break;
-    case Deed::extend:
+    case Effect::extend:
         counters_.extended += 1;
         touch(id);
         break;
-    case Deed::lift:
+    case Effect::lift:
         lift(id);
         break;
-    case Deed::none:
-    case Deed::forget:
+    case Effect::none:
+    case Effect::forget:
         break;
     }
 }
 
-void Ledger::begin_block(RowId id, const policy::Decision& rule) {
+void Ledger::begin_block(RowId id, const policy::EffectiveRule& rule) {
     TableRow& row = table_[id];
     row.flags = with(row.flags, store::reject, rule.reject);
     row.reason = reason_of(*rule.local);
@@ -216,7 +216,7 @@ void Ledger::begin_block(RowId id, const policy::Decision& rule) {
     join_group(id, rule);
 }
 
-void Ledger::say_block(RowId id, const policy::Decision& rule, const Report& report) {
+void Ledger::say_block(RowId id, const policy::EffectiveRule& rule, const Report& report) {
     const TableRow& row = table_[id];
     const Seconds time = row.until == never32 ? forever : unpack(row.until) - unpack(row.since);
     const std::string text =
@@ -236,7 +236,7 @@ void Ledger::say_block(RowId id, const policy::Decision& rule, const Report& rep
                 {"EGRESS_REPORTER_PID", std::to_string(report.pid)}});
 }
 
-void Ledger::join_group(RowId id, const policy::Decision& rule) {
+void Ledger::join_group(RowId id, const policy::EffectiveRule& rule) {
     const Prefix member = table_[id].key.prefix();
     if (rule.grow.count == 0 || rule.grow.length >= member.length || table_[id].grow_length != 0) {
         return;
@@ -250,7 +250,7 @@ void Ledger::join_group(RowId id, const policy::Decision& rule) {
     }
     table_[id].grow_length = rule.grow.length;
     // The group counts blocked members as its failures: the same decision serves it.
-    policy::Decision group_rule = rule;
+    policy::EffectiveRule group_rule = rule;
     group_rule.limited = true;
     group_rule.nfail = rule.grow.count;
     group_rule.window = forever;
@@ -262,7 +262,7 @@ void Ledger::join_group(RowId id, const policy::Decision& rule) {
     if (outcome.next.state == State::counting) {
         table_.set_deadline(group_id, never); // it goes with its last member, not by age
     }
-    if (outcome.deed == Deed::block) {
+    if (outcome.effect == Effect::block) {
         TableRow& row = table_[group_id];
         row.flags = with(row.flags, store::reject, rule.reject);
         row.reason = reasons_.number("blocked addresses inside, " + rule.local->place.text());
@@ -309,7 +309,7 @@ bool Ledger::expire(std::size_t most) {
             return false;
         }
         const Outcome outcome = egress::expire(count_of(table_[*id]));
-        if (outcome.deed == Deed::lift) {
+        if (outcome.effect == Effect::lift) {
             counters_.expired += 1;
             table_.drop_past(*id);
         }
@@ -324,12 +324,13 @@ Moment Ledger::next_deadline() const {
     return id ? unpack(table_[*id].until) : never;
 }
 
-Result<store::Row> Ledger::block(const HandBlock& wish) {
-    const policy::NameId name = wish.name.empty() ? policy::NameId{0} : names_.number(wish.name);
-    if (!wish.name.empty() && names_.text(name) != wish.name) {
+Result<store::Row> Ledger::block(const ManualBlock& request) {
+    const policy::NameId name =
+        request.name.empty() ? policy::NameId{0} : names_.number(request.name);
+    if (!request.name.empty() && names_.text(name) != request.name) {
         return fail("too many rule names are in use; use one that is there");
     }
-    const Key key = Key::of(name, wish.address, wish.protocol, wish.port);
+    const Key key = Key::of(name, request.address, request.protocol, request.port);
     RowId id = table_.find(key);
     if (id == no_row && (id = row_for(key)) == no_row) {
         return fail("the table is full of blocks; raise \"rows\" in [settings]");
@@ -340,26 +341,26 @@ Result<store::Row> Ledger::block(const HandBlock& wish) {
     counted.state = State::blocked;
     counted.by_hand = true;
     counted.last = now;
-    counted.until = after(now, wish.seconds);
-    apply(id, Outcome{counted, Deed::block});
-    table_[id].reason = reasons_.number(wish.reason.empty() ? "by hand" : wish.reason);
-    log::notice("hand", "block {} port {} by hand: {}", wish.address.text(), wish.port,
-                escape(wish.reason));
+    counted.until = after(now, request.seconds);
+    apply(id, Outcome{counted, Effect::block});
+    table_[id].reason = reasons_.number(request.reason.empty() ? "by hand" : request.reason);
+    log::notice("hand", "block {} port {} by hand: {}", request.address.text(), request.port,
+                escape(request.reason));
     store::Row row;
     snapshot(id, row);
     return row;
 }
 
-std::size_t Ledger::unblock(const HandUnblock& wish) {
+std::size_t Ledger::unblock(const ManualUnblock& request) {
     // Rare and by a person, so a walk over the rows is affordable: an address may stand in many
     // sets.
     std::size_t lifted = 0;
     for (RowId id = 0; id < table_.rows_end(); ++id) {
         const TableRow& row = table_[id];
-        if (!row.used || row.state != State::blocked || row.key.prefix() != wish.address ||
-            (wish.port && *wish.port != row.key.port) ||
-            (wish.protocol && *wish.protocol != row.key.protocol) ||
-            (wish.name && *wish.name != names_.text(row.key.name))) {
+        if (!row.used || row.state != State::blocked || row.key.prefix() != request.address ||
+            (request.port && *request.port != row.key.port) ||
+            (request.protocol && *request.protocol != row.key.protocol) ||
+            (request.name && *request.name != names_.text(row.key.name))) {
             continue;
         }
         Count counted = count_of(row);
@@ -368,7 +369,7 @@ std::size_t Ledger::unblock(const HandUnblock& wish) {
         counted.until = never;
         table_.drop_past(id);
         counters_.lifted += 1;
-        apply(id, Outcome{counted, Deed::lift});
+        apply(id, Outcome{counted, Effect::lift});
         ++lifted;
     }
     return lifted;

@@ -25,7 +25,7 @@
 namespace egress {
 
 /// What the operator asks for.
-struct HandBlock {
+struct ManualBlock {
     std::string name; ///< empty: the standard name
     Prefix address;
     std::uint8_t protocol = 0;
@@ -35,7 +35,7 @@ struct HandBlock {
 };
 
 /// Which rows an unblock means; what is not given matches all.
-struct HandUnblock {
+struct ManualUnblock {
     Prefix address;
     std::optional<std::string> name;
     std::optional<std::uint8_t> protocol;
@@ -78,8 +78,8 @@ class Ledger final : public TrustedReporters {
     Moment next_deadline() const;
 
     // The operator.
-    Result<store::Row> block(const HandBlock& wish);
-    std::size_t unblock(const HandUnblock& wish);
+    Result<store::Row> block(const ManualBlock& request);
+    std::size_t unblock(const ManualUnblock& request);
 
     // Rules.
     void replace(policy::Policy policy);
@@ -117,7 +117,7 @@ class Ledger final : public TrustedReporters {
     void deny(const Key& key);
     /// Nothing is known to be in force any more (the firewall starts afresh).
     void distrust();
-    /// Touches every row whose wish the firewall has not confirmed.
+    /// Touches every row whose request the firewall has not confirmed.
     void touch_pending();
     /// A block found in the firewall that nobody remembers: a crash came before its commit.
     void adopt(const Element& element);
@@ -139,10 +139,10 @@ class Ledger final : public TrustedReporters {
     void apply(RowId id, const Outcome& outcome);
     void set_state(TableRow& row, store::State state);
     void set_in_force(TableRow& row, bool in_force);
-    void join_group(RowId id, const policy::Decision& rule);
+    void join_group(RowId id, const policy::EffectiveRule& rule);
     void leave_group(const TableRow& member);
-    void begin_block(RowId id, const policy::Decision& rule);
-    void say_block(RowId id, const policy::Decision& rule, const Report& report);
+    void begin_block(RowId id, const policy::EffectiveRule& rule);
+    void say_block(RowId id, const policy::EffectiveRule& rule, const Report& report);
     void lift(RowId id);
     void forget(RowId id);
     void mark(RowId id);

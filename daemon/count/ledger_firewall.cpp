@@ -145,7 +145,7 @@ void Ledger::adopt(const Element& element) {
     if (counted.state == State::blocked) {
         if (until > counted.until) { // an extension was on its way to the disk
             counted.until = until;
-            apply(id, Outcome{counted, Deed::none});
+            apply(id, Outcome{counted, Effect::none});
         }
         return;
     }
@@ -155,7 +155,7 @@ void Ledger::adopt(const Element& element) {
     counted.last = now;
     counted.since = now;
     counted.until = until;
-    apply(id, Outcome{counted, Deed::none});
+    apply(id, Outcome{counted, Effect::none});
     TableRow& row = table_[id];
     row.flags = with(row.flags, store::reject, element.reject);
     row.reason = reasons_.number("found in the firewall at start");

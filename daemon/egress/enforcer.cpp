@@ -17,8 +17,14 @@ namespace {
 
 constexpr std::size_t events_per_turn = 512;
 
-Result<> overtaken() {
-    return fail("overtaken by other rules", ECANCELED);
+const ApplyOutcome superseded{Applied::superseded, "superseded by other rules"};
+
+/// What the policy builder needs of the rules.
+policy::Policy part_of(policy::Policy&& policy) {
+    policy::Policy part;
+    part.egress = std::move(policy.egress);
+    part.lists = std::move(policy.lists);
+    return part;
 }
 
 } // namespace
@@ -73,16 +79,17 @@ Enforcer::~Enforcer() = default;
 
 /// The kernel half is loaded on the builder's thread; started() follows.
 Result<> Enforcer::start() {
-    auto builder = Builder::start({options_.cgroup, options_.pins, options_.monitor}, clock_);
+    auto builder = PolicyBuilder::start({options_.cgroup, options_.pins, options_.monitor}, clock_);
     if (!builder) {
         return std::unexpected(builder.error());
     }
     builder_ = std::move(*builder);
-    sd_event_source* raw = nullptr;
-    if (sd_event_add_io(event_, &raw, builder_->fd(), EPOLLIN, on_outcome, this) < 0) {
-        return fail("cannot watch the making of policies");
+    auto source =
+        watch(event_, builder_->fd(), EPOLLIN, [this](std::uint32_t) { take_outcomes(); });
+    if (!source) {
+        return std::unexpected(source.error());
     }
-    outcome_source_.reset(raw);
+    outcome_source_ = std::move(*source);
     return {};
 }
 
@@ -107,86 +114,74 @@ Result<> Enforcer::attend() {
                                "read them, {} wait to be read",
                                status_.missed, counters.waiting));
     }
-    sd_event_source* raw = nullptr;
-    if (sd_event_add_io(event_, &raw, loader_->event_fd(), EPOLLIN, on_ring, this) < 0) {
-        return fail("cannot watch the kernel's events");
+    auto source =
+        watch(event_, loader_->event_fd(), EPOLLIN, [this](std::uint32_t) { take_events(); });
+    if (!source) {
+        return std::unexpected(source.error());
     }
-    ring_source_.reset(raw);
+    ring_source_ = std::move(*source);
     trim_memory(); // loading took more than all that follows
     return {};
 }
 
-/// What the builder needs of a policy.
-policy::Policy Enforcer::part_of(const policy::Policy& policy) {
-    policy::Policy part;
-    part.egress = policy.egress;
-    part.lists = policy.lists;
-    return part;
-}
-
-void Enforcer::apply(const policy::Policy& policy, OnForce done, std::optional<bpf::Asker> asker) {
+void Enforcer::apply(ApplyRequest request) {
+    const auto finish = [&request](const ApplyOutcome& outcome) {
+        if (request.done) {
+            request.done(outcome);
+        }
+    };
     if (!detaching_.empty()) {
-        after_ = part_of(policy);
-        after_asker_ = asker;
-        if (const auto before = std::exchange(after_done_, std::move(done))) {
-            before(overtaken());
+        const auto before = std::exchange(after_, std::move(request));
+        if (before && before->done) {
+            before->done(superseded);
         }
         return;
     }
-    const bool wanted = !policy.egress.empty();
-    if (!builder_ && !wanted && !bpf::has_pins(options_.pins)) {
-        if (done) {
-            done({});
-        }
-        return;
+    if (!builder_ && request.policy.egress.empty() && !bpf::has_pins(options_.pins)) {
+        return finish({});
     }
     if (!builder_) {
-        status_.state = Status::State::starting;
-        if (auto started = start(); !started) {
+        const auto before = std::exchange(status_.state, Status::State::starting);
+        if (const auto started = start(); !started) {
             builder_.reset();
-            fail_with(started.error());
-            if (done) {
-                done(started);
+            if (request.first || in_force()) {
+                fail_with(started.error());
+            } else {
+                status_.state = before; // the rules that stay are in force as they were
             }
-            return;
+            return finish({Applied::unavailable, started.error().text});
         }
     }
-    // Those that are being made may come into force before: who waits for them is told then.
-    const auto number = builder_->apply(part_of(policy), asker);
-    if (done) {
-        waiting_.push_back({number, std::move(done), after(clock_.now(), patience)});
+    // Rules that are being made may come into force before: their asker is told then.
+    const auto number = builder_->apply(part_of(std::move(request.policy)), request.asker);
+    if (request.done) {
+        waiting_.push_back({number, std::move(request.done), after(clock_.now(), patience)});
     }
 }
 
 void Enforcer::explain(Question question, OnAnswer done) {
     if (loader_ == nullptr || !detaching_.empty()) {
-        done(fail("no rules of [egress] are in force", ENOENT));
+        done({Answered::not_in_force, "no rules of [egress] are in force"});
         return;
     }
-    const auto look = [question = std::move(question),
-                       &loader = *loader_](const policy::Policy& policy,
-                                           const bpf::Tables& tables) -> Result<std::string> {
-        const auto answer = egress::explain(question, loader, policy, tables);
-        if (!answer) {
-            return std::unexpected(answer.error());
-        }
-        return answer->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    auto answer = [question = std::move(question), &loader = *loader_](const policy::Policy& policy,
+                                                                       const bpf::Tables& tables) {
+        return egress::explain(question, loader, policy, tables);
     };
-    if (const auto number = builder_->ask(look)) {
+    if (const auto number = builder_->ask(std::move(answer))) {
         asking_.emplace_back(*number, std::move(done));
     } else {
-        done(fail("too many questions wait for their answer", EBUSY));
+        done({Answered::busy, "too many questions wait for their answer"});
     }
 }
 
-Result<> Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
+Reply Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
     if (!loader_ || !detaching_.empty() || loader_->generation() == 0) {
-        return fail(in_force()
-                        ? "the rules of [egress] in force are those of an earlier start, and "
-                          "egressd has no hold of the hooks: " +
-                              status_.last_error
-                        : "no rules of [egress] are in force",
-                    ENOENT);
+        return {Answered::not_in_force,
+                in_force() ? "the rules of [egress] in force are those of an earlier start, and "
+                             "egressd has no hold of the hooks: " +
+                                 status_.last_error
+                           : "no rules of [egress] are in force"};
     }
     const auto marked = loader_->mark_canary(pid, start, only_note);
     if (marked) {
@@ -222,9 +217,9 @@ void Enforcer::detach(OnDetach done) {
 
 void Enforcer::unload() {
     take_all_events();
-    settle_all(fail("detached"));
+    settle_all({Applied::superseded, "detached"});
     for (const auto& [number, done] : std::exchange(asking_, {})) {
-        done(fail("no rules of [egress] are in force", ENOENT));
+        done({Answered::not_in_force, "no rules of [egress] are in force"});
     }
     outcome_source_.reset();
     ring_source_.reset();
@@ -248,8 +243,8 @@ void Enforcer::unload() {
     for (const auto& done : std::exchange(detaching_, {})) {
         done(removed);
     }
-    if (const auto policy = std::exchange(after_, std::nullopt)) {
-        apply(*policy, std::exchange(after_done_, {}), after_asker_);
+    if (auto next = std::exchange(after_, std::nullopt)) {
+        apply(std::move(*next));
     }
 }
 
@@ -261,20 +256,20 @@ void Enforcer::fail_with(const Error& error) {
 }
 
 /// What became of the policy with that number; those before it were never begun.
-void Enforcer::settle(std::uint64_t number, const Result<>& result) {
+void Enforcer::settle(std::uint64_t number, const ApplyOutcome& outcome) {
     std::vector<Waiting> settled;
     while (!waiting_.empty() && waiting_.front().number <= number) {
         settled.push_back(std::move(waiting_.front()));
         waiting_.erase(waiting_.begin());
     }
     for (const auto& each : settled) { // each may apply() anew
-        each.done(each.number == number ? result : overtaken());
+        each.done(each.number == number ? outcome : superseded);
     }
 }
 
-void Enforcer::settle_all(const Result<>& result) {
+void Enforcer::settle_all(const ApplyOutcome& outcome) {
     for (const auto& each : std::exchange(waiting_, {})) {
-        each.done(result);
+        each.done(outcome);
     }
 }
 
@@ -285,10 +280,10 @@ void Enforcer::give_up_waiting() {
                      patience);
         const auto late = std::move(waiting_.front());
         waiting_.erase(waiting_.begin());
-        late.done(fail(fmt::format("the rules of [egress] are not in force after {} seconds; "
-                                   "\"egressctl status\" tells when they are",
-                                   patience),
-                       ETIMEDOUT));
+        late.done({Applied::still_pending,
+                   fmt::format("the rules of [egress] are not in force after {} seconds; "
+                               "\"egressctl status\" tells when they are",
+                               patience)});
     }
 }
 
@@ -327,17 +322,17 @@ void Enforcer::started(const Result<>& result) {
     loader_ = nullptr;
     builder_.reset(); // the next apply() tries anew
     fail_with(attended.error());
-    settle_all(attended);
+    settle_all({Applied::failed, attended.error().text});
 }
 
-void Enforcer::installed(const Builder::Outcome& outcome) {
+void Enforcer::installed(const PolicyBuilder::Outcome& outcome) {
     if (!outcome.again) {
-        own_goals_ = outcome.own_goals;
+        lockouts_ = outcome.lockouts;
     }
-    for (const auto& own_goal : outcome.own_goals) {
-        log::warning("rules", "{}", own_goal.message());
+    for (const auto& lockout : outcome.lockouts) {
+        log::warning("rules", "{}", lockout.message());
     }
-    if (!outcome.result && outcome.result.error().code == Builder::own_goal) {
+    if (outcome.lockout) {
         // Nothing has failed: whoever asked is told.
         status_.state = in_force() ? Status::State::in_force : Status::State::off;
     } else if (!outcome.result) {
@@ -350,11 +345,14 @@ void Enforcer::installed(const Builder::Outcome& outcome) {
         note_in_force(outcome);
     }
     if (!outcome.again) {
-        settle(outcome.number, outcome.result);
+        settle(outcome.number,
+               outcome.result ? ApplyOutcome{}
+                              : ApplyOutcome{outcome.lockout ? Applied::lockout : Applied::failed,
+                                             outcome.result.error().text});
     }
 }
 
-void Enforcer::note_in_force(const Builder::Outcome& outcome) {
+void Enforcer::note_in_force(const PolicyBuilder::Outcome& outcome) {
     const bool fresh = rules_.empty() || rules_.back().first != outcome.generation;
     if (fresh) {
         rules_.emplace_back(outcome.generation, outcome.rules);
@@ -468,16 +466,6 @@ Enforcer::Status Enforcer::status() const {
         out.knows_sender = loader_->settings().knows_sender != 0;
     }
     return out;
-}
-
-int Enforcer::on_outcome(sd_event_source*, int, std::uint32_t, void* self) {
-    static_cast<Enforcer*>(self)->take_outcomes();
-    return 0;
-}
-
-int Enforcer::on_ring(sd_event_source*, int, std::uint32_t, void* self) {
-    static_cast<Enforcer*>(self)->take_events();
-    return 0;
 }
 
 } // namespace egress

@@ -17,6 +17,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/loop.h"
 #include "daemon/bpf/load/loader.h"
+#include "daemon/egress/apply.h"
 #include "daemon/egress/explain.h"
 #include "daemon/egress/policy_builder.h"
 
@@ -44,7 +45,6 @@ class Enforcer {
         bool knows_sender = false; ///< the packets' hook sees which process sends
     };
     using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule)>;
-    using OnForce = std::function<void(const Result<>&)>;
     using OnDetach = std::function<void(const Result<std::size_t>&)>; ///< pins that were removed
 
     Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
@@ -53,22 +53,16 @@ class Enforcer {
     /// Of who waits for rules to be in force; a slow machine takes long to verify the programs.
     static constexpr Seconds patience = 60;
 
-    /// Puts the rules in force; `done` is called once, now or later, when they are or cannot be; on
-    /// an error the ones before stay. Where that is not known after `patience`, it is called with
-    /// an error of code ETIMEDOUT, and the rules may still come into force.
-    /// With an asker, rules that cut off what he or the system needs are not put in force: an error
-    /// of code Builder::own_goal, and own_goals() has the lines.
-    void apply(const policy::Policy& policy, OnForce done = {},
-               std::optional<bpf::Asker> asker = {});
+    /// Puts the [egress] of the rules in force. Where they cannot be, the ones before stay.
+    void apply(ApplyRequest request);
     /// Takes everything out of the kernel; the next apply() starts anew. `done` is called once, now
     /// or when a policy that is being made is done with.
     void detach(OnDetach done);
     /// Says which rule decides and why; `done` is called once, now or later.
-    using OnAnswer = std::function<void(const Result<std::string>& json)>;
+    using OnAnswer = std::function<void(const Reply& json)>;
     void explain(Question question, OnAnswer done);
-    /// Marks a process that tests the hooks; see Loader::mark_canary(). Errors besides: ENOENT
-    /// nothing is in force.
-    Result<> mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note);
+    /// Marks a process that tests the hooks; see Loader::mark_canary().
+    Reply mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note);
     std::optional<std::uint64_t> unmark_canary();
     /// Whether it is a look of the process that tests the hooks, or gets ready to.
     bool is_canary(const egress_event& event) const;
@@ -78,7 +72,7 @@ class Enforcer {
 
     Status status() const;
     /// Lines of the rules that were applied last which cut off what a root shell needs.
-    const std::vector<policy::Diagnostic>& own_goals() const { return own_goals_; }
+    const std::vector<policy::Diagnostic>& lockouts() const { return lockouts_; }
     /// Some policy of [egress] is, even if not the last that was tried and not of this daemon.
     bool in_force() const { return in_kernel().something(); }
     static std::string_view text(Status::State state);
@@ -88,32 +82,29 @@ class Enforcer {
     const bpf::Loader* loader() const { return loader_; }
 
   private:
-    static policy::Policy part_of(const policy::Policy& policy);
     Result<> start();
     Result<> attend();
     /// What decides there, from the one place that the hooks read it from.
     bpf::InForce in_kernel() const;
     void started(const Result<>& result);
-    void installed(const Builder::Outcome& outcome);
-    void note_in_force(const Builder::Outcome& outcome);
+    void installed(const PolicyBuilder::Outcome& outcome);
+    void note_in_force(const PolicyBuilder::Outcome& outcome);
     void tell_losses();
     void report_troubles();
     void fail_with(const Error& error);
     void take_outcomes();
     std::size_t take_events();
     void take_all_events();
-    void settle(std::uint64_t number, const Result<>& result);
-    void settle_all(const Result<>& result);
+    void settle(std::uint64_t number, const ApplyOutcome& outcome);
+    void settle_all(const ApplyOutcome& outcome);
     void give_up_waiting();
     void unload();
-    static int on_outcome(sd_event_source*, int, std::uint32_t, void* self);
-    static int on_ring(sd_event_source*, int, std::uint32_t, void* self);
 
     sd_event* event_;
     const Clock& clock_;
     Options options_;
     OnEvent on_event_;
-    std::unique_ptr<Builder> builder_;
+    std::unique_ptr<PolicyBuilder> builder_;
     bpf::Loader* loader_ = nullptr; ///< the builder's; null until it is loaded
     Source outcome_source_;
     Source ring_source_;
@@ -121,16 +112,14 @@ class Enforcer {
     std::vector<std::pair<std::uint64_t, std::vector<policy::EgressRule>>> rules_;
     struct Waiting {
         std::uint64_t number; ///< of the policy
-        OnForce done;
+        OnApplied done;
         Moment until;
     };
     std::vector<Waiting> waiting_;                           ///< the oldest first
     std::vector<std::pair<std::uint64_t, OnAnswer>> asking_; ///< by the number of the question
-    std::vector<OnDetach> detaching_;     ///< who waits for it; empty: it is not under way
-    std::optional<policy::Policy> after_; ///< to apply when it is done
-    OnForce after_done_;
-    std::optional<bpf::Asker> after_asker_;
-    std::vector<policy::Diagnostic> own_goals_;
+    std::vector<OnDetach> detaching_;   ///< who waits for it; empty: it is not under way
+    std::optional<ApplyRequest> after_; ///< when it is done
+    std::vector<policy::Diagnostic> lockouts_;
     std::uint32_t canary_ = 0; ///< tgid; 0: none
     Moment canary_until_ = 0;
     std::array<std::uint64_t, EGRESS_LOSSES> reported_{}; ///< of the kernel's losses, in the log

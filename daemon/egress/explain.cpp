@@ -8,11 +8,13 @@
 
 #include <fmt/format.h>
 #include <netinet/in.h>
+#include <nlohmann/json.hpp>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/base/address.h"
 #include "daemon/base/boot.h"
+#include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/native.h"
@@ -102,7 +104,7 @@ const char* subject_name(const policy::EgressRule& rule) {
 }
 
 /// Each dimension's part in one rule, in the order of the columns.
-std::vector<std::pair<const char*, bool>> parts_of(const bpf::Decision& decision,
+std::vector<std::pair<const char*, bool>> parts_of(const bpf::EffectiveRule& decision,
                                                    const policy::EgressRule& rule, std::size_t i,
                                                    bool timely) {
     return {{"destination", in(decision.destination, i)},
@@ -156,18 +158,19 @@ json process_json(const Question& question, const egress_process& process,
 
 } // namespace
 
-Result<json> explain(const Question& question, const bpf::Loader& loader,
-                     const policy::Policy& policy, const bpf::Tables& tables) {
+Reply explain(const Question& question, const bpf::Loader& loader, const policy::Policy& policy,
+              const bpf::Tables& tables) {
     std::optional<egress_process> known;
     if (question.pid != 0) {
         known = entry_of(question, loader);
     } else if (auto made = imagined(question, loader)) {
         known = *made;
     } else {
-        return std::unexpected(made.error());
+        return {Answered::failed, made.error().text};
     }
     if (!known) {
-        return fail(fmt::format("the kernel half knows no process {}", question.pid), ESRCH);
+        return {Answered::no_process,
+                fmt::format("the kernel half knows no process {}", question.pid)};
     }
     const auto settings = loader.settings();
     egress_flow flow = question.flow;
@@ -176,7 +179,7 @@ Result<json> explain(const Question& question, const bpf::Loader& loader,
     const auto decision =
         bpf::native_decide(tables, *known, flow, question.cgroup, now, settings.week_at_boot);
     if (decision.rule == EGRESS_BROKEN) {
-        return fail("the tables do not hang together");
+        return {Answered::failed, "the tables do not hang together"};
     }
     const bool matched = decision.rule < policy.egress.size();
     json out = {{"action", "ALLOWED"},
@@ -212,7 +215,7 @@ Result<json> explain(const Question& question, const bpf::Loader& loader,
     }
     out["earlier"] = std::move(earlier);
     out["earlier_left_off"] = end - std::min(end, most_earlier);
-    return out;
+    return {Answered::yes, json_text(out)};
 }
 
 } // namespace egress

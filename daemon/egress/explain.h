@@ -9,8 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "daemon/base/answered.h"
 #include "daemon/base/result.h"
 #include "daemon/bpf/load/loader.h"
 #include "daemon/bpf/tables/compile.h"
@@ -32,8 +31,8 @@ struct Question {
     egress_flow flow{};
 };
 
-/// Looks files and cgroups up: not for the loop.
-Result<nlohmann::json> explain(const Question& question, const bpf::Loader& loader,
-                               const policy::Policy& policy, const bpf::Tables& tables);
+/// JSON, or why there is no answer. Looks files and cgroups up: not for the loop.
+Reply explain(const Question& question, const bpf::Loader& loader, const policy::Policy& policy,
+              const bpf::Tables& tables);
 
 } // namespace egress

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstring>
 
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "daemon/base/log.h"
@@ -24,64 +23,66 @@ constexpr std::size_t most_files = 16;
 
 } // namespace
 
-Builder::Builder(const bpf::LoaderOptions& options, const Clock& clock)
-    : options_(options), clock_(clock), ready_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+PolicyBuilder::PolicyBuilder(const bpf::LoaderOptions& options, const Clock& clock)
+    : options_(options), clock_(clock) {}
 
-Result<std::unique_ptr<Builder>> Builder::start(const bpf::LoaderOptions& options,
-                                                const Clock& clock) {
-    std::unique_ptr<Builder> builder(new Builder(options, clock));
+Result<std::unique_ptr<PolicyBuilder>> PolicyBuilder::start(const bpf::LoaderOptions& options,
+                                                            const Clock& clock) {
+    std::unique_ptr<PolicyBuilder> builder(new PolicyBuilder(options, clock));
     if (!builder->ready_) {
         return fail_errno("cannot make an event descriptor");
     }
-    builder->thread_ = std::thread([raw = builder.get()] { raw->run(); });
+    auto worker = Worker::start("egressd-policy", [raw = builder.get()] { raw->run(); });
+    if (!worker) {
+        return std::unexpected(worker.error());
+    }
+    builder->worker_ = std::move(*worker);
     return builder;
 }
 
-Builder::~Builder() {
+PolicyBuilder::~PolicyBuilder() {
     end();
-    if (thread_.joinable()) {
-        thread_.join();
-    }
+    worker_.join();
 }
 
-std::optional<std::uint64_t> Builder::ask(Look look) {
+std::optional<std::uint64_t> PolicyBuilder::ask(Question question) {
     const std::lock_guard lock(mutex_);
     if (asked_.size() >= most_asked) {
         return std::nullopt;
     }
-    asked_.emplace_back(++questions_, std::move(look));
+    asked_.emplace_back(++questions_, std::move(question));
     changed_.notify_all();
     return questions_;
 }
 
-void Builder::answer(std::vector<std::pair<std::uint64_t, Look>> asked) {
+void PolicyBuilder::answer(std::vector<std::pair<std::uint64_t, Question>> asked) {
     // The tables are large and not kept: with long lists this takes as long as it took to put them
     // in force.
     auto tables =
         generation_ == 0
             ? fail("no rules that this egressd knows are in force")
             : bpf::compile(in_force_, bpf::world_of(in_force_inventory_, clock_), generation_);
-    for (const auto& [number, look] : asked) {
+    for (const auto& [number, question] : asked) {
         Outcome outcome;
         outcome.number = number;
-        outcome.answer = tables ? look(in_force_, *tables)
-                                : Result<std::string>(std::unexpected(tables.error()));
+        outcome.answer =
+            tables ? question(in_force_, *tables) : Reply{Answered::failed, tables.error().text};
         tell(std::move(outcome));
     }
 }
 
-void Builder::end() {
+void PolicyBuilder::end() {
     const std::lock_guard lock(mutex_);
     stop_ = true;
     changed_.notify_all();
 }
 
-bool Builder::ended() {
+bool PolicyBuilder::ended() {
     const std::lock_guard lock(mutex_);
     return ended_;
 }
 
-std::uint64_t Builder::apply(policy::Policy policy, std::optional<bpf::Asker> asker) {
+std::uint64_t PolicyBuilder::apply(policy::Policy policy, std::optional<bpf::Asker> asker) {
     const std::lock_guard lock(mutex_);
     next_ = std::move(policy);
     next_asker_ = asker;
@@ -89,11 +90,10 @@ std::uint64_t Builder::apply(policy::Policy policy, std::optional<bpf::Asker> as
     return ++number_;
 }
 
-std::optional<Builder::Outcome> Builder::take() {
+std::optional<PolicyBuilder::Outcome> PolicyBuilder::take() {
     const std::lock_guard lock(mutex_);
     if (outcomes_.empty()) {
-        std::uint64_t count = 0;
-        [[maybe_unused]] const auto got = read(ready_.get(), &count, sizeof count);
+        ready_.quiet();
         return std::nullopt;
     }
     Outcome first = std::move(outcomes_.front());
@@ -101,33 +101,28 @@ std::optional<Builder::Outcome> Builder::take() {
     return first;
 }
 
-void Builder::tell(Outcome&& outcome) {
+void PolicyBuilder::tell(Outcome&& outcome) {
     const std::lock_guard lock(mutex_);
     outcomes_.push_back(std::move(outcome));
-    wake();
-}
-
-void Builder::wake() const {
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const auto put = write(ready_.get(), &one, sizeof one);
+    ready_.ring();
 }
 
 /// True: there is a new policy.
-bool Builder::wait(std::unique_lock<std::mutex>& lock) {
+bool PolicyBuilder::wait(std::unique_lock<std::mutex>& lock) {
     changed_.wait_for(lock, look_again, [this] { return stop_ || next_ || !asked_.empty(); });
     return next_.has_value();
 }
 
-void Builder::run() {
+void PolicyBuilder::run() {
     if (load()) {
         serve();
     }
     const std::lock_guard lock(mutex_);
     ended_ = true;
-    wake();
+    ready_.ring();
 }
 
-bool Builder::load() {
+bool PolicyBuilder::load() {
     Outcome outcome;
     outcome.started = true;
     auto loader = bpf::Loader::start(options_);
@@ -143,7 +138,7 @@ bool Builder::load() {
     return well;
 }
 
-void Builder::serve() {
+void PolicyBuilder::serve() {
     std::unique_lock lock(mutex_);
     while (!stop_) {
         const bool fresh = wait(lock);
@@ -172,7 +167,7 @@ void Builder::serve() {
     }
 }
 
-void Builder::unfold() {
+void PolicyBuilder::unfold() {
     const auto done = loader_->unfold(false);
     if (!done && !std::exchange(told_, true)) {
         log::warning("egress", "{}: counts of repeats that nothing follows are missing",
@@ -181,7 +176,7 @@ void Builder::unfold() {
 }
 
 /// nullopt: nothing is known that was not before.
-std::optional<bpf::Inventory> Builder::take_inventory(bool fresh) {
+std::optional<bpf::Inventory> PolicyBuilder::take_inventory(bool fresh) {
     auto now = bpf::take_inventory(current_, [this] { return loader_->name_files(); });
     if (!now) {
         if (!std::exchange(blind_, true)) {
@@ -204,7 +199,7 @@ std::optional<bpf::Inventory> Builder::take_inventory(bool fresh) {
 
 /// A program that was replaced stays what the rules call it for as long as it runs: a process that
 /// was started before the upgrade of a package keeps its rules, and so do those that it starts.
-void Builder::keep_running(bpf::Inventory& now, bool fresh) const {
+void PolicyBuilder::keep_running(bpf::Inventory& now, bool fresh) const {
     const bool changed = now.paths != inventory_.paths;
     if (!fresh && !changed) {
         now.running = inventory_.running; // which is nearly always: the table is not walked then
@@ -241,7 +236,7 @@ void Builder::keep_running(bpf::Inventory& now, bool fresh) const {
     }
 }
 
-Builder::Outcome Builder::build(bool again) {
+PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
     Outcome out;
     out.number = current_number_;
     out.again = again;
@@ -250,11 +245,11 @@ Builder::Outcome Builder::build(bool again) {
     if (auto tables = bpf::compile(current_, bpf::world_of(inventory_, clock_), out.generation)) {
         out.prefixes = tables->prefixes;
         if (!again && !options_.monitor) {
-            find_own_goals(*tables, out);
+            find_lockouts(*tables, out);
         }
-        out.result = current_asker_ && !again && !out.own_goals.empty()
-                         ? fail("the rules would cut off what the system needs", own_goal)
-                         : loader_->install(*tables);
+        out.lockout = current_asker_ && !again && !out.lockouts.empty();
+        out.result = out.lockout ? fail("the rules would cut off what the system needs")
+                                 : loader_->install(*tables);
     } else {
         out.result = std::unexpected(tables.error());
     }
@@ -267,7 +262,7 @@ Builder::Outcome Builder::build(bool again) {
         // What was refused must not come into force later, when a program has changed.
         current_ = in_force_;
         inventory_ = in_force_inventory_;
-    } else if (!out.result && out.result.error().code == own_goal) {
+    } else if (out.lockout) {
         current_ = {};
         inventory_ = {};
     }
@@ -275,7 +270,7 @@ Builder::Outcome Builder::build(bool again) {
 }
 
 /// What is in force is in force, whatever becomes of what was before.
-void Builder::tidy(Outcome& out) {
+void PolicyBuilder::tidy(Outcome& out) {
     untidy_.reset();
     if (const auto tidied = loader_->tidy(); !tidied) {
         out.untidy = tidied.error().text;
@@ -283,7 +278,7 @@ void Builder::tidy(Outcome& out) {
     }
 }
 
-void Builder::tidy_again() {
+void PolicyBuilder::tidy_again() {
     if (untidy_ && loader_->tidy()) {
         Outcome out = std::move(*std::exchange(untidy_, std::nullopt));
         out.untidy.clear();
@@ -292,14 +287,14 @@ void Builder::tidy_again() {
     }
 }
 
-void Builder::find_own_goals(const bpf::Tables& tables, Outcome& out) const {
+void PolicyBuilder::find_lockouts(const bpf::Tables& tables, Outcome& out) const {
     auto insiders =
         current_asker_ ? bpf::shells_of(*current_asker_) : std::vector{bpf::root_shell()};
     if (!bpf::name_programs(insiders, [this] { return loader_->name_files(); })) {
         return; // the inventory has said so
     }
-    out.own_goals = bpf::own_goals(current_, tables, insiders, bpf::resolvers("/etc/resolv.conf"),
-                                   week_at_boot(clock_));
+    out.lockouts = bpf::lockouts(current_, tables, insiders, bpf::resolvers("/etc/resolv.conf"),
+                                 week_at_boot(clock_));
 }
 
 } // namespace egress

@@ -7,15 +7,14 @@
 // repeats that nothing followed.
 #pragma once
 
-#include <cerrno>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <optional>
-#include <thread>
 
 #include "daemon/base/clock.h"
 #include "daemon/base/result.h"
+#include "daemon/base/worker.h"
 #include "daemon/bpf/load/loader.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/world.h"
@@ -25,50 +24,48 @@
 
 namespace egress {
 
-class Builder {
+class PolicyBuilder {
   public:
     /// What became of the policy with that number.
     struct Outcome {
         std::uint64_t number = 0;
         Result<> result;
         std::uint64_t generation = 0;
-        std::size_t prefixes = 0;                  ///< entries of the address tables
-        std::optional<Result<std::string>> answer; ///< to the question with that number
-        std::vector<policy::EgressRule> rules;     ///< those that were built
-        std::vector<policy::Diagnostic> own_goals; ///< of those rules; see bpf/guard.h
+        std::size_t prefixes = 0;                 ///< entries of the address tables
+        std::optional<Reply> answer;              ///< to the question with that number
+        bool lockout = false;                     ///< not installed, because of lockouts
+        std::vector<policy::EgressRule> rules;    ///< those that were built
+        std::vector<policy::Diagnostic> lockouts; ///< of those rules; see bpf/guard.h
         std::string untidy; ///< in force, but what was before cannot be taken away: why; see tidy()
         bool again = false; ///< made anew because the system changed, not because of apply()
         bool started = false; ///< `result` is that of the loading; on an error nothing follows
     };
 
     /// The first outcome tells how the loading went.
-    static Result<std::unique_ptr<Builder>> start(const bpf::LoaderOptions& options,
-                                                  const Clock& clock);
-    ~Builder();
-
-    /// Error of a policy that was not installed as it is an own goal of who asked.
-    static constexpr int own_goal = EDEADLK;
+    static Result<std::unique_ptr<PolicyBuilder>> start(const bpf::LoaderOptions& options,
+                                                        const Clock& clock);
+    ~PolicyBuilder();
 
     /// Hands a policy over; its number. One that has not been begun is forgotten. With an asker, it
-    /// is not installed where it has own goals; without, they are only told.
+    /// is not installed where it has lockouts; without, they are only told.
     std::uint64_t apply(policy::Policy policy, std::optional<bpf::Asker> asker = {});
 
     /// Answers a question about the policy in force; runs on the builder's thread.
-    using Look = std::function<Result<std::string>(const policy::Policy&, const bpf::Tables&)>;
+    using Question = std::function<Reply(const policy::Policy&, const bpf::Tables&)>;
     /// The number that the outcome with its answer will have. Nothing: too many wait.
-    std::optional<std::uint64_t> ask(Look look);
+    std::optional<std::uint64_t> ask(Question question);
 
     /// Begins nothing more. When what is under way has ended, fd() is readable and ended() true.
     void end();
     bool ended();
 
-    int fd() const { return ready_.get(); } ///< readable when there is an outcome
+    int fd() const { return ready_.fd(); } ///< readable when there is an outcome
     std::optional<Outcome> take();
     /// Once the outcome of a loading that went well has been taken.
     bpf::Loader& loader() { return *loader_; }
 
   private:
-    Builder(const bpf::LoaderOptions& options, const Clock& clock);
+    PolicyBuilder(const bpf::LoaderOptions& options, const Clock& clock);
     void run();
     bool load();
     void serve();
@@ -76,24 +73,23 @@ class Builder {
     Outcome build(bool again);
     void tidy(Outcome& out);
     void tidy_again();
-    void find_own_goals(const bpf::Tables& tables, Outcome& out) const;
-    void answer(std::vector<std::pair<std::uint64_t, Look>> asked);
+    void find_lockouts(const bpf::Tables& tables, Outcome& out) const;
+    void answer(std::vector<std::pair<std::uint64_t, Question>> asked);
     std::optional<bpf::Inventory> take_inventory(bool fresh);
     void keep_running(bpf::Inventory& now, bool fresh) const;
     void tell(Outcome&& outcome);
-    void wake() const;
     void unfold();
 
     const bpf::LoaderOptions options_;
     std::unique_ptr<bpf::Loader> loader_;
     Fd hold_; ///< on the pins
     const Clock& clock_;
-    Fd ready_;
+    Bell ready_;
     std::mutex mutex_; // guards the next nine
     std::condition_variable changed_;
     std::optional<policy::Policy> next_;
     std::optional<bpf::Asker> next_asker_;
-    std::vector<std::pair<std::uint64_t, Look>> asked_;
+    std::vector<std::pair<std::uint64_t, Question>> asked_;
     std::vector<Outcome> outcomes_;
     bool stop_ = false;
     bool ended_ = false;
@@ -109,7 +105,7 @@ class Builder {
     std::optional<Outcome> untidy_; ///< of the policy in force, until what was before it is gone
     bool told_ = false;             ///< that repeats cannot be told
     bool blind_ = false;            ///< the log says that paths can't be resolved
-    std::thread thread_;
+    Worker worker_;
 };
 
 } // namespace egress

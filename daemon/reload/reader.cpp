@@ -3,29 +3,22 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 
-#include <pthread.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include "lib/fd.h"
+#include "daemon/base/worker.h"
 
 namespace egress {
 
 /// What the two threads share. The reading one keeps it when the daemon goes.
 struct Reader::Lane {
-    Fd ready{eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)}; ///< readable when something is done
-    std::mutex mutex;                                 // guards the rest
+    Bell ready;       ///< rings when something is done
+    std::mutex mutex; ///< guards the rest
     std::condition_variable changed;
     std::deque<Read> waiting;
     std::deque<policy::Parsed> done; ///< in the same order
     bool stop = false;
 
     void run() {
-        pthread_setname_np(pthread_self(), "egressd-rules");
         std::unique_lock lock(mutex);
         while (!stop) {
             changed.wait(lock, [this] { return stop || !waiting.empty(); });
@@ -38,8 +31,7 @@ struct Reader::Lane {
             auto parsed = read();
             lock.lock();
             done.push_back(std::move(parsed));
-            const std::uint64_t one = 1;
-            [[maybe_unused]] const auto put = write(ready.get(), &one, sizeof one);
+            ready.ring();
         }
     }
 };
@@ -57,18 +49,17 @@ bool Reader::start() {
         return true;
     }
     auto lane = std::make_shared<Lane>();
-    sd_event_source* source = nullptr;
-    if (!lane->ready ||
-        sd_event_add_io(event_, &source, lane->ready.get(), EPOLLIN, on_read, this) < 0) {
+    if (!lane->ready) {
         return false;
     }
-    source_.reset(source);
-    try {
-        std::thread([lane] { lane->run(); }).detach();
-    } catch (const std::system_error&) {
-        source_.reset();
+    auto source = watch(event_, lane->ready.fd(), EPOLLIN, [this](std::uint32_t) { take_read(); });
+    auto worker = source ? Worker::start("egressd-rules", [lane] { lane->run(); })
+                         : std::unexpected(source.error());
+    if (!worker) {
         return false;
     }
+    worker->detach();
+    source_ = std::move(*source);
     lane_ = std::move(lane);
     return true;
 }
@@ -84,22 +75,19 @@ void Reader::read(Read read, Then then) {
     lane_->changed.notify_one();
 }
 
-int Reader::on_read(sd_event_source*, int, std::uint32_t, void* self) {
-    auto* const reader = static_cast<Reader*>(self);
-    Lane& lane = *reader->lane_;
-    std::uint64_t count = 0;
-    [[maybe_unused]] const auto got = ::read(lane.ready.get(), &count, sizeof count);
+void Reader::take_read() {
+    Lane& lane = *lane_;
+    lane.ready.quiet();
     std::unique_lock lock(lane.mutex);
     while (!lane.done.empty()) {
         auto parsed = std::move(lane.done.front());
         lane.done.pop_front();
         lock.unlock();
-        const Then then = std::move(reader->thens_.front());
-        reader->thens_.pop_front();
+        const Then then = std::move(thens_.front());
+        thens_.pop_front();
         then(std::move(parsed));
         lock.lock();
     }
-    return 0;
 }
 
 } // namespace egress

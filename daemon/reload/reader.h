@@ -29,7 +29,7 @@ class Reader {
   private:
     struct Lane;
     bool start();
-    static int on_read(sd_event_source*, int, std::uint32_t, void* self);
+    void take_read();
 
     sd_event* event_;
     std::shared_ptr<Lane> lane_;

@@ -23,7 +23,7 @@ Rulebook::Report failed(std::string text, bool misplaced) {
     Rulebook::Report report;
     report.parsed = true;
     report.misplaced = misplaced;
-    report.force = fail(std::move(text));
+    report.force = {Applied::failed, std::move(text)};
     return report;
 }
 
@@ -61,24 +61,24 @@ std::optional<Trial> Rulebook::trial_that_is_on() const {
     return Trial{kept["name"], kept["text"], kept["until"].get<Moment>()};
 }
 
-void Rulebook::begin(Enforcer::OnForce done) {
+void Rulebook::begin(OnApplied done) {
     const auto kept = trial_that_is_on();
     auto parsed = kept ? policy::parse_instead(kept->text, kept->name, conf_, directory_of(conf_))
                        : policy::Parsed{};
     if (!kept || !parsed.ok()) {
         keeper_.set_meta(meta_key, "", [](bool) {});
-        enforcer_.apply(ledger_.policy(), std::move(done));
+        enforcer_.apply({ledger_.policy(), {}, std::move(done), true});
         return;
     }
     log::notice("trial", "the trial of {} goes on for {} seconds", escape(kept->name),
                 kept->until - clock_.now());
     trial_ = kept;
     before_ = ledger_.policy();
-    put_in_force(std::move(parsed.policy), [this, done](const Result<>& result) {
-        if (!result && result.error().code == ECANCELED) {
+    put_in_force(std::move(parsed.policy), [this, done](const ApplyOutcome& outcome) {
+        if (outcome.applied == Applied::superseded) {
             overtaken_ = done; // its time was over before it was in force
         } else {
-            done(result);
+            done(outcome);
         }
     });
 }
@@ -111,25 +111,24 @@ void Rulebook::take(policy::Parsed parsed, Done done, std::optional<bpf::Asker> 
         done(report);
         return;
     }
-    const auto finish = [this, report, done](const Result<>& result) mutable {
-        report.force = result;
-        add_own_goals(report);
-        if (result) {
+    const auto finish = [this, report, done](const ApplyOutcome& outcome) mutable {
+        report.force = outcome;
+        add_lockouts(report);
+        if (outcome.in_force()) {
             log::notice("reload", "rules replaced");
         } else {
-            state_.last_error = result.error().text;
-            log::error("reload", "{}", result.error().text);
+            state_.last_error = outcome.error;
+            log::error("reload", "{}", outcome.error);
         }
         done(report);
     };
     put_in_force(std::move(parsed.policy), finish, asker);
 }
 
-void Rulebook::add_own_goals(Report& report) const {
-    report.own_goal = !report.force && report.force.error().code == Builder::own_goal;
-    if (report.force || report.own_goal) {
-        const auto& own_goals = enforcer_.own_goals();
-        report.diagnostics.insert(report.diagnostics.end(), own_goals.begin(), own_goals.end());
+void Rulebook::add_lockouts(Report& report) const {
+    if (report.force.in_force() || report.force.applied == Applied::lockout) {
+        const auto& lockouts = enforcer_.lockouts();
+        report.diagnostics.insert(report.diagnostics.end(), lockouts.begin(), lockouts.end());
     }
 }
 
@@ -187,23 +186,22 @@ void Rulebook::take_trial(Trial trial, policy::Parsed parsed, Done done,
 void Rulebook::start_trial(policy::Policy policy, Report report, Done done,
                            std::optional<bpf::Asker> asker) {
     const auto finish = [this, report = std::move(report),
-                         done = std::move(done)](const Result<>& result) mutable {
-        report.force = result;
-        add_own_goals(report);
-        if (result) {
+                         done = std::move(done)](const ApplyOutcome& outcome) mutable {
+        report.force = outcome;
+        add_lockouts(report);
+        if (outcome.in_force()) {
             log::notice("trial", "{} is tried out for {} seconds", escape(trial_->name),
                         trial_->until - clock_.now());
             done(report);
-        } else if (report.own_goal) {
-            log::notice("trial", "{} is not tried out: {}", escape(trial_->name),
-                        result.error().text);
+        } else if (outcome.applied == Applied::lockout) {
+            log::notice("trial", "{} is not tried out: {}", escape(trial_->name), outcome.error);
             forget_trial(); // the rules before never went
             done(report);
         } else if (ending_) {
             done(report); // it was ended before it was in force, which goes on
         } else {
             end_trial("it cannot be put in force",
-                      [report, done](const Result<>&) { done(report); });
+                      [report, done](const ApplyOutcome&) { done(report); });
         }
     };
     put_in_force(std::move(policy), finish, asker);
@@ -247,36 +245,36 @@ void Rulebook::go_back(Done done) {
         done(failed("no rules are tried out: there is nothing to go back from", true));
         return;
     }
-    end_trial("it was taken back", [done = std::move(done)](const Result<>& result) {
+    end_trial("it was taken back", [done = std::move(done)](const ApplyOutcome& outcome) {
         Report report;
         report.parsed = true;
-        report.force = result;
+        report.force = outcome;
         done(report);
     });
 }
 
-void Rulebook::end_trial(const char* why, Enforcer::OnForce done) {
+void Rulebook::end_trial(const char* why, OnApplied done) {
     ending_ = true;
     const auto name = escape(trial_->name);
-    put_in_force(before_, [this, why, name, done = std::move(done)](const Result<>& result) {
+    put_in_force(before_, [this, why, name, done = std::move(done)](const ApplyOutcome& outcome) {
         ending_ = false;
-        if (result) {
+        if (outcome.in_force()) {
             log::notice("trial", "the rules before {} are in force again: {}", name, why);
         } else {
             log::error("trial", "{}; the rules before {} should be in force again, as {}",
-                       result.error().text, name, why);
+                       outcome.error, name, why);
         }
         forget_trial();
         if (const auto starting = std::exchange(overtaken_, {})) {
-            starting(result);
+            starting(outcome);
         }
-        done(result);
+        done(outcome);
     });
 }
 
 void Rulebook::tick() {
     if (trial_ && !ending_ && clock_.now() >= trial_->until) {
-        end_trial("nobody confirmed it in time", [](const Result<>&) {});
+        end_trial("nobody confirmed it in time", [](const ApplyOutcome&) {});
     }
 }
 
@@ -292,28 +290,29 @@ void Rulebook::note(const Report& report) {
     }
 }
 
-void Rulebook::put_in_force(policy::Policy policy, Enforcer::OnForce done,
+void Rulebook::put_in_force(policy::Policy policy, OnApplied done,
                             std::optional<bpf::Asker> asker) {
     const auto fresh = std::make_shared<policy::Policy>(std::move(policy));
-    const auto finish = [this, fresh, done = std::move(done)](const Result<>& result) {
-        const int code = result ? 0 : result.error().code;
-        // The old [egress] with the new [local] would be rules that nobody wrote.
-        const bool old_stay =
-            code == Builder::own_goal || (!result && code != ETIMEDOUT && enforcer_.in_force());
+    const auto finish = [this, fresh, done = std::move(done)](const ApplyOutcome& outcome) {
+        const auto applied = outcome.applied;
+        // The old [egress] with the new [local] would be rules that no one wrote.
+        const bool old_stay = applied == Applied::lockout || applied == Applied::unavailable ||
+                              ((applied == Applied::failed || applied == Applied::superseded) &&
+                               enforcer_.in_force());
         if (!old_stay) {
             ledger_.replace(std::move(*fresh));
             state_.loaded = clock_.wall();
         }
-        if (result || code == ETIMEDOUT || code == ECANCELED || code == Builder::own_goal) {
-            done(result);
+        if (applied != Applied::failed && applied != Applied::unavailable) {
+            done(outcome);
             return;
         }
-        done(fail(fmt::format("[egress] cannot be put in force: {}; {}", result.error().text,
-                              old_stay ? "all rules before stay"
-                                       : "nothing of it is enforced, the other sections are"),
-                  code));
+        done(
+            {applied, fmt::format("[egress] cannot be put in force: {}; {}", outcome.error,
+                                  old_stay ? "all rules before stay"
+                                           : "nothing of it is enforced, the other sections are")});
     };
-    enforcer_.apply(*fresh, finish, asker);
+    enforcer_.apply({*fresh, asker, finish});
 }
 
 } // namespace egress

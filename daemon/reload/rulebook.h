@@ -1,8 +1,8 @@
 // The rules as a whole: read from the files, tried out, put in force, or not.
 //
 // New rules replace all sections or none. [egress] takes its time, as the kernel is filled with it
-// on a thread of its own: the other sections follow when it is in force. Where the kernel half
-// works not at all, they do without it.
+// on a thread of its own: the other sections follow when it is in force. If the kernel side is
+// unavailable, the other sections are applied without [egress]; if only a thread is, nothing is.
 //
 // A trial puts other rules in force for a time. Its text and its end are in the database before, so
 // that a daemon which starts meanwhile goes on with it, and one which starts later does not. When
@@ -47,8 +47,9 @@ class Rulebook {
         bool parsed = false; ///< no errors among the diagnostics
         std::vector<policy::Diagnostic> diagnostics;
         bool misplaced = false; ///< asked for what does not fit to whether there is a trial
-        bool own_goal = false;  ///< refused for the warnings of own goals among the diagnostics
-        Result<> force;         ///< whether all is in force; not tried where not parsed
+        /// Whether all is in force; not tried where not parsed. A lockout's lines are among the
+        /// diagnostics.
+        ApplyOutcome force;
     };
     using Done = std::function<void(const Report&)>;
 
@@ -56,10 +57,10 @@ class Rulebook {
              std::string conf);
 
     /// Puts the rules in force with which the ledger began, or those of the trial that is on.
-    void begin(Enforcer::OnForce done);
+    void begin(OnApplied done);
     // Each calls `done` once, now or when the files are read, within Enforcer::patience and a
     // commit from then on.
-    /// New rules from the files, or the old ones. With an asker, the next two refuse own goals.
+    /// New rules from the files, or the old ones. With an asker, the next two refuse lockouts.
     void reload(Done done, std::optional<bpf::Asker> asker = {});
     /// `trial.until` says when it ends.
     void try_out(Trial trial, Done done, std::optional<bpf::Asker> asker = {});
@@ -78,16 +79,15 @@ class Rulebook {
     static std::string directory_of(const std::string& conf) { return conf + ".d"; }
 
   private:
-    void put_in_force(policy::Policy policy, Enforcer::OnForce done,
-                      std::optional<bpf::Asker> asker = {});
+    void put_in_force(policy::Policy policy, OnApplied done, std::optional<bpf::Asker> asker = {});
     void take(policy::Parsed parsed, Done done, std::optional<bpf::Asker> asker);
     void take_trial(Trial trial, policy::Parsed parsed, Done done, std::optional<bpf::Asker> asker);
     void note(const Report& report);
-    void add_own_goals(Report& report) const;
+    void add_lockouts(Report& report) const;
     void start_trial(policy::Policy policy, Report report, Done done,
                      std::optional<bpf::Asker> asker);
     void forget_trial();
-    void end_trial(const char* why, Enforcer::OnForce done);
+    void end_trial(const char* why, OnApplied done);
     std::optional<Trial> trial_that_is_on() const;
     std::string busy() const;
 
@@ -99,10 +99,10 @@ class Rulebook {
     std::string conf_;
     RulesState state_;
     std::optional<Trial> trial_;
-    Enforcer::OnForce overtaken_; ///< who waits for the start, when the trial ended before it
-    bool ending_ = false;         ///< the rules before are on their way back
-    std::uint64_t trials_ = 0;    ///< begun so far
-    policy::Policy before_;       ///< the rules that come back after a trial
+    OnApplied overtaken_;      ///< who waits for the start, when the trial ended before it
+    bool ending_ = false;      ///< the rules before are on their way back
+    std::uint64_t trials_ = 0; ///< begun so far
+    policy::Policy before_;    ///< the rules that come back after a trial
 };
 
 } // namespace egress

@@ -4,8 +4,6 @@
 #include <csignal>
 #include <cstring>
 
-#include <sys/eventfd.h>
-
 namespace egress::store {
 
 void Batch::put(const Row& row) {
@@ -67,17 +65,14 @@ void Batch::sort() {
 
 Result<std::unique_ptr<Store>> Store::start(Env env) {
     std::unique_ptr<Store> store(new Store(std::move(env)));
-    store->wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!store->wake_) {
         return fail_errno("cannot make an eventfd");
     }
-    // Signals belong to the loop's thread.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    store->thread_ = std::thread(&Store::run, store.get());
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    auto worker = Worker::start("egressd-store", [raw = store.get()] { raw->run(); });
+    if (!worker) {
+        return std::unexpected(worker.error());
+    }
+    store->worker_ = std::move(*worker);
     return store;
 }
 
@@ -87,9 +82,7 @@ Store::~Store() {
         stop_ = true;
     }
     changed_.notify_all();
-    if (thread_.joinable()) {
-        thread_.join();
-    }
+    worker_.join();
 }
 
 void Store::submit(Batch& batch) {
@@ -116,8 +109,7 @@ void Store::hand_over() {
 }
 
 std::optional<Store::Outcome> Store::take_outcome() {
-    std::uint64_t wakes = 0;
-    [[maybe_unused]] const auto got = ::read(wake_.get(), &wakes, sizeof wakes);
+    wake_.quiet();
     const std::scoped_lock lock(mutex_);
     if (!outcome_) {
         return std::nullopt;
@@ -154,8 +146,7 @@ void Store::run() {
         work_ = false;
         outcome_ = written ? Outcome{true, {}} : Outcome{false, written.error().text};
         changed_.notify_all();
-        const std::uint64_t one = 1;
-        [[maybe_unused]] const auto put = ::write(wake_.get(), &one, sizeof one);
+        wake_.ring();
     }
 }
 

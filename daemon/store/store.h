@@ -13,11 +13,11 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "daemon/base/result.h"
+#include "daemon/base/worker.h"
 #include "daemon/store/env.h"
 #include "daemon/store/event_table.h"
 
@@ -71,7 +71,7 @@ class Store {
     ~Store();
 
     /// Readable when an outcome can be taken.
-    int fd() const { return wake_.get(); }
+    int fd() const { return wake_.fd(); }
     /// No batch is under way or waiting to be tried again.
     bool idle() const { return !busy_; }
     /// Only while idle: swaps `batch` against an empty one whose memory is warm.
@@ -100,7 +100,7 @@ class Store {
     Env env_;
     EventTable events_; // the writer's
     std::atomic<std::uint64_t> damaged_{0};
-    Fd wake_;
+    Bell wake_;
     bool busy_ = false; // the loop's view
     std::mutex mutex_;
     std::condition_variable changed_;
@@ -108,7 +108,7 @@ class Store {
     bool work_ = false;
     bool stop_ = false;
     std::optional<Outcome> outcome_;
-    std::thread thread_;
+    Worker worker_;
 };
 
 } // namespace egress::store

@@ -55,7 +55,7 @@ void match(benchmark::State& state) {
         subjects.push_back(subject_at(i));
     }
     std::size_t next = 0;
-    Decision decision;
+    EffectiveRule decision;
     for (auto _ : state) {
         benchmark::DoNotOptimize(matcher.match(subjects[next++ & 4095], decision));
     }
@@ -80,7 +80,7 @@ BENCHMARK(parse)
 
 void decide_failure(benchmark::State& state) {
     const Rule rule;
-    Decision decision;
+    EffectiveRule decision;
     decision.local = &rule;
     decision.nfail = 3;
     decision.disable = 600;
@@ -93,7 +93,7 @@ void decide_failure(benchmark::State& state) {
         const Outcome outcome = decide(decision, counted, past, egress::Action::fail, now);
         benchmark::DoNotOptimize(outcome);
         counted = outcome.next;
-        if (outcome.deed == Deed::block) {
+        if (outcome.effect == Effect::block) {
             counted = Count{};
             past.clear();
         }

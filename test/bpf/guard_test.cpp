@@ -8,26 +8,26 @@ namespace {
 
 std::vector<policy::Diagnostic> found(const std::string& lines, const Asker& asker) {
     const auto policy = policy_of(lines);
-    return own_goals(policy, tables_of(policy), shells_of(asker), {*Address::parse("127.0.0.53")},
-                     0);
+    return lockouts(policy, tables_of(policy), shells_of(asker), {*Address::parse("127.0.0.53")},
+                    0);
 }
 
 } // namespace
 
-TEST_CASE("an own goal is one of root's or of who asks") {
+TEST_CASE("a lockout is one of root's or of who asks") {
     constexpr Asker root{0, 0};
     constexpr Asker admin{1000, 1000};
     CHECK(found("* * * 1000 * deny\n", root).empty());
     const auto goals = found("* * * 1000 * deny\n", admin);
     REQUIRE(goals.size() == 1);
-    CHECK(goals[0].text == "own goal: the line refuses name resolution to a shell of who asks (uid "
+    CHECK(goals[0].text == "lockout: the line refuses name resolution to a shell of who asks (uid "
                            "1000), by 127.0.0.53 port 53/udp");
     CHECK(found("* * * :1000 * deny\n", admin).size() == 1);
     CHECK(found("* * * root * deny\n", admin).size() == 1);
     CHECK(found("local:53 * * * * allow\n* * * * * deny\n", admin).empty());
 }
 
-TEST_CASE("what only records is no own goal") {
+TEST_CASE("what only records is no lockout") {
     CHECK(found("* * * * * deny audit\n", {0, 0}).empty());
     CHECK(found("*:80 * * * * deny\n", {0, 0}).empty());
 }

@@ -246,7 +246,7 @@ def test_own_goals(world):
         for text in goals:
             for words in ([], ["--confirm", "1m"]):
                 done = apply(world, guard, text, *words)
-                assert done.returncode == 1 and "tried.conf:2:1: warning: own goal" in done.stderr, (
+                assert done.returncode == 1 and "tried.conf:2:1: warning: lockout" in done.stderr, (
                     text, done)
                 assert "--force" in done.stderr and not trial(guard), done
         assert guard.status()["generation"] == 1 and read(guard.daemon.conf) == BEFORE
@@ -256,24 +256,24 @@ def test_own_goals(world):
                     "[egress]\n*:80 * * * * deny\n")
         for text in innocent:
             done = apply(world, guard, text, "--confirm", "1m")
-            assert done.returncode == 0 and "own goal" not in done.stderr, (text, done)
+            assert done.returncode == 0 and "lockout" not in done.stderr, (text, done)
             assert world.ctl("confirm", "--back", environment=at(guard)).returncode == 0
         # Named, and taken all the same.
         done = apply(world, guard, goals[1], "--force")
-        assert done.returncode == 0 and "own goal" in done.stderr, done
+        assert done.returncode == 0 and "lockout" in done.stderr, done
         assert read(guard.daemon.conf) == goals[1]
         # Where nobody is asked, it is a warning.
         code, body = guard.daemon.request("POST", "/v1/reload?force=1")
-        assert code == 200 and "own goal" in " ".join(body["warnings"]), body
+        assert code == 200 and "lockout" in " ".join(body["warnings"]), body
         before = guard.status()["generation"]
         guard.daemon.send(harness.signal.SIGHUP)
         wait_for(lambda: guard.status()["generation"] > before, 60, "the reload by a signal")
-        wait_for(lambda: "own goal: the line refuses name resolution to a root shell"
+        wait_for(lambda: "lockout: the line refuses name resolution to a root shell"
                  in guard.daemon.log(), 20, "the log to say so")
         done = harness.run(harness.artefact("daemon/egressd"), "-n", "-c", guard.daemon.conf)
-        assert "own goal" in done.stderr, done
+        assert "lockout" in done.stderr, done
         done = world.ctl("check", guard.daemon.conf)
-        assert done.returncode == 0 and "own goal" in done.stderr, done
+        assert done.returncode == 0 and "lockout" in done.stderr, done
 
 
 def test_the_daemon_refuses_own_goals(world):
@@ -284,27 +284,27 @@ def test_the_daemon_refuses_own_goals(world):
         goal = "[local]\n2222 stream tcp * * 9 1h\n[egress]\n* * * * * deny\n"
         wish = {"name": "curl", "text": goal, "seconds": 600}
         code, body = guard.daemon.request("PUT", "/v1/trial", wish)
-        assert code == 409 and any("curl:4:1: warning: own goal" in each for each in body["warnings"]), body
+        assert code == 409 and any("curl:4:1: warning: lockout" in each for each in body["warnings"]), body
         assert "force" in body["error"] and not trial(guard), body
         # Nothing has happened, and nothing is left to happen.
         assert guard.status()["generation"] == 1 and guard.status()["state"] == "in force"
         assert nfail(guard) == 3 and probe(guard, TARGET, "tcp,10.66.0.9,80") == ["ok", "EPERM"]
         world.write(os.path.basename(guard.daemon.conf), goal)
         code, body = guard.daemon.request("POST", "/v1/reload")
-        assert code == 409 and any(":4:1: warning: own goal" in each for each in body["warnings"]), body
+        assert code == 409 and any(":4:1: warning: lockout" in each for each in body["warnings"]), body
         done = world.ctl("reload", environment=at(guard))
-        assert done.returncode == 1 and ":4:1: warning: own goal" in done.stderr, done
+        assert done.returncode == 1 and ":4:1: warning: lockout" in done.stderr, done
         assert "--force" in done.stderr and nfail(guard) == 3, done
         done = world.ctl("reload", "--json", environment=at(guard))
-        assert done.returncode == 1 and "own goal" in " ".join(json.loads(done.stdout)["warnings"]), done
+        assert done.returncode == 1 and "lockout" in " ".join(json.loads(done.stdout)["warnings"]), done
         assert guard.status()["generation"] == 1 and not guard.status()["last_error"]
         # By force.
         code, body = guard.daemon.request("PUT", "/v1/trial?force=1", wish)
-        assert code == 200 and "own goal" in " ".join(body["warnings"]) and nfail(guard) == 9, body
+        assert code == 200 and "lockout" in " ".join(body["warnings"]) and nfail(guard) == 9, body
         assert probe(guard, TARGET) == ["EPERM"]
         assert guard.daemon.request("DELETE", "/v1/trial")[0] == 200
         done = world.ctl("reload", "--force", environment=at(guard))
-        assert done.returncode == 0 and "own goal" in done.stderr, done
+        assert done.returncode == 0 and "lockout" in done.stderr, done
         assert nfail(guard) == 9 and probe(guard, TARGET) == ["EPERM"]
 
 
@@ -315,7 +315,7 @@ def test_own_goals_of_the_first_rules(world):
         daemon = guard.daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n", "-G", guard.cgroup)
         goal = {"name": "x", "text": "[egress]\n* * * * * deny\n", "seconds": 600}
         code, body = daemon.request("PUT", "/v1/trial", goal, timeout=90)
-        assert code == 409 and "own goal" in " ".join(body["warnings"]), body
+        assert code == 409 and "lockout" in " ".join(body["warnings"]), body
         assert guard.status()["state"] == "off" and not trial(guard) and nfail(guard) == 3
         # What was refused does not come when the system changes, either.
         path = world.path("program")
@@ -337,7 +337,7 @@ def test_the_session_keeps_its_exemption(world):
         return world.ctl("apply", path, "--confirm", "1m", *words,
                          environment={"EGRESS_CONTROL": daemon.control, "SSH_CONNECTION": session})
     done = tried("192.0.2.7 51234 10.66.0.1 22")
-    assert done.returncode == 1 and ":2:1: warning: own goal: failures from 192.0.2.7" in done.stderr
+    assert done.returncode == 1 and ":2:1: warning: lockout: failures from 192.0.2.7" in done.stderr
     # Neither the exempt nor those who never were lose anything.
     for session in ("192.0.2.7 51234 10.66.0.1 23", "10.66.9.9 51234 10.66.0.1 22", "nonsense", ""):
         done = tried(session)

@@ -59,7 +59,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         subject.type = rule.type.value_or(0);
         subject.protocol = rule.protocol.number.value_or(0);
         subject.uid = rule.owner.value_or(0);
-        Decision decision;
+        EffectiveRule decision;
         const bool family = rule.protocol.family == AF_UNSPEC ||
                             rule.protocol.family == subject.remote.address.family();
         require(matcher.match(subject, decision) || !family, "a report made for a line matches");

@@ -58,8 +58,8 @@ struct Bench {
         : matcher(good(text), "egress", [this](std::string_view name) { return names(name); }) {}
 
     /// What decides, or a decision without a rule.
-    Decision decide(const Subject& subject) const {
-        Decision out;
+    EffectiveRule decide(const Subject& subject) const {
+        EffectiveRule out;
         if (!matcher.match(subject, out)) {
             out.local = nullptr;
         }

@@ -41,7 +41,7 @@ TEST_CASE("a look-up allocates nothing, however many the lines") {
         const auto before = allocations;
         const auto start = std::chrono::steady_clock::now();
         for (const auto& subject : subjects) {
-            Decision decision;
+            EffectiveRule decision;
             matched += matcher.match(subject, decision);
         }
         const std::chrono::duration<double, std::nano> time =

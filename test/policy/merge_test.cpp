@@ -6,8 +6,8 @@ namespace egress::policy {
 namespace {
 
 /// The decision of `local` and one [remote] line for everybody, for a report from `remote`.
-Decision merged(std::string_view local, std::string_view remote_line, std::string_view remote,
-                std::string* name = nullptr) {
+EffectiveRule merged(std::string_view local, std::string_view remote_line, std::string_view remote,
+                     std::string* name = nullptr) {
     const Bench bench(std::string(local) + "\n[remote]\n" + std::string(remote_line));
     auto subject = remote.find(':') == std::string_view::npos ? tcp(remote) : tcp6(remote);
     auto decision = bench.decide(subject);

@@ -59,7 +59,7 @@ TEST_CASE("the index decides as the plain loop does") {
         for (int i = 0; i < 2000; ++i, ++compared) {
             const auto subject = random_subject(random);
             const Rule* const local = reference::local(matcher.policy(), subject);
-            Decision decision; // its lines are null until one matches
+            EffectiveRule decision; // its lines are null until one matches
             const bool matched = matcher.match(subject, decision);
             if (matched != (local != nullptr) || decision.local != local) {
                 FAIL("[local]: " << text(decision.local) << " instead of " << text(local));

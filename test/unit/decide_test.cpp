@@ -12,15 +12,15 @@ using store::State;
 namespace {
 
 constexpr Moment now = 100'000;
-constexpr auto unlimited = [](policy::Decision& rule) { rule.limited = false; };
-constexpr auto plain = [](policy::Decision&) {};
-constexpr auto doubling = [](policy::Decision& rule) {
+constexpr auto unlimited = [](policy::EffectiveRule& rule) { rule.limited = false; };
+constexpr auto plain = [](policy::EffectiveRule&) {};
+constexpr auto doubling = [](policy::EffectiveRule& rule) {
     rule.escalate_percent = 200;
     rule.max = 1000;
 };
 
-policy::Decision rule_of(std::uint32_t nfail, Seconds disable) {
-    policy::Decision rule;
+policy::EffectiveRule rule_of(std::uint32_t nfail, Seconds disable) {
+    policy::EffectiveRule rule;
     rule.nfail = nfail;
     rule.disable = disable;
     return rule;
@@ -44,14 +44,14 @@ Count releasing() {
 
 struct Fixture {
     const char* description;
-    policy::Decision rule;
-    void (*tweak)(policy::Decision&);
+    policy::EffectiveRule rule;
+    void (*tweak)(policy::EffectiveRule&);
     Count before;
     Action action;
     State state;
     std::uint32_t count;
     Moment until;
-    Deed deed;
+    Effect effect;
 };
 
 } // namespace
@@ -66,9 +66,9 @@ TEST_CASE("decide: fixtures") {
          State::counting,
          1,
          now + 600,
-         Deed::none},
+         Effect::none},
         {"the last of three", rule_of(3, 600), plain, counting(2), Action::fail, State::blocked, 3,
-         now + 600, Deed::block},
+         now + 600, Effect::block},
         {"nfail 1 blocks at once",
          rule_of(1, 60),
          plain,
@@ -77,9 +77,9 @@ TEST_CASE("decide: fixtures") {
          State::blocked,
          1,
          now + 60,
-         Deed::block},
+         Effect::block},
         {"a bad user counts one", rule_of(3, 600), plain, counting(1), Action::bad_user,
-         State::counting, 2, now + 600, Deed::none},
+         State::counting, 2, now + 600, Effect::none},
         {"abuse blocks at once",
          rule_of(3, 600),
          plain,
@@ -88,13 +88,13 @@ TEST_CASE("decide: fixtures") {
          State::blocked,
          3,
          now + 600,
-         Deed::block},
+         Effect::block},
         {"abuse on top of two", rule_of(3, 600), plain, counting(2), Action::abusive,
-         State::blocked, 3, now + 600, Deed::block},
+         State::blocked, 3, now + 600, Effect::block},
         {"nfail * never blocks", rule_of(0, 600), unlimited, counting(4'000'000), Action::fail,
-         State::counting, 4'000'001, now + 600, Deed::none},
+         State::counting, 4'000'001, now + 600, Effect::none},
         {"nfail * : abuse counts one", rule_of(0, 600), unlimited, counting(7), Action::abusive,
-         State::counting, 8, now + 600, Deed::none},
+         State::counting, 8, now + 600, Effect::none},
         {"disable * is for ever",
          rule_of(1, forever),
          plain,
@@ -103,7 +103,7 @@ TEST_CASE("decide: fixtures") {
          State::blocked,
          1,
          never,
-         Deed::block},
+         Effect::block},
         {"disable * : a count is kept for ever",
          rule_of(3, forever),
          plain,
@@ -112,81 +112,81 @@ TEST_CASE("decide: fixtures") {
          State::counting,
          1,
          never,
-         Deed::none},
+         Effect::none},
         {"the rule got stricter: what is counted counts", rule_of(2, 600), plain, counting(5),
-         Action::fail, State::blocked, 6, now + 600, Deed::block},
+         Action::fail, State::blocked, 6, now + 600, Effect::block},
         {"the rule got laxer", rule_of(10, 600), plain, counting(2), Action::fail, State::counting,
-         3, now + 600, Deed::none},
+         3, now + 600, Effect::none},
         {"success forgets a count", rule_of(3, 600), plain, counting(2), Action::ok,
-         State::counting, 0, 0, Deed::forget},
+         State::counting, 0, 0, Effect::forget},
         {"success lifts a block", rule_of(3, 600), plain, blocked(3, now + 500), Action::ok,
-         State::releasing, 0, never, Deed::lift},
+         State::releasing, 0, never, Effect::lift},
         {"success leaves a permanent block", rule_of(3, forever), plain, blocked(3, never),
-         Action::ok, State::blocked, 3, never, Deed::none},
+         Action::ok, State::blocked, 3, never, Effect::none},
         {"success leaves a block by hand", rule_of(3, 600), plain, blocked(3, now + 500, true),
-         Action::ok, State::blocked, 3, now + 500, Deed::none},
+         Action::ok, State::blocked, 3, now + 500, Effect::none},
         {"success while releasing changes nothing", rule_of(3, 600), plain, releasing(), Action::ok,
-         State::releasing, 0, never, Deed::none},
+         State::releasing, 0, never, Effect::none},
         {"a failure while blocked extends", rule_of(3, 600), plain, blocked(3, now + 500),
-         Action::fail, State::blocked, 4, now + 600, Deed::extend},
+         Action::fail, State::blocked, 4, now + 600, Effect::extend},
         {"a shorter rule never cuts a standing block", rule_of(3, 10), plain, blocked(3, now + 500),
-         Action::fail, State::blocked, 4, now + 500, Deed::none},
+         Action::fail, State::blocked, 4, now + 500, Effect::none},
         {"a block by hand is not extended", rule_of(3, 600), plain, blocked(3, now + 5, true),
-         Action::fail, State::blocked, 4, now + 5, Deed::none},
+         Action::fail, State::blocked, 4, now + 5, Effect::none},
         {"a permanent block stays permanent", rule_of(3, 600), plain, blocked(3, never),
-         Action::fail, State::blocked, 4, never, Deed::none},
+         Action::fail, State::blocked, 4, never, Effect::none},
         {"a failure while releasing is counted", rule_of(3, 600), plain, releasing(), Action::fail,
-         State::releasing, 1, never, Deed::none},
+         State::releasing, 1, never, Effect::none},
         {"abuse while releasing blocks again", rule_of(3, 600), plain, releasing(), Action::abusive,
-         State::blocked, 3, now + 600, Deed::block},
+         State::blocked, 3, now + 600, Effect::block},
         {"counts saturate", rule_of(0, 600), unlimited, counting(0xffffffff), Action::fail,
-         State::counting, 0xffffffff, now + 600, Deed::none},
+         State::counting, 0xffffffff, now + 600, Effect::none},
     };
     for (const auto& one : fixtures) {
         INFO(one.description);
-        policy::Decision rule = one.rule;
+        policy::EffectiveRule rule = one.rule;
         one.tweak(rule);
         Past past;
         const Outcome outcome = decide(rule, one.before, past, one.action, now);
-        CHECK(outcome.deed == one.deed);
+        CHECK(outcome.effect == one.effect);
         CHECK(outcome.next.count == one.count);
-        if (one.deed != Deed::forget) {
+        if (one.effect != Effect::forget) {
             CHECK(outcome.next.state == one.state);
             CHECK(outcome.next.until == one.until);
             CHECK(outcome.next.by_hand == one.before.by_hand);
         }
-        if (one.deed == Deed::block) {
+        if (one.effect == Effect::block) {
             CHECK(outcome.next.since == now);
         }
     }
 }
 
 TEST_CASE("escalation multiplies at each repeat, up to max, and is remembered over a success") {
-    policy::Decision rule = rule_of(1, 60);
+    policy::EffectiveRule rule = rule_of(1, 60);
     doubling(rule);
     Past past;
     Count row;
     Moment time = now;
     for (const Seconds expected : {60, 120, 240, 480, 960, 1000, 1000}) {
         const Outcome block = decide(rule, row, past, Action::fail, time);
-        REQUIRE(block.deed == Deed::block);
+        REQUIRE(block.effect == Effect::block);
         CHECK(block.next.until == time + expected);
         time = block.next.until;
         const Outcome lifted = expire(block.next);
-        REQUIRE(lifted.deed == Deed::lift);
+        REQUIRE(lifted.effect == Effect::lift);
         const Outcome gone = released(lifted.next, time);
-        CHECK(gone.deed == Deed::none); // strikes are kept
+        CHECK(gone.effect == Effect::none); // strikes are kept
         CHECK(gone.next.until == time + 24 * 60 * 60);
         row = gone.next;
         time += 5;
     }
     const Outcome good = decide(rule, row, past, Action::ok, time);
-    CHECK(good.deed == Deed::none);
+    CHECK(good.effect == Effect::none);
     CHECK(good.next.strikes == 7);
 }
 
 TEST_CASE("block_time: no overflow, max never shortens disable, escalate 1 is flat") {
-    policy::Decision rule = rule_of(1, 3600);
+    policy::EffectiveRule rule = rule_of(1, 3600);
     CHECK(block_time(rule, 65535) == 3600);
     rule.escalate_percent = 100'000;
     CHECK(block_time(rule, 65535) > 3600);
@@ -208,12 +208,12 @@ TEST_CASE("without escalation nothing is left after a block") {
     Past past;
     const Outcome block = decide(rule_of(1, 60), {}, past, Action::fail, now);
     CHECK(block.next.strikes == 0);
-    CHECK(released(expire(block.next).next, now + 60).deed == Deed::forget);
-    CHECK(expire(counting(2)).deed == Deed::forget);
+    CHECK(released(expire(block.next).next, now + 60).effect == Effect::forget);
+    CHECK(expire(counting(2)).effect == Effect::forget);
 }
 
 TEST_CASE("window: failures older than it no longer count") {
-    policy::Decision rule = rule_of(3, 600);
+    policy::EffectiveRule rule = rule_of(3, 600);
     rule.window = 60;
     Past past;
     Count row;
@@ -227,34 +227,34 @@ TEST_CASE("window: failures older than it no longer count") {
     CHECK(fail_at(now + 60).next.count == 2); // the first is 60 s old: gone
     CHECK(fail_at(now + 200).next.count == 1);
     CHECK(fail_at(now + 200).next.count == 2);
-    CHECK(fail_at(now + 201).deed == Deed::block);
+    CHECK(fail_at(now + 201).effect == Effect::block);
 }
 
 TEST_CASE("window: a count from before the rule had one is taken over, a success clears it") {
-    policy::Decision rule = rule_of(5, 600);
+    policy::EffectiveRule rule = rule_of(5, 600);
     rule.window = 60;
     Past past;
     const Outcome taken = decide(rule, counting(3, now - 30), past, Action::fail, now);
     CHECK(taken.next.count == 4);
     const Outcome late = decide(rule, taken.next, past, Action::fail, now + 31);
     CHECK(late.next.count == 2); // the three went with their time
-    CHECK(decide(rule, late.next, past, Action::ok, now + 32).deed == Deed::forget);
+    CHECK(decide(rule, late.next, past, Action::ok, now + 32).effect == Effect::forget);
     CHECK(past.empty());
 }
 
 TEST_CASE("window: abuse blocks at once whatever nfail is") {
     for (const std::uint32_t nfail : {1u, 3u, 65535u, 65536u, 4'000'000'000u}) {
-        policy::Decision rule = rule_of(nfail, 600);
+        policy::EffectiveRule rule = rule_of(nfail, 600);
         rule.window = 60;
         Past past;
         const Outcome outcome = decide(rule, {}, past, Action::abusive, now);
-        CHECK(outcome.deed == Deed::block);
+        CHECK(outcome.effect == Effect::block);
         CHECK(outcome.next.count == nfail);
     }
 }
 
 TEST_CASE("window: a failure while blocked extends, however old the others are") {
-    policy::Decision rule = rule_of(3, 600);
+    policy::EffectiveRule rule = rule_of(3, 600);
     rule.window = 60;
     Past past;
     Count row;
@@ -263,14 +263,14 @@ TEST_CASE("window: a failure while blocked extends, however old the others are")
     }
     REQUIRE(row.state == State::blocked);
     const Outcome outcome = decide(rule, row, past, Action::fail, now + 300);
-    CHECK(outcome.deed == Deed::extend);
+    CHECK(outcome.effect == Effect::extend);
     CHECK(outcome.next.until == now + 900);
 }
 
 TEST_CASE("window: exact up to max_history times, beyond it never too few and never too late") {
     std::mt19937 random(3);
     for (int round = 0; round < 400; ++round) {
-        policy::Decision rule = rule_of(0, 600);
+        policy::EffectiveRule rule = rule_of(0, 600);
         rule.limited = false;
         rule.window = 1 + static_cast<Seconds>(random() % 100);
         std::vector<Moment> all; // the plain truth
@@ -303,7 +303,7 @@ TEST_CASE("properties over random histories and rules that change between report
         Count row;
         Moment time = now;
         for (int i = 0; i < 60; ++i) {
-            policy::Decision rule = rule_of(1 + pick(6), 1 + pick(1000));
+            policy::EffectiveRule rule = rule_of(1 + pick(6), 1 + pick(1000));
             rule.limited = pick(8) != 0;
             rule.disable = pick(12) == 0 ? forever : rule.disable;
             rule.escalate_percent = 100 + pick(3) * 100;
@@ -311,12 +311,12 @@ TEST_CASE("properties over random histories and rules that change between report
             time += pick(120);
             if (row.until <= time) {
                 const Outcome outcome = expire(row);
-                row = outcome.deed == Deed::forget ? Count{} : outcome.next;
+                row = outcome.effect == Effect::forget ? Count{} : outcome.next;
                 past.clear();
             }
             if (row.state == State::releasing && pick(2) == 0) {
                 const Outcome outcome = released(row, time);
-                row = outcome.deed == Deed::forget ? Count{} : outcome.next;
+                row = outcome.effect == Effect::forget ? Count{} : outcome.next;
             }
             const auto action = static_cast<Action>(pick(4));
             const Outcome outcome = decide(rule, row, past, action, time);
@@ -324,17 +324,17 @@ TEST_CASE("properties over random histories and rules that change between report
             if (row.state == State::blocked && next.state == State::blocked) {
                 REQUIRE(next.until >= row.until);
                 REQUIRE(next.since == row.since);
-                REQUIRE(outcome.deed != Deed::block);
+                REQUIRE(outcome.effect != Effect::block);
             }
             if (row.state != State::blocked && next.state == State::blocked) {
-                REQUIRE(outcome.deed == Deed::block);
+                REQUIRE(outcome.effect == Effect::block);
                 REQUIRE(rule.limited);
                 REQUIRE(next.count >= rule.nfail);
                 REQUIRE(next.until > time);
             }
             if (row.state == State::blocked && next.state != State::blocked) {
                 REQUIRE(action == Action::ok);
-                REQUIRE(outcome.deed == Deed::lift);
+                REQUIRE(outcome.effect == Effect::lift);
                 REQUIRE(row.until != never);
             }
             if (action != Action::ok && rule.limited && next.state != State::blocked) {
@@ -346,8 +346,8 @@ TEST_CASE("properties over random histories and rules that change between report
             if (action != Action::ok && rule.window == forever && row.count < 0xffffff) {
                 REQUIRE(next.count > row.count);
             }
-            row = outcome.deed == Deed::forget ? Count{} : next;
-            if (outcome.deed == Deed::forget) {
+            row = outcome.effect == Effect::forget ? Count{} : next;
+            if (outcome.effect == Effect::forget) {
                 past.clear();
             }
         }

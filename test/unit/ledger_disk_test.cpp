@@ -6,7 +6,7 @@
 using namespace egress;
 using namespace egress::test;
 
-TEST_CASE("restart: every row comes back as it was, with its wishes") {
+TEST_CASE("restart: every row comes back as it was, with what it asks of the firewall") {
     constexpr const char* text = "ssh stream tcp * * 3 10m escalate=2,window=5m,grow=24:2,reject\n"
                                  "smtp stream tcp * -mail 4 *\n";
     World world(text);

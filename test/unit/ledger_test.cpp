@@ -1,4 +1,4 @@
-// The ledger with a clock moved by hand: reports and the operator's word in, rows and wishes out.
+// The ledger with a clock moved by hand: reports and the operator's word in, rows and requests out.
 #include "ledger_world.h"
 
 using namespace egress;

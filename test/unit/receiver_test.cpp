@@ -153,14 +153,14 @@ bool send_text(const Fd& to, std::string_view text) {
 }
 
 /// In a child with uid 65534, so that quotas apply (root has none). Returns its exit status.
-template <typename Deed>
-int as_nobody(Deed deed) {
+template <typename Effect>
+int as_nobody(Effect effect) {
     const pid_t pid = fork();
     if (pid == 0) {
         if (geteuid() == 0 && setuid(65534) != 0) {
             _exit(99);
         }
-        _exit(deed());
+        _exit(effect());
     }
     int status = 0;
     waitpid(pid, &status, 0);

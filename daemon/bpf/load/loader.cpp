@@ -428,19 +428,19 @@ bool Loader::canary_lives() const {
     return known && known->started == config.canary_started;
 }
 
-Result<> Loader::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
+Reply Loader::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
     if (canary_lives()) {
-        return fail("another process tests the hooks", EBUSY);
+        return {Answered::busy, "another process tests the hooks"};
     }
     auto& config = *kernel_->config;
     config.canary = 0;
     if (auto walked = walk_processes(kernel_->mark.get(), pid); !walked) {
-        return walked;
+        return {Answered::failed, walked.error().text};
     }
     const auto ticks = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
     if (config.canary == 0 || config.canary_started / (second / ticks) != start) {
         config.canary = 0;
-        return fail("the process is not there", ESRCH);
+        return {Answered::no_process, "the process is not there"};
     }
     if (only_note) {
         config.canary_until = 0;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/base/answered.h"
 #include "daemon/base/result.h"
 #include "daemon/bpf/load/in_force.h"
 #include "daemon/bpf/tables/compile.h"
@@ -74,9 +75,9 @@ class Loader {
 
     /// Has every look of a process refused for EGRESS_CANARY_TIME, so that it can test the hooks.
     /// `pid` is its number where the daemon is, `start` when it began, in clock ticks since boot.
-    /// Errors: EBUSY another process is at it, ESRCH there is no such process. With `only_note` it
-    /// is known in settings() and nothing is refused yet.
-    Result<> mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note = false);
+    /// With `only_note` it is known in settings() and nothing is refused yet. The answer is never
+    /// not_in_force.
+    Reply mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note = false);
     /// Ends it; how many looks were refused. Nothing: no process is marked.
     std::optional<std::uint64_t> unmark_canary();
 

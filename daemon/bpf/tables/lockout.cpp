@@ -199,10 +199,10 @@ std::vector<Address> resolvers(const std::string& path) {
     return out;
 }
 
-std::vector<policy::Diagnostic> own_goals(const policy::Policy& policy, const Tables& tables,
-                                          const std::vector<Insider>& insiders,
-                                          const std::vector<Address>& resolvers,
-                                          std::uint64_t week_at_boot) {
+std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy, const Tables& tables,
+                                         const std::vector<Insider>& insiders,
+                                         const std::vector<Address>& resolvers,
+                                         std::uint64_t week_at_boot) {
     std::vector<policy::Diagnostic> out;
     std::vector<std::uint32_t> told;
     const auto now = boot_nanoseconds();
@@ -220,7 +220,7 @@ std::vector<policy::Diagnostic> own_goals(const policy::Policy& policy, const Ta
                 const auto& rule = policy.egress[found.rule];
                 const bool loopback = address.text().starts_with("127.") || address.text() == "::1";
                 out.push_back({policy::Diagnostic::Severity::warning, rule.place,
-                               fmt::format("own goal: the line refuses name resolution to {} (uid "
+                               fmt::format("lockout: the line refuses name resolution to {} (uid "
                                            "{}), by {} port {}/{}",
                                            insider.name, insider.uid, shown(address), dns,
                                            tcp ? "tcp" : "udp"),
@@ -232,8 +232,8 @@ std::vector<policy::Diagnostic> own_goals(const policy::Policy& policy, const Ta
     return out;
 }
 
-std::vector<policy::Diagnostic>
-own_goals(const policy::Policy& policy, const std::vector<Insider>& insiders, const Clock& clock) {
+std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy,
+                                         const std::vector<Insider>& insiders, const Clock& clock) {
     if (policy.egress.empty()) {
         return {};
     }
@@ -246,7 +246,7 @@ own_goals(const policy::Policy& policy, const std::vector<Insider>& insiders, co
     if (!tables) {
         return {}; // whoever puts it in force says why
     }
-    return own_goals(policy, *tables, named, resolvers(resolv_conf), week_at_boot(clock));
+    return lockouts(policy, *tables, named, resolvers(resolv_conf), week_at_boot(clock));
 }
 
 } // namespace egress::bpf

@@ -1,4 +1,4 @@
-// Own goals: lines of [egress] that would cut off what whoever applies them needs.
+// Lockouts: lines of [egress] that would cut off what whoever applies them needs.
 //
 // Judged by the text that the kernel runs, over the tables of the new policy, as they would decide
 // now. The control socket is none of [egress]' business, and answers of servers (a session that
@@ -45,13 +45,13 @@ Result<> name_programs(std::vector<Insider>& insiders, const NameFiles& name);
 std::vector<Address> resolvers(const std::string& file);
 
 /// A warning for each line that refuses one of them a resolver.
-std::vector<policy::Diagnostic> own_goals(const policy::Policy& policy, const Tables& tables,
-                                          const std::vector<Insider>& insiders,
-                                          const std::vector<Address>& resolvers,
-                                          std::uint64_t week_at_boot);
+std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy, const Tables& tables,
+                                         const std::vector<Insider>& insiders,
+                                         const std::vector<Address>& resolvers,
+                                         std::uint64_t week_at_boot);
 
 /// The same where no tables are at hand: they are made, with the files and cgroups of this system.
-std::vector<policy::Diagnostic> own_goals(const policy::Policy& policy,
-                                          const std::vector<Insider>& insiders, const Clock& clock);
+std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy,
+                                         const std::vector<Insider>& insiders, const Clock& clock);
 
 } // namespace egress::bpf

@@ -147,10 +147,11 @@ egress_vector cgroup_rules(const egress_view& view, std::string_view cgroup) {
 
 } // namespace
 
-Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
-                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot) {
+EffectiveRule native_decide(const Tables& tables, const egress_process& process,
+                            const egress_flow& flow, std::string_view cgroup, std::uint64_t now,
+                            std::uint64_t week_at_boot) {
     const egress_view view{tables.base.get(), &tables};
-    Decision out;
+    EffectiveRule out;
     if (!egress_select(&view, &process, &out.subject)) {
         out.rule = EGRESS_BROKEN;
         return out;

@@ -27,7 +27,7 @@ int aggregate_of(const Rule& local, const Rule* remote, const Address& address) 
 }
 
 /// Fields that a line gives replace what was there.
-void apply(const Options& options, Decision& out) {
+void apply(const Options& options, EffectiveRule& out) {
     out.escalate_percent = options.escalate_percent.value_or(out.escalate_percent);
     out.max = options.max.value_or(out.max);
     out.window = options.window.value_or(out.window);
@@ -41,7 +41,7 @@ void apply(const Options& options, Decision& out) {
     }
 }
 
-void apply(const Nfail& nfail, const Disable& disable, Decision& out) {
+void apply(const Nfail& nfail, const Disable& disable, EffectiveRule& out) {
     if (nfail.kind != Nfail::Kind::inherit) {
         out.limited = nfail.kind == Nfail::Kind::value;
         out.nfail = nfail.value;
@@ -96,7 +96,7 @@ Matcher::~Matcher() = default;
 Matcher::Matcher(Matcher&&) noexcept = default;
 Matcher& Matcher::operator=(Matcher&&) noexcept = default;
 
-bool Matcher::match(const Subject& subject, Decision& out) const {
+bool Matcher::match(const Subject& subject, EffectiveRule& out) const {
     const auto& policy = index_->policy;
     const Address& remote_address = subject.remote.address;
     SectionIndex::Probe probe{
@@ -110,7 +110,7 @@ bool Matcher::match(const Subject& subject, Decision& out) const {
     probe.interface = {};
     const auto remote = index_->remote.find(probe);
 
-    out = Decision{};
+    out = EffectiveRule{};
     out.local = &policy.local[*local];
     out.remote = remote ? &policy.remote[*remote] : nullptr;
     out.name = out.remote != nullptr && out.remote->name.kind != Name::Kind::inherit

@@ -33,7 +33,7 @@ struct Subject {
 };
 
 /// What the rules say about a report.
-struct Decision {
+struct EffectiveRule {
     const Rule* local = nullptr;  ///< never null
     const Rule* remote = nullptr; ///< null where no [remote] line matched
     NameId name = 0;
@@ -60,7 +60,7 @@ class Matcher {
     Matcher& operator=(Matcher&&) noexcept;
 
     /// Fills `out` and returns true, or returns false where no [local] line matches.
-    bool match(const Subject& subject, Decision& out) const;
+    bool match(const Subject& subject, EffectiveRule& out) const;
 
     /// The [trusted] line that lets `uid` report without a descriptor: the first that names the
     /// uid, else the first for "*". Null: this uid may not.
