@@ -13,7 +13,7 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted, but go on beside until they are replaced. */
-#define EGRESS_ABI 5
+#define EGRESS_ABI 6
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -102,9 +102,6 @@ struct egress_base {
     __u32 has_gids;       /* some rule names a group */
     __u32 has_ranges;     /* some of those users or groups have subordinate ids */
     __u32 has_times;      /* some rule has windows or an end */
-    __u32 other_uids;     /* index: users that no rule names */
-    __u32 other_gids;     /* index */
-    __u32 any_cgroup;     /* index: rules that ask for none */
     __u32 suspect_cgroup; /* index: those, and every refusal: for a cgroup that is not known */
     __u32 at_create;      /* index: rules that may decide when only the kind of socket is known */
     __u32 stranger;       /* index: rules that name neither program nor ancestry */
@@ -114,7 +111,10 @@ struct egress_base {
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
     struct egress_vector any_under;
-    struct egress_vector places[2]; /* rules that may match on the host; in a container */
+    struct egress_vector places[2];  /* rules that may match on the host; in a container */
+    struct egress_vector other_uids; /* rules for users that no rule names */
+    struct egress_vector other_gids;
+    struct egress_vector any_cgroup; /* rules that ask for none */
     struct egress_rule rules[EGRESS_MAX_RULES];
     __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
     __u32 ports[65536];                              /* indexes */

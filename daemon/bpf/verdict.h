@@ -299,12 +299,12 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     if (!index && base->has_ranges) {
         index = uid_range_rules(view, flow->uid);
     }
-    q->uid = vector_at(view, index ? index : base->other_uids);
+    q->uid = index ? vector_at(view, index) : &base->other_uids;
     index = base->has_gids ? gid_rules(view, flow->gid) : 0;
     if (!index && base->has_ranges) {
         index = gid_range_rules(view, flow->gid);
     }
-    q->gid = vector_at(view, index ? index : base->other_gids);
+    q->gid = index ? vector_at(view, index) : &base->other_gids;
     q->place = &base->places[flow->in_container & 1];
     q->subject = subject;
     q->cgroup = cgroup;
@@ -322,24 +322,31 @@ struct egress_search {
     __u32 rule; /* what was found */
 };
 
+EGRESS_INLINE void egress_take_word(struct egress_search* search) {
+    const struct egress_question* q = search->question;
+    const __u32 w = egress_lowest(search->any) & (EGRESS_WORDS - 1);
+    search->any &= search->any - 1;
+    search->at = w;
+    search->word = q->destination->words[w] & q->port->words[w] & q->protocol->words[w] &
+                   q->uid->words[w] & q->gid->words[w] & q->place->words[w] & q->subject->words[w] &
+                   q->cgroup->words[w];
+}
+
+EGRESS_INLINE __u32 egress_index(const struct egress_search* search) {
+    return egress_masked(search->at * 64 + egress_lowest(search->word), EGRESS_MAX_RULES - 1);
+}
+
 static long egress_step(__u32 number, struct egress_search* search) {
     (void)number;
-    const struct egress_question* q = search->question;
     if (!search->word) {
         if (!search->any) {
             search->rule = EGRESS_UNMATCHED;
             return 1;
         }
-        const __u32 w = egress_lowest(search->any) & (EGRESS_WORDS - 1);
-        search->any &= search->any - 1;
-        search->at = w;
-        search->word = q->destination->words[w] & q->port->words[w] & q->protocol->words[w] &
-                       q->uid->words[w] & q->gid->words[w] & q->place->words[w] &
-                       q->subject->words[w] & q->cgroup->words[w];
+        egress_take_word(search);
         return 0;
     }
-    const __u32 index =
-        egress_masked(search->at * 64 + egress_lowest(search->word), EGRESS_MAX_RULES - 1);
+    const __u32 index = egress_index(search);
     const struct egress_rule* rule = &search->view->base->rules[index];
     if (!(rule->flags & EGRESS_RULE_TIMED) || egress_in_force(rule, search->now, search->week)) {
         search->rule = index;
@@ -370,6 +377,17 @@ EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct eg
         .at = 0,
         .rule = EGRESS_BROKEN,
     };
+    /* Mostly the first word decides, by a rule without a time: no need for the loop then. */
+    if (!search.any) {
+        return EGRESS_UNMATCHED;
+    }
+    egress_take_word(&search);
+    if (search.word) {
+        const __u32 index = egress_index(&search);
+        if (!(view->base->rules[index].flags & EGRESS_RULE_TIMED)) {
+            return index;
+        }
+    }
     EGRESS_LOOP(EGRESS_STEPS, egress_step, &search);
     return search.rule + (__u32)egress_zero(q->destination->any);
 }

@@ -143,12 +143,11 @@ EGRESS_INLINE int find_rules(struct egress_ladder* ladder, __u64 address) {
         return 0;
     }
     const struct egress_path_rules* const found = tree_rules(ladder->view, &room->key);
-    const struct egress_vector* const any = vector_at(ladder->view, ladder->view->base->any_cgroup);
     const struct egress_vector* const rules = vector_at(ladder->view, found ? found->rules : 0);
-    if (!any || !rules) {
+    if (!rules) {
         return 0;
     }
-    room->vector = *any;
+    room->vector = ladder->view->base->any_cgroup;
     egress_add(&room->vector, rules);
     if (!ladder->view->base->has_units) {
         return 1;

@@ -19,6 +19,9 @@ EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_conf
     found->flow.gid = found->owner.gid;
     found->sends = 1;
     found->kernel = (task->flags & EGRESS_KERNEL_THREAD) != 0;
+    struct cgroup* cgroup = task->cgroups->dfl_cgrp;
+    found->owner.cgroup = cgroup->kn->id;
+    found->owner.cgroup_at = (__u64)cgroup;
     /* Read once: everything from here on belongs to this policy, whatever is switched meanwhile. */
     found->generation = *(volatile const __u64*)&settings->generation;
     return found->generation != 0;
@@ -46,24 +49,14 @@ EGRESS_INLINE void put_v6(struct egress_flow* flow, __u32 a, __u32 b, __u32 c, _
 }
 
 /* Judges the case of somebody who calls. */
-EGRESS_INLINE int judge(struct egress_case* found) {
-    const __u32 zero = 0;
+EGRESS_INLINE int judge(struct egress_case* found, const struct egress_config* settings) {
     struct egress_view view = {};
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!found || !settings) {
-        return EGRESS_PASS;
-    }
     if (!open_view(&view, found->generation)) {
         egress_lose(EGRESS_LOST_BROKEN);
         return settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
     }
     if (view.base->has_places) {
         egress_place(found);
-    }
-    if (view.base->has_cgroups) {
-        struct task_struct* const task = bpf_get_current_task_btf();
-        found->owner.cgroup = task->cgroups->dfl_cgrp->kn->id;
-        found->owner.cgroup_at = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
     }
     decide_fully(found);
     if (found->tell) {
@@ -93,9 +86,8 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     kept->tgid = found->owner.tgid;
     kept->uid = found->owner.uid;
     kept->gid = found->owner.gid;
-    struct cgroup* cgroup = bpf_get_current_task_btf()->cgroups->dfl_cgrp;
-    kept->cgroup = cgroup->kn->id;
-    kept->cgroup_at = (__u64)cgroup;
+    kept->cgroup = found->owner.cgroup;
+    kept->cgroup_at = found->owner.cgroup_at;
     kept->wrote = 1; /* with the connect */
     kept->others = 0;
     /* Datagrams leave in their sender's own time, and he is asked then. */
@@ -108,13 +100,11 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     return EGRESS_PASS;
 }
 
-static __noinline int keep_connection(struct bpf_sock_addr* ctx, struct egress_case* found,
-                                      int passed) {
-    const __u32 zero = 0;
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+EGRESS_INLINE int keep_connection(struct bpf_sock_addr* ctx, struct egress_case* found,
+                                  const struct egress_config* settings, int passed) {
     struct bpf_sock* sk = ctx->sk;
     const __u32 protocol = ctx->protocol;
-    if (!settings || !found || !sk || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)) {
+    if (!sk || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)) {
         return EGRESS_PASS;
     }
     return keep_owner(bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE), found,
@@ -129,23 +119,24 @@ EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
     if (!settings) {
         return EGRESS_PASS;
     }
-    if (!begin_case(&found, settings)) {
-        return connects ? keep_connection(ctx, &found, 0) : EGRESS_PASS;
+    const int open = begin_case(&found, settings);
+    if (open) {
+        if (v6) {
+            put_v6(&found.flow, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
+                   ctx->user_ip6[3]);
+        } else {
+            put_v4(&found.flow, ctx->user_ip4);
+        }
+        const __u32 protocol = ctx->protocol;
+        found.flow.port = bpf_ntohs((__u16)ctx->user_port);
+        found.flow.type = ctx->type;
+        found.flow.protocol = protocol == IPPROTO_MPTCP ? IPPROTO_TCP : protocol;
+        egress_count(&looks, hook);
+        if (!judge(&found, settings)) {
+            return EGRESS_REFUSE;
+        }
     }
-    if (v6) {
-        put_v6(&found.flow, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
-    } else {
-        put_v4(&found.flow, ctx->user_ip4);
-    }
-    const __u32 protocol = ctx->protocol;
-    found.flow.port = bpf_ntohs((__u16)ctx->user_port);
-    found.flow.type = ctx->type;
-    found.flow.protocol = protocol == IPPROTO_MPTCP ? IPPROTO_TCP : protocol;
-    egress_count(&looks, hook);
-    if (!judge(&found)) {
-        return EGRESS_REFUSE;
-    }
-    return connects ? keep_connection(ctx, &found, 1) : EGRESS_PASS;
+    return connects ? keep_connection(ctx, &found, settings, open) : EGRESS_PASS;
 }
 
 SEC("cgroup/connect4")
@@ -200,7 +191,7 @@ int egress_create(struct bpf_sock* ctx) {
         found.creates = EGRESS_CREATES_CLOSED;
     }
     egress_count(&looks, EGRESS_HOOK_CREATE);
-    return judge(&found);
+    return judge(&found, settings);
 }
 
 #endif

@@ -148,7 +148,7 @@ static __noinline const struct egress_vector* known_cgroup(__u64 id, __u64 gener
 EGRESS_INLINE const struct egress_vector* cgroup_of(const struct egress_case* found,
                                                     const struct egress_view* view) {
     if (!view->base->has_cgroups) {
-        return vector_at(view, view->base->any_cgroup);
+        return &view->base->any_cgroup;
     }
     const struct egress_vector* rules = known_cgroup(found->owner.cgroup, found->generation);
     if (!rules && found->prepared) {

@@ -121,7 +121,8 @@ EGRESS_DESCRIBE(egress_key_command);
 
 #define EGRESS_ARRAY_FLAGS (BPF_F_MMAPABLE | BPF_F_INNER_MAP)
 
-EGRESS_TABLE(bases, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_base);
+/* Always one entry: of a table whose size is fixed, the kernel needs no call to find it. */
+EGRESS_TABLE(bases, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, __u32, struct egress_base);
 EGRESS_TABLE(vectors, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_vector);
 EGRESS_TABLE(runs, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_runs);
 EGRESS_TABLE(hosts6, BPF_MAP_TYPE_HASH, 0, struct egress_key6, __u32);

@@ -24,9 +24,10 @@ class Slot {
     Slot(std::uint32_t slot, const OuterMap& outer) : slot_(slot), outer_(outer) {}
 
     template <typename Value>
-    void array(std::string_view name, const Value* values, std::size_t count) {
+    void array(std::string_view name, const Value* values, std::size_t count,
+               std::uint32_t flags = array_flags) {
         const MapShape shape{BPF_MAP_TYPE_ARRAY, std::string(name), sizeof(std::uint32_t),
-                             sizeof(Value),      entries(count),    array_flags};
+                             sizeof(Value),      entries(count),    flags};
         put(shape,
             [&](const Fd& map) { return fill_array(map, shape, values, count * sizeof(Value)); });
     }
@@ -129,7 +130,7 @@ Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& out
     to.hash<egress_file>("unders", tables.unders);
     to.table<egress_tree, egress_path_rules>("trees", BPF_MAP_TYPE_LPM_TRIE, tables.trees,
                                              key_of_tree);
-    to.array("bases", tables.base.get(), 1);
+    to.array("bases", tables.base.get(), 1, BPF_F_MMAPABLE);
     return to.result();
 }
 

@@ -200,8 +200,8 @@ class Compiler {
         out_.base->has_uids = out_.uids.empty() ? 0 : 1;
         out_.base->has_gids = out_.gids.empty() ? 0 : 1;
         out_.base->has_ranges = out_.uid_ranges.empty() && out_.gid_ranges.empty() ? 0 : 1;
-        out_.base->other_uids = pool_.add(any_user);
-        out_.base->other_gids = pool_.add(any_group);
+        out_.base->other_uids = any_user;
+        out_.base->other_gids = any_group;
     }
 
     /// The rules of the ids that are lent to those that lines name. An id that a line names is
@@ -353,7 +353,7 @@ class Compiler {
             out_.base->has_cgroups |= asks_for_cgroup(rules_[i]) ? 1 : 0;
         }
         const auto any = where([](const EgressRule& r) { return !asks_for_cgroup(r); });
-        out_.base->any_cgroup = pool_.add(any);
+        out_.base->any_cgroup = any;
         out_.base->suspect_cgroup = pool_.add(combine(any, out_.base->refusals));
     }
 

@@ -131,7 +131,7 @@ namespace {
 
 /// What cgroups.h does.
 egress_vector cgroup_rules(const egress_view& view, std::string_view cgroup) {
-    egress_vector out = *vector_at(&view, view.base->any_cgroup);
+    egress_vector out = view.base->any_cgroup;
     const auto add = [&](const egress_path_rules* found) {
         egress_add(&out, vector_at(&view, found != nullptr ? found->rules : 0));
     };
