@@ -166,6 +166,7 @@ __noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
     view.generation = generation;
     view.slot = generation & (EGRESS_SLOTS - 1);
     view.base = EGRESS_FIND(&view, bases, &zero);
+    view.vectors = bpf_map_lookup_elem(&vectors, &view.slot);
     struct egress_scratch* const room = claim();
     if (!room) {
         return 0;
@@ -176,7 +177,7 @@ __noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
     };
     /* Or the cgroup is gone, and another one is there. */
     const int is_there = BPF_CORE_READ((const struct cgroup*)address, kn, id) == id;
-    if (view.base && is_there && find_rules(&ladder, address)) {
+    if (view.base && view.vectors && is_there && find_rules(&ladder, address)) {
         bpf_map_update_elem(&cgroup_rules, &kept, &room->vector, BPF_ANY);
     }
     release(room);

@@ -59,6 +59,15 @@ EGRESS_INLINE int open_view(struct egress_view* view, __u64 generation) {
     return view->base != 0;
 }
 
+/* The same, and where the vectors are. */
+EGRESS_INLINE int open_tables(struct egress_view* view, __u64 generation) {
+    if (!open_view(view, generation)) {
+        return 0;
+    }
+    view->vectors = bpf_map_lookup_elem(&vectors, &view->slot);
+    return view->vectors != 0;
+}
+
 /* The tables do not hang together: refused, counted, never silent. */
 EGRESS_INLINE void refuse_broken(struct egress_case* found, const struct egress_config* settings) {
     egress_lose(EGRESS_LOST_BROKEN);
@@ -113,7 +122,7 @@ __noinline int egress_prepare(struct egress_case* found) {
         return 0;
     }
     found->prepared = 1;
-    if (!open_view(&view, found->generation)) {
+    if (!open_tables(&view, found->generation)) {
         return 0;
     }
     prepare_subject(found, &view);
@@ -233,7 +242,7 @@ __noinline int egress_decide(struct egress_case* found) {
     if (!settings) {
         return 0;
     }
-    if (!open_view(&view, found->generation)) {
+    if (!open_tables(&view, found->generation)) {
         refuse_broken(found, settings);
         return 0;
     }

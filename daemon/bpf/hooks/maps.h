@@ -143,6 +143,7 @@ EGRESS_TABLE(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree
 
 struct egress_view {
     const struct egress_base* base;
+    void* vectors; /* the policy's own: most questions need several */
     __u64 generation;
     __u32 slot;
 };
@@ -161,7 +162,7 @@ struct egress_view {
     })
 
 EGRESS_INLINE const struct egress_vector* vector_at(const struct egress_view* view, __u32 index) {
-    return EGRESS_FIND(view, vectors, &index);
+    return bpf_map_lookup_elem(view->vectors, &index);
 }
 
 EGRESS_INLINE const struct egress_runs* runs_at(const struct egress_view* view, __u32 number) {
