@@ -19,6 +19,28 @@
 #define EGRESS_BTRFS 0x9123683e
 #define EGRESS_OVERLAY 0x794c7630
 
+/* What a walk needs of a directory entry. */
+struct egress_entry {
+    __u64 parent;
+    __u32 hash;
+    __u32 length;
+    const unsigned char* name;
+};
+
+/* In one read where the kernel has it in this order: most of what exec takes are such reads. */
+EGRESS_INLINE void read_entry(struct egress_entry* entry, const struct dentry* dentry) {
+    const __u32 parent = bpf_core_field_offset(struct dentry, d_parent);
+    if (bpf_core_field_offset(struct dentry, d_name) == parent + 8 &&
+        bpf_core_field_offset(struct qstr, len) == 4 &&
+        bpf_core_field_offset(struct qstr, name) == 8) {
+        bpf_probe_read_kernel(entry, sizeof *entry, (const void*)dentry + parent);
+        return;
+    }
+    entry->parent = (__u64)BPF_CORE_READ(dentry, d_parent);
+    entry->length = BPF_CORE_READ(dentry, d_name.len);
+    entry->name = BPF_CORE_READ(dentry, d_name.name);
+}
+
 /* Numbers only: the verifier before 6.7 follows a loop once and takes what it saw for all. */
 struct egress_climb_up {
     __u64 dentry;
@@ -33,13 +55,13 @@ struct egress_climb_up {
 /* One directory further up; not 0: done. Each component is written where it belongs in the path, as
  * far as there is room: of a long path the beginning is kept. */
 static long climb_up(__u32 step, struct egress_climb_up* walk) {
-    struct dentry* const dentry = (struct dentry*)walk->dentry;
-    struct dentry* const parent = BPF_CORE_READ(dentry, d_parent);
-    if (walk->dentry == walk->super_root || parent == dentry) {
+    struct egress_entry entry;
+    read_entry(&entry, (const struct dentry*)walk->dentry);
+    if (walk->dentry == walk->super_root || entry.parent == walk->dentry) {
         walk->whole = walk->dentry == walk->super_root || walk->dentry == walk->mount_root;
         return 1;
     }
-    const __u32 length = BPF_CORE_READ(dentry, d_name.len);
+    const __u32 length = entry.length;
     if (length >= EGRESS_TEXT_SIZE) {
         return 1;
     }
@@ -49,12 +71,12 @@ static long climb_up(__u32 step, struct egress_climb_up* walk) {
             const __u32 at = egress_masked(walk->at, EGRESS_TEXT_SIZE - 1);
             walk->text[at] = '/';
             bpf_probe_read_kernel(&walk->text[at + 1], egress_masked(length, EGRESS_TEXT_SIZE - 1),
-                                  BPF_CORE_READ(dentry, d_name.name));
+                                  entry.name);
         }
     } else {
         walk->length += length + 1;
     }
-    walk->dentry = (__u64)parent;
+    walk->dentry = entry.parent;
     return 0;
 }
 
@@ -103,12 +125,12 @@ static __noinline __u64 hash_of_place(const struct egress_tree* place) {
 }
 
 /* The place of a file, and the flags that say what is not known of it. */
-EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file, __u32 device,
-                               __u64 number) {
+EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file,
+                               struct super_block* super, __u32 device, __u64 number) {
     struct dentry* const dentry = BPF_CORE_READ(file, f_path.dentry);
     struct egress_climb_up walk = {
         .dentry = (__u64)dentry,
-        .super_root = (__u64)BPF_CORE_READ(file, f_inode, i_sb, s_root),
+        .super_root = (__u64)BPF_CORE_READ(super, s_root),
         .mount_root = (__u64)BPF_CORE_READ(file, f_path.mnt, mnt_root),
         .length = (__u32)egress_zero(number),
         .whole = (__u32)egress_zero(number),
@@ -147,17 +169,18 @@ EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file, __u
 /* The numbers and the place of a file; the flags of what is not known. */
 EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place,
                               struct file* file) {
-    struct super_block* const super = BPF_CORE_READ(file, f_inode, i_sb);
+    struct inode* const inode = BPF_CORE_READ(file, f_inode);
+    struct super_block* const super = BPF_CORE_READ(inode, i_sb);
     const unsigned long magic = BPF_CORE_READ(super, s_magic);
-    out->inode = BPF_CORE_READ(file, f_inode, i_ino);
+    out->inode = BPF_CORE_READ(inode, i_ino);
     out->device = BPF_CORE_READ(super, s_dev);
-    out->generation = BPF_CORE_READ(file, f_inode, i_generation);
+    out->generation = BPF_CORE_READ(inode, i_generation);
     /* A user has mounted it in a namespace of its own: nothing there is what a path of the host's
      * leads to, and its device may have been another file system's before. */
     if (BPF_CORE_READ(super, s_user_ns, level)) {
         out->device = EGRESS_FOREIGN;
     }
-    const __u32 flags = take_place(place, file, out->device, out->inode);
+    const __u32 flags = take_place(place, file, super, out->device, out->inode);
     if (out->generation && magic != EGRESS_BTRFS && magic != EGRESS_OVERLAY) {
         out->path = 0;
     } else if (flags & EGRESS_PROCESS_LOST_PLACE ||
@@ -169,7 +192,7 @@ EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place
     /* With its owner, as a user can choose numbers and generations, but only for files of its own.
      */
     if (out->path != EGRESS_NO_PATH) {
-        out->path += BPF_CORE_READ(file, f_inode, i_uid.val) * 0x9e3779b97f4a7c15ULL;
+        out->path += BPF_CORE_READ(inode, i_uid.val) * 0x9e3779b97f4a7c15ULL;
     }
     return flags;
 }
@@ -177,6 +200,7 @@ EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place
 struct egress_walk {
     struct dentry* dentry;
     struct mount* mount;
+    struct dentry* top;  /* of that mount */
     struct dentry* root; /* where to stop; null: at the namespace's own root */
     struct vfsmount* root_mount;
     char* text;
@@ -194,19 +218,20 @@ static long walk_up(__u32 step, struct egress_walk* walk) {
         walk->whole = 1;
         return 1;
     }
-    struct dentry* const parent = BPF_CORE_READ(dentry, d_parent);
-    struct dentry* const top = BPF_CORE_READ(mount, mnt_root);
-    if (dentry == top || dentry == parent) {
+    struct egress_entry entry;
+    read_entry(&entry, dentry);
+    if (dentry == walk->top || (__u64)dentry == entry.parent) {
         struct mount* const outer = BPF_CORE_READ(inner, mnt_parent);
-        if (outer == inner || dentry != top) {
+        if (outer == inner || dentry != walk->top) {
             walk->whole = 1; /* the root of the namespace, or a file outside of any (memfd) */
             return 1;
         }
         walk->dentry = BPF_CORE_READ(inner, mnt_mountpoint);
         walk->mount = outer;
+        walk->top = BPF_CORE_READ(outer, mnt.mnt_root);
         return 0;
     }
-    const __u32 length = BPF_CORE_READ(dentry, d_name.len);
+    const __u32 length = entry.length;
     if (length + 1 > walk->at || length >= EGRESS_PATH_SIZE) {
         return 1; /* longer than what any rule can name */
     }
@@ -214,8 +239,8 @@ static long walk_up(__u32 step, struct egress_walk* walk) {
     const __u32 at = egress_masked(walk->at, EGRESS_TEXT_SIZE - 1);
     walk->text[at] = '/';
     bpf_probe_read_kernel(&walk->text[at + 1], egress_masked(length, EGRESS_TEXT_SIZE - 1),
-                          BPF_CORE_READ(dentry, d_name.name));
-    walk->dentry = parent;
+                          entry.name);
+    walk->dentry = (struct dentry*)entry.parent;
     return 0;
 }
 
@@ -228,6 +253,7 @@ EGRESS_INLINE __u32 take_path(struct egress_tree* path, const struct egress_file
     struct egress_walk walk = {
         .dentry = BPF_CORE_READ(file, f_path.dentry),
         .mount = (void*)mount - bpf_core_field_offset(struct mount, mnt),
+        .top = BPF_CORE_READ(mount, mnt_root),
         .at = EGRESS_PATH_SIZE - 1 + egress_zero(number),
         .whole = (__u32)egress_zero(number),
     };
