@@ -227,7 +227,7 @@ struct egress_process {
 struct egress_socket {
     __u64
         passed; /* what let it through: egress_ticket() of a process and a generation; 0: nothing */
-    __u64 checked; /* when; coarse monotonic clock */
+    __u64 checked; /* when, in ticks of the kernel */
     __u64 started; /* as of struct egress_process, of who used it last */
     __u64 exec_id;
     __u32 tgid;

@@ -73,12 +73,12 @@ __noinline int egress_find_container(__u64 address, __u64 id) {
 }
 
 EGRESS_INLINE __u32 mount_namespace_of(struct task_struct* task) {
-    return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+    return task->nsproxy->mnt_ns->ns.inum;
 }
 
 EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
-    struct pid* pid = BPF_CORE_READ(task, thread_pid);
-    const __u32 level = BPF_CORE_READ(pid, level);
+    const __u32 level = task->thread_pid->level;
+    struct pid* pid = BPF_CORE_READ(task, thread_pid); /* a number, to count from, in 6.1 */
     struct pid_namespace* ns = 0;
     if (level < 32) {
         bpf_probe_read_kernel(&ns, sizeof ns,
@@ -91,7 +91,7 @@ EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
 
 EGRESS_INLINE int egress_in_container(struct task_struct* task,
                                       const struct egress_config* settings) {
-    if (task->nsproxy->mnt_ns->ns.inum != settings->mount_namespace ||
+    if (mount_namespace_of(task) != settings->mount_namespace ||
         pid_namespace_of(task) != settings->pid_namespace) {
         return 1;
     }

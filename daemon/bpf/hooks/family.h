@@ -30,7 +30,6 @@ int BPF_PROG(egress_family, int family, int type, int protocol, int of_kernel) {
     found.flow.type = type;
     egress_place(&found);
     egress_count(&looks, EGRESS_HOOK_CREATE);
-    egress_locate(&found);
     decide_fully(&found);
     if (found.tell) {
         egress_tell(&found);

@@ -95,7 +95,7 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
         egress_place(found);
     }
     kept->in_container = found->flow.in_container;
-    kept->checked = bpf_ktime_get_coarse_ns();
+    kept->checked = bpf_jiffies64();
     kept->passed = passed ? egress_ticket(kept->started, kept->exec_id, found->generation) : 0;
     return EGRESS_PASS;
 }

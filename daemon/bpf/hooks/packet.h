@@ -24,9 +24,9 @@
 
 #define EGRESS_UNDECIDED 3
 
-/* What was let through is judged anew after so long, for rules that end and processes that change.
- */
-#define EGRESS_TRUST EGRESS_SECOND
+/* What was let through is judged anew after so long, for rules that end and processes that change:
+ * a second, in ticks of the kernel, which are read without a call; set by the loader. */
+const volatile __u64 trust_ticks = 0;
 
 struct egress_header {
     struct __sk_buff* skb;
@@ -181,7 +181,7 @@ EGRESS_INLINE void note(struct egress_socket* kept, const struct egress_socket* 
     kept->in_container = owner->in_container;
     kept->cgroup = owner->cgroup;
     kept->cgroup_at = owner->cgroup_at;
-    kept->checked = bpf_ktime_get_coarse_ns();
+    kept->checked = bpf_jiffies64();
     kept->passed = passed;
 }
 
@@ -232,7 +232,7 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     }
     if (ended && kept &&
         (found->known || (sk->type == SOCK_STREAM && EGRESS_CLOSING_STATES >> sk->state & 1))) {
-        kept->checked = bpf_ktime_get_coarse_ns();
+        kept->checked = bpf_jiffies64();
         return EGRESS_PASS; /* what a process has left to be sent when it ended */
     }
     found->sends = task != 0;
@@ -382,7 +382,6 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
         return soon;
     }
     egress_count(&looks, EGRESS_HOOK_PACKET);
-    egress_locate(&found);
     decide_fully(&found);
     if (kind == EGRESS_PACKET_CONNECTED) {
         /* A datagram of a connected socket that was sent to somebody else was judged when it was
@@ -417,7 +416,6 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
     if (soon != EGRESS_UNDECIDED) {
         return soon || monitor ? EGRESS_PASS : EGRESS_REFUSE;
     }
-    egress_locate(&found);
     if (route != EGRESS_ROUTE) {
         found.rule = EGRESS_UNREAD;
         found.action = monitor ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
@@ -453,7 +451,7 @@ EGRESS_INLINE int is_known(const struct egress_socket* kept, struct task_struct*
         __asm__ volatile("" : "+r"(started), "+r"(exec_id));
     }
     return kept->passed == egress_ticket(started, exec_id, settings->generation) && !kept->others &&
-           bpf_ktime_get_coarse_ns() - kept->checked < EGRESS_TRUST && !settings->canary;
+           bpf_jiffies64() - kept->checked < trust_ticks && !settings->canary;
 }
 
 /* Of a socket that nothing is kept with: whether it is one that connected, and a process sends. */

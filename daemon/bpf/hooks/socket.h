@@ -39,14 +39,15 @@ EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation
 
 EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* task,
                               const struct egress_config* settings) {
-    socket->started = BPF_CORE_READ(task, group_leader, start_boottime);
-    socket->exec_id = BPF_CORE_READ(task, self_exec_id);
-    socket->tgid = BPF_CORE_READ(task, tgid);
-    socket->uid = BPF_CORE_READ(task, cred, uid.val);
-    socket->gid = BPF_CORE_READ(task, cred, gid.val);
+    struct cgroup* const cgroup = task->cgroups->dfl_cgrp;
+    socket->started = task->group_leader->start_boottime;
+    socket->exec_id = task->self_exec_id;
+    socket->tgid = task->tgid;
+    socket->uid = task->cred->uid.val;
+    socket->gid = task->cred->gid.val;
     socket->in_container = egress_in_container(task, settings);
-    socket->cgroup_at = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
-    socket->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+    socket->cgroup_at = (__u64)cgroup;
+    socket->cgroup = cgroup->kn->id;
 }
 
 /* Whether the socket is the end that called connect(). A port that connect() chose has its own mark

@@ -16,7 +16,6 @@
 #include "socket.h"
 
 #define EGRESS_REFUSED 1               /* in place of a ticket */
-#define EGRESS_TICK 10000000           /* nanoseconds that the coarse clock is behind at most */
 #define EGRESS_NO_PLACE EGRESS_WRITERS /* number: all are taken */
 
 /* Sequence numbers go round. */
@@ -24,20 +23,11 @@ EGRESS_INLINE int is_before(__u32 a, __u32 b) {
     return (__s32)(a - b) < 0;
 }
 
-/* The cgroup of the process that sends; where none does, the one that the owner was in when it used
- * the socket last stays. If that is gone since and its rules are, too, none can be worked out. */
-EGRESS_INLINE void egress_locate(struct egress_case* found) {
-    if (found->sends) {
-        struct task_struct* task = (void*)bpf_get_current_task();
-        found->owner.cgroup_at = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
-        found->owner.cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-    }
-}
-
-/* The verdict about the owner of the case, for its packets. */
+/* The verdict about the owner of the case, for its packets. Where it does not send just now, its
+ * cgroup is the one that it was in when it used the socket last: if that is gone since and its
+ * rules are, too, none can be worked out. */
 EGRESS_INLINE void judge_owner(struct egress_case* found) {
     egress_count(&looks, EGRESS_HOOK_PACKET);
-    egress_locate(found);
     decide_fully(found);
     if (found->tell && found->denies && (is_refused(found) || !found->known)) {
         egress_tell(found);
@@ -179,7 +169,7 @@ static __noinline int change_writer(struct sock* sk, struct egress_socket* kept)
     found.flow.in_container = kept->in_container;
     put_peer_of(&found.flow, sk);
     judge_owner(&found);
-    kept->checked = bpf_ktime_get_ns() - EGRESS_TICK;
+    kept->checked = bpf_jiffies64();
     /* Now, as it may have ended when its bytes leave. */
     kept->passed = is_refused(&found)
                        ? EGRESS_REFUSED

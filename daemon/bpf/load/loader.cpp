@@ -84,6 +84,15 @@ std::string pin_of_link(const std::string& pins, std::string_view program) {
     return fmt::format("{}/link_{}", pins, program);
 }
 
+/// The kernel's coarse clocks go on once per tick. 0 where that is not known: nothing is trusted.
+std::uint64_t ticks_of_a_second() {
+    timespec tick{};
+    if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) != 0 || tick.tv_sec != 0 || tick.tv_nsec <= 0) {
+        return 0;
+    }
+    return second / static_cast<std::uint64_t>(tick.tv_nsec);
+}
+
 /// The most processes that the system allows: with as many entries, each process has one.
 std::uint32_t processes_possible() {
     constexpr std::uint32_t least = 65536;
@@ -211,6 +220,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     skeleton.rodata->count_from_queue = cpu.count;
     skeleton.rodata->task_from_queue = cpu.task;
     skeleton.rodata->host_cgroup = id_of_cgroup(cgroup_root()).value_or(0);
+    skeleton.rodata->trust_ticks = ticks_of_a_second();
     bpf_map__set_max_entries(
         skeleton.maps.processes,
         pinned_entries(pin_of(options_.pins, "processes")).value_or(processes_possible()));
