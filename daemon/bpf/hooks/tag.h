@@ -56,7 +56,7 @@ int BPF_PROG(egress_fork, struct task_struct* parent, struct task_struct* child)
     if (child->pid != child->tgid) {
         return 0; /* a thread shares its process' entry */
     }
-    const __u64 started = BPF_CORE_READ(child, start_boottime);
+    const __u64 started = child->start_boottime;
     struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
     if (process && process->started == started) {
         return 0;
@@ -77,7 +77,7 @@ int BPF_PROG(egress_fork, struct task_struct* parent, struct task_struct* child)
     }
     process->epoch = 0;
     process->started = started;
-    process->exec_id = BPF_CORE_READ(child, self_exec_id);
+    process->exec_id = child->self_exec_id;
     process->tgid = tgid;
     process->ppid = ptgid;
     for (int i = EGRESS_MAX_ANCESTORS - 1; i > 0; --i) {
@@ -96,13 +96,12 @@ SEC("tp_btf/sched_process_exec")
 int BPF_PROG(egress_exec, struct task_struct* task, int old_pid, struct linux_binprm* bprm) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    struct task_struct* const leader = BPF_CORE_READ(task, group_leader);
-    struct egress_process* process = entry_of(task->tgid, BPF_CORE_READ(leader, start_boottime),
-                                              BPF_CORE_READ(task, real_parent, tgid));
+    struct egress_process* process =
+        entry_of(task->tgid, task->group_leader->start_boottime, task->real_parent->tgid);
     if (!process || !settings) {
         return 0;
     }
-    const __u64 exec_id = BPF_CORE_READ(task, self_exec_id);
+    const __u64 exec_id = task->self_exec_id;
     if (process->exec_id == exec_id && process->place.bits) {
         return 0;
     }
@@ -110,8 +109,8 @@ int BPF_PROG(egress_exec, struct task_struct* task, int old_pid, struct linux_bi
      * judged on other CPUs: while the epoch is odd they find no rules to keep, and what they have
      * worked out before is worth nothing afterwards. */
     __sync_fetch_and_add(&process->epoch, 1);
-    take_program(process, task, BPF_CORE_READ(bprm, file), settings);
-    if (BPF_CORE_READ(task, real_parent, flags) & EGRESS_KERNEL_THREAD) {
+    take_program(process, task, bprm->file, settings);
+    if (task->real_parent->flags & EGRESS_KERNEL_THREAD) {
         process->flags &= ~EGRESS_PROCESS_LOST_LINEAGE; /* the kernel started it */
     }
     process->exec_id = exec_id;
@@ -122,7 +121,7 @@ int BPF_PROG(egress_exec, struct task_struct* task, int old_pid, struct linux_bi
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(egress_exit, struct task_struct* task) {
     const __u32 tgid = task->tgid;
-    if (BPF_CORE_READ(task, signal, live.counter) == 0) {
+    if (task->signal->live.counter == 0) {
         bpf_map_delete_elem(&processes, &tgid);
     }
     return 0;
