@@ -28,8 +28,7 @@ struct egress_case {
     struct egress_flow flow;
     __u64 generation; /* of the policy in force at the look */
     struct egress_socket
-        owner; /* whom it is judged for, and what to keep where it is let through; its cgroup
-                * where somebody sends just now only once it is told or judged by */
+        owner; /* whom it is judged for, and what to keep where it is let through */
     __u32 rule;
     __u16 flags; /* of the rule */
     __u16 stop;  /* where the next address of the packet's route is */
@@ -361,10 +360,6 @@ __noinline int egress_tell(struct egress_case* found) {
     struct egress_fold* fold = 0;
     if (may_fold(found, process, settings, now, &count, &fold)) {
         return 0;
-    }
-    if (found->sends) {
-        struct task_struct* const task = (void*)bpf_get_current_task();
-        found->owner.cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
     }
     if (fold) {
         keep_look(fold, found, process);
