@@ -19,8 +19,9 @@ namespace egress::lane {
 
 namespace {
 
-constexpr std::size_t most_fds = 253; // SCM_MAX_FD: no message brings more
-constexpr std::size_t own_fds = 64;   // numbers kept for ourselves and for connections
+constexpr std::size_t most_fds = 253;             // SCM_MAX_FD: no message brings more
+constexpr std::size_t own_fds = connections + 32; // numbers for connections and for ourselves
+constexpr std::size_t most_at_once = 32;          // messages in one system call
 
 /// The ancillary data that came with one message.
 struct Ancillary {
@@ -72,10 +73,10 @@ class Lane {
         rlimit files{};
         getrlimit(RLIMIT_NOFILE, &files);
         const std::size_t room = files.rlim_cur > own_fds + most_fds ? files.rlim_cur - own_fds : 0;
-        at_once_ = std::clamp<std::size_t>(room / most_fds / 2, 1, slots);
-        late_most_ = room / 2;
+        at_once_ = std::clamp<std::size_t>(room / most_fds / 2, 1, most_at_once);
+        late_most_ = std::max<std::size_t>(room / 2, 1);
         late_.reserve(slots * most_fds);
-        controls_.resize(slots);
+        controls_.resize(at_once_);
     }
 
     [[noreturn]] void serve() {
@@ -89,6 +90,7 @@ class Lane {
                 waste_ = std::move(got->fds);
             } else if (got->body.kind == Request::Kind::read) {
                 read(got->body, got->fds);
+                close_all(got->fds);
             }
         }
     }
@@ -104,9 +106,11 @@ class Lane {
         board_.read = 0;
         board_.judged = 0;
         board_.done = 0;
-        const std::size_t count = std::min(connections.size(), board_.of.size());
+        // A connection that found no number here stays unread, and is wanted again.
+        const std::size_t sent = std::min<std::size_t>(request.connections, board_.of.size());
+        std::fill_n(board_.of.begin(), sent, Stretch{});
+        const std::size_t count = std::min(connections.size(), sent);
         for (std::size_t i = 0; i < count; ++i) {
-            board_.of[i] = {};
             board_.of[i].first = board_.judged;
             read_connection(connections[i].get(), request.most[i], board_.of[i]);
             board_.done = static_cast<std::uint32_t>(i + 1);
@@ -214,8 +218,8 @@ class Lane {
     std::vector<int> late_;     // what may be slow to close
     std::vector<Fd> waste_;     // connections to discard
     std::vector<Control> controls_;
-    std::array<iovec, slots> vectors_{};
-    std::array<mmsghdr, slots> headers_{};
+    std::array<iovec, most_at_once> vectors_{};
+    std::array<mmsghdr, most_at_once> headers_{};
 };
 
 } // namespace

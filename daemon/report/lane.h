@@ -23,8 +23,9 @@
 
 namespace egress::lane {
 
-inline constexpr std::size_t slots = 64;       ///< messages in one turn
-inline constexpr std::size_t connections = 32; ///< read in one turn
+// Large turns, because each of them wakes both sides: that must not weigh on a one-shot report.
+inline constexpr std::size_t slots = 256;       ///< messages in one turn
+inline constexpr std::size_t connections = 128; ///< read in one turn
 
 /// What the daemon sends.
 struct Request {

@@ -1,22 +1,38 @@
 #include "daemon/report/lane_channel.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include <sys/socket.h>
+#include <unistd.h>
 
 namespace egress::lane {
 
 namespace {
 
-constexpr std::size_t most_fds = 64; // that we send ourselves in one message
-
 struct alignas(cmsghdr) Control {
-    std::array<char, CMSG_SPACE(most_fds * sizeof(int))> bytes;
+    std::array<char, CMSG_SPACE(Channel::most_fds * sizeof(int))> bytes;
 };
 
 } // namespace
+
+void close_all(std::vector<Fd>& fds) {
+    for (std::size_t at = 0; at < fds.size();) {
+        const std::size_t begin = at;
+        while (++at < fds.size() && fds[at].get() == fds[at - 1].get() + 1) {
+        }
+        const auto first = static_cast<unsigned>(fds[begin].get());
+        const auto last = static_cast<unsigned>(fds[at - 1].get());
+        if (first != last && close_range(first, last, 0) == 0) {
+            std::for_each(fds.begin() + static_cast<std::ptrdiff_t>(begin),
+                          fds.begin() + static_cast<std::ptrdiff_t>(at),
+                          [](Fd& fd) { fd.release(); });
+        }
+    }
+    fds.clear(); // and the others by themselves
+}
 
 bool Channel::send_bytes(std::span<const std::byte> bytes, std::span<const int> fds) const {
     iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
@@ -58,6 +74,7 @@ bool Channel::receive_bytes(std::span<std::byte> bytes, std::vector<Fd>& fds) co
         if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) {
             continue;
         }
+        fds.reserve((part->cmsg_len - CMSG_LEN(0)) / sizeof(int));
         for (std::size_t at = 0; at + sizeof(int) <= part->cmsg_len - CMSG_LEN(0);
              at += sizeof(int)) {
             int fd = -1;

@@ -21,6 +21,7 @@ constexpr std::uint64_t tick_usec = 200'000;
 constexpr unsigned birth_patience = 50; // ticks until the first word of a new process
 constexpr unsigned idle_ticks = 10;     // an idle lane that is not the last goes after so many
 constexpr std::size_t discards_at_once = 64;
+static_assert(lane::connections <= lane::Channel::most_fds);
 
 lane::Board* map_board(int fd) {
     void* const at = mmap(nullptr, sizeof(lane::Board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

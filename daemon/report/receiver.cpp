@@ -303,6 +303,7 @@ void Receiver::on_judged(const Lanes::Turn& turn, const lane::Board& board, Lane
             go_on(connection, stretch);
         }
     }
+    lane::close_all(ended_);
     if (!spend(uid, messages)) {
         pause(uid);
     }
@@ -504,7 +505,9 @@ void Receiver::close(Connection& connection, bool ended) {
         std::erase(uid.ready, &connection);
     }
     connection.source.reset();
-    if (!ended) {
+    if (ended) {
+        ended_.push_back(std::move(connection.fd));
+    } else {
         shutdown(connection.fd.get(), SHUT_RD);
         lanes_.discard(std::move(connection.fd));
     }

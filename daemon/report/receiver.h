@@ -108,6 +108,7 @@ class Receiver {
     std::map<std::uint32_t, Uid> uids_;
     std::vector<Uid*> hungry_; ///< have connections to read, and found no lane
     std::list<std::unique_ptr<Connection>> connections_; ///< most recently active last
+    std::vector<Fd> ended_; ///< connections of this turn that are to be closed
     struct Listener {
         Fd fd;
         Source source;
