@@ -31,7 +31,8 @@ class Keeper {
     /// Sets a key of the database's "meta" (an empty value deletes it); `done` as of
     /// when_durable().
     void set_meta(std::string key, std::string value, std::function<void(bool)> done);
-    /// Submits what changed, if the writer is idle. Called at the end of every turn of the loop.
+    /// Submits what changed, if the writer is idle: at once where a caller waits for it, else 10 ms
+    /// after the submit before. Called at the end of every turn of the loop.
     void pump();
     /// Once a second: after a burst, gives its memory back.
     void tick();
@@ -53,6 +54,7 @@ class Keeper {
     Keeper(sd_event* event, Ledger& ledger, std::unique_ptr<store::Store> store)
         : event_(event), ledger_(ledger), store_(std::move(store)) {}
     void take_outcome();
+    void submit();
     bool nothing_to_do() const;
     void settle(const store::Store::Outcome& outcome);
     void retry_later();
@@ -80,6 +82,8 @@ class Keeper {
     std::deque<std::pair<std::uint64_t, std::function<void(bool)>>> waiters_;
     Source outcome_source_;
     Source retry_source_;
+    Source spacer_; ///< ends the time between two submits
+    std::uint64_t submitted_usec_ = 0;
 };
 
 } // namespace egress

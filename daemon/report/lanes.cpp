@@ -50,7 +50,6 @@ struct Lanes::Lane {
         }
     }
 
-    Lanes* lanes = nullptr;
     lane::Channel channel;
     lane::Board* board = nullptr;
     Fd pidfd; // empty: it has not said a word yet
@@ -159,21 +158,15 @@ Lanes::Lane* Lanes::make() {
         log::error("lanes", "cannot start a process that reads reports; they wait");
         return nullptr;
     }
-    sd_event_source* source = nullptr;
-    if (sd_event_add_io(event_, &source, lane->channel.fd(), EPOLLIN, on_message, lane.get()) < 0) {
+    auto source = watch(event_, lane->channel.fd(), EPOLLIN,
+                        [this, raw = lane.get()](std::uint32_t) { hear(*raw); });
+    if (!source) {
         return nullptr;
     }
-    lane->source.reset(source);
-    lane->lanes = this;
+    lane->source = std::move(*source);
     lanes_.push_front(std::move(lane));
     lanes_.front()->place = lanes_.begin();
     return lanes_.front().get();
-}
-
-int Lanes::on_message(sd_event_source*, int, std::uint32_t, void* data) {
-    auto& lane = *static_cast<Lane*>(data);
-    lane.lanes->hear(lane);
-    return 0;
 }
 
 void Lanes::hear(Lane& lane) {
@@ -294,14 +287,6 @@ void Lanes::wait(int milliseconds) {
     }
 }
 
-int Lanes::on_tick(sd_event_source*, std::uint64_t, void* self) {
-    auto& lanes = *static_cast<Lanes*>(self);
-    lanes.ticking_ = false;
-    lanes.tick();
-    lanes.watch_time();
-    return 0;
-}
-
 /// Counts ticks and not time: what stops the whole machine, or only us, is nobody's fault.
 void Lanes::tick() {
     std::size_t idle = 0;
@@ -353,15 +338,18 @@ void Lanes::watch_time() {
         return;
     }
     if (!tick_) {
-        sd_event_source* source = nullptr;
-        if (sd_event_add_time_relative(event_, &source, CLOCK_MONOTONIC, tick_usec, 10'000, on_tick,
-                                       this) < 0) {
+        const auto turn = [this] {
+            ticking_ = false;
+            tick();
+            watch_time();
+        };
+        auto timer = call_after(event_, tick_usec, turn, 10'000);
+        if (!timer) {
             return;
         }
-        tick_.reset(source);
+        tick_ = std::move(*timer);
     }
-    sd_event_source_set_time_relative(tick_.get(), tick_usec);
-    sd_event_source_set_enabled(tick_.get(), SD_EVENT_ONESHOT);
+    call_again(tick_, tick_usec);
     ticking_ = true;
 }
 

@@ -75,9 +75,6 @@ class Lanes {
     struct Lane;
     using Place = std::list<std::unique_ptr<Lane>>::iterator;
 
-    static int on_message(sd_event_source*, int, std::uint32_t events, void* lane);
-    static int on_tick(sd_event_source*, std::uint64_t, void* self);
-
     bool may_begin(const Turn& turn) const;
     Lane* make();
     void hear(Lane& lane);

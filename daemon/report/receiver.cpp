@@ -56,7 +56,6 @@ struct Receiver::Uid {
 };
 
 struct Receiver::Connection {
-    Receiver* receiver = nullptr;
     Fd fd;
     Uid* uid = nullptr;
     bool fresh = true;    // never read
@@ -109,21 +108,17 @@ Result<> Receiver::watch_listener(Fd listener, bool kept) {
     if (setsockopt(listener.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0) {
         return fail_errno("cannot ask for credentials on the report socket");
     }
-    sd_event_source* source = nullptr;
-    const int code = sd_event_add_io(event_, &source, listener.get(), EPOLLIN, on_listener, this);
-    if (code < 0) {
-        return fail_errno("cannot watch the report socket", -code);
+    auto source =
+        egress::watch(event_, listener.get(), EPOLLIN, [this, fd = listener.get()](std::uint32_t) {
+            for (int i = 0; i < accepts_per_turn && !crowded_ && accept_one(fd); ++i) {
+            }
+            dispatch_hungry();
+        });
+    if (!source) {
+        return std::unexpected(source.error());
     }
-    listeners_.push_back({std::move(listener), Source(source), kept});
+    listeners_.push_back({std::move(listener), std::move(*source), kept});
     return {};
-}
-
-int Receiver::on_listener(sd_event_source*, int fd, std::uint32_t, void* self) {
-    auto* const receiver = static_cast<Receiver*>(self);
-    for (int i = 0; i < accepts_per_turn && !receiver->crowded_ && receiver->accept_one(fd); ++i) {
-    }
-    receiver->dispatch_hungry();
-    return 0;
 }
 
 bool Receiver::accept_one(int listener) {
@@ -153,7 +148,6 @@ bool Receiver::accept_one(int listener) {
     uid.uid = peer.uid;
     auto connection = std::make_unique<Connection>();
     connection->fd = std::move(fd);
-    connection->receiver = this;
     connection->uid = &uid;
     if (connections_.size() >= limits_.connections) {
         make_room(greediest());
@@ -200,14 +194,6 @@ void Receiver::forget_uids() {
             return one.second.connections == 0 && !one.second.paused && !one.second.hungry;
         });
     }
-}
-
-int Receiver::on_connection(sd_event_source*, int, std::uint32_t, void* data) {
-    auto& connection = *static_cast<Connection*>(data);
-    Receiver& receiver = *connection.receiver;
-    receiver.want(connection);
-    receiver.dispatch(*connection.uid);
-    return 0;
 }
 
 void Receiver::uncrowd() {
@@ -361,15 +347,17 @@ bool Receiver::watch(Connection& connection) {
     if (connection.source) {
         return sd_event_source_set_enabled(connection.source.get(), SD_EVENT_ONESHOT) >= 0;
     }
-    sd_event_source* source = nullptr;
-    const int code =
-        sd_event_add_io(event_, &source, connection.fd.get(), EPOLLIN, on_connection, &connection);
-    if (code < 0) {
-        log::error("watch", "cannot watch a reporter's connection: {}", std::strerror(-code));
+    auto source =
+        egress::watch(event_, connection.fd.get(), EPOLLIN, [this, &connection](std::uint32_t) {
+            want(connection);
+            dispatch(*connection.uid);
+        });
+    if (!source) {
+        log::error("watch", "cannot watch a reporter's connection: {}", source.error().text);
         return false;
     }
-    connection.source.reset(source);
-    return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT) >= 0;
+    connection.source = std::move(*source);
+    return sd_event_source_set_enabled(connection.source.get(), SD_EVENT_ONESHOT) >= 0;
 }
 
 /// The messages of these slots; how many there were. Numbers from a board are not believed.
@@ -420,39 +408,35 @@ void Receiver::pause(Uid& uid) {
     uid.paused = true;
     uid.paused_times += 1;
     if (!refill_) {
-        sd_event_source* source = nullptr;
-        if (sd_event_add_time_relative(event_, &source, CLOCK_MONOTONIC, refill_usec, 1000,
-                                       on_refill, this) < 0) {
+        auto timer = call_after(
+            event_, refill_usec, [this] { refill(); }, 1000);
+        if (!timer) {
             uid.paused = false; // rather no quota than a user who is never read again
             uid.barred_until = 0;
             return;
         }
-        refill_.reset(source);
+        refill_ = std::move(*timer);
     }
-    sd_event_source_set_time_relative(refill_.get(), refill_usec);
-    sd_event_source_set_enabled(refill_.get(), SD_EVENT_ONESHOT);
+    call_again(refill_, refill_usec);
 }
 
-int Receiver::on_refill(sd_event_source* source, std::uint64_t, void* data) {
-    auto& receiver = *static_cast<Receiver*>(data);
+void Receiver::refill() {
     bool waiting = false;
     const double now = now_seconds();
-    for (auto& [number, uid] : receiver.uids_) {
+    for (auto& [number, uid] : uids_) {
         if (!uid.paused) {
             continue;
         }
         if (uid.barred_until <= now) {
             uid.barred_until = 0;
         }
-        uid.paused = uid.barred() || !receiver.spend(uid, 0);
+        uid.paused = uid.barred() || !spend(uid, 0);
         waiting = waiting || uid.paused;
     }
-    receiver.dispatch_hungry();
+    dispatch_hungry();
     if (waiting) {
-        sd_event_source_set_time_relative(source, refill_usec);
-        sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+        call_again(refill_, refill_usec);
     }
-    return 0;
 }
 
 Receiver::Uid& Receiver::greediest() {

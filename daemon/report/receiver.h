@@ -76,10 +76,6 @@ class Receiver {
     struct Uid;
     struct Connection;
 
-    static int on_listener(sd_event_source*, int fd, std::uint32_t, void* self);
-    static int on_connection(sd_event_source*, int fd, std::uint32_t, void* connection);
-    static int on_refill(sd_event_source*, std::uint64_t, void* self);
-
     Result<> watch_listener(Fd listener, bool kept);
     bool accept_one(int listener);
     void crowd(Connection& newest);
@@ -95,6 +91,7 @@ class Receiver {
     void refuse(Refusal refusal, const Sender* sender);
     bool spend(Uid& uid, std::size_t reports);
     void pause(Uid& uid);
+    void refill();
     void close(Connection& connection, bool ended);
     Uid& greediest();
     void make_room(Uid& uid);
