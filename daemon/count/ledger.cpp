@@ -191,11 +191,11 @@ void Ledger::apply(RowId id, const Outcome& outcome) {
     switch (outcome.effect) {
     case Effect::block:
         counters_.blocks += 1;
-        touch(id);
+        feed(id);
         break;
     case Effect::extend:
         counters_.extended += 1;
-        touch(id);
+        feed(id);
         break;
     case Effect::lift:
         lift(id);
@@ -298,7 +298,7 @@ void Ledger::lift(RowId id) {
         apply(id, outcome);
         return;
     }
-    touch(id);
+    feed(id);
 }
 
 bool Ledger::expire(std::size_t most) {
@@ -397,10 +397,11 @@ void Ledger::mark(RowId id) {
     }
 }
 
-void Ledger::touch(RowId id) {
-    if (!options_.monitor && !table_[id].touched) {
-        table_[id].touched = true;
-        touched_.push_back(table_[id].key);
+void Ledger::feed(RowId id) {
+    if (!options_.monitor) {
+        for (const auto& feed : feeds_) {
+            feed->add(id);
+        }
     }
 }
 

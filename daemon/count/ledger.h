@@ -1,7 +1,8 @@
 // The ledger: applies reports, deadlines and the operator's word to the rows.
 //
 // It owns the table and the rules, and knows neither the disk nor the firewall: what changed waits
-// in two lists that the keeper (store) and the firewall take from. All on the loop's thread.
+// in a list that the keeper (store) takes from, and in the feeds of those who follow blocks. All on
+// the loop's thread.
 #pragma once
 
 #include <deque>
@@ -15,6 +16,7 @@
 #include "daemon/base/interfaces.h"
 #include "daemon/base/intern.h"
 #include "daemon/base/result.h"
+#include "daemon/count/block_feed.h"
 #include "daemon/count/decide.h"
 #include "daemon/count/element.h"
 #include "daemon/count/report.h"
@@ -99,11 +101,8 @@ class Ledger final : public TrustedReporters {
     std::uint64_t collected() const { return collected_; }
 
     // The firewall's side.
-    std::optional<Key> next_touched();
-    void touch_again(const Key& key);
-    /// Everything is going to be sent anyway: nothing needs a look of its own any more.
-    void drop_touched();
-    bool touched() const { return !touched_.empty(); }
+    /// A feed of the blocks that change from now on; BlockFeed::most of them, for as long as this.
+    BlockFeed& follow_blocks();
     /// Addresses whose live connections are to be cut.
     std::optional<Key> next_kill();
     /// What the firewall should hold for the key; nothing: it should hold nothing.
@@ -117,8 +116,8 @@ class Ledger final : public TrustedReporters {
     void deny(const Key& key);
     /// Nothing is known to be in force any more (the firewall starts afresh).
     void distrust();
-    /// Touches every row whose request the firewall has not confirmed.
-    void touch_pending();
+    /// Puts every row into the feed that the firewall has not confirmed.
+    void add_pending(BlockFeed& feed) const;
     /// A block found in the firewall that nobody remembers: a crash came before its commit.
     void adopt(const Element& element);
     /// Every set name that rules or rows use.
@@ -146,7 +145,7 @@ class Ledger final : public TrustedReporters {
     void lift(RowId id);
     void forget(RowId id);
     void mark(RowId id);
-    void touch(RowId id);
+    void feed(RowId id);
     std::uint16_t reason_of(const policy::Rule& rule);
 
     const Clock& clock_;
@@ -170,7 +169,7 @@ class Ledger final : public TrustedReporters {
     std::uint64_t pushed_ = 0;
     std::uint64_t collected_ = 0;
     store::Row scratch_;
-    std::deque<Key> touched_;
+    std::vector<std::unique_ptr<BlockFeed>> feeds_;
     std::deque<Key> kills_;
 };
 

@@ -1,5 +1,6 @@
 // The ledger's dealings with the firewall: what is wanted, what is confirmed, what was found.
 #include <algorithm>
+#include <cassert>
 
 #include "daemon/base/log.h"
 #include "daemon/count/ledger.h"
@@ -9,29 +10,9 @@ namespace egress {
 
 using store::State;
 
-std::optional<Key> Ledger::next_touched() {
-    while (!touched_.empty()) {
-        const Key key = touched_.front();
-        touched_.pop_front();
-        const RowId id = table_.find(key);
-        if (id != no_row && table_[id].touched) {
-            table_[id].touched = false;
-            return key;
-        }
-    }
-    return std::nullopt;
-}
-
-void Ledger::drop_touched() {
-    while (next_touched()) {
-    }
-    std::deque<Key>().swap(touched_); // a start may have touched every row
-}
-
-void Ledger::touch_again(const Key& key) {
-    if (const RowId id = table_.find(key); id != no_row) {
-        touch(id);
-    }
+BlockFeed& Ledger::follow_blocks() {
+    assert(feeds_.size() < BlockFeed::most);
+    return *feeds_.emplace_back(std::make_unique<BlockFeed>(table_, feeds_.size()));
 }
 
 std::optional<Key> Ledger::next_kill() {
@@ -114,17 +95,17 @@ void Ledger::distrust() {
         if (row.used && row.state == State::blocked) {
             set_in_force(row, false);
             mark(id);
-            touch(id);
+            feed(id);
         }
     }
 }
 
-void Ledger::touch_pending() {
+void Ledger::add_pending(BlockFeed& feed) const {
     for (RowId id = 0; id < table_.rows_end(); ++id) {
         const TableRow& row = table_[id];
         const bool unconfirmed = row.state == State::blocked && (row.flags & store::in_force) == 0;
-        if (row.used && (unconfirmed || row.state == State::releasing)) {
-            touch(id);
+        if (!options_.monitor && row.used && (unconfirmed || row.state == State::releasing)) {
+            feed.add(id);
         }
     }
 }

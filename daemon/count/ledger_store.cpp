@@ -95,13 +95,15 @@ void Ledger::load(const store::Row& stored) {
     table_.refresh(id);
     if (row.state == State::releasing ||
         (row.state == State::blocked && (row.flags & store::in_force) == 0)) {
-        touch(id);
+        feed(id);
     }
 }
 
 void Ledger::shrink() {
     dirty_.shrink_to_fit();
-    touched_.shrink_to_fit();
+    for (const auto& feed : feeds_) {
+        feed->shrink();
+    }
     if (erased_.empty()) {
         erased_ = store::Batch{};
     }

@@ -43,12 +43,12 @@ struct TableRow {
     std::uint8_t flags = 0; ///< store::Flag
     std::uint8_t grow_length = 0;
     bool used : 1 = false;
-    bool dirty : 1 =
-        false; ///< its number stands in the list of rows to make durable; outlives the row
-    bool touched : 1 = false;  ///< stands in the firewall's queue
-    bool has_past : 1 = false; ///< has a failure history (Table::past)
-    bool has_id : 1 = false;   ///< has a helper's handle (Table::id)
-    bool stored : 1 = false;   ///< the database may hold it
+    /// Its number stands in the list of rows to make durable; outlives the row.
+    bool dirty : 1 = false;
+    std::uint8_t feeds : 3 = 0; ///< the feeds in which its key waits (BlockFeed)
+    bool has_past : 1 = false;  ///< has a failure history (Table::past)
+    bool has_id : 1 = false;    ///< has a helper's handle (Table::id)
+    bool stored : 1 = false;    ///< the database may hold it
     std::uint32_t count = 0;
     std::uint32_t nfail = 0; ///< 0: "*"
     std::uint16_t strikes = 0;

@@ -4,22 +4,17 @@
 #include <ctime>
 
 #include "daemon/base/log.h"
+#include "daemon/base/number.h"
 #include "daemon/base/set_name.h"
-#include "daemon/firewall/job.h"
 #include "daemon/firewall/lines.h"
 
 namespace egress {
 
 namespace {
 
-constexpr std::size_t most_in_flight = 4096;
-constexpr std::size_t most_queued_bytes = 1 << 20;
-constexpr std::int64_t handshake_ms = 3'000;
-constexpr std::int64_t hang_ms = 10'000; // without a sign of life, something being asked
-constexpr std::int64_t slow_ms = 60'000; // for one answer, whatever else it says meanwhile
 constexpr std::int64_t serve_again_ms = 600'000;
 constexpr std::size_t most_names = 4096;
-constexpr int most_failed_looks = 3;
+constexpr int most_failed_lists = 3;
 constexpr std::int64_t first_backoff_ms = 250;
 constexpr std::int64_t most_backoff_ms = 30'000;
 constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get rarer in proportion
@@ -28,8 +23,21 @@ constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get 
 
 Firewall::Firewall(sd_event* event, Reaper& reaper, Ledger& ledger, const Clock& clock,
                    Options options)
-    : event_(event), reaper_(reaper), ledger_(ledger), clock_(clock), options_(std::move(options)) {
-}
+    : ledger_(ledger), feed_(ledger.follow_blocks()), clock_(clock), options_(std::move(options)),
+      serve_(event, reaper,
+             {[this](const std::string& implementation) { on_ready(implementation); },
+              [this](const Request& request, std::string_view verb, std::string_view rest) {
+                  on_part(request, verb, rest);
+              },
+              [this](const Request& request, bool ok, std::string_view rest) {
+                  on_answer(request, ok, rest);
+              },
+              [this](const std::string& why) { on_broken(why); }}),
+      per_event_(event, reaper, options_.helper,
+                 {[this](const Request& request, bool ok, std::string_view text) {
+                      changed(request, ok, text);
+                  },
+                  [this](const Key& key) { feed_.add(key); }}) {}
 
 Firewall::~Firewall() = default;
 
@@ -39,7 +47,7 @@ std::string_view Firewall::text(State state) {
         return "off";
     case State::starting:
         return "starting";
-    case State::looking:
+    case State::listing:
     case State::syncing:
     case State::serving:
         return "serving";
@@ -53,38 +61,25 @@ std::string_view Firewall::text(State state) {
 
 void Firewall::enter(State state) {
     state_ = state;
-    entered_ = last_sign_ = now_ms();
+    entered_ = now_ms();
 }
 
 void Firewall::start() {
-    stop_child();
-    auto child = Child::spawn(event_, reaper_, {options_.helper, "serve"}, {},
-                              {[this](std::string_view line) { on_line(line); },
-                               [this](const std::string& why) { broken(why); },
-                               [this](int status) { broken(end_of(status)); }});
-    if (!child) {
-        complain(child.error().text);
+    stop_serving();
+    if (const auto started = serve_.start(options_.helper); !started) {
+        complain(started.error().text);
         fail_over();
         return;
     }
-    child_ = std::move(*child);
     enter(State::starting);
-    child_->write(fmt::format("{}\n", lines::hello));
-    child_->flush();
 }
 
-void Firewall::stop_child() {
-    // A handler of the child may be running right now, so it goes at the next tick.
-    if (child_) {
-        child_->abandon();
-        dead_ = std::move(child_);
-    }
-    for (const auto& [id, request] : in_flight_) {
-        if (request.kind == Request::Kind::add || request.kind == Request::Kind::rem) {
-            ledger_.touch_again(request.key);
+void Firewall::stop_serving() {
+    for (const auto& request : serve_.stop()) {
+        if (request.changes_a_block()) {
+            feed_.add(request.key);
         }
     }
-    in_flight_.clear();
     sync_ended_ = true;
 }
 
@@ -94,11 +89,8 @@ void Firewall::complain(const std::string& why) {
     log::error("helper", "helper {}: {}", options_.helper, last_error_);
 }
 
-void Firewall::broken(const std::string& why) {
-    if (!child_) {
-        return;
-    }
-    if (state_ == State::starting) {
+void Firewall::on_broken(const std::string& why) {
+    if (!serve_.shaken()) {
         // It does not know `serve`: blocklistd's contract, a process per event.
         log::info("per-event",
                   "the helper does not answer the handshake ({}); one process per event", why);
@@ -110,100 +102,50 @@ void Firewall::broken(const std::string& why) {
 }
 
 void Firewall::become_per_event() {
-    stop_child();
+    stop_serving();
     enter(State::per_event);
     implementation_.clear();
     // A sync that did not come to its end was going to carry these.
-    ledger_.touch_pending();
+    ledger_.add_pending(feed_);
 }
 
 void Firewall::fail_over() {
-    stop_child();
+    stop_serving();
     back_off();
     restarts_ += 1;
     enter(State::backing_off);
 }
 
-// --- the co-process ---
+// --- the helper that serves ---
 
-std::uint32_t Firewall::send(Request request, std::string_view words) {
-    const std::uint32_t id = next_id_++;
-    request.asked_at = now_ms();
-    if (in_flight_.empty()) {
-        last_sign_ = request.asked_at;
-    }
-    in_flight_.emplace(id, std::move(request));
-    requests_ += 1;
-    child_->write(fmt::format("{} {}\n", id, words));
-    return id;
-}
-
-void Firewall::on_line(std::string_view line) {
-    last_sign_ = now_ms();
-    if (state_ == State::starting) {
-        on_hello(line);
-        return;
-    }
-    if (!child_) {
-        return;
-    }
-    std::string_view rest = line;
-    const auto id = parse_decimal<std::uint32_t>(lines::word(rest));
-    const auto found = id ? in_flight_.find(*id) : in_flight_.end();
-    if (found == in_flight_.end()) {
-        broken(fmt::format("answered what was not asked: \"{}\"", escape(line, 80)));
-        return;
-    }
-    const auto verb = lines::word(rest);
-    if (verb == "item" || verb == "name") {
-        on_reply(found->second, *id, verb, rest);
-        return;
-    }
-    if (verb != "ok" && verb != "err") {
-        broken(fmt::format("answered with no known word: \"{}\"", escape(line, 80)));
-        return;
-    }
-    const Request request = std::move(found->second);
-    in_flight_.erase(found);
-    finish(request, verb == "ok", rest);
-}
-
-void Firewall::on_hello(std::string_view line) {
-    if (!line.starts_with(lines::hello)) {
-        broken(fmt::format("answered \"{}\"", escape(line, 80)));
-        return;
-    }
-    implementation_ = escape(line.substr(std::min(line.size(), lines::hello.size() + 1)), 64);
+void Firewall::on_ready(const std::string& implementation) {
+    implementation_ = implementation;
     log::info("helper-ready", "helper {} serves ({})", options_.helper, implementation_);
-    look();
+    list_names();
 }
 
-void Firewall::on_reply(Request& request, std::uint32_t, std::string_view verb,
-                        std::string_view rest) {
-    if (verb == "item" && request.kind == Request::Kind::list) {
-        on_item(request, rest);
-    } else if (verb == "name" && request.kind == Request::Kind::names) {
+void Firewall::on_part(const Request& request, std::string_view verb, std::string_view rest) {
+    if (verb == "name" && request.kind == Request::Kind::names) {
         const std::string name(lines::word(rest));
         if (names_.size() >= most_names) {
-            broken("names more sets than there can be");
+            on_broken("names more sets than there can be");
         } else if (is_set_name(name) && std::ranges::find(names_, name) == names_.end()) {
             names_.push_back(name);
         }
+        return;
     }
-}
-
-void Firewall::on_item(const Request& request, std::string_view rest) {
-    if (looked_ || !options_.adopt || options_.flush || ledger_.monitor()) {
+    const bool adopts = !listed_all_ && options_.adopt && !options_.flush && !ledger_.monitor();
+    if (verb != "item" || request.kind != Request::Kind::list || !adopts) {
         return;
     }
     if (const auto found = lines::element(request.name, rest)) {
         ledger_.adopt(*found);
     } else {
-        broken(fmt::format("listed no element: \"{}\"", escape(rest, 80)));
+        on_broken(fmt::format("listed no element: \"{}\"", escape(rest, 80)));
     }
 }
 
-void Firewall::finish(const Request& request, bool ok, std::string_view rest) {
+void Firewall::on_answer(const Request& request, bool ok, std::string_view rest) {
     using Kind = Request::Kind;
     if (!ok) {
         complain(fmt::format("cannot {} {}: {}", request.kind == Kind::rem ? "remove" : "do",
@@ -213,24 +155,16 @@ void Firewall::finish(const Request& request, bool ok, std::string_view rest) {
     switch (request.kind) {
     case Kind::add:
     case Kind::rem:
-        if (ok) {
-            ledger_.confirm(request.key, request.kind == Kind::add, handle_of(rest));
-            went_well();
-        } else {
-            if (request.kind == Kind::add) {
-                ledger_.deny(request.key);
-            }
-            retry_later(request.key);
-        }
+        changed(request, ok, ok ? handle_of(rest) : rest);
         break;
     case Kind::names:
     case Kind::list:
         // What was not listed would be deleted by the sync: better not to sync yet.
-        if (!ok && !looked_ && ++failed_looks_ < most_failed_looks) {
+        if (!ok && !listed_all_ && ++failed_lists_ < most_failed_lists) {
             fail_over();
             return;
         }
-        next_look();
+        list_next();
         break;
     case Kind::sync:
         if (!ok) { // one name must not stop the others
@@ -239,7 +173,7 @@ void Firewall::finish(const Request& request, bool ok, std::string_view rest) {
             return;
         }
         if (const auto added = parse_decimal<std::uint64_t>(lines::word(rest))) {
-            reconciled_ += looked_ ? *added : 0;
+            reconciled_ += listed_all_ ? *added : 0;
         }
         synced(request.name);
         break;
@@ -249,17 +183,35 @@ void Firewall::finish(const Request& request, bool ok, std::string_view rest) {
     }
 }
 
-void Firewall::look() {
-    enter(State::looking);
+/// The end of a change, by either contract.
+void Firewall::changed(const Request& request, bool ok, std::string_view text) {
+    if (state_ == State::per_event && !ok) {
+        complain(std::string(text));
+    }
+    if (ok) {
+        if (request.changes_a_block()) {
+            ledger_.confirm(request.key, request.kind == Request::Kind::add, text);
+        }
+        went_well();
+    } else if (request.changes_a_block()) {
+        if (state_ != State::per_event && request.kind == Request::Kind::add) {
+            ledger_.deny(request.key);
+        }
+        retry_later(request.key);
+    }
+}
+
+void Firewall::list_names() {
+    enter(State::listing);
     names_.clear();
     listed_ = 0;
-    send({Request::Kind::names, {}, {}, 0}, "names");
+    serve_.send({Request::Kind::names, {}, {}, 0}, "names");
 }
 
 /// After the names, each set is listed once at the first start, so that what only the firewall
 /// remembers is adopted before anything is compared.
-void Firewall::next_look() {
-    if (state_ != State::looking) {
+void Firewall::list_next() {
+    if (state_ != State::listing) {
         return;
     }
     for (const auto& name : ledger_.names()) {
@@ -267,21 +219,20 @@ void Firewall::next_look() {
             names_.push_back(name);
         }
     }
-    if (looked_ || listed_ == names_.size()) {
-        looked_ = true;
+    if (listed_all_ || listed_ == names_.size()) {
+        listed_all_ = true;
         begin_sync();
         return;
     }
     const std::string& name = names_[listed_++];
-    send({Request::Kind::list, {}, name, 0}, "list " + name);
+    serve_.send({Request::Kind::list, {}, name, 0}, "list " + name);
 }
 
 void Firewall::begin_sync() {
     enter(State::syncing);
     reconcile_wanted_ = false;
     sync_failed_ = false;
-    // Everything is about to be sent: what was touched until now needs no request of its own.
-    ledger_.drop_touched();
+    feed_.drop(); // the sync sends everything
     next_sync();
 }
 
@@ -302,20 +253,20 @@ void Firewall::next_sync() {
     names_.pop_front();
     sync_row_ = 0;
     sync_ended_ = false;
-    sync_id_ = send({Request::Kind::sync, {}, sync_name_, 0}, "sync " + sync_name_);
+    sync_id_ = serve_.send({Request::Kind::sync, {}, sync_name_, 0}, "sync " + sync_name_);
     stream_sync();
 }
 
 void Firewall::stream_sync() {
-    if (sync_ended_ || !child_) {
+    if (sync_ended_ || !serve_.running()) {
         return;
     }
     const Table& table = ledger_.table();
     Element element;
     std::string chunk;
     for (; sync_row_ < table.rows_end(); ++sync_row_) {
-        if (child_->queued() + chunk.size() > most_queued_bytes) {
-            child_->write(chunk);
+        if (serve_.queued() + chunk.size() > Serve::most_queued) {
+            serve_.write(chunk);
             return;
         }
         if (ledger_.wanted(sync_row_, element) && element.name == sync_name_) {
@@ -325,15 +276,15 @@ void Firewall::stream_sync() {
     }
     fmt::format_to(std::back_inserter(chunk), "{} end\n", sync_id_);
     sync_ended_ = true;
-    child_->write(chunk);
+    serve_.write(chunk);
 }
 
 void Firewall::synced(const std::string& name) {
-    // What was touched meanwhile gets its own request and its own confirmation.
+    // What changed meanwhile gets its own request and its own confirmation.
     const Table& table = ledger_.table();
     for (RowId id = 0; id < table.rows_end(); ++id) {
         const TableRow& row = table[id];
-        if (row.used && !row.touched && row.state != store::State::counting &&
+        if (row.used && !feed_.holds(row) && row.state != store::State::counting &&
             ledger_.name_text(row.key.name) == name) {
             ledger_.confirm(Key(row.key), row.state == store::State::blocked, {});
         }
@@ -348,41 +299,62 @@ void Firewall::reconcile() {
 // --- both ways ---
 
 void Firewall::pump() {
-    done_.clear();
+    per_event_.tidy();
     if (state_ == State::serving) {
         pump_serving();
     } else if (state_ == State::syncing) {
         stream_sync();
     } else if (state_ == State::per_event) {
-        pump_events();
+        pump_per_event();
     }
-    if (child_ && child_->queued() > 0) {
-        child_->flush();
-    }
+    serve_.flush();
 }
 
 void Firewall::pump_serving() {
-    while (child_ && in_flight_.size() < most_in_flight && child_->queued() < most_queued_bytes) {
-        const auto key = ledger_.next_touched();
+    while (serve_.has_room()) {
+        const auto key = feed_.next();
         if (!key) {
             break;
         }
         if (const auto element = ledger_.wanted(*key)) {
-            send({Request::Kind::add, *key, {}, 0},
-                 fmt::format("add {} {} {}", element->name, lines::where(*element),
-                             lines::how(*element)));
+            serve_.send({Request::Kind::add, *key, {}, 0},
+                        fmt::format("add {} {} {}", element->name, lines::where(*element),
+                                    lines::how(*element)));
         } else {
             const Element gone = ledger_.element(*key);
-            send({Request::Kind::rem, *key, {}, 0},
-                 fmt::format("rem {} {}", gone.name, lines::where(gone)));
+            serve_.send({Request::Kind::rem, *key, {}, 0},
+                        fmt::format("rem {} {}", gone.name, lines::where(gone)));
         }
     }
-    while (child_ && !ledger_.touched() && in_flight_.size() < most_in_flight) {
+    while (feed_.empty() && serve_.has_room()) {
         const auto key = ledger_.next_kill();
         if (!key) {
             break;
         }
-        send({Request::Kind::kill, *key, {}, 0}, "kill " + lines::where(ledger_.element(*key)));
+        serve_.send({Request::Kind::kill, *key, {}, 0},
+                    "kill " + lines::where(ledger_.element(*key)));
+    }
+}
+
+void Firewall::pump_per_event() {
+    if (std::exchange(options_.flush, false)) {
+        for (const auto& name : ledger_.names()) {
+            per_event_.flush(name);
+        }
+    }
+    while (per_event_.has_room() && (retry_.empty() || now_ms() >= retry_at_)) {
+        const auto key = feed_.next();
+        if (!key) {
+            return;
+        }
+        if (per_event_.defer(*key)) {
+            continue;
+        }
+        if (const auto element = ledger_.wanted(*key)) {
+            per_event_.add(*key, *element);
+        } else {
+            per_event_.remove(*key, ledger_.element(*key));
+        }
     }
 }
 
@@ -407,54 +379,49 @@ void Firewall::went_well() {
 
 void Firewall::tick() {
     const std::int64_t now = now_ms();
-    dead_.reset();
-    if (state_ == State::starting && now - entered_ > handshake_ms) {
-        broken("no answer within 3 seconds");
-    }
+    serve_.tidy();
     // Reading a set back takes the kernel time that grows with the square of its size.
     const auto thousands = static_cast<std::int64_t>(ledger_.blocked() / 1000);
-    const std::int64_t grace = thousands * thousands;
-    const bool silent = !in_flight_.empty() && now - last_sign_ > hang_ms + grace;
-    const bool slow =
-        !in_flight_.empty() && now - in_flight_.begin()->second.asked_at > slow_ms + grace;
-    if ((silent || slow) && child_) {
-        complain("does not answer; it is killed and started anew");
-        fail_over();
+    if (serve_.hangs(thousands * thousands)) {
+        on_broken(serve_.shaken() ? "does not answer; it is killed and started anew"
+                                  : "no answer within 3 seconds");
     }
     if (state_ == State::backing_off && now - entered_ >= backoff_ms_) {
         start();
     }
-    for (auto it = jobs_.begin(); it != jobs_.end();) {
-        const auto current = it++;
-        if (now - current->second->started > hang_ms) {
-            current->second->child.reset();
-            complain("does not end; it is killed");
-            retry_later(current->second->key);
-            jobs_.erase(current);
-        }
-    }
-    if (!retry_.empty() && now >= retry_at_) {
-        for (const Key& key : std::exchange(retry_, {})) {
-            ledger_.touch_again(key);
-        }
-        if (state_ == State::per_event && jobs_.empty()) {
-            start(); // the helper may be another one by now
-        }
-    }
-    if (state_ == State::per_event && jobs_.empty() && now - entered_ > serve_again_ms) {
+    per_event_.tick();
+    retry_due(now);
+    if (state_ == State::per_event && per_event_.empty() && now - entered_ > serve_again_ms) {
         start();
     }
-    if (state_ == State::serving && in_flight_.empty() &&
+    if (state_ == State::serving && serve_.in_flight() == 0 &&
         (reconcile_wanted_ || now >= reconcile_at_)) {
-        look();
+        list_names();
     }
     pump();
 }
 
+void Firewall::retry_due(std::int64_t now) {
+    if (retry_.empty() || now < retry_at_) {
+        return;
+    }
+    for (const Key& key : std::exchange(retry_, {})) {
+        feed_.add(key);
+    }
+    if (state_ == State::per_event && per_event_.empty()) {
+        start(); // the helper may be another one by now
+    }
+}
+
 Firewall::Status Firewall::status() const {
-    return {state_,      implementation_, in_flight_.size() + jobs_.size() + retry_.size(),
-            requests_,   errors_,         restarts_,
-            reconciled_, last_error_};
+    return {state_,
+            implementation_,
+            serve_.in_flight() + per_event_.size() + retry_.size(),
+            serve_.requests() + per_event_.requests(),
+            errors_,
+            restarts_,
+            reconciled_,
+            last_error_};
 }
 
 } // namespace egress

@@ -51,7 +51,7 @@ TEST_CASE("restart: every row comes back as it was, with what it asks of the fir
     other.check();
     // What was not confirmed is asked for again, what was confirmed is not.
     std::size_t asked = 0;
-    while (const auto key = other.ledger.next_touched()) {
+    while (const auto key = other.feed.next()) {
         ++asked;
     }
     CHECK(asked == world.ledger.not_in_force() + world.ledger.releasing());
@@ -275,8 +275,8 @@ TEST_CASE("touch_pending asks for what was not confirmed, and for nothing else")
     world.report("192.0.2.3", Action::abusive);
     world.report("192.0.2.3", Action::ok);
     world.report("192.0.2.4");
-    while (world.ledger.next_touched()) { // taken by somebody who then failed
+    while (world.feed.next()) { // taken by somebody who then failed
     }
-    world.ledger.touch_pending();
+    world.ledger.add_pending(world.feed);
     CHECK(world.obey() == std::vector<std::string>{"add 192.0.2.2", "rem 192.0.2.3"});
 }

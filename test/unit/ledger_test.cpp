@@ -9,13 +9,13 @@ TEST_CASE("failures are counted, the third blocks, the firewall is asked once an
     world.report("192.0.2.1", Action::fail, 2);
     CHECK(world.row("192.0.2.1").count == 2);
     CHECK(world.row("192.0.2.1").nfail == 3);
-    CHECK_FALSE(world.ledger.touched());
+    CHECK(world.feed.empty());
     world.report("192.0.2.1");
     CHECK(world.ledger.blocked() == 1);
     CHECK(world.ledger.not_in_force() == 1);
-    const auto key = world.ledger.next_touched();
+    const auto key = world.feed.next();
     REQUIRE(key);
-    CHECK_FALSE(world.ledger.next_touched());
+    CHECK_FALSE(world.feed.next());
     const auto wanted = world.ledger.wanted(*key);
     REQUIRE(wanted);
     CHECK(wanted->name == "egress");
@@ -82,14 +82,14 @@ TEST_CASE("a success clears a count and lifts a block; of what is unknown it mak
 TEST_CASE("block, lift and block with answers on their way end as the last word says") {
     World world;
     world.report("192.0.2.1", Action::fail, 3);
-    const auto add = world.ledger.next_touched();
+    const auto add = world.feed.next();
     REQUIRE(add);
     world.report("192.0.2.1", Action::ok); // before the helper answered
-    const auto rem = world.ledger.next_touched();
+    const auto rem = world.feed.next();
     REQUIRE(rem);
     CHECK_FALSE(world.ledger.wanted(*rem));
     world.report("192.0.2.1", Action::fail, 3);
-    const auto again = world.ledger.next_touched();
+    const auto again = world.feed.next();
     REQUIRE(again);
     CHECK(world.ledger.wanted(*again));
     world.ledger.confirm(*rem, false, {}); // late: must not release what is blocked anew
@@ -111,7 +111,7 @@ TEST_CASE("a refused add is not in force") {
     const Key key = world.row("192.0.2.1").key;
     world.ledger.deny(key);
     CHECK(world.ledger.not_in_force() == 1);
-    world.ledger.touch_again(key);
+    world.feed.add(key);
     CHECK(world.obey() == std::vector<std::string>{"add 192.0.2.1"});
     CHECK(world.ledger.not_in_force() == 0);
     world.check();
@@ -323,7 +323,7 @@ TEST_CASE("monitor: judged and recorded, never handed to the firewall") {
     world.report("192.0.2.1", Action::fail, 3);
     CHECK(world.ledger.blocked() == 1);
     CHECK(world.ledger.not_in_force() == 0);
-    CHECK_FALSE(world.ledger.touched());
+    CHECK(world.feed.empty());
     CHECK_FALSE(world.ledger.wanted(world.row("192.0.2.1").key));
     CHECK((world.rows().at(0).flags & store::monitor) != 0);
     world.pass(600);

@@ -51,7 +51,7 @@ struct World {
     /// What the firewall would do: takes every touched key and confirms it.
     std::vector<std::string> obey() {
         std::vector<std::string> said;
-        while (const auto key = ledger.next_touched()) {
+        while (const auto key = feed.next()) {
             const bool add = ledger.wanted(*key).has_value();
             said.push_back((add ? "add " : "rem ") + key->prefix().text());
             ledger.confirm(*key, add, {});
@@ -93,6 +93,7 @@ struct World {
     FakeClock clock;
     Interfaces interfaces;
     Ledger ledger;
+    BlockFeed& feed{ledger.follow_blocks()};
 };
 
 /// Everything that changed goes through a real database.

@@ -1,7 +1,8 @@
-// What the firewall's two contracts share, and the job of the older one.
+// What the firewall asks of its helper, in either contract, and what both share.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <ctime>
 #include <string>
 #include <string_view>
@@ -9,20 +10,18 @@
 #include <fmt/format.h>
 #include <sys/wait.h>
 
-#include "daemon/firewall/firewall.h"
+#include "daemon/count/table.h"
 
 namespace egress {
 
-/// One process of the per-event contract: what it was asked, and its first line of output.
-struct Firewall::Job {
-    Key key;
-    bool add = false;
-    bool flush = false;
-    bool again = false; ///< the key was touched while this ran
-    std::int64_t started = 0;
-    bool answered = false;
-    std::string answer;
-    std::unique_ptr<Child> child;
+struct HelperRequest {
+    enum class Kind : std::uint8_t { add, rem, kill, names, list, sync, flush };
+    Kind kind = Kind::add;
+    Key key;                   ///< of add, rem and kill
+    std::string name;          ///< of list, sync and flush
+    std::int64_t asked_at = 0; ///< monotonic milliseconds
+
+    bool changes_a_block() const { return kind == Kind::add || kind == Kind::rem; }
 };
 
 /// Monotonic milliseconds.
@@ -32,7 +31,7 @@ inline std::int64_t now_ms() {
     return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
 }
 
-/// A helper's handle goes into the database and back to the helper: one printable word, or nothing.
+/// A helper's handle goes into the database and back to the helper: one printable word, or none.
 inline std::string_view handle_of(std::string_view text) {
     constexpr std::size_t most = 255;
     const auto plain = [](char c) { return c > 0x20 && c < 0x7f; };
