@@ -59,37 +59,13 @@ void tell_findings(const store::Env& env) {
 
 } // namespace
 
-namespace {
-
-EventLog::Kind kind_of(const egress_event& event) {
-    using Kind = EventLog::Kind;
-    return (event.rule_flags & EGRESS_RULE_ALARM) != 0 ? Kind::alarm
-           : event.action == EGRESS_EVENT_BLOCKED      ? Kind::blocked
-           : event.action == EGRESS_EVENT_MONITOR      ? Kind::monitored
-           : (event.rule_flags & EGRESS_RULE_LOG) != 0 ? Kind::allowed
-                                                       : Kind::unmatched;
-}
-
-log::Level level_of(EventLog::Kind kind) {
-    constexpr log::Level levels[EventLog::kinds] = {log::Level::warning, log::Level::notice,
-                                                    log::Level::notice,  log::Level::info,
-                                                    log::Level::debug,   log::Level::info};
-    return levels[static_cast<std::size_t>(kind)];
-}
-
-bool write_event(EventLog::Kind kind, const std::string& line) {
-    constexpr const char* keys[EventLog::kinds] = {"egress-alarm",     "egress-blocked",
-                                                   "egress-monitor",   "egress-allowed",
-                                                   "egress-unmatched", "egress-selftest"};
-    return log::write_whole(level_of(kind), keys[static_cast<std::size_t>(kind)], line,
-                            kind == EventLog::Kind::alarm);
-}
-
-} // namespace
-
 Daemon::Daemon(const Options& options, lane::Spawner spawner)
-    : options_(options), spawner_(std::move(spawner)),
-      event_log_(clock_, owner_names_, write_event) {}
+    : options_(options), spawner_(std::move(spawner)), counts_sink_(event_counts_),
+      event_log_(clock_, owner_names_, EventLog::write_line) {
+    sinks_.add(watchers_);
+    sinks_.add(counts_sink_);
+    sinks_.add(event_log_);
+}
 
 Daemon::~Daemon() {
     for (const auto& path : made_) {
@@ -245,7 +221,11 @@ Result<> Daemon::open_sources() {
     const std::string cgroup = options_.cgroup.empty() ? bpf::cgroup_root() : options_.cgroup;
     enforcer_ = std::make_unique<Enforcer>(
         event, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
-        [this](const egress_event& look, const policy::EgressRule* rule) { on_look(look, rule); });
+        [this](const egress_event& seen, const policy::EgressRule* rule) {
+            const bool selftest = enforcer_->is_canary(seen);
+            sinks_.emit(
+                {seen, rule, selftest, owner_names_, enforcer_->loader(), clock_, std::string()});
+        });
     reader_ = std::make_unique<Reader>(event);
     rulebook_ =
         std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, *keeper_, *reader_, options_.conf);
@@ -353,29 +333,6 @@ void Daemon::tick() {
     event_log_.tick();
     if (clock_.now() % fold_every == 0) {
         log::flush();
-    }
-}
-
-void Daemon::on_look(const egress_event& event, const policy::EgressRule* rule) {
-    std::string made;
-    const auto text = [&]() -> const std::string& {
-        if (made.empty()) {
-            made = event_json(event, rule, owner_names_, enforcer_->loader(), clock_)
-                       .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-        }
-        return made;
-    };
-    watchers_.publish(event, rule, text);
-    // What egressctl selftest tries is nobody's traffic: not counted, and no line is learnt.
-    const bool canary = enforcer_->is_canary(event);
-    if (!canary) {
-        event_counts_.add(event_row(event, rule, clock_));
-    }
-    const auto kind = canary ? EventLog::Kind::selftest : kind_of(event);
-    if (level_of(kind) <= log::threshold()) {
-        const auto place = rule == nullptr ? std::string() : rule->place.text();
-        event_log_.add({kind, event.flow.uid, event.generation, event.rule, event.count, place},
-                       text);
     }
 }
 

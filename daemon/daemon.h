@@ -38,7 +38,6 @@ class Daemon {
     void tick();
     void tell_state();
     void on_force(const ApplyOutcome& outcome);
-    void on_look(const egress_event& event, const policy::EgressRule* rule);
 
     Options options_;
     lane::Spawner spawner_; ///< the receiver takes it
@@ -53,7 +52,9 @@ class Daemon {
     std::unique_ptr<Receiver> receiver_;
     OwnerNames owner_names_;
     EventCounts event_counts_;
+    CountsSink counts_sink_;
     EventLog event_log_;
+    EventSinks sinks_;
     std::unique_ptr<Enforcer> enforcer_;
     std::unique_ptr<Reader> reader_;
     std::unique_ptr<Rulebook> rulebook_;

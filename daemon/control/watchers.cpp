@@ -50,12 +50,11 @@ Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid, EventFilter 
     return Shares::Room::yes;
 }
 
-void Watchers::publish(const egress_event& event, const policy::EgressRule* rule,
-                       const std::function<std::string_view()>& line) {
+void Watchers::take(const EventView& event) {
     for (const auto& each : watchers_) {
         const auto watcher = each.lock();
-        if (watcher && watcher->filter.passes(event, rule)) {
-            watcher->put(line());
+        if (watcher && watcher->filter.passes(event.event, event.rule)) {
+            watcher->put(event.json());
         }
     }
 }

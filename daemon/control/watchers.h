@@ -13,19 +13,19 @@
 
 #include "daemon/control/http.h"
 #include "daemon/egress/event_filter.h"
+#include "daemon/egress/event_sinks.h"
 
 namespace egress {
 
-class Watchers {
+class Watchers final : public EventSink {
   public:
     static constexpr Shares::Limits limits = {32, 8, 8};
     static constexpr std::size_t most_queued = 256 << 10; ///< bytes for each
 
     /// Where there is no room nothing was answered.
     Shares::Room add(const Answer& answer, std::uint32_t uid, EventFilter filter);
-    /// To those who want it. `line` gives it without its end, and is called where one does.
-    void publish(const egress_event& event, const policy::EgressRule* rule,
-                 const std::function<std::string_view()>& line);
+    /// Queues an event for each watcher whose filter it passes.
+    void take(const EventView& event) override;
     std::size_t size(); ///< those that are still there
 
   private:

@@ -7,6 +7,28 @@
 
 namespace egress {
 
+namespace {
+
+EventLog::Kind kind_of(const EventView& view) {
+    using Kind = EventLog::Kind;
+    const auto& event = view.event;
+    return view.selftest                                 ? Kind::selftest
+           : (event.rule_flags & EGRESS_RULE_ALARM) != 0 ? Kind::alarm
+           : event.action == EGRESS_EVENT_BLOCKED        ? Kind::blocked
+           : event.action == EGRESS_EVENT_MONITOR        ? Kind::monitored
+           : (event.rule_flags & EGRESS_RULE_LOG) != 0   ? Kind::allowed
+                                                         : Kind::unmatched;
+}
+
+log::Level level_of(EventLog::Kind kind) {
+    constexpr log::Level levels[EventLog::kinds] = {log::Level::warning, log::Level::notice,
+                                                    log::Level::notice,  log::Level::info,
+                                                    log::Level::debug,   log::Level::info};
+    return levels[static_cast<std::size_t>(kind)];
+}
+
+} // namespace
+
 EventLog::Limits EventLog::limits_of(Kind kind) {
     switch (kind) {
     case Kind::alarm:
@@ -52,6 +74,24 @@ bool EventLog::is_free(const Limits& limits, Window& in, std::uint32_t uid, cons
     }
     ++part;
     return true;
+}
+
+bool EventLog::write_line(Kind kind, const std::string& line) {
+    constexpr const char* keys[kinds] = {"egress-alarm",   "egress-blocked",   "egress-monitor",
+                                         "egress-allowed", "egress-unmatched", "egress-selftest"};
+    return log::write_whole(level_of(kind), keys[static_cast<std::size_t>(kind)], line,
+                            kind == Kind::alarm);
+}
+
+void EventLog::take(const EventView& view) {
+    const auto kind = kind_of(view);
+    if (level_of(kind) > log::threshold()) {
+        return;
+    }
+    const auto& event = view.event;
+    const auto place = view.rule == nullptr ? std::string() : view.rule->place.text();
+    add({kind, event.flow.uid, event.generation, event.rule, event.count, place},
+        [&view] { return view.json(); });
 }
 
 void EventLog::add(const Event& event, const std::function<std::string()>& text) {

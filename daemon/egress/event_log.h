@@ -16,11 +16,11 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
-#include "daemon/egress/event.h"
+#include "daemon/egress/event_sinks.h"
 
 namespace egress {
 
-class EventLog {
+class EventLog final : public EventSink {
   public:
     enum class Kind : std::uint8_t { alarm, blocked, monitored, allowed, unmatched, selftest };
     static constexpr std::size_t kinds = 6;
@@ -61,6 +61,9 @@ class EventLog {
     EventLog(const Clock& clock, const OwnerNames& names, Write write)
         : clock_(clock), names_(names), write_(std::move(write)) {}
 
+    /// Writes a line to the daemon's log at the kind's level.
+    static bool write_line(Kind kind, const std::string& line);
+    void take(const EventView& event) override;
     /// `text` is called where the event is written.
     void add(const Event& event, const std::function<std::string()>& text);
     /// Once a second.

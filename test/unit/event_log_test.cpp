@@ -219,16 +219,57 @@ TEST_CASE("watchers: what a filter keeps out takes no room in the queue") {
     };
     CHECK(watchers.add(answer, 0, *EventFilter::of({{"uid", "7"}})) == Shares::Room::yes);
     egress_event event{};
-    const std::string line(1000, 'x');
+    const OwnerNames names;
+    const test::FakeClock clock;
     for (int i = 0; i < 10'000; ++i) {
         event.flow.uid = 1000;
-        watchers.publish(event, nullptr, [&] { return std::string_view(line); });
+        watchers.take({event, nullptr, false, names, nullptr, clock, std::string(1000, 'x')});
         if (i % 1000 == 0) {
             event.flow.uid = 7;
-            watchers.publish(event, nullptr, [] { return std::string_view("mine"); });
+            watchers.take({event, nullptr, false, names, nullptr, clock, "mine"});
         }
     }
     std::string out;
     wanted(out);
     CHECK(out == "mine\nmine\nmine\nmine\nmine\nmine\nmine\nmine\nmine\nmine\n");
+}
+
+TEST_CASE("sinks: each gets an event, JSON is made once and only where it is read") {
+    struct Sink final : EventSink {
+        explicit Sink(bool wants) : reads(wants) {}
+        void take(const EventView& view) override {
+            ++taken;
+            if (reads) {
+                line = view.json();
+            }
+        }
+        bool reads;
+        int taken = 0;
+        std::string line;
+    };
+    Sink blind(false);
+    Sink reader(true);
+    EventSinks sinks;
+    sinks.add(blind);
+    sinks.add(reader);
+    egress_event event{};
+    event.flow.uid = 77;
+    const OwnerNames names;
+    const test::FakeClock clock;
+    EventView view{event, nullptr, false, names, nullptr, clock, {}};
+    sinks.emit(view);
+    CHECK(blind.taken == 1);
+    CHECK(reader.taken == 1);
+    CHECK(reader.line.find("\"uid\":77") != std::string::npos);
+    CHECK(view.text == reader.line);
+    EventView other{event, nullptr, true, names, nullptr, clock, {}};
+    blind.take(other);
+    CHECK(other.text.empty());
+
+    EventCounts counts;
+    CountsSink counting(counts);
+    counting.take(other); // of a selftest
+    CHECK(counts.size() == 0);
+    counting.take(view);
+    CHECK(counts.size() == 1);
 }
