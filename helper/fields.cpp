@@ -6,6 +6,7 @@
 #include <optional>
 
 #include <fmt/format.h>
+#include <netinet/in.h>
 
 namespace egress::helper {
 
@@ -18,14 +19,14 @@ struct Protocol {
 };
 
 /// Names of protocols that a caller may use; only the first two are ever printed as names.
-constexpr std::array<Protocol, 8> protocols = {{{"tcp", 6, true},
-                                                {"udp", 17, true},
-                                                {"dccp", 33, true},
-                                                {"sctp", 132, true},
-                                                {"udplite", 136, true},
-                                                {"icmp", 1, false},
-                                                {"ipv6-icmp", 58, false},
-                                                {"icmpv6", 58, false}}};
+constexpr std::array<Protocol, 8> protocols = {{{"tcp", IPPROTO_TCP, true},
+                                                {"udp", IPPROTO_UDP, true},
+                                                {"dccp", IPPROTO_DCCP, true},
+                                                {"sctp", IPPROTO_SCTP, true},
+                                                {"udplite", IPPROTO_UDPLITE, true},
+                                                {"icmp", IPPROTO_ICMP, false},
+                                                {"ipv6-icmp", IPPROTO_ICMPV6, false},
+                                                {"icmpv6", IPPROTO_ICMPV6, false}}};
 
 bool has_ports(std::uint8_t protocol) {
     return protocol == 0 || std::ranges::any_of(protocols, [=](const Protocol& known) {

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include <fmt/format.h>
+#include <netinet/in.h>
 
 #include "helper/fields.h"
 
@@ -166,10 +167,10 @@ void append(std::string& out, const Target& target) {
     case 0:
         out += '*';
         break;
-    case 6:
+    case IPPROTO_TCP:
         out += "tcp";
         break;
-    case 17:
+    case IPPROTO_UDP:
         out += "udp";
         break;
     default:

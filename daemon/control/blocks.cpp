@@ -2,10 +2,10 @@
 
 #include <utility>
 
+#include "daemon/base/fields.h"
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/base/set_name.h"
-#include "daemon/control/fields.h"
 #include "daemon/control/reply.h"
 #include "daemon/store/json.h"
 

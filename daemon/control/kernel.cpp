@@ -1,7 +1,7 @@
 #include "daemon/control/kernel.h"
 
+#include "daemon/base/fields.h"
 #include "daemon/base/log.h"
-#include "daemon/control/fields.h"
 #include "daemon/control/question.h"
 #include "daemon/control/reply.h"
 

@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 
 #include "daemon/base/address.h"
-#include "daemon/control/fields.h"
+#include "daemon/base/fields.h"
 
 namespace egress {
 

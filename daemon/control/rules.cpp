@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "daemon/base/fields.h"
 #include "daemon/base/log.h"
-#include "daemon/control/fields.h"
 #include "daemon/control/reply.h"
 #include "daemon/policy/print/print.h"
 

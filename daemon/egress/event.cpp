@@ -54,9 +54,7 @@ std::string reason_text(const egress_event& event, const policy::EgressRule* rul
         return "a rule of an earlier policy";
     }
     const bool refused = rule->verdict.kind != policy::Verdict::Kind::allow;
-    std::string text = rule->verdict.kind == policy::Verdict::Kind::reject ? "reject"
-                       : refused                                           ? "deny"
-                                                                           : "allow";
+    std::string text(policy::verdict_name(rule->verdict.kind));
     if ((event.rule_flags & EGRESS_RULE_AUDIT) != 0) {
         text += ", audit";
     } else if (refused && event.action == EGRESS_EVENT_MONITOR) {

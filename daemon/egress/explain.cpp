@@ -127,12 +127,6 @@ const char* action_of(const policy::EgressRule& rule, bool monitor) {
                                                              : "BLOCKED";
 }
 
-const char* verdict_of(const policy::EgressRule& rule) {
-    return rule.verdict.kind == policy::Verdict::Kind::allow    ? "allow"
-           : rule.verdict.kind == policy::Verdict::Kind::reject ? "reject"
-                                                                : "deny";
-}
-
 json process_json(const Question& question, const egress_process& process,
                   const bpf::Loader& loader, const egress_flow& flow) {
     json out = {{"uid", flow.uid}, {"gid", flow.gid}, {"container", flow.in_container != 0}};
@@ -189,7 +183,7 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
     if (matched) {
         const auto& rule = policy.egress[decision.rule];
         out["action"] = action_of(rule, settings.monitor != 0);
-        out["verdict"] = verdict_of(rule);
+        out["verdict"] = policy::verdict_name(rule.verdict.kind);
         out["rule"] = rule.place.text();
         out["text"] = policy::print(rule);
         json parts = json::object();

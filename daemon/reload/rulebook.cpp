@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -9,6 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/base/boot.h"
+#include "daemon/base/fields.h"
+#include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/policy/text/file.h"
 
@@ -47,18 +50,24 @@ std::string Rulebook::file() const {
 std::optional<Trial> Rulebook::trial_that_is_on() const {
     const auto text = keeper_.store().env().meta(meta_key);
     const auto kept = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json();
-    if (!kept.is_object() || !kept.contains("boot") || !kept["boot"].is_string() ||
-        !kept.contains("until") || !kept["until"].is_number_integer() || !kept.contains("text") ||
-        !kept["text"].is_string() || !kept.contains("name") || !kept["name"].is_string()) {
+    if (!kept.is_object()) {
         return std::nullopt;
     }
-    const bool over = kept["boot"] != boot_id() || kept["until"].get<Moment>() <= clock_.now();
+    Fields fields(kept);
+    const auto boot = fields.text("boot");
+    const auto until = fields.number<Moment>("until", std::numeric_limits<Moment>::max());
+    const auto rules = fields.text("text", Fields::Kind::document);
+    const auto name = fields.text("name", Fields::Kind::document);
+    if (!boot || !until || !rules || !name) {
+        return std::nullopt;
+    }
+    const bool over = *boot != boot_id() || *until <= clock_.now();
     if (over) {
         log::notice("trial", "the trial of {} is over: the rules before are in force",
-                    escape(kept["name"].get<std::string>()));
+                    escape(*name));
         return std::nullopt;
     }
-    return Trial{kept["name"], kept["text"], kept["until"].get<Moment>()};
+    return Trial{*name, *rules, *until};
 }
 
 void Rulebook::begin(OnApplied done) {
@@ -164,7 +173,7 @@ void Rulebook::take_trial(Trial trial, policy::Parsed parsed, Done done,
     const auto policy = std::make_shared<policy::Policy>(std::move(parsed.policy));
     // First the disk: a daemon that is killed from here on must know that the rules are not to
     // stay.
-    keeper_.set_meta(meta_key, kept.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+    keeper_.set_meta(meta_key, json_text(kept),
                      [this, policy, report, asker, number = ++trials_,
                       done = std::move(done)](bool durable) mutable {
                          if (!trial_ || ending_ || number != trials_) {

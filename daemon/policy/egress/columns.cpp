@@ -19,16 +19,6 @@ namespace {
 constexpr std::size_t max_columns_bytes = max_line * 3 / 4; // leaves room for print()'s blanks
 constexpr std::string_view columns_text = "destination type proto owner program action [options]";
 
-struct Action {
-    std::string_view text;
-    Verdict::Kind kind;
-};
-constexpr std::array<Action, 5> actions = {{{"allow", Verdict::Kind::allow},
-                                            {"deny", Verdict::Kind::deny},
-                                            {"reject", Verdict::Kind::reject},
-                                            {"ask", Verdict::Kind::ask},
-                                            {"redirect", Verdict::Kind::redirect}}};
-
 bool has_columns(const Line& line, const Context& context) {
     const auto& cells = line.cells();
     if (cells.size() < 6 || cells.size() > 7) {
@@ -199,16 +189,14 @@ std::optional<Program> parse_program(const Cell& cell, const Context& context) {
 
 std::optional<Verdict> parse_verdict(const Cell& cell, const Context& context) {
     const Cell word = cell.before('=');
-    const auto at = std::ranges::find(actions, word.text, &Action::text);
-    if (at == actions.end()) {
-        std::array<std::string_view, actions.size()> words;
-        std::ranges::transform(actions, words.begin(), &Action::text);
+    const auto kind = verdict_of(word.text);
+    if (!kind) {
         return context.error(
             cell, fmt::format("unknown action {}", quote(cell.text)),
-            suggestion(word.text, words, "write allow, deny, reject, ask or redirect="));
+            suggestion(word.text, verdict_names(), "write allow, deny, reject, ask or redirect="));
     }
-    Verdict out{at->kind, {}};
-    if (at->kind == Verdict::Kind::redirect) {
+    Verdict out{*kind, {}};
+    if (*kind == Verdict::Kind::redirect) {
         const auto target =
             parse_target(cell.part(std::min(word.text.size() + 1, cell.text.size())), context);
         out.target = target.value_or(Endpoint{});

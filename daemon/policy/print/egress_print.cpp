@@ -61,9 +61,7 @@ std::string print_program(const Program& program) {
 }
 
 std::string print_verdict(const Verdict& verdict) {
-    constexpr std::array<std::string_view, 5> words = {"allow", "deny", "reject", "redirect",
-                                                       "ask"};
-    std::string out(words[static_cast<std::size_t>(verdict.kind)]);
+    std::string out(verdict_name(verdict.kind));
     if (verdict.kind == Verdict::Kind::redirect) {
         const auto host = print_prefix(Prefix::host(verdict.target.address));
         out += fmt::format("={}:{}", host, verdict.target.port);

@@ -14,7 +14,23 @@ constexpr std::array<std::pair<std::string_view, Destination::Kind>, 3> classes 
      {"private", Destination::Kind::private_},
      {"local", Destination::Kind::local}}};
 
+constexpr std::array<std::string_view, 5> verdicts = {"allow", "deny", "reject", "redirect", "ask"};
+
 } // namespace
+
+std::string_view verdict_name(Verdict::Kind kind) {
+    return verdicts[static_cast<std::size_t>(kind)];
+}
+
+std::span<const std::string_view> verdict_names() {
+    return verdicts;
+}
+
+std::optional<Verdict::Kind> verdict_of(std::string_view name) {
+    const auto* const at = std::ranges::find(verdicts, name);
+    return at != verdicts.end() ? std::optional(static_cast<Verdict::Kind>(at - verdicts.begin()))
+                                : std::nullopt;
+}
 
 std::string_view class_name(Destination::Kind kind) {
     const auto* const at =

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -86,6 +87,11 @@ struct Verdict {
     Endpoint target;
     friend bool operator==(const Verdict&, const Verdict&) = default;
 };
+
+/// "allow", "deny", "reject", "redirect", "ask": by Verdict::Kind.
+std::string_view verdict_name(Verdict::Kind kind);
+std::span<const std::string_view> verdict_names();
+std::optional<Verdict::Kind> verdict_of(std::string_view name);
 
 /// "when=Mon-Fri/08:00-18:00": minutes of the local day, `to` not included. A window whose `to` is
 /// not after its `from` ends the next day.

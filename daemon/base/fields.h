@@ -1,5 +1,5 @@
-// Fields of a request's JSON body: each is read as one kind of value, and the first that is wrong
-// is remembered.
+// Fields of a JSON object from outside: each is read as one kind of value, and the first that is
+// wrong is remembered.
 #pragma once
 
 #include <cstdint>

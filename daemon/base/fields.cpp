@@ -1,4 +1,4 @@
-#include "daemon/control/fields.h"
+#include "daemon/base/fields.h"
 
 #include "daemon/base/protocol.h"
 
