@@ -1,9 +1,9 @@
 // egress.h for our own sources.
 //
-// The public handle is `struct egress`, and our namespace is `egress`; C++ does not let the two
-// share a scope. In here the tag reads `egress_handle`; names in the library's symbol table are
-// not affected, for they do not contain it. Our sources hide their symbols; these are the ones that
-// are not hidden.
+// The public handle is `struct egress` and our namespace is `egress`; C++ forbids both in one
+// scope. So our sources rename the tag to `egress_handle`. Symbol names do not contain the tag, so
+// they stay the same. Our sources are compiled with hidden symbols; the ones declared here are
+// exported.
 #pragma once
 
 #pragma GCC visibility push(default)

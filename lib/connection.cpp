@@ -5,10 +5,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-namespace egress {
+namespace egress::client {
 namespace {
 
-// Low half: the low half of the socket's cookie. High half: the number, and a bit for "broken".
+// Low half: the low half of the socket's cookie. High half: descriptor number and a "broken" bit.
 constexpr std::uint64_t broken = std::uint64_t{1} << 63;
 constexpr std::uint64_t nothing = ~std::uint64_t{0};
 
@@ -30,7 +30,7 @@ bool read_cookie(int fd, std::uint32_t& out) {
     return true;
 }
 
-/// The daemon went away: what a new connection may mend.
+/// The daemon closed the connection or is not running: a new connection may help.
 bool is_broken(int error) {
     return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == ECONNREFUSED;
 }
@@ -46,7 +46,7 @@ Connection::Connection(const Target& target) : target_(target), current_(nothing
     (void)reconnect(nothing, slot);
 }
 
-/// During a replacement the number may already stand for the next socket.
+/// During a replacement the number may already belong to the next socket.
 bool Connection::is_ours(Slot slot) const {
     std::uint32_t cookie = 0;
     if (slot == nothing || !read_cookie(number(slot), cookie)) {
@@ -78,18 +78,18 @@ int Connection::reconnect_and_send(Slot seen, std::span<const std::byte> record,
     const int error = reconnect(seen, slot);
     reconnecting_.store(false);
     if (error == ENOPROTOOPT) {
-        return send_once(target_, record, fd); // no cookies on this kernel: nothing to keep
+        return send_once(target_, record, fd); // this kernel has no cookies: keep no connection
     }
     return error != 0 ? error : send_record(number(slot), record, fd);
 }
 
-/// Held by one at a time (reconnecting_); `seen` is what the caller found unusable. On failure the
-/// number is kept and marked as broken, so that the next report costs one failed connect and no
-/// failed send.
+/// Runs once at a time (reconnecting_); `seen` is the slot that the caller found unusable. A
+/// failure keeps the number and marks it as broken, so that the next report costs one failed
+/// connect and no failed send.
 int Connection::reconnect(Slot seen, Slot& out) {
     const Slot old = current_.load();
     if (old != seen && (old & broken) == 0) {
-        out = old; // somebody else was faster
+        out = old; // another report has reconnected
         return 0;
     }
     int fresh = -1;
@@ -100,7 +100,7 @@ int Connection::reconnect(Slot seen, Slot& out) {
         ::close(fresh);
     }
     if (error != 0) {
-        current_.store(old | broken); // "nothing" has the bit already
+        current_.store(old | broken); // `nothing` has the bit already
         return error;
     }
     out = replace(old, fresh, cookie);
@@ -117,7 +117,7 @@ Connection::Slot Connection::replace(Slot old, int fresh, std::uint32_t cookie) 
             return slot;
         }
     }
-    // The first connection, or the program took the number for something else: leave it alone.
+    // The first connection, or the program has reused the number: leave that descriptor alone.
     const Slot slot = pack(fresh, cookie);
     next_.store(slot);
     current_.store(slot);
@@ -131,4 +131,4 @@ void Connection::close() {
     }
 }
 
-} // namespace egress
+} // namespace egress::client

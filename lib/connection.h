@@ -1,14 +1,13 @@
 // The connection behind a handle: many reports, any thread, signal handlers, forked children.
 //
-// Two dangers shape it. A descriptor number that one thread closes may be reused by the program
-// before another thread writes to it; so a broken connection is replaced in place, by dup3 over its
-// own number, and the number is given back only by close(). And the program may close the number
-// behind our back; so its owner is checked by the socket's cookie (which the kernel never gives out
-// twice) before anything is written to it, replaced or closed. The check is one getsockopt, about a
-// tenth of what sending costs.
+// The design avoids two dangers. The program may reuse a descriptor number that one thread closed
+// before another thread writes to it: so dup3 replaces a broken connection in place, under its own
+// number, and only close() frees the number. And the program may close the number behind our back:
+// so the connection compares the socket's cookie (the kernel never issues one twice) before it
+// writes to, replaces or closes the number. That costs one getsockopt, about a tenth of a send.
 //
-// Nothing waits: who finds another report (of a thread, or the one that this signal handler
-// interrupted) in the middle of reconnecting sends over a connection of its own.
+// No report waits: if another report (of another thread, or the one that this signal handler
+// interrupted) is reconnecting, this one uses a connection of its own.
 #pragma once
 
 #include <atomic>
@@ -17,24 +16,24 @@
 
 #include "lib/peer.h"
 
-namespace egress {
+namespace egress::client {
 
 class Connection {
   public:
-    /// Connects; that this fails is no error, the first report tries again.
+    /// Connects. A failure is no error: the first report tries again.
     explicit Connection(const Target& target);
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
 
-    /// Sends a record with a descriptor (-1: none), over a new connection where the old one is
-    /// broken. Returns 0 or an errno value. Safe in signal handlers and from several threads.
+    /// Sends a record with a descriptor (-1: none); reconnects if the connection is broken. Returns
+    /// 0 or an errno value. Safe in signal handlers and from several threads.
     int send(std::span<const std::byte> record, int fd);
 
-    /// Gives the descriptor back. Nothing may use the connection during it or later.
+    /// Closes the descriptor. The caller must not use the connection during the call or after it.
     void close();
 
   private:
-    /// A descriptor number and the socket that it stands for, in one atomic word.
+    /// A descriptor number and the cookie of its socket, in one atomic word.
     using Slot = std::uint64_t;
     static_assert(std::atomic<Slot>::is_always_lock_free, "needed in signal handlers");
 
@@ -45,8 +44,8 @@ class Connection {
 
     Target target_;
     std::atomic<Slot> current_;
-    std::atomic<Slot> next_; ///< what current_ is about to become, in the same number
+    std::atomic<Slot> next_; ///< the value that current_ is about to get, with the same number
     std::atomic<bool> reconnecting_{false};
 };
 
-} // namespace egress
+} // namespace egress::client

@@ -1,4 +1,4 @@
-// The C entry points; egress.h says what they promise.
+// The C entry points; see egress.h for what they promise.
 #include <cerrno>
 #include <cstdlib>
 #include <new>
@@ -8,14 +8,16 @@
 #include "lib/peer.h"
 #include "lib/report.h"
 
+namespace client = egress::client;
+
 struct egress_handle {
-    explicit egress_handle(const egress::Target& target) : connection(target) {}
-    egress::Connection connection;
+    explicit egress_handle(const client::Target& target) : connection(target) {}
+    client::Connection connection;
 };
 
 int egress_report_sa(int action, int fd, const sockaddr* sa, socklen_t salen, const char* msg) {
-    egress::Quiet quiet;
-    return quiet.result(egress::send_report(nullptr, {action, fd, sa, salen, msg}));
+    client::Quiet quiet;
+    return quiet.result(client::send_report(nullptr, {action, fd, sa, salen, msg}));
 }
 
 int egress_report(int action, int fd, const char* msg) {
@@ -23,13 +25,13 @@ int egress_report(int action, int fd, const char* msg) {
 }
 
 egress_handle* egress_open() {
-    egress::Quiet quiet;
-    egress::Target target;
-    if (const int error = egress::find_target(nullptr, target); error != 0) {
+    client::Quiet quiet;
+    client::Target target;
+    if (const int error = client::find_target(nullptr, target); error != 0) {
         quiet.result(error);
         return nullptr;
     }
-    // malloc, for operator new would need the C++ run-time library.
+    // malloc: operator new would need the C++ run-time library.
     void* memory = std::malloc(sizeof(egress_handle));
     if (memory == nullptr) {
         quiet.result(ENOMEM);
@@ -40,11 +42,11 @@ egress_handle* egress_open() {
 
 int egress_report_sa_r(egress_handle* handle, int action, int fd, const sockaddr* sa,
                        socklen_t salen, const char* msg) {
-    egress::Quiet quiet;
+    client::Quiet quiet;
     if (handle == nullptr) {
         return quiet.result(EINVAL);
     }
-    return quiet.result(egress::send_report(handle->connection, {action, fd, sa, salen, msg}));
+    return quiet.result(client::send_report(handle->connection, {action, fd, sa, salen, msg}));
 }
 
 int egress_report_r(egress_handle* handle, int action, int fd, const char* msg) {
@@ -55,7 +57,7 @@ void egress_close(egress_handle* handle) {
     if (handle == nullptr) {
         return;
     }
-    egress::Quiet quiet;
+    client::Quiet quiet;
     handle->connection.close();
     std::free(handle);
 }

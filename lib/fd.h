@@ -1,4 +1,4 @@
-// A file descriptor with one owner.
+// A file descriptor with one owner, closed when the owner ends.
 #pragma once
 
 #include <utility>

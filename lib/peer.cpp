@@ -8,7 +8,7 @@
 
 #include <egress-paths.h>
 
-namespace egress {
+namespace egress::client {
 
 int find_target(const char* path, Target& out) {
     if (path == nullptr) {
@@ -44,7 +44,7 @@ int connect_to(const Target& target, int& out) {
 
 int send_record(int connection, std::span<const std::byte> record, int fd) {
     if (fd == connection) {
-        return EBADF; // the caller's number was closed, and then taken by our own connection
+        return EBADF; // the caller had closed its descriptor, and our own connection got its number
     }
     iovec text{const_cast<std::byte*>(record.data()), record.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)];
@@ -74,4 +74,4 @@ int send_once(const Target& target, std::span<const std::byte> record, int fd) {
     return error;
 }
 
-} // namespace egress
+} // namespace egress::client

@@ -6,16 +6,16 @@
 #include "lib/connection.h"
 #include "lib/peer.h"
 
-namespace egress {
+namespace egress::client {
 namespace {
 
 using Buffer = std::byte[wire::max_record];
 
-/// The record in `buffer`; empty: EINVAL.
+/// Encodes the record into `buffer`. Empty: the arguments are invalid (EINVAL).
 std::span<const std::byte> make_record(Buffer& buffer, const Report& report) {
     std::string_view message;
     if (report.message != nullptr) {
-        // One byte more than is sent, so that the cut can see whether a character goes on.
+        // One byte more than is sent, so that the cut can tell whether a character continues.
         message = {report.message, strnlen(report.message, wire::max_message + 1)};
     }
     return wire::encode(buffer, report.action, report.remote, report.remote_length, message);
@@ -59,4 +59,4 @@ int send_report(Connection& connection, const Report& report) {
     return record.empty() ? EINVAL : connection.send(record, report.fd);
 }
 
-} // namespace egress
+} // namespace egress::client

@@ -1,4 +1,4 @@
-// What the C entry points and the PAM module have in common.
+// Builds and sends one report: shared by the C entry points, the PAM module and the BIND plugin.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +9,11 @@
 
 #include "lib/wire.h"
 
-namespace egress {
+namespace egress::client {
 
 class Connection;
 
-/// For the length of a report: keeps errno, and keeps the thread from being cancelled inside, which
+/// For the length of a report: preserves errno, and disables cancellation of the thread, which
 /// would leak a descriptor.
 class Quiet {
   public:
@@ -22,7 +22,7 @@ class Quiet {
     Quiet(const Quiet&) = delete;
     Quiet& operator=(const Quiet&) = delete;
 
-    /// 0 leaves errno as it was and returns 0; else errno is `error` and -1 is returned.
+    /// For `error` 0 returns 0 and leaves errno unchanged; otherwise sets errno and returns -1.
     int result(int error);
 
   private:
@@ -30,7 +30,7 @@ class Quiet {
     int cancel_ = 0;
 };
 
-/// The arguments of one report. Pointers are only read, during the call.
+/// The arguments of one report. Its pointers are read only during the call.
 struct Report {
     int action;
     int fd = -1;
@@ -39,9 +39,9 @@ struct Report {
     const char* message = nullptr;
 };
 
-/// Sends over a connection of its own to `path` (null: as find_target). Returns 0 or errno value.
+/// Sends over a new connection to `path` (null: see find_target). Returns 0 or an errno value.
 int send_report(const char* path, const Report& report);
 /// Sends over a handle's connection.
 int send_report(Connection& connection, const Report& report);
 
-} // namespace egress
+} // namespace egress::client

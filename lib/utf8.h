@@ -1,4 +1,4 @@
-// One walk over UTF-8 (RFC 3629), for the library, the daemon and its tools.
+// UTF-8 decoding (RFC 3629), for the library, the daemon and its tools.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace egress::utf8 {
 
-/// Bytes of the sequence that a byte starts; 0 where no sequence starts with it.
+/// Length in bytes of the sequence that `lead` starts; 0: `lead` cannot start a sequence.
 constexpr std::size_t length_of(unsigned char lead) {
     if (lead < 0x80) {
         return 1;
@@ -24,10 +24,10 @@ constexpr bool is_continuation(char c) {
 
 struct Character {
     std::uint32_t point = 0; ///< code point
-    std::size_t length = 0;  ///< in bytes; 0: the text starts with no well-formed character
+    std::size_t length = 0;  ///< in bytes; 0: no well-formed character
 };
 
-/// The character at the front of `text`, which is not empty.
+/// The first character of `text`, which must not be empty.
 constexpr Character first(std::string_view text) {
     const auto lead = static_cast<unsigned char>(text[0]);
     const std::size_t length = length_of(lead);
@@ -47,8 +47,8 @@ constexpr Character first(std::string_view text) {
                                                                   : Character{point, length};
 }
 
-/// Control characters, and those that move, hide or reorder what stands next to them: line and
-/// paragraph separators, direction overrides, invisible marks, tags.
+/// True for control characters and for characters that move, hide or reorder their neighbours: line
+/// and paragraph separators, direction overrides, invisible marks, tags.
 constexpr bool is_harmful(std::uint32_t point) {
     const auto in = [point](std::uint32_t from, std::uint32_t to) {
         return point >= from && point <= to;

@@ -13,7 +13,7 @@ constexpr bool is_action(std::uint32_t action) {
     return (action & ~static_cast<std::uint32_t>(EGRESS_VERIFIED)) <= EGRESS_BAD_USER;
 }
 
-/// Fills the address part of a head; false where the address cannot be sent.
+/// Fills the address fields of a head. False: the address is invalid.
 bool put_address(Head& head, const sockaddr* remote, socklen_t length) {
     if (remote == nullptr) {
         return length == 0;
@@ -50,7 +50,7 @@ bool all_zero(const std::uint8_t* bytes, std::size_t count) {
     return true;
 }
 
-/// Reads the address part of a head; what its family has no use for must be zero.
+/// Reads the address fields of a head. Fields that its family does not use must be zero.
 bool get_address(const Head& head, Record& out) {
     switch (head.family) {
     case AF_UNSPEC:
@@ -90,10 +90,10 @@ std::size_t utf8_cut(std::string_view text, std::size_t limit) {
         return text.size();
     }
     const char* bytes = text.data();
-    // Where the first byte left out continues nothing, the cut is clean as it is.
+    // If the first byte after the cut is no continuation byte, the cut is already clean.
     for (std::size_t back = 0; back < 4 && utf8::is_continuation(bytes[limit - back]); ++back) {
         if (back == limit) {
-            return limit; // continuations without a start: not UTF-8
+            return limit; // continuation bytes without a start byte: not UTF-8
         }
         const std::size_t start = limit - back - 1;
         const std::size_t wanted = utf8::length_of(static_cast<unsigned char>(bytes[start]));
@@ -134,7 +134,7 @@ Fault decode(std::span<const std::byte> bytes, Record& out) {
     if (head.magic != magic) {
         return Fault::bad_magic;
     }
-    // A later version may give the reserved field a meaning that this one does not know.
+    // A later version may use the reserved field.
     if (head.version != version || head.reserved != 0) {
         return Fault::bad_version;
     }

@@ -1,11 +1,11 @@
 // The record that crosses the report socket: layout, limits, encode and decode.
 //
 // Library and daemon share this header and nothing else. One record is one SOCK_SEQPACKET message;
-// it carries the reporting server's file descriptor as SCM_RIGHTS (exactly one, or none where the
-// reporter is trusted to hold no socket). Both ends run on one host, so integers are in host byte
-// order; the port inside an address is in network byte order, as in struct sockaddr.
+// it carries the reporting server's file descriptor as SCM_RIGHTS (exactly one, or none if the
+// daemon trusts the reporter without a socket). Both ends run on one host, so integers are in host
+// byte order; the port inside an address is in network byte order, as in struct sockaddr.
 //
-// Nothing here allocates, throws or calls anything but memcpy: encode runs in signal handlers.
+// The code here neither allocates nor throws and calls only memcpy: encode runs in signal handlers.
 #pragma once
 
 #include <cstddef>
@@ -26,9 +26,9 @@ inline constexpr std::size_t max_message = 1024; ///< bytes of message text, no 
 struct Head {
     std::uint32_t magic;
     std::uint16_t version;
-    std::uint16_t length; ///< of the whole record, head included
-    std::uint32_t action; ///< EGRESS_* , EGRESS_VERIFIED possibly or-ed to it
-    std::uint16_t family; ///< of the address: AF_INET, AF_INET6, or 0 where there is none
+    std::uint16_t length; ///< bytes of the whole record, head included
+    std::uint32_t action; ///< EGRESS_*, possibly with EGRESS_VERIFIED or-ed in
+    std::uint16_t family; ///< of the address: AF_INET, AF_INET6; 0: no address
     std::uint16_t port;   ///< network byte order
     std::uint8_t address[16];
     std::uint32_t scope; ///< sin6_scope_id
@@ -39,13 +39,13 @@ static_assert(sizeof(Head) == 40);
 
 inline constexpr std::size_t max_record = sizeof(Head) + max_message;
 
-/// What is wrong with bytes that are no record. Each kind is counted by name in the daemon.
+/// Why bytes are not a valid record. The daemon counts each kind by name.
 enum class Fault : std::uint8_t {
     none,
     too_short,   ///< fewer bytes than a head
-    bad_magic,   ///< not a record at all
+    bad_magic,   ///< not a record
     bad_version, ///< another version of the library
-    bad_length,  ///< length fields disagree with the bytes that arrived
+    bad_length,  ///< length fields disagree with the bytes received
     bad_action,  ///< an action that does not exist
     bad_address, ///< a family that is neither IPv4 nor IPv6
 };
@@ -58,18 +58,18 @@ struct Record {
     std::string_view message; ///< as sent, unescaped; points into the decoded bytes
 };
 
-/// Length of the longest part of `text` of at most `limit` bytes that does not end inside a UTF-8
+/// Length of the longest prefix of `text` of at most `limit` bytes that does not end inside a UTF-8
 /// sequence. Text that is not UTF-8 is cut at `limit`.
 std::size_t utf8_cut(std::string_view text, std::size_t limit);
 
-/// Writes a record for (action, address or none, message) and returns its bytes, a part of `out`.
-/// The message is cut at max_message. Empty: the action or the address cannot be sent (EINVAL).
-/// An IPv4 or IPv6 address whose length is shorter than its family's struct is refused.
+/// Writes a record to the front of `out` and returns its bytes; `remote` null: no address. Cuts the
+/// message at max_message. Empty: the action or the address is invalid (EINVAL), for example an
+/// address shorter than its family's struct.
 std::span<std::byte> encode(std::span<std::byte, max_record> out, int action,
                             const sockaddr* remote, socklen_t remote_length,
                             std::string_view message);
 
-/// Reads one record; `out` is untouched unless Fault::none is returned.
+/// Reads one record. Writes `out` only on Fault::none.
 Fault decode(std::span<const std::byte> bytes, Record& out);
 
 } // namespace egress::wire

@@ -2,7 +2,7 @@
  * egress-blocklist.h - the programming interface of NetBSD's and FreeBSD's blocklist(3),
  * and of its older name blacklist(3), on top of egress.h.
  *
- * A server that was patched for them builds unchanged with this header in place of
+ * A server patched for either builds unchanged with this header in place of
  * <blocklist.h> or <blacklist.h>, and -legress in place of -lblocklist or -lblacklist;
  * "pkg-config --variable=compatdir libegress" names a folder with headers of those names.
  * Actions have the same values on both sides; what egress.h promises holds here too.
@@ -40,7 +40,7 @@ enum {
     BLACKLIST_BAD_USER = EGRESS_BAD_USER
 };
 
-/* "inline" as C89 compilers know it, silent where a function is not used. */
+/* "inline" that C89 compilers accept, without a warning for an unused function. */
 #if defined(__GNUC__)
 #define EGRESS_COMPAT static __inline__ __attribute__((__unused__))
 #else

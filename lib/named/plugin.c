@@ -1,15 +1,14 @@
 /*
- * named_egress.so: a query plugin for BIND that tells egressd of refused queries.
+ * named_egress.so: a query plugin for BIND that reports refused queries to egressd.
  *
- * It stands where a query is done, the only place of the hooks that all refusals of a query come
- * by: by allow-query, allow-query-cache, allow-recursion and their "-on" forms, and where the
- * server has nothing to say about a name. It observes and changes nothing. What is refused
- * elsewhere in named (zone transfers, updates, a bad TSIG, clients that no view matches) does not
- * come by a hook.
+ * It hooks the end of a query, the only hook that sees every refusal of a query: by allow-query,
+ * allow-query-cache, allow-recursion and their "-on" forms, and for names that the server does not
+ * serve. It observes and changes nothing. Other refusals of named (zone transfers, updates, a bad
+ * TSIG, clients that no view matches) pass no hook.
  *
- * BIND promises nothing about its structures from one release to the next, and a plugin that reads
- * them wrongly takes named down. So this one works with the very release whose headers it was built
- * with, and otherwise says so and leaves named alone.
+ * BIND does not keep its structures stable between releases, and a plugin that reads them wrongly
+ * crashes named. So the plugin works only with the exact release whose headers it was built with;
+ * with any other it logs an error and leaves named alone.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -47,7 +46,7 @@ EXPORT ns_plugin_register_t plugin_register;
 EXPORT ns_plugin_version_t plugin_version;
 
 struct instance {
-    struct named_reporter* reporter; /* NULL where this BIND is of another release */
+    struct named_reporter* reporter; /* NULL: this BIND is another release */
 };
 
 static cfg_clausedef_t parameter_clauses[] = {{"socket", &cfg_type_qstring, 0}, {NULL, NULL, 0}};
@@ -61,7 +60,7 @@ static void say(isc_log_t* lctx, int level, const char* file, unsigned long line
                   "%s:%lu: named_egress: %s", file, line, what);
 }
 
-/* The release is in the name of BIND's libraries. */
+/* The file names of BIND's libraries contain the release. */
 static bool is_our_release(isc_log_t* lctx, int level, const char* file, unsigned long line) {
     char text[512];
     const char* name = "unknown";
@@ -82,7 +81,7 @@ static bool is_our_release(isc_log_t* lctx, int level, const char* file, unsigne
     return false;
 }
 
-/* Opens the reporter that the parameters ask for. */
+/* Opens the reporter with the socket that the parameters name. */
 static isc_result_t open_reporter(const char* parameters, const char* file, unsigned long line,
                                   isc_mem_t* mctx, isc_log_t* lctx,
                                   struct named_reporter** reporter) {
@@ -168,7 +167,7 @@ isc_result_t plugin_register(const char* parameters, const void* cfg, const char
     }
     *instp = instance;
     if (!is_our_release(lctx, ISC_LOG_ERROR, file, line)) {
-        return ISC_R_SUCCESS; /* named comes first */
+        return ISC_R_SUCCESS; /* named must start even without the plugin */
     }
     result = open_reporter(parameters, file, line, mctx, lctx, &instance->reporter);
     if (result != ISC_R_SUCCESS) {
@@ -189,7 +188,7 @@ isc_result_t plugin_check(const char* parameters, const void* cfg, const char* f
     UNUSED(cfg);
     UNUSED(actx);
     if (!is_our_release(lctx, ISC_LOG_ERROR, file, line)) {
-        return ISC_R_FAILURE; /* named-checkconf is the place to hear of it */
+        return ISC_R_FAILURE; /* so that named-checkconf shows the mismatch */
     }
     result = open_reporter(parameters, file, line, mctx, lctx, &reporter);
     named_reporter_close(reporter);

@@ -12,12 +12,12 @@
 #include "lib/report.h"
 
 struct named_reporter {
-    explicit named_reporter(const egress::Target& target) : connection(target) {}
-    egress::Connection connection;
+    explicit named_reporter(const egress::client::Target& target) : connection(target) {}
+    egress::client::Connection connection;
     egress::SocketFinder finder;
 };
 
-namespace egress {
+namespace egress::client {
 namespace {
 
 int refused(named_reporter& reporter, named_way way, const sockaddr* remote, const sockaddr* local,
@@ -28,26 +28,27 @@ int refused(named_reporter& reporter, named_way way, const sockaddr* remote, con
     report.remote_length =
         remote->sa_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
     if (way == NAMED_STREAM) {
-        // A client that has hung up is reported by its address: that counts where egressd trusts
-        // named's user.
+        // A client that has hung up is reported by its address; that report counts only if egressd
+        // trusts named's user.
         report.fd = reporter.finder.stream(remote, local);
     } else {
         report.fd = reporter.finder.datagram(local);
         if (way == NAMED_VERIFIED) {
             report.action |= EGRESS_VERIFIED;
         } else if (report.fd < 0) {
-            return ENOTSOCK; // without a socket egressd could not see that the source may be forged
+            // Without a socket egressd cannot tell that the source may be forged.
+            return ENOTSOCK;
         }
     }
     return send_report(reporter.connection, report);
 }
 
 } // namespace
-} // namespace egress
+} // namespace egress::client
 
 named_reporter* named_reporter_open(const char* path) {
-    egress::Target target;
-    if (const int error = egress::find_target(path, target); error != 0) {
+    egress::client::Target target;
+    if (const int error = egress::client::find_target(path, target); error != 0) {
         errno = error;
         return nullptr;
     }
@@ -61,8 +62,8 @@ named_reporter* named_reporter_open(const char* path) {
 
 int named_reporter_refused(named_reporter* reporter, named_way way, const sockaddr* remote,
                            const sockaddr* local, const char* message) {
-    egress::Quiet quiet;
-    return egress::refused(*reporter, way, remote, local, message);
+    egress::client::Quiet quiet;
+    return egress::client::refused(*reporter, way, remote, local, message);
 }
 
 void named_reporter_close(named_reporter* reporter) {

@@ -8,7 +8,8 @@
 namespace egress {
 namespace {
 
-/// An address without what the kernel and BIND may write differently (flow label, padding).
+/// An address without the fields that the kernel and BIND may fill differently (flow label,
+/// padding).
 struct Key {
     sa_family_t family = AF_UNSPEC;
     in_port_t port = 0;
@@ -53,7 +54,7 @@ Key key_of(const sockaddr* from) {
 
 using Ask = int (*)(int, sockaddr*, socklen_t*);
 
-/// An end of a socket, by getpeername or getsockname; of no family where the descriptor has none.
+/// An end of a socket, by getpeername or getsockname; AF_UNSPEC: the descriptor has none.
 Key end_of(int fd, Ask ask) {
     sockaddr_storage address;
     socklen_t length = sizeof address;
@@ -75,16 +76,16 @@ std::uint64_t second() {
 
 } // namespace
 
-int SocketFinder::looks() {
+int SocketFinder::descriptors_max() {
     const std::uint64_t seen = vain_.load(std::memory_order_relaxed);
     const bool many = seen >> 32 == second() && (seen & 0xffffffff) >= vain_a_second;
     return many ? short_search : long_search;
 }
 
-void SocketFinder::in_vain() {
+void SocketFinder::count_vain() {
     const std::uint64_t now = second() << 32;
     std::uint64_t seen = vain_.load(std::memory_order_relaxed);
-    // Two threads that write at once count one too few, which does no harm.
+    // Two threads that write at once may count one too few, which is harmless.
     vain_.store((seen >> 32 << 32) == now ? seen + 1 : now + 1, std::memory_order_relaxed);
 }
 
@@ -94,9 +95,9 @@ int SocketFinder::search(std::atomic<int>& remembered, Fits fits) {
     if (first >= 0 && fits(first)) {
         return first;
     }
-    // A new connection gets the lowest number that is free, near to where the one before it was.
+    // A new connection gets the lowest free number, which is near the previous one.
     const int middle = last_.load(std::memory_order_relaxed);
-    int left = looks();
+    int left = descriptors_max();
     for (int distance = 0; left > 0; ++distance) {
         for (const int fd : {middle + distance, middle - distance - 1}) {
             if (fd < 0) {
@@ -110,7 +111,7 @@ int SocketFinder::search(std::atomic<int>& remembered, Fits fits) {
             }
         }
     }
-    in_vain();
+    count_vain();
     return -1;
 }
 
@@ -131,7 +132,7 @@ int SocketFinder::datagram(const sockaddr* local) {
     if (here.family == AF_UNSPEC) {
         return -1;
     }
-    // Those that the resolver sends with are connected; what clients ask comes to others.
+    // The resolver's own sockets are connected; client queries arrive on unconnected ones.
     const auto receives = [](int fd) {
         return is_of_type(fd, SOCK_DGRAM) && end_of(fd, ::getpeername).family == AF_UNSPEC;
     };

@@ -1,10 +1,9 @@
-// Which descriptor of this process has these addresses?
+// Finds the descriptor of this process that has the given addresses.
 //
-// BIND's plugins see addresses only; where its network manager keeps the descriptors is private to
-// it. So the descriptors are asked one by one, which costs about 0.1 microseconds each, and what is
-// found is remembered and asked first. A search is bounded, and those that find nothing (the client
-// has hung up) become short ones when there are many of them: they are what an attacker can make
-// us do at will.
+// BIND's plugins see addresses only; its network manager keeps the descriptors private. So the
+// finder queries the descriptors one by one, about 0.1 microseconds each, and tries the last result
+// for these addresses first. A search is bounded. Too many searches in vain (the client has hung
+// up) make the following ones short, because an attacker can cause them at will.
 #pragma once
 
 #include <array>
@@ -16,9 +15,9 @@
 
 namespace egress {
 
-/// Any number of threads may ask at once. Descriptors stay whose they are; since others close and
-/// open them meanwhile, what is found may be another socket by the time it is used, and egressd
-/// asks the kernel about it again.
+/// Any number of threads may search at once. The finder does not own the descriptors. Another
+/// thread may close and reuse one before the caller sends it: so egressd checks it again with the
+/// kernel.
 class SocketFinder {
   public:
     /// The connected stream socket between these addresses; -1: none.
@@ -30,19 +29,19 @@ class SocketFinder {
 
   private:
     static constexpr std::size_t slots = 64;
-    static constexpr int long_search = 4096; ///< descriptors that are looked at
-    static constexpr int short_search = 256; ///< the same, after too many long ones in vain
+    static constexpr int long_search = 4096; ///< descriptors per search
+    static constexpr int short_search = 256; ///< the same, after too many searches in vain
     static constexpr unsigned vain_a_second = 100;
 
     template <typename Fits>
     int search(std::atomic<int>& remembered, Fits fits);
-    int looks();
-    void in_vain();
+    int descriptors_max();
+    void count_vain();
 
-    /// Descriptor + 1 by address; 0 where nothing is remembered.
+    /// Descriptor + 1 by address hash; 0: none.
     std::array<std::atomic<int>, slots> remembered_{};
-    std::atomic<int> last_{0};           ///< where something was found: others are near
-    std::atomic<std::uint64_t> vain_{0}; ///< the second, and how many searches were in vain in it
+    std::atomic<int> last_{0};           ///< the last result: new descriptors are near it
+    std::atomic<std::uint64_t> vain_{0}; ///< high half: a second; low half: its searches in vain
 };
 
 } // namespace egress

@@ -1,9 +1,9 @@
-// pam_egress.so: reports log-ins of any PAM service, so that it need not be rebuilt.
+// pam_egress.so: reports the log-ins of any PAM service without rebuilding it.
 //
-// In the auth stack it stands where only failures come by, and reports them; in the account or
-// session stack it reports success. It always answers PAM_IGNORE: it observes and never decides.
-// The library's objects are linked in, for a module is loaded into set-uid programs and chroots,
-// where finding another library at run time is one more thing that can fail.
+// In the auth stack the administrator places it where only failures reach it, and it reports them;
+// in the account or session stack it reports success. It always returns PAM_IGNORE: it observes and
+// never decides. It links the library's objects, because set-uid programs and chroots load it, and
+// there a search for another library at run time may fail.
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -19,7 +19,7 @@
 #include "lib/pam/service_socket.h"
 #include "lib/report.h"
 
-namespace egress {
+namespace egress::client {
 namespace {
 
 struct Options {
@@ -43,7 +43,7 @@ Options read_options(pam_handle_t* pamh, int argc, const char** argv) {
     return options;
 }
 
-/// An item as text; "" where the service has not set it. Never asks the user.
+/// An item as text; "": the service has not set it. Never prompts the user.
 const char* text_item(pam_handle_t* pamh, int item) {
     const void* value = nullptr;
     if (pam_get_item(pamh, item, &value) != PAM_SUCCESS || value == nullptr) {
@@ -52,7 +52,7 @@ const char* text_item(pam_handle_t* pamh, int item) {
     return static_cast<const char*>(value);
 }
 
-/// Text from outside for the log: printable ASCII stays, the rest becomes \xNN. Cut to fit.
+/// Escapes untrusted text for the log: keeps printable ASCII, writes the rest as \xNN, cuts to fit.
 void escape(const char* text, char* out, std::size_t size) {
     constexpr std::size_t longest = 5; // \xNN and the terminator
     std::size_t used = 0;
@@ -67,8 +67,8 @@ void escape(const char* text, char* out, std::size_t size) {
     out[used] = '\0';
 }
 
-/// True only where the user database says that there is no such account; where it cannot say, or
-/// the entry is merely too long for the buffer, there may be one.
+/// True only if the user database confirms that there is no such account. If it fails, or the entry
+/// is too long for the buffer, the account may exist.
 bool is_unknown_user(const char* user) {
     passwd entry;
     passwd* found = nullptr;
@@ -76,12 +76,12 @@ bool is_unknown_user(const char* user) {
     return ::getpwnam_r(user, &entry, buffer, sizeof buffer, &found) == 0 && found == nullptr;
 }
 
-/// The service's socket and the client's address, or one of both. False: not known who logs in.
+/// Finds the service's socket, the client's address, or both. False: the client is unknown.
 ///
-/// The address goes along with the socket because the client may hang up before egressd reads the
-/// report, and a connection that was reset has no peer to ask for.
+/// The report carries the address besides the socket because the client may hang up before egressd
+/// reads the report, and a connection that was reset has no peer address.
 bool find_remote(const char* rhost, Report& report, sockaddr_storage& address) {
-    // Who starts a set-uid program chooses its descriptors: those prove nothing about a client.
+    // The caller of a set-uid program chooses its descriptors: those prove nothing about a client.
     const bool chosen = getauxval(AT_SECURE) != 0;
     socklen_t length = parse_numeric(rhost, address);
     if (length > 0) {
@@ -95,7 +95,7 @@ bool find_remote(const char* rhost, Report& report, sockaddr_storage& address) {
             return false;
         }
     }
-    // The socket knows the port, too.
+    // The socket also has the port.
     if (const socklen_t asked = peer_of(report.fd, address); asked > 0) {
         length = asked;
     }
@@ -137,7 +137,7 @@ void report_login(pam_handle_t* pamh, int action, const Options& options) {
     }
 }
 
-/// Success comes by twice where the module stands in both stacks; once is enough.
+/// Reports success once, although a module in both stacks is called twice.
 int report_success(pam_handle_t* pamh, int argc, const char** argv) {
     constexpr char mark[] = "egress-success";
     const void* seen = nullptr;
@@ -150,15 +150,15 @@ int report_success(pam_handle_t* pamh, int argc, const char** argv) {
 }
 
 } // namespace
-} // namespace egress
+} // namespace egress::client
 
 #define EGRESS_PAM_ENTRY extern "C" __attribute__((visibility("default"))) int
 
 EGRESS_PAM_ENTRY pam_sm_authenticate(pam_handle_t* pamh, int, int argc, const char** argv) {
-    const egress::Options options = egress::read_options(pamh, argc, argv);
-    const char* user = egress::text_item(pamh, PAM_USER);
-    const bool unknown = *user != '\0' && egress::is_unknown_user(user);
-    egress::report_login(pamh, unknown ? EGRESS_BAD_USER : EGRESS_AUTH_FAIL, options);
+    const egress::client::Options options = egress::client::read_options(pamh, argc, argv);
+    const char* user = egress::client::text_item(pamh, PAM_USER);
+    const bool unknown = *user != '\0' && egress::client::is_unknown_user(user);
+    egress::client::report_login(pamh, unknown ? EGRESS_BAD_USER : EGRESS_AUTH_FAIL, options);
     return PAM_IGNORE;
 }
 
@@ -167,11 +167,11 @@ EGRESS_PAM_ENTRY pam_sm_setcred(pam_handle_t*, int, int, const char**) {
 }
 
 EGRESS_PAM_ENTRY pam_sm_acct_mgmt(pam_handle_t* pamh, int, int argc, const char** argv) {
-    return egress::report_success(pamh, argc, argv);
+    return egress::client::report_success(pamh, argc, argv);
 }
 
 EGRESS_PAM_ENTRY pam_sm_open_session(pam_handle_t* pamh, int, int argc, const char** argv) {
-    return egress::report_success(pamh, argc, argv);
+    return egress::client::report_success(pamh, argc, argv);
 }
 
 EGRESS_PAM_ENTRY pam_sm_close_session(pam_handle_t*, int, int, const char**) {

@@ -13,8 +13,8 @@
 namespace egress {
 namespace {
 
-constexpr int max_looked_at = 4096;    ///< descriptors; a log-in must not take long
-constexpr int max_without_proc = 1024; ///< numbers tried where /proc is not there
+constexpr int descriptors_max = 4096;  ///< per search; a log-in must not take long
+constexpr int without_proc_max = 1024; ///< numbers to try if /proc is unavailable
 constexpr in_port_t first_user_port = 1024;
 
 struct Endpoint {
@@ -52,7 +52,7 @@ struct PortRange {
     bool contains(in_port_t port) const { return port >= low && port <= high; }
 };
 
-/// The local ports that the kernel gives to connections which programs make.
+/// The local ports that the kernel assigns to outgoing connections.
 PortRange ephemeral_ports() {
     PortRange range;
     const int fd = ::open("/proc/sys/net/ipv4/ip_local_port_range", O_RDONLY | O_CLOEXEC);
@@ -72,7 +72,7 @@ PortRange ephemeral_ports() {
     return range;
 }
 
-/// A number among the options of the socket; -1 where the descriptor is none.
+/// An integer socket option; -1: the descriptor is no socket.
 int option(int fd, int name) {
     int value = 0;
     socklen_t length = sizeof value;
@@ -102,12 +102,12 @@ template <typename Visit>
 void each_descriptor(Visit visit) {
     DIR* directory = ::opendir("/proc/self/fd");
     if (directory == nullptr) {
-        for (int fd = 0; fd < max_without_proc; ++fd) {
+        for (int fd = 0; fd < without_proc_max; ++fd) {
             visit(fd);
         }
         return;
     }
-    int left = max_looked_at;
+    int left = descriptors_max;
     while (const dirent* entry = ::readdir(directory)) {
         if (entry->d_name[0] == '.') {
             continue;
