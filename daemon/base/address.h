@@ -1,6 +1,6 @@
-// IP addresses and prefixes in the one form that the whole daemon uses.
+// IP addresses and prefixes in the form that the whole daemon uses.
 //
-// IPv4 is kept as its IPv4-mapped IPv6 address, so "::ffff:192.0.2.1" and "192.0.2.1" are equal
+// IPv4 is stored as its IPv4-mapped IPv6 address, so "::ffff:192.0.2.1" and "192.0.2.1" are equal
 // everywhere by construction. Prefix lengths are the family's own (0..32 or 0..128).
 #pragma once
 
@@ -20,12 +20,11 @@ class Address {
   public:
     constexpr Address() = default; ///< the IPv6 unspecified address "::"
 
-    /// Numeric text only ("192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"); names give nothing.
+    /// Numeric text only ("192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"); nullopt: anything else.
     static std::optional<Address> parse(std::string_view text);
-    /// From AF_INET or AF_INET6; anything else, or a length too short for its family, gives
-    /// nothing.
+    /// nullopt: neither AF_INET nor AF_INET6, or a length too short for its family.
     static std::optional<Address> from(const sockaddr* sa, socklen_t length);
-    /// Four bytes are IPv4, sixteen are IPv6 (or mapped IPv4), network byte order.
+    /// Four bytes: IPv4; sixteen: IPv6 or mapped IPv4; network byte order.
     static std::optional<Address> from_bytes(std::span<const std::uint8_t> bytes);
 
     bool is_v4() const;
@@ -61,7 +60,7 @@ struct Prefix {
     /// The prefix of this length around the address; lengths over the family's width are clamped.
     static Prefix around(const Address& address, int length);
     static Prefix host(const Address& address) { return around(address, address.width()); }
-    /// "addr" or "addr/len"; host bits set in a longer address are an error (nothing).
+    /// "addr" or "addr/len"; nullopt: anything else, or host bits are set.
     static std::optional<Prefix> parse(std::string_view text);
 
     bool is_host() const { return length == base.width(); }

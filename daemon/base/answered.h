@@ -1,4 +1,4 @@
-// What became of a question or a request that concerns a process.
+// The outcome of a question or request about a process.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,15 @@ namespace egress {
 
 enum class Answered : std::uint8_t {
     yes,
-    no_process,   ///< it has ended, or is not known
+    no_process,   ///< it has ended or is unknown
     not_in_force, ///< this daemon has put no rules of [egress] in force
-    busy,         ///< too many questions wait, or another process tests the hooks
+    busy,         ///< too many questions are pending, or another process tests the hooks
     failed,
 };
 
 struct Reply {
     Answered answered = Answered::yes;
-    std::string text; ///< the answer, else why there is none
+    std::string text; ///< the answer, or the reason for its absence
     explicit operator bool() const { return answered == Answered::yes; }
 };
 

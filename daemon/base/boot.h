@@ -1,4 +1,4 @@
-// This boot of the machine: its name, and the time since it began.
+// This boot of the machine: its id and the time since its start.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace egress {
 
-/// The kernel's random name of this boot; empty where /proc does not tell.
+/// The kernel's random id of this boot; empty: /proc is unavailable.
 std::string boot_id();
 /// Nanoseconds of CLOCK_BOOTTIME, the clock of the hooks' events and deadlines.
 std::uint64_t boot_nanoseconds();

@@ -67,7 +67,7 @@ void Reaper::forget(pid_t pid) {
 }
 
 void Reaper::reap() {
-    // One SIGCHLD may stand for many children; only ours are asked for.
+    // One SIGCHLD may mean many children; wait only for those that expect() named.
     std::vector<std::pair<std::function<void(int)>, int>> finished;
     for (auto it = waiting_.begin(); it != waiting_.end();) {
         int status = 0;
@@ -218,7 +218,7 @@ void Child::read_lines() {
 }
 
 void Child::drain() {
-    constexpr int most_reads = 4; // what it wrote beyond is of no interest
+    constexpr int most_reads = 4; // later output does not matter
     for (int i = 0; i < most_reads; ++i) {
         read_lines();
     }
@@ -244,7 +244,7 @@ void Child::flush() {
             send(pipe_.get(), out_.data() + written_, queued(), MSG_NOSIGNAL | MSG_DONTWAIT);
         if (put < 0) {
             if (errno != EAGAIN && errno != EINTR) {
-                // The reading side notices the end too, and says so once.
+                // The reading side notices the end too, and reports it once.
                 out_.clear();
                 written_ = 0;
             }

@@ -1,8 +1,7 @@
-// Child processes that nobody waits for: spawn, read lines, reap.
+// Child processes that run beside the loop: spawn, read lines, reap.
 //
-// A child gets its own process group (so that what it started goes with it), a minimal environment,
-// and pipes. Reading is bounded: a line that is longer than the limit ends the reading with an
-// error.
+// A child gets its own process group (so that its own children die with it), a minimal environment
+// and pipes. A line longer than the limit ends the reading with an error.
 #pragma once
 
 #include <functional>
@@ -21,13 +20,14 @@
 
 namespace egress {
 
-/// Collects exit statuses. One per process, because SIGCHLD is.
+/// Collects exit statuses. One per process, because SIGCHLD is process-wide.
 class Reaper {
   public:
     /// SIGCHLD must be blocked in every thread.
     explicit Reaper(sd_event* event);
-    /// `done` gets the wait status, once; it may be empty (nobody cares any more).
+    /// Calls `done` once with the wait status; empty: only reap.
     void expect(pid_t pid, std::function<void(int)> done);
+    /// Reaps `pid` without calling its `done`.
     void forget(pid_t pid);
 
   private:
@@ -39,30 +39,29 @@ class Reaper {
 class Child {
   public:
     struct Handlers {
-        std::function<void(std::string_view)> line;     ///< of standard output, without the newline
+        std::function<void(std::string_view)>
+            line; ///< a line of standard output, without the newline
         std::function<void(const std::string&)> broken; ///< end of output, a line too long, EPIPE
         std::function<void(int)> exited;                ///< wait status
     };
     static constexpr std::size_t max_line = 512;
 
-    /// Starts argv[0]. `environment` holds "KEY=value" lines that are added to a fixed PATH and
-    /// LANG.
+    /// Starts argv[0]. `environment` has "KEY=value" entries; PATH and LANG are fixed.
     static Result<std::unique_ptr<Child>> spawn(sd_event* event, Reaper& reaper,
                                                 const std::vector<std::string>& argv,
                                                 const std::vector<std::string>& environment,
                                                 Handlers handlers);
-    /// Kills the whole group if it still runs; no handler is called any more.
+    /// Kills the whole group if it still runs; calls no handler afterwards.
     ~Child();
 
-    /// Kills it and calls no handler any more; safe inside one of its own handlers, where deleting
-    /// is not.
+    /// Kills the group and calls no handler afterwards. Unlike deletion, safe in its own handlers.
     void abandon();
 
-    /// Queues bytes for standard input; flush() sends them, many requests in one system call.
+    /// Queues bytes for standard input; flush() sends many requests in one system call.
     void write(std::string_view bytes) { out_.append(bytes); }
-    /// Writes what the pipe takes now; the rest follows when it takes more.
+    /// Writes what the pipe accepts now; the rest follows when it accepts more.
     void flush();
-    /// Reads what lies in the output pipe now (a child that has ended may have left it there).
+    /// Reads what is in the output pipe now, for example of a child that has ended.
     void drain();
     std::size_t queued() const { return out_.size() - written_; }
     pid_t pid() const { return pid_; }
@@ -89,8 +88,8 @@ class Child {
     std::string in_;
     std::string out_;
     std::size_t written_ = 0;
-    std::shared_ptr<bool> alive_ =
-        std::make_shared<bool>(true); ///< false once destroyed, for handlers
+    /// False once destroyed or abandoned: handlers check it.
+    std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 } // namespace egress

@@ -22,8 +22,8 @@ Moment SystemClock::now() const {
 }
 
 std::int64_t SystemClock::at_boot() const {
-    // The two clocks' seconds begin at different times, and they are read one after the other. So
-    // what was given before stays until it is clearly wrong.
+    // The seconds of the two clocks start at different times, and the clocks are read one after the
+    // other. So the previous result stays until it is clearly wrong.
     const std::int64_t exact = nanoseconds(CLOCK_REALTIME) - nanoseconds(CLOCK_BOOTTIME);
     const std::int64_t before = at_boot_.load(std::memory_order_relaxed);
     if (before != 0 && std::abs(exact - before * second) < second * 3 / 4) {

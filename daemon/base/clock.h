@@ -1,4 +1,4 @@
-// The one notion of time.
+// The time of the daemon.
 //
 // Inside, time is Moment: whole seconds of CLOCK_BOOTTIME, which never steps and counts suspend.
 // Wall-clock time exists only at the edges (rules file, database, log, JSON).
@@ -15,7 +15,7 @@ using Moment = std::int64_t;
 /// A span in seconds.
 using Seconds = std::int64_t;
 
-inline constexpr Moment never = std::numeric_limits<Moment>::max(); ///< a moment that does not come
+inline constexpr Moment never = std::numeric_limits<Moment>::max(); ///< later than any moment
 inline constexpr Seconds forever = std::numeric_limits<Seconds>::max();
 
 /// start + span, saturating at `never`.
@@ -41,13 +41,13 @@ constexpr Seconds unit_seconds(char unit) {
     }
 }
 
-/// Given by the owner, so that tests can move time by hand.
+/// The owner passes it in, so that tests can set the time.
 class Clock {
   public:
     virtual ~Clock() = default;
     virtual Moment now() const = 0; ///< seconds since boot
     /// Wall-clock time at Moment 0, in seconds since the epoch. It changes only when the wall clock
-    /// is set, so that a moment is the same second wherever and whenever it is written down.
+    /// is set, so that a moment always converts to the same second.
     virtual std::int64_t at_boot() const = 0;
 
     /// Seconds since the epoch; within a second of the wall clock.
@@ -66,7 +66,7 @@ class SystemClock final : public Clock {
     std::int64_t at_boot() const override;
 
   private:
-    mutable std::atomic<std::int64_t> at_boot_{0}; ///< as last given; 0: not yet
+    mutable std::atomic<std::int64_t> at_boot_{0}; ///< the last result; 0: none yet
 };
 
 } // namespace egress

@@ -28,12 +28,12 @@ void Interfaces::refresh() {
     }
     ifaddrs* raw = nullptr;
     if (getifaddrs(&raw) != 0) {
-        return; // what was known stays known
+        return; // keep the previous addresses
     }
     const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> list(raw, &freeifaddrs);
     names_.clear();
     for (const ifaddrs* entry = raw; entry != nullptr; entry = entry->ifa_next) {
-        // The kernel's own structs: long enough for their family.
+        // The kernel's structs are always long enough for their family.
         if (const auto address = Address::from(entry->ifa_addr, sizeof(sockaddr_storage))) {
             names_.emplace(*address, entry->ifa_name);
         }

@@ -1,4 +1,4 @@
-// Which interface holds a local address, for rules that name an interface.
+// Finds the interface of a local address, for rules that name an interface.
 #pragma once
 
 #include <map>
@@ -12,14 +12,14 @@ namespace egress {
 
 class Interfaces {
   public:
-    /// Opens the kernel's address notifications and reads the addresses once.
+    /// Subscribes to the kernel's address notifications and reads the addresses once.
     Interfaces();
 
-    /// Readable when addresses changed; -1 where the kernel gives no notifications.
+    /// Readable when addresses change; -1: the kernel gives no notifications.
     int fd() const { return monitor_.get(); }
-    /// Call when fd() is readable: empties it and reads the addresses anew.
+    /// Call when fd() is readable: drains it and reads the addresses again.
     void refresh();
-    /// Empty: no interface of this network namespace holds the address.
+    /// Empty: no interface of this network namespace has the address.
     std::string_view name_of(const Address& address) const;
 
   private:

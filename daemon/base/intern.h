@@ -1,4 +1,4 @@
-// Texts that recur in rows (set names, reasons), as small numbers.
+// Small numbers for texts that recur in rows (set names, reasons).
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace egress {
 
-/// Append-only and bounded: past the bound every new text is number 0.
+/// Append-only and bounded: once it is full, every new text gets number 0.
 class Intern {
   public:
     explicit Intern(std::string_view zero) { number(zero); }
@@ -20,7 +20,7 @@ class Intern {
 
   private:
     std::map<std::string, std::uint16_t, std::less<>> numbers_;
-    std::vector<const std::string*> texts_; // keys of the map: they stay where they are
+    std::vector<const std::string*> texts_; // keys of the map, whose addresses are stable
 };
 
 } // namespace egress

@@ -1,4 +1,4 @@
-// JSON as text, whatever is in it.
+// JSON as text, with any content.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace egress {
 
-/// On one line. What is not UTF-8 is replaced: it may come from a process, a helper, a database.
+/// Writes one line. Replaces invalid UTF-8, which may come from a process, a helper or a database.
 template <typename Json>
 std::string json_text(const Json& value, bool ascii = false) {
     return value.dump(-1, ' ', ascii, Json::error_handler_t::replace);

@@ -14,7 +14,7 @@ namespace egress {
 
 namespace {
 
-/// Removes a socket that nobody listens on any more.
+/// Removes a socket that has no listener.
 Result<> clear_way(const std::string& path, const sockaddr_un& address, int type) {
     struct stat there {};
     if (lstat(path.c_str(), &there) != 0) {

@@ -1,4 +1,4 @@
-// Listening unix sockets: made by us, or handed in by socket activation.
+// Listening unix sockets: our own, or from socket activation.
 #pragma once
 
 #include <optional>
@@ -11,13 +11,13 @@
 
 namespace egress {
 
-/// Makes a non-blocking listening socket of `type` at `path`, with `mode` and, where given,
-/// `group`. It never has wider rights, not even for a moment. A stale socket is replaced; a socket
-/// that somebody listens on, or anything that is no socket, is an error that says so.
+/// Makes a non-blocking listening socket of `type` at `path`, with `mode` and `group` (nullopt:
+/// unchanged). It never has wider rights, not even for a moment. Replaces a stale socket. A socket
+/// with a listener and anything that is no socket are errors that say so.
 Result<Fd> make_listener(const std::string& path, int type, mode_t mode,
                          std::optional<gid_t> group);
 
-/// Sets what a handed-in descriptor may lack: O_NONBLOCK and close-on-exec.
+/// Sets O_NONBLOCK and close-on-exec, which an inherited descriptor may lack.
 Result<Fd> take_listener(Fd listener);
 
 } // namespace egress

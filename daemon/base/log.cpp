@@ -51,8 +51,8 @@ namespace log {
 namespace {
 
 constexpr std::int64_t fold_seconds = 60;
-constexpr std::size_t max_folds =
-    256; // distinct keys are ours, so this is never reached in practice
+// The keys are constants of ours, so this is never reached in practice.
+constexpr std::size_t folds_max = 256;
 
 struct Fold {
     std::string text;
@@ -120,11 +120,11 @@ void put(Target target, const Line& line_of) {
     }
 }
 
-/// The thread that writes, and what waits for it.
+/// The writing thread and its queued lines.
 struct Queue {
     std::mutex mutex;
     std::condition_variable changed;
-    std::deque<Line> urgent; ///< go first
+    std::deque<Line> urgent; ///< written first
     std::deque<Line> lines;
     std::uint64_t lost = 0;
     bool stop = false;
@@ -162,7 +162,7 @@ std::shared_ptr<Queue>& queue() {
 }
 
 constexpr std::size_t most_lines = 4096;
-constexpr std::size_t most_whole = most_lines / 2; // leave room for what is not counted elsewhere
+constexpr std::size_t most_whole = most_lines / 2; // keep room for lines not counted elsewhere
 constexpr std::size_t most_urgent = 2048;
 
 void emit(Level level, std::string_view key, std::string_view text, const Fields& fields) {
@@ -216,13 +216,13 @@ void write(Level level, std::string_view key, std::string_view text, const Field
     auto& folds = state().folds;
     auto found = folds.find(key);
     if (found == folds.end()) {
-        if (folds.size() >= max_folds) {
+        if (folds.size() >= folds_max) {
             emit(level, key, text, fields);
             return;
         }
         found = folds.emplace(std::string(key), Fold{}).first;
     }
-    // A kind may write a handful of lines a minute as they are; what comes beyond is folded.
+    // A key may write a few lines a minute unfolded; the rest is folded.
     constexpr unsigned at_once = 10;
     Fold& fold = found->second;
     const auto now = seconds();
@@ -273,7 +273,7 @@ void flush() {
 void start_thread() {
     auto fresh = std::make_shared<Queue>();
     auto worker = Worker::start("egressd-log", [fresh, to = state().target] { fresh->run(to); });
-    if (worker) { // else the loop goes on writing itself
+    if (worker) { // else the loop keeps writing by itself
         worker->detach();
         queue() = fresh;
     }
@@ -287,7 +287,7 @@ void stop_thread() {
     std::unique_lock lock(ending->mutex);
     ending->stop = true;
     ending->changed.notify_all();
-    // A log that is stuck keeps its thread, which goes with the process.
+    // If the log is stuck, the thread stays until the process ends.
     ending->changed.wait_for(lock, std::chrono::seconds(2), [&] { return ending->done; });
 }
 

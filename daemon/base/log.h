@@ -1,8 +1,8 @@
-// The log: the journal with fields when it is there, else syslog, else standard error.
+// The log: the journal with fields if it is available, else syslog, else standard error.
 //
-// Text that came from outside goes through escape() and nothing else; a message that repeats is
-// folded: the first is written at once, then one line with the count when it changes or once a
-// minute. One thread (the loop's) logs; the store's writer hands its errors over.
+// Escape text from outside with escape(), only. A message that repeats is folded: the first is
+// written at once, then one line with the count when the message changes or once a minute. Only the
+// loop's thread logs; the store's writer hands its errors over.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace egress {
 
-/// Printable ASCII and valid printable UTF-8 stay; everything else becomes \n, \t, \xHH; a
-/// backslash becomes two. Cut at `limit` bytes with "..." behind.
+/// Keeps printable ASCII and valid printable UTF-8; writes the rest as \n, \t, \xHH and doubles a
+/// backslash. Cuts at `limit` bytes and appends "...".
 std::string escape(std::string_view text, std::size_t limit = 256);
 
 namespace log {
@@ -26,32 +26,33 @@ namespace log {
 /// syslog's levels.
 enum class Level : int { error = 3, warning = 4, notice = 5, info = 6, debug = 7 };
 
-/// Where the log goes. Call once before the first message; the default is standard error.
+/// Destination of the log; see open().
 enum class Target { standard_error, journal, syslog };
 
+/// Call once before the first message; the default is standard error.
 void open(Target target, Level threshold);
-/// The journal when its socket is there, else syslog when /dev/log is, else standard error.
+/// The journal if its socket exists, else syslog if /dev/log exists, else standard error.
 Target best_target();
 Level threshold();
 
-/// A journal field, such as {"EGRESS_ADDRESS", "192.0.2.1"}; both already safe.
+/// A journal field, such as {"EGRESS_ADDRESS", "192.0.2.1"}; both already escaped.
 using Field = std::pair<std::string_view, std::string>;
 using Fields = std::vector<Field>;
 
-/// `key` groups repeats (a message id such as "report-refused"), `text` is one safe line. The
-/// journal gets the key as EGRESS_EVENT and `fields` beside it; elsewhere only the line is written.
+/// `key` groups repeats (a message id such as "report-refused"), `text` is one escaped line. The
+/// journal gets the key as EGRESS_EVENT and the `fields`; other targets get only the line.
 void write(Level level, std::string_view key, std::string_view text, const Fields& fields = {});
-/// A line that is never folded, because it means something by itself and has been counted already.
-/// False: the log has no room for it, nothing is written. Urgent ones have room of their own, and
-/// go first. One below the threshold is not written, which is no lack of room.
+/// Writes a line that is never folded: it has a meaning of its own, and the caller has counted it.
+/// False: the log is full, the line is dropped. Urgent lines have a queue of their own and go
+/// first. A line below the threshold is dropped too, but returns true.
 bool write_whole(Level level, std::string_view key, std::string text, bool urgent);
-/// Writes the pending "repeated N times" lines; called by the loop once a minute and at the end.
+/// Writes the pending "repeated N times" lines; the loop calls it once a minute and at the end.
 void flush();
 
-/// From here on a thread writes, because a journal or a pipe that is full would hold up the loop.
-/// Lines that it cannot take are counted, and the number is logged when it can again.
+/// From now on a thread writes the lines, because a full journal or pipe would block the loop.
+/// Lines that do not fit its queue are counted, and the number is logged once there is room again.
 void start_thread();
-/// Writes what is queued, for a moment at most, and ends the thread.
+/// Writes the queued lines, for two seconds at most, and ends the thread.
 void stop_thread();
 
 template <typename... Args>

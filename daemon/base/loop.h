@@ -1,6 +1,6 @@
-// The event loop's sources, with what they call. The loop is sd-event's; its sources are made here.
+// The sources of the event loop (sd-event's) and their handlers; every source is made here.
 //
-// A Source is what keeps a handler called: with it go the source and the handler. A handler may
+// A Source owns the event source and its handler: destroying it ends the calls. A handler may
 // destroy its own Source. It runs on the loop's thread and must not wait.
 #pragma once
 
@@ -30,7 +30,7 @@ using Event = std::unique_ptr<sd_event, UnrefEvent>;
 
 namespace loop_detail {
 
-/// Gives the source its handler, or says that there is no source.
+/// Attaches the handler to the source, or returns the failure.
 template <typename Handler>
 Result<Source> keep(int code, sd_event_source* raw, std::unique_ptr<Handler> handler) {
     if (code < 0) {
@@ -51,7 +51,7 @@ int call(void* held) {
 } // namespace loop_detail
 
 /// Calls handler(EPOLL events) whenever `fd`, which must outlive the Source, has one of `events`;
-/// hang-ups and errors are always told.
+/// hang-ups and errors always count.
 template <std::invocable<std::uint32_t> Handler>
 Result<Source> watch(sd_event* event, int fd, std::uint32_t events, Handler handler) {
     auto held = std::make_unique<Handler>(std::move(handler));
@@ -65,7 +65,7 @@ Result<Source> watch(sd_event* event, int fd, std::uint32_t events, Handler hand
 }
 
 /// Calls handler() once, `usec` microseconds from now, and again after each call_again(). Accuracy
-/// 0 leaves the loop a quarter of a second, to join it with other wake-ups.
+/// 0 lets the loop delay the call by up to a quarter of a second, to join it with other wake-ups.
 template <std::invocable Handler>
 Result<Source> call_after(sd_event* event, std::uint64_t usec, Handler handler,
                           std::uint64_t accuracy_usec = 0) {
@@ -84,7 +84,7 @@ inline void call_again(const Source& timer, std::uint64_t usec) {
     sd_event_source_set_enabled(timer.get(), SD_EVENT_ONESHOT);
 }
 
-/// Calls handler() for a signal that every thread blocks.
+/// Calls handler() for a signal, which every thread must block.
 template <std::invocable Handler>
 Result<Source> watch_signal(sd_event* event, int signal, Handler handler) {
     auto held = std::make_unique<Handler>(std::move(handler));

@@ -21,10 +21,9 @@ void trim_memory() {
         if (std::sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s", &begin, &end, rights) != 3) {
             continue;
         }
-        // Read-only private data is left alone: it was written once, when its addresses were
-        // resolved.
+        // Skip private data that is read-only now: the linker wrote its resolved addresses.
         const std::string_view mode(rights);
-        // Only files can be read again; what the kernel shares with us (its event ring) cannot.
+        // Only files can be read again; memory shared with the kernel (its event ring) cannot.
         const bool file = std::string_view(line).find(" /") != std::string_view::npos;
         if (file && (mode == "r-xp" || mode == "r--s")) {
             madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);

@@ -8,7 +8,7 @@
 
 namespace egress {
 
-/// All of `text` as a number without sign; nullopt where it is none, or does not fit T.
+/// Parses all of `text` as a number without sign; nullopt: it is none, or does not fit T.
 template <std::integral T>
 std::optional<T> parse_decimal(std::string_view text) {
     T value{};

@@ -1,4 +1,4 @@
-// IP protocols as the API, the helper's lines and events write them: "tcp", "udp", else a number.
+// Names of IP protocols in the API, the helper's lines and events: "tcp", "udp", else a number.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace egress {
 
-/// "tcp", "udp", a number; `any` for 0.
+/// "tcp", "udp" or a number; `any` for 0.
 std::string protocol_name(int protocol, std::string_view any = "0");
 /// "tcp", "udp" or a number up to 255; nullopt: none of them.
 std::optional<std::uint8_t> protocol_of(std::string_view text);

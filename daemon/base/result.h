@@ -1,6 +1,6 @@
-// How a failure travels: carried up as a value with its context, logged once at the top.
+// Failures as values: carried up with their context, logged once at the top.
 //
-// Expected outcomes (no rule matches, a row is not there) are enums and optionals, not errors.
+// Expected outcomes (no rule matches, a row is missing) are enums and optionals, not errors.
 #pragma once
 
 #include <cerrno>
@@ -12,8 +12,8 @@
 namespace egress {
 
 struct Error {
-    std::string text; ///< one line: what is wrong, where, what to do; already safe to print
-    int code = 0;     ///< errno when a system call failed, else 0
+    std::string text; ///< one line: what is wrong, where, what to do; safe to print
+    int code = 0;     ///< errno if a system call failed, else 0
 };
 
 template <typename T = void>

@@ -1,4 +1,4 @@
-// What may name a rule, and so an nftables set.
+// Valid names of rules, which also name nftables sets.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@ namespace egress {
 
 inline constexpr std::size_t max_set_name = 63;
 
-/// Letters, digits, "_", "-" and "."; the first a letter, a digit or "_"; at most 63 bytes.
+/// Letters, digits, "_", "-" and "."; the first is a letter, a digit or "_"; at most 63 bytes.
 constexpr bool is_set_name(std::string_view text) {
     const auto fits = [](char c) {
         return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||

@@ -9,13 +9,13 @@ namespace egress {
 
 namespace {
 
-constexpr std::size_t longest = 32; // letters; nobody mistypes more
+constexpr std::size_t longest = 32; // letters; longer words get no suggestion
 
-/// Number of edits from one word to the other; two neighbours exchanged are one edit.
+/// Number of edits from one word to the other; swapping two neighbours is one edit.
 std::size_t distance(std::string_view a, std::string_view b) {
     std::vector<std::size_t> row(b.size() + 1);
     std::iota(row.begin(), row.end(), std::size_t{0});
-    std::vector<std::size_t> before = row; // the row of i - 1, and `older` that of i - 2
+    std::vector<std::size_t> before = row; // the row of i - 1; `older` is that of i - 2
     std::vector<std::size_t> older;
     for (std::size_t i = 1; i <= a.size(); ++i) {
         older = std::exchange(before, row);
@@ -35,7 +35,7 @@ std::size_t distance(std::string_view a, std::string_view b) {
 
 std::string_view nearest(std::string_view word, std::span<const std::string_view> candidates) {
     std::string_view best;
-    std::size_t least = word.size() <= 4 ? 2 : 3; // one more than what is still near
+    std::size_t least = word.size() <= 4 ? 2 : 3; // one more than the largest accepted distance
     if (word.size() > longest) {
         return best;
     }

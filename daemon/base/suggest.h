@@ -1,4 +1,4 @@
-// "Did you mean ...?": the known word that a mistyped one is nearest to.
+// "Did you mean ...?": the known word nearest to a mistyped one.
 #pragma once
 
 #include <span>
@@ -6,8 +6,8 @@
 
 namespace egress {
 
-/// The candidate that is at most two slips of the finger away (one for a word of up to four
-/// letters); empty where none is.
+/// The nearest candidate within two typing errors (one for a word of up to four letters); empty:
+/// none.
 std::string_view nearest(std::string_view word, std::span<const std::string_view> candidates);
 
 } // namespace egress

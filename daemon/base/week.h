@@ -1,4 +1,4 @@
-// The local week, as the kernel's hooks reckon it.
+// The local week in boot time, for the kernel's hooks.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace egress {
 
 /// Second of the local week (Monday 00:00 is 0) at zero of the boot clock. The kernel knows no time
-/// zones: it is told anew when the clock or the season changes.
+/// zones: the daemon sends this again when the clock or daylight saving time changes.
 std::uint64_t week_at_boot(const Clock& clock);
 
 } // namespace egress

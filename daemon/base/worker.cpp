@@ -15,7 +15,7 @@ Result<Worker> Worker::start(const char* name, std::function<void()> body) {
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); // the new thread inherits it
+    pthread_sigmask(SIG_SETMASK, &all, &before); // the new thread inherits the mask
     Result<Worker> worker;
     try {
         worker = Worker(std::thread([name, run = std::move(body)] {

@@ -1,8 +1,8 @@
-// Threads beside the loop, for what waits; and how they tell the loop that something is done.
+// Threads beside the loop for work that may wait, and a bell by which they wake the loop.
 //
-// Every thread of the daemon is made here: it has a name, and signals stay the loop's. Where no
-// thread can be had (a limit of the service's tasks, of a container's pids) that is a failure like
-// any other.
+// Every thread of the daemon starts here: it has a name and blocks all signals, which the loop
+// handles. If the system refuses a thread (a limit of the service's tasks, of a container's pids),
+// that is an ordinary failure.
 #pragma once
 
 #include <functional>
@@ -22,9 +22,9 @@ class Worker {
 
     /// Runs `body` on a new thread. `name` has at most 15 bytes and shows in ps(1).
     static Result<Worker> start(const char* name, std::function<void()> body);
-    /// Waits for the end of the body.
+    /// Waits until the body returns.
     void join();
-    /// Lets go: the thread ends with the process. The body must own what it uses.
+    /// Detaches: the thread ends with the process. The body must own what it uses.
     void detach();
 
   private:
