@@ -1,4 +1,4 @@
-// Warnings for lines that read well and do nothing.
+// Warnings for lines that are valid but have no effect.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -16,13 +16,13 @@ namespace egress::policy {
 
 namespace {
 
-/// What a line matches, comparable: two lines with an equal one match the same reports.
+/// Key of a line: two lines with equal keys match the same reports.
 auto match_key(const auto& line) {
     return std::tuple(line.location.prefix, line.location.interface, line.location.port, line.type,
                       line.protocol.number, line.protocol.family, line.owner);
 }
 
-/// The part of it that [remote] shares with [local].
+/// The part of the key that [remote] shares with [local].
 struct Service {
     std::optional<std::uint16_t> port;
     std::optional<int> type;
@@ -108,8 +108,8 @@ class Checker {
         }
     }
 
-    /// On a port that users may open a report counts only for those who are named, for root, and
-    /// for what root has accepted.
+    /// On a port that users may open, a report counts only from the named owner, from root, or
+    /// about a socket that root accepted.
     void unproved(const Rule& rule, std::uint16_t unprivileged) {
         const auto port = rule.location.port;
         if (rule.owner || (port && *port < unprivileged) ||
@@ -125,7 +125,7 @@ class Checker {
                         port ? "it" : "those"));
     }
 
-    /// max bounds what escalate does; in [remote] the other may come from [local].
+    /// max has an effect only with escalate; in [remote] one of them may come from [local].
     void max_alone(const Rule& rule) {
         if (rule.options.max && !rule.options.escalate_percent) {
             out_.warn(rule.place, "max does nothing without escalate", "add escalate=2");
@@ -148,7 +148,7 @@ class Checker {
         }
     }
 
-    /// A [remote] line that counts more than it matches would block who it does not speak of.
+    /// A [remote] line that counts a wider prefix than it matches would block other addresses.
     void wide_aggregate(const Rule& rule) {
         if (!rule.location.prefix) {
             return;
@@ -163,9 +163,9 @@ class Checker {
     }
 
     void unreachable(const Policy& policy) {
-        std::set<Service> services; // few, however many the lines
+        std::set<Service> services; // few, even with many lines
         for (const auto& rule : policy.local) {
-            services.insert(service_of(rule)); // a local IPv4 address has IPv4 remotes
+            services.insert(service_of(rule)); // a local IPv4 address has only IPv4 remotes
         }
         std::map<Service, bool> known;
         for (const auto& rule : policy.remote) {
@@ -182,7 +182,7 @@ class Checker {
         }
     }
 
-    /// A report without a descriptor is of the [trusted] line's service and of nothing else.
+    /// A report without a descriptor belongs to the service of the [trusted] line only.
     static bool covers(const Rule& rule, const Trusted& trusted) {
         const auto holds = [](const auto& wanted, const auto& has) {
             return !wanted || wanted == has;

@@ -43,7 +43,7 @@ bool is_header(std::string_view text) {
            std::ranges::all_of(text.substr(1, text.size() - 2), is_letter);
 }
 
-/// The lines of one text, read into a policy that may have some already.
+/// Reads the lines of one text into a policy that may already have lines.
 class Reader {
   public:
     Reader(Policy& policy, Diagnostics& out, LocalNames& names, Lists& lists)
@@ -70,7 +70,7 @@ class Reader {
         const Cell& cell = line.cells()[0];
         const Cell word = cell.part(1, cell.text.size() - 2);
         const auto at = std::ranges::find(sections, word.text, &SectionName::text);
-        skipping_ = at == sections.end(); // one error for the header says enough
+        skipping_ = at == sections.end(); // the error for the header is enough
         if (skipping_) {
             std::array<std::string_view, sections.size()> words;
             std::ranges::transform(sections, words.begin(), &SectionName::text);
@@ -101,7 +101,7 @@ class Reader {
         }
     }
 
-    /// False: reported that the line has too few or too many columns.
+    /// False: the line has too few or too many columns, which is reported.
     bool has_columns(const Line& line, std::size_t least, std::size_t most, std::string_view what) {
         const auto& cells = line.cells();
         if (cells.size() >= least && cells.size() <= most) {
@@ -119,7 +119,7 @@ class Reader {
             return;
         }
         const auto& cells = line.cells();
-        // All columns are read even where one is wrong, to say everything in one go.
+        // Read all columns even if one is wrong, to report every error at once.
         Rule rule;
         bool good = read_match(cells, rule);
         const int family = good ? family_of(rule.location, rule.protocol) : AF_UNSPEC;
@@ -134,7 +134,7 @@ class Reader {
         }
     }
 
-    /// The four columns that say what a line matches.
+    /// Reads the four columns that a line matches by.
     bool read_match(const std::vector<Cell>& cells, auto& into) {
         into.place = cells[0].place();
         bool good = take(parse_location(cells[0], context_), into.location);
@@ -210,7 +210,7 @@ class Reader {
     bool overfull_ = false;
 };
 
-/// What several texts are read with, and what follows when all are.
+/// The state shared by several texts, and the steps after the last one.
 class Reading {
   public:
     explicit Reading(const Sources& sources)
@@ -234,7 +234,7 @@ class Reading {
     Lists lists_;
 };
 
-/// A rule that looks as if it protected must not stand there without doing so.
+/// A rule must not seem to protect if this version cannot enforce it.
 void refuse_not_yet(const Policy& policy, Diagnostics& out) {
     for (const auto& rule : policy.egress) {
         if (auto reason = not_yet(rule); !reason.empty()) {
@@ -249,7 +249,7 @@ void refuse_not_yet(const Policy& policy, Diagnostics& out) {
     }
 }
 
-/// Diagnostics of check() come after those of reading; back into the order of the text.
+/// Diagnostics of check() come after those of reading; restores the order of the text.
 void order(std::vector<Diagnostic>& list, const std::vector<std::string>& files) {
     std::multimap<std::tuple<std::ptrdiff_t, bool, int, int>, Diagnostic> sorted; // stable
     for (auto& diagnostic : list) {
@@ -283,8 +283,8 @@ Parsed parse_text(std::string_view text, std::string_view file, const Sources& s
 
 namespace {
 
-/// `first` is the text of the first file, as it is or as it would be; nothing where that cannot be
-/// read, which is an error already.
+/// `first` is the text of the first file or its replacement; nullopt: the file is unreadable, which
+/// is already an error.
 Parsed parse_all(const std::optional<std::string_view>& first, const std::string& name,
                  const std::string& directory, const Sources& sources, Diagnostics&& found) {
     Parsed out;

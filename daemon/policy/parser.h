@@ -1,8 +1,8 @@
 // Text of the rules files -> Policy, or every error that is in it.
 //
 // The grammar is egress.conf(5): inetd-style columns, '#' comments, '\' continues a line. Lines
-// before the first section header are [local], as in blocklistd.conf. Nothing here does a network
-// look-up; users, groups, services and protocols are looked up in the system's local files.
+// before the first section header are [local], as in blocklistd.conf. The parser
+// never uses the network; users, groups, services and protocols come from local files.
 #pragma once
 
 #include <string>
@@ -16,29 +16,29 @@
 
 namespace egress::policy {
 
-/// What reading the rules gave.
+/// The result of reading rules.
 struct Parsed {
-    Policy policy;                       ///< only meaningful where ok()
+    Policy policy;                       ///< valid only if ok()
     std::vector<Diagnostic> diagnostics; ///< in the order of the text; at most max_diagnostics
-    bool ok() const;                     ///< no error among them
+    bool ok() const;                     ///< true: no diagnostic is an error
 };
 
-/// Parses one text; `file` is only for messages. Does not check().
+/// Parses one text; `file` is only for messages. Does not call check().
 Parsed parse_text(std::string_view text, std::string_view file, const Sources& sources = {});
 
-/// Parses `file` and then every *.conf in `directory`, sorted by name (an absent directory is
-/// empty; an absent file is an error). Adds check()'s warnings, and errors for what this version
-/// cannot enforce. Lists are in egress.d beside `file`, unless `sources` says otherwise.
+/// Parses `file` and then every *.conf in `directory`, sorted by name. A missing directory is
+/// empty, a missing file an error. Adds check()'s warnings, and errors for lines that this version
+/// cannot enforce. Lists are in egress.d beside `file`, unless `sources` names a directory.
 Parsed parse_files(const std::string& file, const std::string& directory, Sources sources = {});
 
-/// The same with `text`, which messages call `name`, in the place of what stands in `file`.
+/// The same with `text`, which messages call `name`, instead of the content of `file`.
 Parsed parse_instead(std::string_view text, const std::string& name, const std::string& file,
                      const std::string& directory, Sources sources = {});
 
 /// Warnings for lines that can never decide: shadowed by an earlier line, or impossible in
 /// themselves (type stream with proto udp; an IPv4 address with tcp6; grow shorter than the
 /// aggregate; a program that does not exist; ...), and for [egress] lines that are weaker than they
-/// look. Looks at the files and users of this system.
+/// seem. Reads the files and users of this system.
 std::vector<Diagnostic> check(const Policy& policy, const Sources& sources = {});
 
 } // namespace egress::policy

@@ -22,7 +22,7 @@ namespace {
 
 using Kind = Destination::Kind;
 
-/// Whether the path of a program is what exec recorded inside, and not a file of the host's.
+/// True if a program's path is the one that exec recorded in the container, not a file of the host.
 bool by_recorded_path(const EgressOptions& options) {
     return options.container.value_or(false) || !options.cgroup.empty() || !options.unit.empty();
 }
@@ -83,7 +83,7 @@ bool covers_program(const EgressRule& a, const EgressRule& b) {
     if (recorded != by_recorded_path(b.options)) {
         return false;
     }
-    // On the host a path stands for a file, which may have other names outside the tree.
+    // On the host a path means a file, which may have other names outside the tree.
     const bool inner_is_text =
         inner.kind == Program::Kind::tree || (recorded && inner.kind == Program::Kind::path);
     return outer == inner || (outer.kind == Program::Kind::tree && inner_is_text &&
@@ -111,7 +111,7 @@ bool covers_options(const EgressOptions& a, const EgressOptions& b) {
            covers_value(a.container, b.container);
 }
 
-/// AF_INET, AF_INET6, or AF_UNSPEC where the line is for both.
+/// AF_INET, AF_INET6; AF_UNSPEC: the line is for both.
 int family_of(const EgressRule& rule) {
     return rule.destination.kind == Kind::prefix ? rule.destination.prefix.base.family()
                                                  : rule.protocol.family;
@@ -181,7 +181,7 @@ class Checker {
         }
     }
 
-    /// Options without effect.
+    /// Warns of options without effect.
     void idle(const EgressRule& rule) {
         const auto& options = rule.options;
         const bool allows = rule.verdict.kind == Verdict::Kind::allow;
@@ -197,7 +197,7 @@ class Checker {
     }
 
     void owner(const EgressRule& rule) {
-        // Ids of a container are the host's, but few of them have a name there.
+        // Ids in a container are ids of the host, but few of them have a name there.
         if (by_recorded_path(rule.options)) {
             return;
         }
@@ -248,7 +248,7 @@ class Checker {
         }
     }
 
-    /// The path without symbolic links; empty with errno set: there is none.
+    /// The path without symbolic links; empty: it does not exist, see errno.
     static std::string resolved(const std::string& path) {
         const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr),
                                                                std::free);

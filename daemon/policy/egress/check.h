@@ -7,8 +7,8 @@
 
 namespace egress::policy {
 
-/// Whether `first` matches whatever `second` does and at all times that it does. False where that
-/// is not certain.
+/// True if `first` matches everything that `second` matches, at all of its times. False if that is
+/// uncertain.
 bool covers(const EgressRule& first, const EgressRule& second);
 
 void check_egress(const Policy& policy, const Sources& sources, Diagnostics& out);

@@ -1,4 +1,4 @@
-// The columns of [egress] between destination and options, and the line as a whole.
+// The columns of [egress] between destination and options, and the whole line.
 #include "daemon/policy/egress/columns.h"
 
 #include "daemon/policy/egress/destination.h"
@@ -16,7 +16,7 @@ namespace egress::policy {
 
 namespace {
 
-constexpr std::size_t max_columns_bytes = max_line * 3 / 4; // leaves room for print()'s blanks
+constexpr std::size_t max_columns_bytes = max_line * 3 / 4; // leaves room for the blanks of print()
 constexpr std::string_view columns_text = "destination type proto owner program action [options]";
 
 bool has_columns(const Line& line, const Context& context) {
@@ -58,7 +58,7 @@ std::optional<Endpoint> parse_target(const Cell& cell, const Context& context) {
                          "write redirect=127.0.0.1:3129 or redirect=[::1]:3129");
 }
 
-/// A user or a group, by name or number; false: reported.
+/// A user or a group, by name or number. False: an error is reported.
 bool parse_id(const Cell& cell, const Context& context, bool group,
               std::optional<std::uint32_t>& out) {
     if (cell.text == "*") {
@@ -84,7 +84,7 @@ bool parse_id(const Cell& cell, const Context& context, bool group,
     return out.has_value();
 }
 
-/// The path without what check_path() refuses.
+/// The path without the parts that check_path() refuses.
 std::string tidy_path(std::string_view path) {
     std::vector<std::string_view> parts;
     for (std::size_t at = 0; at < path.size();) {
@@ -171,7 +171,7 @@ std::optional<Program> parse_program(const Cell& cell, const Context& context) {
     constexpr std::string_view below = "/**";
     if (cell.text.ends_with(below)) {
         const Cell directory = cell.part(0, cell.text.size() - below.size());
-        // The kernel compares with the '/' at its end.
+        // The kernel compares the directory with its final '/'.
         return directory.text.empty() ||
                        check_path(directory, context, "directory", max_program_path - 1)
                    ? std::optional(Program{Program::Kind::tree, std::string(directory.text)})

@@ -1,4 +1,4 @@
-// Columns of [egress]: cell -> value, or nothing and an error that says why.
+// Columns of [egress]: cell -> value, or nullopt and an error.
 #pragma once
 
 #include <optional>
@@ -9,14 +9,14 @@
 
 namespace egress::policy {
 
-/// A whole line; every column is read even where one is wrong, to say everything in one go.
+/// A whole line; reads every column even if one is wrong, to report every error at once.
 std::optional<EgressRule> parse_egress(const Line& line, const Context& context);
 
 std::optional<EgressOwner> parse_egress_owner(const Cell& cell, const Context& context);
 std::optional<Program> parse_program(const Cell& cell, const Context& context);
 std::optional<Verdict> parse_verdict(const Cell& cell, const Context& context);
-/// An absolute path with neither '.', '..' nor "//" in it, of at most `most` bytes; a `what` in
-/// messages.
+/// True for an absolute path without '.', '..' and "//", of at most `most` bytes. Messages call it
+/// `what`.
 bool check_path(const Cell& cell, const Context& context, std::string_view what, std::size_t most);
 
 } // namespace egress::policy

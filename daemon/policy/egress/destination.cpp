@@ -25,7 +25,7 @@ bool is_port(std::string_view text, const Context& context) {
            (std::ranges::all_of(text, is_digit) || context.names.port(text).has_value());
 }
 
-/// Where the '-' of a range stands; npos: the text is one port. Names have '-' in them, too.
+/// Offset of the '-' of a range; npos: the text is one port. Names may contain '-', too.
 std::size_t range_dash(std::string_view text, const Context& context) {
     if (text.empty() || context.names.port(text)) {
         return npos;
@@ -78,7 +78,7 @@ std::optional<Destination> parse_list(const Cell& host, const Context& context) 
     return out;
 }
 
-/// A word that is neither class nor address nor list.
+/// A word that is neither a class nor an address nor a list.
 std::optional<Destination> parse_name(const Cell& host, const Context& context) {
     if (std::ranges::all_of(host.text, is_digit)) {
         return context.error(host, fmt::format("{} is not a destination", quote(host.text)),

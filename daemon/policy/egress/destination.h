@@ -9,9 +9,9 @@
 
 namespace egress::policy {
 
-/// The name of a list is checked, the list not read.
+/// Checks the name of a list; does not read the list.
 std::optional<Destination> parse_destination(const Cell& cell, const Context& context);
-/// "http,https,8000-8099", sorted and joined where they touch; "*" is none.
+/// "http,https,8000-8099", sorted; adjoining ones are joined; "*" gives an empty list.
 std::optional<std::vector<PortRange>> parse_ports(const Cell& cell, const Context& context);
 
 } // namespace egress::policy

@@ -7,7 +7,7 @@ namespace egress::policy {
 namespace {
 
 // RFC 1035, section 2.3.4.
-constexpr std::size_t max_domain = 253; // bytes as text, without the dot at the end
+constexpr std::size_t max_domain = 253; // bytes as text, without the final dot
 constexpr std::size_t max_label = 63;
 
 bool is_digit(char c) {

@@ -1,4 +1,4 @@
-// DNS names as rules and lists give them.
+// DNS names in rules and lists.
 #pragma once
 
 #include <expected>
@@ -8,15 +8,15 @@
 
 namespace egress::policy {
 
-/// What is wrong with a text, and what to write instead (may be null).
+/// What is wrong with a text, and what to write instead (null: no hint).
 struct NameProblem {
     const char* what;
     const char* hint;
 };
 
-/// "name", "*.name", "**.name": kind and text of a Destination, in lower case and without the dot
-/// at the end. Letters, digits, '-' and '_' make a label; what ends in a number is no name but half
-/// an address. Names beyond ASCII stand in their "xn--" form.
+/// "name", "*.name", "**.name": kind and text of a Destination, in lower case without the final
+/// dot. A label consists of letters, digits, '-' and '_'. A text that ends in a number is half an
+/// address rather than a name. Names beyond ASCII must be in their "xn--" form.
 std::expected<Destination, NameProblem> parse_domain(std::string_view text);
 
 } // namespace egress::policy

@@ -28,8 +28,7 @@ bool is_blank(char c) {
     return c == ' ' || c == '\t' || c == '\v' || c == '\f';
 }
 
-/// A decimal number without a leading 0 at the front of [at, end), at most `most`; -1: there is
-/// none.
+/// A decimal number without a leading 0 at the front of [at, end), at most `most`; -1: none.
 int take_number(const char*& at, const char* end, int most) {
     if (at == end || !is_digit(*at)) {
         return -1;
@@ -44,7 +43,7 @@ int take_number(const char*& at, const char* end, int most) {
     return value <= most ? value : -1;
 }
 
-/// "192.0.2.0/24", what nearly every line is; nothing: it is another thing, or wrong.
+/// "192.0.2.0/24", like nearly every line; nullopt: another form, or wrong.
 std::optional<Prefix> quick_prefix(std::string_view text) {
     const char* at = text.data();
     const char* const end = at + text.size();
@@ -77,7 +76,7 @@ bool looks_like_address(std::string_view text) {
            std::ranges::all_of(text, [](char c) { return is_digit(c) || c == '.'; });
 }
 
-/// "addr", "addr/len", the address perhaps in brackets; host bits and all. The length is in the
+/// "addr", "addr/len", the address optionally in brackets, with its host bits. The length is in the
 /// family's own bits.
 std::optional<std::pair<Address, int>> read_prefix(std::string_view text) {
     const auto slash = text.rfind('/');
@@ -127,7 +126,7 @@ bool ListText::feed(std::string_view piece) {
             line(text);
             continue;
         }
-        // One byte more than a line may have says that it is too long.
+        // Keep one byte more than the limit, to notice that the line is too long.
         rest_ += text.substr(0, max_list_line + 1 - std::min(rest_.size(), max_list_line + 1));
         if (end != npos) {
             line(rest_);
@@ -243,7 +242,7 @@ void Lists::use(const Cell& cell, const std::string& name) {
     }
 }
 
-/// Whoever may write there decides where programs connect to.
+/// Any user who may write there decides where programs connect to.
 bool Lists::safe_directory(const Cell& cell) {
     struct stat st {};
     if (stat(directory_.c_str(), &st) == 0 && (st.st_mode & S_IWOTH) != 0) {
@@ -256,14 +255,14 @@ bool Lists::safe_directory(const Cell& cell) {
     return true;
 }
 
-/// False: reported that the file cannot be read. Wrong lines are reported, too.
+/// False: the file cannot be read, which is reported. Reports wrong lines, too.
 bool Lists::read(const Cell& cell, AddressList& list) {
     const auto refuse = [&](std::string_view what, std::string hint = {}) {
         out_.error(cell.place(), fmt::format("list {} {}", escape(list.file, max_shown_path), what),
                    std::move(hint));
         return false;
     };
-    // O_NONBLOCK: opening a FIFO that nobody writes must not wait.
+    // O_NONBLOCK: opening a FIFO without a writer must not wait.
     const Fd fd(open(list.file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
     struct stat st {};
     if (fd.get() < 0 || fstat(fd.get(), &st) != 0) {

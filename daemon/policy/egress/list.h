@@ -1,8 +1,8 @@
-// Lists of addresses: the files of egress.d/ that "@name" in [egress] stands for.
+// Lists of addresses: the files of egress.d/ for "@name" in [egress].
 //
-// A prefix or a name a line, '#' comments, blank lines, a byte order mark and CRLF line ends. A
-// million lines are normal, so a line costs no allocation, and a file is never in memory as a
-// whole.
+// One prefix or name per line; '#' comments, blank lines, a byte order mark and CRLF line ends are
+// accepted. A million lines are normal, so a line costs no allocation, and a file is never in
+// memory as a whole.
 #pragma once
 
 #include <memory>
@@ -19,23 +19,23 @@ inline constexpr std::size_t max_list_bytes = 256U << 20;
 inline constexpr std::size_t max_list_prefixes = 16U << 20;
 inline constexpr std::size_t max_list_names = 1U << 20;
 inline constexpr std::size_t max_list_line = 4096; ///< bytes, with its comment
-inline constexpr std::size_t max_list_errors = 10; ///< that are told of one list
+inline constexpr std::size_t max_list_errors = 10; ///< reported per list
 inline constexpr std::size_t max_list_name = 255;  ///< bytes of a list's name
 
-/// Why a list cannot have the name; null: it can. No name leads out of the directory.
+/// Why a list cannot have the name; null: it can. No valid name leads out of the directory.
 const char* bad_list_name(std::string_view name);
 
 /// "/etc/egress.d" for "/etc/egress.conf".
 std::string lists_beside(const std::string& rules_file);
 
-/// Text of a list, in pieces that end anywhere, into `out`.
+/// Parses the text of a list into `out`, in pieces of any size.
 class ListText {
   public:
     ListText(AddressList& out, Diagnostics& diagnostics) : out_(out), diagnostics_(diagnostics) {}
 
-    /// False: there were too many errors to go on.
+    /// False: too many errors; stop.
     bool feed(std::string_view piece);
-    /// After the last piece.
+    /// Call after the last piece.
     void finish();
 
   private:
@@ -48,7 +48,7 @@ class ListText {
 
     AddressList& out_;
     Diagnostics& diagnostics_;
-    std::string rest_; // of a line whose end is in the next piece
+    std::string rest_; // start of a line that ends in a later piece
     int number_ = 0;
     std::size_t errors_ = 0;
 };
@@ -56,14 +56,14 @@ class ListText {
 /// The lists of one policy, each read once.
 class Lists {
   public:
-    /// `directory` "" has none.
+    /// `directory` "": no lists.
     Lists(std::string directory, Diagnostics& out) : directory_(std::move(directory)), out_(out) {}
 
-    /// Reads the list that `name` of the rule at `cell` stands for, unless it has been.
+    /// Reads the list `name` of the rule at `cell`, unless it was read before.
     void use(const Cell& cell, const std::string& name);
-    /// In the order of their first use; those that could not be read are not among them.
+    /// The lists that could be read, in the order of their first use.
     std::vector<std::shared_ptr<const AddressList>> take() { return std::move(lists_); }
-    /// Paths of all that were used.
+    /// Paths of all lists that were used.
     const std::vector<std::string>& files() const { return files_; }
 
   private:

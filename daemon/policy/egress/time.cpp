@@ -35,7 +35,7 @@ std::optional<std::size_t> parse_day(const Cell& cell, const Context& context) {
     return static_cast<std::size_t>(at - day_names.begin());
 }
 
-/// "Mon-Fri+Sun"; "Sat-Mon" goes over the end of the week.
+/// "Mon-Fri+Sun"; "Sat-Mon" wraps around the end of the week.
 std::optional<std::bitset<7>> parse_days(const Cell& cell, const Context& context) {
     std::bitset<7> days;
     for (std::size_t at = 0; at <= cell.text.size();) {
@@ -54,7 +54,7 @@ std::optional<std::bitset<7>> parse_days(const Cell& cell, const Context& contex
     return days;
 }
 
-/// `count` digits at the front of `text`, which loses them; -1: there are none.
+/// Removes `count` digits from the front of `text` and returns their value; -1: there are fewer.
 int take_digits(std::string_view& text, std::size_t count) {
     int value = -1;
     const auto digits = text.substr(0, count);
@@ -85,10 +85,10 @@ struct Instant {
     std::chrono::year_month_day date;
     int minute = 0;
     int second = 0;
-    std::optional<int> offset; // minutes east of Greenwich; nothing: local time
+    std::optional<int> offset; // minutes east of Greenwich; nullopt: local time
 };
 
-/// "Z", "+01:00" or nothing.
+/// "Z", "+01:00" or no text.
 bool take_offset(std::string_view& text, Instant& out) {
     if (take(text, 'Z') || take(text, 'z')) {
         out.offset = 0;

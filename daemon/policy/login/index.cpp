@@ -7,11 +7,11 @@ namespace egress::policy {
 
 namespace {
 
-// Bits of a shape, the most telling first.
+// Bits of a shape, the most specific first.
 enum Shape : std::uint8_t { port = 16, protocol = 8, family = 4, type = 2, owner = 1 };
 
 std::size_t mix(std::uint64_t a, std::uint64_t b) {
-    // The finalizer of splitmix64 over both halves; attackers choose no keys that are stored.
+    // The finalizer of splitmix64 over both halves; attackers cannot choose stored keys.
     std::uint64_t x = a * 0x9e3779b97f4a7c15 ^ std::rotl(b, 32);
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
     x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
@@ -60,8 +60,8 @@ std::uint32_t SectionIndex::add_node(const Location& location,
     return node;
 }
 
-/// Sets the parents of one family's prefixes and gives the ranges between their ends. The map's
-/// order (base, then length) has every prefix after those that it is inside of.
+/// Sets the parents of one family's prefixes and returns the ranges between their ends. The map's
+/// order (base, then length) puts every prefix after those that contain it.
 std::vector<SectionIndex::Range> SectionIndex::nest(const std::map<Prefix, std::uint32_t>& prefixes,
                                                     bool v4) {
     struct Open {
@@ -69,7 +69,7 @@ std::vector<SectionIndex::Range> SectionIndex::nest(const std::map<Prefix, std::
         std::uint32_t node;
     };
     std::vector<Range> ranges;
-    std::vector<Open> open; // from the widest in
+    std::vector<Open> open; // from the widest inwards
     const auto begin_range = [&](Bits first) {
         if (!ranges.empty() && ranges.back().first == first) {
             ranges.pop_back(); // it would be empty
@@ -115,7 +115,7 @@ SectionIndex::SectionIndex(std::span<const Rule> rules) : rules_(rules.size()), 
         rest.family = static_cast<std::uint8_t>(rule.protocol.family);
         rest.type = static_cast<std::int16_t>(rule.type.value_or(0));
         rest.owner = rule.owner.value_or(0);
-        rules_.insert(rest, static_cast<std::uint32_t>(i)); // an equal one before it stays
+        rules_.insert(rest, static_cast<std::uint32_t>(i)); // the first of equal rules stays
         nodes_[rest.node].shapes |= 1U << rest.shape;
     }
     ranges_v4_ = nest(prefixes, true);

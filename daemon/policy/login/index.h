@@ -1,11 +1,11 @@
-// The tables behind Matcher: rules of one section by location, then by what else they give.
+// The tables behind Matcher: rules of one section by location, then by their other fields.
 //
 // A location becomes a node: an interface, a prefix, or "any". Prefixes nest, so each node knows
 // the next wider one, and a sorted list of the ranges between all their ends gives the longest
 // prefix of an address by binary search. The rest of a rule (port, protocol, family, type, owner)
-// becomes a key, of which a rule gives some fields. Which it gives is its shape, five bits ordered
-// by specificity. A look-up walks from the longest prefix outwards, in each node through the shapes
-// that occur there from the highest down, one hash each: the first hit is the most specific rule.
+// becomes a key; the set of fields that a rule gives is its shape, five bits ordered by
+// specificity. A look-up goes from the longest prefix outwards, and in each node from the highest
+// shape that occurs there to the lowest, one hash each: the first hit is the most specific rule.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@
 
 namespace egress::policy {
 
-/// Open addressing over keys that are compared with == and give hash(); filled, then only read.
+/// Open addressing over keys with == and hash(); filled first, then only read.
 template <typename Key>
 class FlatTable {
   public:
@@ -43,7 +43,7 @@ class FlatTable {
         }
     }
 
-    /// The value that the key has afterwards: the one it had, else `value`.
+    /// Returns the value of the key afterwards: the existing one, else `value`.
     std::uint32_t insert(const Key& key, std::uint32_t value) {
         for (std::size_t i = key.hash();; ++i) {
             Slot& slot = slots_[i & (slots_.size() - 1)];
@@ -70,7 +70,7 @@ class SectionIndex {
     SectionIndex() : SectionIndex(std::span<const Rule>{}) {}
     explicit SectionIndex(std::span<const Rule> rules);
 
-    /// What a report is looked up by.
+    /// The fields of a report that a look-up uses.
     struct Probe {
         const Address* address = nullptr;
         std::string_view interface;
@@ -80,19 +80,19 @@ class SectionIndex {
         int family = AF_UNSPEC;
         std::uint32_t uid = 0;
     };
-    /// Index of the most specific rule that matches, or nothing.
+    /// Index of the most specific rule that matches; nullopt: none.
     std::optional<std::size_t> find(const Probe& probe) const;
 
   private:
     using Bits = unsigned __int128; // an address as a number, IPv4 mapped
 
     struct Node {
-        std::uint32_t shapes = 0; // bit N set where a rule of shape N is
+        std::uint32_t shapes = 0; // bit N: the node has a rule of shape N
         std::uint32_t parent = 0; // the next wider prefix, or any_node
     };
     struct Range {
-        Bits first;         // up to the next range's
-        std::uint32_t node; // of the longest prefix that covers it
+        Bits first;         // it ends before the next range's
+        std::uint32_t node; // of the longest prefix that covers the range
     };
     struct Rest {
         std::uint32_t node = 0;
@@ -116,7 +116,7 @@ class SectionIndex {
     FlatTable<Rest> rules_;
     std::vector<Node> nodes_;
     std::map<std::string, std::uint32_t, std::less<>> interfaces_;
-    std::vector<Range> ranges_v4_; // apart: "[::]/0" does not cover IPv4
+    std::vector<Range> ranges_v4_; // separate: "[::]/0" does not cover IPv4
     std::vector<Range> ranges_v6_;
 };
 

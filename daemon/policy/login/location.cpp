@@ -22,9 +22,9 @@ bool is_interface_character(char c) {
            c == '_' || c == '.' || c == '@' || c == '+';
 }
 
-/// "eth0", "ppp0", "br-lan", "eth0.100": what may well appear later. Another name with a dot looks
-/// more like a host's, and one of digits like half an address: they are taken only while the
-/// interface exists.
+/// "eth0", "ppp0", "br-lan", "eth0.100": interfaces that may appear later. Another name with a dot
+/// is more likely a host's, and one of digits half an address: they count only while the interface
+/// exists.
 bool may_be_interface(std::string_view name) {
     if (name.empty() || name.size() >= IF_NAMESIZE ||
         !std::ranges::all_of(name, is_interface_character)) {
@@ -62,7 +62,7 @@ std::optional<Location> parse_bracketed_location(const Cell& cell, const Context
                                      : with_port(location, inside->port.part(1), context);
 }
 
-/// What stands before a ':' (or alone), when it is no address.
+/// The part before a ':', or the whole cell, if it is no address.
 std::optional<Location> parse_interface(const Cell& host, const Context& context) {
     if (looks_like_v4(host.text) || !may_be_interface(host.text)) {
         return context.error(host, fmt::format("{} is not an address", quote(host.text)),

@@ -11,7 +11,7 @@ namespace {
 using Nfail = Setting<std::uint32_t>;
 using Disable = Setting<Seconds>;
 
-/// Length at which the remote address is counted, its own width where none is given.
+/// Length at which the remote address is counted; its full width if no line gives one.
 int aggregate_of(const Rule& local, const Rule* remote, const Address& address) {
     const auto own = [&](const Rule& rule) {
         return address.is_v4() ? rule.name.aggregate.v4 : rule.name.aggregate.v6;
@@ -26,7 +26,7 @@ int aggregate_of(const Rule& local, const Rule* remote, const Address& address) 
     return length.value_or(static_cast<std::uint8_t>(address.width()));
 }
 
-/// Fields that a line gives replace what was there.
+/// Replaces the fields that the options give.
 void apply(const Options& options, EffectiveRule& out) {
     out.escalate_percent = options.escalate_percent.value_or(out.escalate_percent);
     out.max = options.max.value_or(out.max);
@@ -57,7 +57,7 @@ struct Matcher::Index {
     Policy policy;
     SectionIndex local;
     SectionIndex remote;
-    std::vector<NameId> local_names; // per rule; of those that inherit it is not used
+    std::vector<NameId> local_names; // per rule; unused for those that inherit
     std::vector<NameId> remote_names;
 };
 
@@ -124,7 +124,7 @@ bool Matcher::match(const Subject& subject, EffectiveRule& out) const {
             apply(rule->options, out);
         }
     }
-    // A set element with a time of 0 would never expire; 0 seconds is nothing at all.
+    // A set element with time-out 0 would never expire; a block of 0 seconds is no block.
     out.limited = out.limited && out.disable != 0;
     if (out.grow.length >= out.counted.length) {
         out.grow = {};

@@ -21,7 +21,7 @@ std::string print_host(const Destination& destination) {
         return "*";
     case Kind::prefix:
         return print_prefix(destination.prefix);
-    case Kind::name: // a host may bear the name of a class
+    case Kind::name: // a host may have the name of a class
         return class_of(text) ? text + "." : text;
     case Kind::below:
         return "*." + text;
@@ -131,7 +131,7 @@ std::string print_options(const EgressOptions& options) {
 
 std::string escaped(const std::string& text) {
     std::string out;
-    for (const char c : text) { // '#' is the only character that the grammar takes away
+    for (const char c : text) { // '#' is the only character with a meaning of its own
         out += c == '#' ? "\\#" : std::string(1, c);
     }
     return out;

@@ -6,7 +6,7 @@
 
 namespace egress::policy {
 
-/// Six columns or seven; a '#' in them is escaped.
+/// Six or seven columns; escapes '#'.
 Row egress_columns(const EgressRule& rule);
 
 } // namespace egress::policy

@@ -23,7 +23,7 @@ std::string print_location(const Location& location) {
         return host == "*" ? fmt::format("{}", *location.port)
                            : fmt::format("{}:{}", host, *location.port);
     }
-    return location.interface.empty() ? host : host + ":*"; // alone, it might be read as a service
+    return location.interface.empty() ? host : host + ":*"; // alone, it could mean a service
 }
 
 std::string print_name(const Name& name) {
@@ -108,7 +108,7 @@ Row columns(const EgressRule& rule) {
     return egress_columns(rule);
 }
 
-/// A section with its columns aligned; nothing where it has no lines.
+/// Prints a section with its columns aligned; prints nothing if it has no lines.
 template <typename Lines>
 void print_section(std::string& out, std::string_view name, const Row& titles, const Lines& lines) {
     if (lines.empty()) {

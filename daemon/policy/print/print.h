@@ -8,13 +8,13 @@
 namespace egress::policy {
 
 /// Sections in the order settings, local, remote, trusted, egress, with aligned columns, numbers
-/// for ports, users and protocols (names are a matter of the machine), durations as "1h30m".
+/// for ports, users and protocols (names differ between machines), durations as "1h30m".
 std::string print(const Policy& policy);
-/// One line of [local] or [remote], or of [egress], columns separated by single blanks (for logs
-/// and explain).
+/// One line of [local] or [remote], or of [egress], with single blanks between columns (for
+/// logs and explain).
 std::string print(const Rule& rule);
 std::string print(const EgressRule& rule);
-/// "1h30m", "7d", "*" for ever, "0s".
+/// "1h30m", "7d", "0s"; "*": for ever.
 std::string print_duration(Seconds seconds);
 
 } // namespace egress::policy

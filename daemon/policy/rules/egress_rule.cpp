@@ -45,7 +45,7 @@ std::optional<Destination::Kind> class_of(std::string_view name) {
 }
 
 std::string not_yet(const EgressRule& rule) {
-    // A later version drops what it can do from here, and from nowhere else.
+    // A later version removes from here what it can enforce; no other place has to change.
     using Kind = Destination::Kind;
     const auto kind = rule.destination.kind;
     const auto& options = rule.options;

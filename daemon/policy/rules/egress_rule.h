@@ -1,8 +1,8 @@
 // Lines of [egress] as values: which process may connect and send where.
 //
-// The first line that matches decides. Everything here is what the text said: paths and names are
-// not looked up. parser.h makes them, print.h writes them back, daemon/bpf/compile.h makes of them
-// what the kernel looks up.
+// The first line that matches decides. The values repeat the text: paths and names are unresolved.
+// parser.h makes them, print.h prints them, daemon/bpf/compile.h compiles them into the kernel's
+// tables.
 #pragma once
 
 #include <bitset>
@@ -19,14 +19,14 @@
 
 namespace egress::policy {
 
-inline constexpr std::size_t max_egress_rules =
-    1024; ///< lines; addresses by the million go in lists
+/// Lines; millions of addresses belong in lists.
+inline constexpr std::size_t max_egress_rules = 1024;
 inline constexpr std::size_t max_program_path = 251; ///< bytes of a program's path
 inline constexpr std::size_t max_command = 15;       ///< bytes of a command name, as the kernel's
-inline constexpr std::size_t max_port_ranges = 128;  ///< in one line, joined where they touch
-inline constexpr std::size_t max_spans = 16; ///< of a week in one line's windows, joined likewise
+inline constexpr std::size_t max_port_ranges = 128;  ///< in one line; adjoining ones are joined
+inline constexpr std::size_t max_spans = 16; ///< of the week in one line; adjoining ones are joined
 
-/// Ports from first to last, both included, host byte order.
+/// Ports from first to last, both included, in host byte order.
 struct PortRange {
     std::uint16_t first = 0;
     std::uint16_t last = 0;
@@ -38,13 +38,13 @@ struct Destination {
     enum class Kind : std::uint8_t {
         any,       ///< "*"
         prefix,    ///< `prefix`; no host bits set
-        name,      ///< `text`, a DNS name in lower case without the dot at its end
+        name,      ///< `text`, a DNS name in lower case without the final dot
         below,     ///< "*.text": one label before it
         any_below, ///< "**.text": one label or more before it
         list,      ///< "@text": the file `text` of egress.d/
         internet,  ///< any global unicast address: neither private nor local nor multicast
         private_,  ///< RFC 1918, shared (100.64/10), link-local, unique local
-        local,     ///< loopback, and the unspecified address, which the kernel takes for loopback
+        local,     ///< loopback, and the unspecified address, which the kernel treats as loopback
     };
     Kind kind = Kind::any;
     Prefix prefix;
@@ -53,10 +53,10 @@ struct Destination {
     friend bool operator==(const Destination&, const Destination&) = default;
 };
 
-/// Fourth column: "user", "user:group", ":group". Real ids of the process, as the initial user
-/// namespace numbers them.
+/// Fourth column: "user", "user:group", ":group". Real ids of the process in the initial
+/// user namespace.
 struct EgressOwner {
-    std::optional<std::uint32_t> uid; ///< nothing: any
+    std::optional<std::uint32_t> uid; ///< nullopt: any
     std::optional<std::uint32_t> gid;
     friend bool operator==(const EgressOwner&, const EgressOwner&) = default;
 };
@@ -66,8 +66,8 @@ struct Program {
     enum class Kind : std::uint8_t {
         any,     ///< "*"
         path,    ///< the absolute path `text`
-        tree,    ///< "text/**": every program below the directory `text` ("" for the root)
-        command, ///< the command name `text`, which any process may give itself at exec
+        tree,    ///< "text/**": every program below the directory `text` ("": the root)
+        command, ///< the command name `text`, which any process may choose at exec
     };
     Kind kind = Kind::any;
     std::string text;
@@ -93,43 +93,43 @@ std::string_view verdict_name(Verdict::Kind kind);
 std::span<const std::string_view> verdict_names();
 std::optional<Verdict::Kind> verdict_of(std::string_view name);
 
-/// "when=Mon-Fri/08:00-18:00": minutes of the local day, `to` not included. A window whose `to` is
-/// not after its `from` ends the next day.
+/// "when=Mon-Fri/08:00-18:00": minutes of the local day, `to` excluded. A window whose `to` is not
+/// after `from` ends the next day.
 struct Window {
-    std::bitset<7> days;     ///< bit 0 is Monday; all set where no day was given
+    std::bitset<7> days;     ///< bit 0 is Monday; all set if no day was given
     std::uint16_t from = 0;  ///< 0..1439
     std::uint16_t to = 1440; ///< 1..1440
     friend bool operator==(const Window&, const Window&) = default;
 };
 
-/// "token=5-6", both included.
+/// "token=5-6", both ends included.
 struct TokenRange {
     std::uint64_t least = 0;
     std::uint64_t most = 0;
     friend bool operator==(const TokenRange&, const TokenRange&) = default;
 };
 
-/// Seventh column. Absent fields were not given.
+/// Seventh column. nullopt: not given.
 struct EgressOptions {
     enum class Level : std::uint8_t { internet, network, all };
 
     // Who.
     std::optional<TokenRange> token;
     std::string parent; ///< path of the program that forked the process; empty: any
-    std::string under;  ///< path of the program of any ancestor
-    std::string cgroup; ///< path below the cgroup2 root, "/guests.slice"; also all below it
-    std::string unit;   ///< name of a systemd unit, "nginx.service"
+    std::string under;  ///< path of an ancestor's program; empty: any
+    std::string cgroup; ///< path below the cgroup2 root, "/guests.slice"; covers its children
+    std::string unit;   ///< name of a systemd unit, "nginx.service"; empty: any
     std::optional<bool> container; ///< true "container", false "host"
     // When.
-    std::vector<Window> when;          ///< any of them
+    std::vector<Window> when;          ///< one of them must hold; empty: always
     std::optional<std::int64_t> until; ///< seconds since the epoch
     // What happens.
-    bool audit = false; ///< record what would be, do not enforce
-    bool log = false;   ///< an event for what is allowed, too
+    bool audit = false; ///< record the verdict, do not enforce it
+    bool log = false;   ///< also report allowed attempts as events
     bool quiet = false; ///< no event
     bool alarm = false;
     bool trap = false;
-    bool kill = false; ///< when the rule ends, cut what it let through
+    bool kill = false; ///< when the rule ends, close the connections that it allowed
     std::optional<std::uint32_t> nfail;
     std::optional<Setting<Seconds>> disable;
     std::optional<Level> level;
@@ -140,7 +140,7 @@ struct EgressOptions {
 struct EgressRule {
     Place place;
     Destination destination;
-    std::optional<int> type; ///< SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, a number; nothing: any
+    std::optional<int> type; ///< SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, a number; nullopt: any
     Protocol protocol;
     EgressOwner owner;
     Program program;
@@ -148,7 +148,7 @@ struct EgressRule {
     EgressOptions options;
 };
 
-/// A file of egress.d/, one prefix or name a line.
+/// A file of egress.d/ with one prefix or name per line.
 struct AddressList {
     std::string name; ///< as in "@name"
     std::string file;
@@ -162,11 +162,11 @@ std::optional<Destination::Kind> class_of(std::string_view name);
 
 /// Why this version cannot enforce the line ("the option token is not there yet"); empty: it can.
 std::string not_yet(const EgressRule& rule);
-/// The same of a list: whether it has names. Its prefixes work.
+/// The same for a list: it cannot enforce names, only prefixes.
 std::string not_yet(const AddressList& list);
 
-/// Spans of the week that the windows come to, those that touch as one; what crosses Sunday's
-/// midnight is two. At most max_spans in a rule that was parsed.
+/// Number of spans of the week in the windows. Adjoining spans count as one; a span across Sunday's
+/// midnight counts as two. At most max_spans in a parsed rule.
 std::size_t count_spans(const std::vector<Window>& windows);
 
 bool same_meaning(const EgressRule& a, const EgressRule& b);

@@ -19,7 +19,7 @@ struct ProtocolWord {
     std::string_view text;
     Protocol protocol;
 };
-// IANA's names; a machine may well have no /etc/protocols.
+// IANA's names; a machine may have no /etc/protocols.
 constexpr std::array<ProtocolWord, 17> protocols = {{{"tcp", {IPPROTO_TCP, AF_UNSPEC}},
                                                      {"tcp4", {IPPROTO_TCP, AF_INET}},
                                                      {"tcp6", {IPPROTO_TCP, AF_INET6}},
@@ -37,15 +37,15 @@ constexpr std::array<ProtocolWord, 17> protocols = {{{"tcp", {IPPROTO_TCP, AF_UN
                                                      {"esp", {IPPROTO_ESP, AF_UNSPEC}},
                                                      {"ah", {IPPROTO_AH, AF_UNSPEC}},
                                                      {"ospf", {89, AF_UNSPEC}}}};
-constexpr std::size_t served = 9; // of them, those that a service has
+constexpr std::size_t served = 9; // the first ones, which services use
 
-/// "*", and in [remote] "=": a [remote] line is looked at after a [local] one has matched, so what
-/// is "as in [local]" there matches whatever that matched.
+/// "*", and in [remote] "=": a [remote] line applies after a [local] line has matched, so "as in
+/// [local]" is true there already.
 bool is_any(const Cell& cell, const Context& context) {
     return cell.text == "*" || (context.remote() && cell.text == "=");
 }
 
-/// True: reported that "=" stands where there is nothing to inherit from.
+/// True: "=" has nothing to inherit from here, which is reported.
 bool stray_equals(const Cell& cell, const Context& context, std::string_view column) {
     if (cell.text != "=" || context.remote()) {
         return false;
@@ -64,7 +64,7 @@ bool is_name_character(char c) {
            c == '_' || c == '.';
 }
 
-/// "24", "64", "24/64", "*", "=" (what stands after the name's '/').
+/// "24", "64", "24/64", "*", "=": the part after the name's '/'.
 std::optional<Aggregate> parse_aggregate(const Cell& cell, const Context& context, int family) {
     if (cell.text == "*") {
         return Aggregate{32, 128, false};
@@ -93,12 +93,12 @@ std::optional<Aggregate> parse_aggregate(const Cell& cell, const Context& contex
     return out;
 }
 
-/// What stands before the '/': kind and text.
+/// The part before the '/': kind and text.
 std::optional<Name> parse_plain_name(const Cell& cell, const Context& context) {
     if (cell.text == "*") {
         return Name{};
     }
-    if (cell.text.empty()) { // only "/len": whatever name holds without this column
+    if (cell.text.empty()) { // only "/len": the name that holds without this column
         return Name{context.remote() ? Name::Kind::inherit : Name::Kind::standard, {}, {}};
     }
     if (stray_equals(cell, context, "the name")) {
@@ -134,7 +134,8 @@ bool parse_type(const Cell& cell, const Context& context, std::optional<int>& ou
     constexpr std::array<std::string_view, 3> words = {"stream", "dgram", "raw"};
     static_assert(SOCK_STREAM == 1 && SOCK_DGRAM == 2 && SOCK_RAW == 3);
     const bool egress = context.section == Section::egress;
-    const auto known = std::span(words).first(egress ? 3 : 2); // nobody logs in over a raw socket
+    // No log-in uses a raw socket.
+    const auto known = std::span(words).first(egress ? 3 : 2);
     const auto at = std::ranges::find(known, cell.text);
     if (at != known.end()) {
         out = static_cast<int>(at - known.begin()) + 1;
@@ -147,7 +148,7 @@ bool parse_type(const Cell& cell, const Context& context, std::optional<int>& ou
                                         : "write stream, dgram, a number or '*'"));
         return false;
     }
-    // What is past 6 (SOCK_DCCP) does not speak IP.
+    // Types above 6 (SOCK_DCCP) do not use IP.
     if (const auto number = parse_number(cell, context, "socket type", 1, egress ? 6 : 10)) {
         out = static_cast<int>(*number);
     }
@@ -216,7 +217,7 @@ std::optional<Name> parse_name(const Cell& cell, const Context& context, int fam
     }
     name->aggregate = *aggregate;
     if (name->kind == Name::Kind::inherit) {
-        name->aggregate.inherit = false; // "=/=" says no more than "="
+        name->aggregate.inherit = false; // "=/=" means the same as "="
     }
     return name;
 }

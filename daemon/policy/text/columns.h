@@ -1,5 +1,4 @@
-// The columns that are one word or one number: cell -> value, or nullopt and an error that says
-// why.
+// Columns of one word or one number: cell -> value, or nullopt and an error.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +9,11 @@
 
 namespace egress::policy {
 
-/// False: reported. `out` is nothing for "*".
+/// False: an error is reported. "*" makes `out` nullopt.
 bool parse_type(const Cell& cell, const Context& context, std::optional<int>& out);
 std::optional<Protocol> parse_protocol(const Cell& cell, const Context& context);
 bool parse_owner(const Cell& cell, const Context& context, std::optional<std::uint32_t>& out);
-/// `family` is the one family that the line matches, or AF_UNSPEC.
+/// `family` is the only family that the line matches; AF_UNSPEC: both.
 std::optional<Name> parse_name(const Cell& cell, const Context& context, int family);
 std::optional<Setting<std::uint32_t>> parse_nfail(const Cell& cell, const Context& context);
 std::optional<Setting<Seconds>> parse_disable(const Cell& cell, const Context& context);

@@ -1,4 +1,4 @@
-// What every parser of a column works with.
+// The context of every column parser.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@ namespace egress::policy {
 
 enum class Section : std::uint8_t { local, remote, trusted, settings, egress };
 
-/// What every column parser works with.
+/// The diagnostics, names and section that column parsers share.
 struct Context {
     Diagnostics& out;
     LocalNames& names;
     Section section = Section::local;
 
     bool remote() const { return section == Section::remote; }
-    /// Reports and gives nothing, so that a parser can `return context.error(...)`.
+    /// Reports an error and returns nullopt, so that a parser can `return context.error(...)`.
     std::nullopt_t error(const Cell& cell, std::string text, std::string hint = {}) const {
         out.error(cell.place(), std::move(text), std::move(hint));
         return std::nullopt;

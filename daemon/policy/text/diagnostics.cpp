@@ -12,7 +12,7 @@ namespace egress::policy {
 namespace {
 
 constexpr std::size_t quoted_length = 60;
-constexpr std::size_t share = max_diagnostics / 2 - 1; // one is left for "more"
+constexpr std::size_t share = max_diagnostics / 2 - 1; // one place is left for "more"
 
 } // namespace
 

@@ -1,4 +1,4 @@
-// Errors and warnings while rules are read: bounded, escaped, with suggestions.
+// Errors and warnings about rules: bounded, escaped, with suggestions.
 #pragma once
 
 #include <span>
@@ -22,10 +22,10 @@ struct Diagnostic {
 
 inline constexpr std::size_t max_diagnostics = 100;
 
-/// 'text', escaped and cut to what fits on a line: a rules file must not be able to write to the
-/// terminal of who checks it.
+/// 'text', escaped and cut to fit on a line: a rules file must not control the terminal on which it
+/// is checked.
 std::string quote(std::string_view text);
-/// "did you mean X?", or `otherwise` where nothing is near.
+/// "did you mean X?"; `otherwise` if no candidate is near.
 std::string suggestion(std::string_view word, std::span<const std::string_view> candidates,
                        std::string otherwise = {});
 
@@ -35,7 +35,7 @@ class Diagnostics {
   public:
     void error(Place place, std::string text, std::string hint = {});
     void warn(Place place, std::string text, std::string hint = {});
-    /// What was collected, with a last line each for the errors and warnings beyond the bound.
+    /// The collected list, with one last line each for the errors and warnings beyond the bound.
     std::vector<Diagnostic> take();
 
   private:

@@ -44,13 +44,13 @@ std::expected<std::string, FileProblem> read_all(int fd) {
         }
         text.append(chunk, static_cast<std::size_t>(got));
     }
-    return text; // one that is too long is the lexer's to refuse
+    return text; // the lexer refuses one that is too long
 }
 
 } // namespace
 
 std::expected<std::string, FileProblem> read_rules_file(const std::string& path) {
-    // O_NONBLOCK: opening a FIFO that nobody writes must not wait.
+    // O_NONBLOCK: opening a FIFO without a writer must not wait.
     const Fd fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
     if (fd.get() < 0) {
         return problem(cannot("open the rules file"));

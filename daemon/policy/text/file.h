@@ -1,5 +1,4 @@
-// Rules files as the system has them: opened without waiting, bounded, and not everybody's to
-// write.
+// Reads rules files without waiting; bounds their size and refuses those that any user may write.
 #pragma once
 
 #include <expected>
@@ -15,12 +14,12 @@ struct FileProblem {
     std::string hint;
 };
 
-/// The whole text. Refused: what is not a regular file (a FIFO would stop the daemon), what any
-/// user may write (it would decide who gets blocked), what is larger than max_text.
+/// The whole text. Refuses files that are not regular (a FIFO would stop the daemon), that any user
+/// may write (that user would decide who gets blocked), or that are larger than max_text.
 std::expected<std::string, FileProblem> read_rules_file(const std::string& path);
 
-/// Paths of the *.conf in `directory`, sorted by the bytes of their names; hidden ones are left
-/// out. Nothing where it does not exist or is "".
+/// Paths of the *.conf in `directory` without hidden ones, sorted by the bytes of their names.
+/// Empty if the directory does not exist or is "".
 std::vector<std::string> list_directory(const std::string& directory, Diagnostics& out);
 
 } // namespace egress::policy

@@ -41,7 +41,7 @@ std::optional<Prefix> make_prefix(const Cell& whole, const Address& address, con
                                ? fmt::format("{}/{}", prefix.base.text(), prefix.length)
                                : fmt::format("[{}]/{}", prefix.base.text(), prefix.length);
         const auto what = fmt::format("{} has bits set past its length", quote(whole.text));
-        // blocklistd's files have such lines, and what they block is not wider than it was there.
+        // blocklistd's files have such lines, and they block no more here than there.
         if (context.section == Section::egress) {
             return context.error(whole, what, fmt::format("did you mean {}?", right));
         }

@@ -14,8 +14,7 @@ bool is_blank(char c) {
     return c == ' ' || c == '\t' || c == '\v' || c == '\f';
 }
 
-/// What is wrong with the character at the front of `text` (null: nothing); `length` gets its
-/// bytes.
+/// What is wrong with the first character of `text` (null: nothing); stores its bytes in `length`.
 const char* bad_character(std::string_view text, std::size_t& length) {
     const auto byte = static_cast<unsigned char>(text[0]);
     length = utf8::first(text).length;
@@ -108,7 +107,7 @@ bool Lexer::next(Line& line) {
     return false;
 }
 
-/// False: the line has an error, which has been reported.
+/// False: the line has an error, which is reported.
 bool Lexer::read_logical(Line& line) {
     bool good = true;
     while (read_physical(line, good)) {
@@ -121,7 +120,7 @@ bool Lexer::read_logical(Line& line) {
     return good;
 }
 
-/// True: the line goes on with the next one.
+/// True: the next line continues this one.
 bool Lexer::read_physical(Line& line, bool& good) {
     ++number_;
     const std::size_t end = std::min(text_.find('\n', at_), text_.size());
@@ -146,7 +145,7 @@ bool Lexer::read_physical(Line& line, bool& good) {
     return continued && at_ < text_.size();
 }
 
-/// Checks every character and appends the text, "\#" made '#'.
+/// Checks every character and appends the text, with '#' for "\#".
 void Lexer::scan(Line& line, std::string_view text, bool& good) {
     std::size_t start = 0;
     const auto place = [&](std::size_t at) {

@@ -1,8 +1,8 @@
-// Text of a rules file -> logical lines of cells, each knowing where it stands in the file.
+// Text of a rules file -> logical lines of cells with their places in the file.
 //
-// '#' starts a comment wherever it stands ("\#" is a '#'), '\' at the end of a line joins the next
-// one to it without a gap, as in the ancestor's files. Blanks separate cells. A UTF-8 byte order
-// mark and CRLF line ends are taken; bytes of comments are never looked at.
+// '#' starts a comment anywhere ("\#" is a '#'), '\' at the end of a line joins the next line
+// without a gap, as in the ancestor's files. Blanks separate cells. A UTF-8 byte order mark and
+// CRLF line ends are accepted; bytes of comments are not checked.
 #pragma once
 
 #include <string>
@@ -18,7 +18,7 @@ inline constexpr std::size_t max_line = 16U << 10; ///< bytes of one logical lin
 
 class Line;
 
-/// A column of a line, or a part of one. Views into its Line.
+/// A column of a line, or a part of one; a view into its Line.
 struct Cell {
     std::string_view text;
     const Line* line = nullptr;
@@ -27,12 +27,12 @@ struct Cell {
     Cell part(std::size_t from, std::size_t count = std::string_view::npos) const {
         return Cell{text.substr(from, count), line, offset + from};
     }
-    /// What stands before the first `separator` (everything where there is none).
+    /// The part before the first `separator`; the whole cell if there is none.
     Cell before(char separator) const { return part(0, text.find(separator)); }
     Place place() const;
 };
 
-/// One logical line: continued lines joined, the comment gone.
+/// One logical line: continued lines joined, the comment removed.
 class Line {
   public:
     Line() = default;
@@ -40,7 +40,7 @@ class Line {
     Line& operator=(const Line&) = delete;
 
     const std::vector<Cell>& cells() const { return cells_; }
-    /// Where the byte at `offset` of the logical line stands in the file.
+    /// The place in the file of the byte at `offset` of the logical line.
     Place place(std::size_t offset) const;
 
   private:
@@ -77,7 +77,7 @@ class Lexer {
     std::string_view file_;
     Diagnostics& out_;
     std::size_t at_ = 0;
-    int number_ = 0; // of the physical line last read
+    int number_ = 0; // of the last physical line
 };
 
 } // namespace egress::policy

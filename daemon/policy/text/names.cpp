@@ -12,7 +12,7 @@ namespace egress::policy {
 
 namespace {
 
-/// IANA's numbers, for a machine without the list.
+/// IANA's numbers, for a machine without a list.
 constexpr std::pair<const char*, std::uint16_t> usual_services[] = {
     {"ftp", 21},    {"ssh", 22},          {"telnet", 23},      {"smtp", 25},      {"domain", 53},
     {"http", 80},   {"pop3", 110},        {"imap2", 143},      {"imap", 143},     {"https", 443},
@@ -32,7 +32,7 @@ std::vector<std::string_view> keys(const Map& map) {
 
 } // namespace
 
-/// services(5): "name port/protocol alias...", '#' begins a comment.
+/// services(5): "name port/protocol alias...", '#' starts a comment.
 void LocalNames::load_services() {
     if (std::exchange(services_loaded_, true)) {
         return;

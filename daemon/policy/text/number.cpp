@@ -48,7 +48,7 @@ std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& conte
 
 std::optional<Seconds> parse_duration(const Cell& cell, const Context& context) {
     constexpr std::string_view units = "write numbers with s, m, h, d or w, as in 1h30m";
-    if (digits_of(cell.text).base == 16) { // a 'd' is a digit here: no units
+    if (digits_of(cell.text).base == 16) { // no units: 'd' is a digit here
         const auto number = parse_number(cell, context, "time", 0, max_duration);
         return number ? std::optional(static_cast<Seconds>(*number)) : std::nullopt;
     }

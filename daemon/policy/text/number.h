@@ -10,7 +10,8 @@
 
 namespace egress::policy {
 
-/// Decimal; as in C, a leading 0 is octal (and warned of) and 0x hexadecimal. `what` names it.
+/// Decimal; as in C, a leading 0 means octal (with a warning) and 0x hexadecimal. Messages call the
+/// number `what`.
 std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& context,
                                           std::string_view what, std::uint64_t least,
                                           std::uint64_t most);

@@ -1,4 +1,4 @@
-// The column of options, taken apart: "key=value" and flags with commas between.
+// Splits the column of options: "key=value" and flags, separated by commas.
 #pragma once
 
 #include <functional>
@@ -8,19 +8,19 @@
 
 namespace egress::policy {
 
-/// One option taken apart.
+/// One option.
 struct Option {
     Cell whole;
     Cell key;
     Cell value;         ///< empty for a flag
-    bool given = false; ///< there is a '='
+    bool given = false; ///< it has a '='
 };
-/// Calls set(option) for each option of the column; false: one of them was wrong, and reported.
+/// Calls set(option) for each option of the column. False: one of them is wrong, which is reported.
 bool each_option(const Cell& cell, const Context& context,
                  const std::function<bool(const Option&)>& set);
-/// False: reported that the value is missing.
+/// False: the value is missing, which is reported.
 bool needs_value(const Option& option, const Context& context, std::string_view example);
-/// Reports that the option stands there again; false.
+/// Reports that the option is given twice. Returns false.
 bool twice(const Option& option, const Context& context);
 
 } // namespace egress::policy

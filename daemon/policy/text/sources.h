@@ -1,14 +1,14 @@
-// What a text of rules refers to outside of itself.
+// The files outside a rules text that it refers to.
 #pragma once
 
 #include <string>
 
 namespace egress::policy {
 
-/// Where a text takes from what does not stand in it.
+/// Directories for what a rules text refers to.
 struct Sources {
-    std::string lists; ///< directory of the files that "@name" stands for; empty: none, an error
-    std::string root;  ///< of the system that names and programs are looked up in; empty: this one
+    std::string lists; ///< directory of the lists "@name"; empty: a list is an error
+    std::string root;  ///< root of the system that has the names and programs; empty: this one
 };
 
 } // namespace egress::policy
