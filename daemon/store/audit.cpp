@@ -24,10 +24,10 @@ class Auditor {
     Result<Audit> run();
 
   private:
-    void look_at_page(const MDB_val& key, const MDB_val& value);
+    void check_page(const MDB_val& key, const MDB_val& value);
     View within_page(const MDB_val& what) const;
     bool is_found(const MDB_val& key, const MDB_val& value) const;
-    Result<Seen> look_at(const MDB_val& key, const MDB_val& value);
+    Result<Seen> check_row(const MDB_val& key, const MDB_val& value);
     void damaged(View key, View value);
 
     MDB_txn* txn_;
@@ -37,7 +37,7 @@ class Auditor {
     const Visitor& visitor_;
     Audit out_;
     std::size_t page_size_ = 4096;
-    const std::uint8_t* page_ = nullptr; ///< of the row before
+    const std::uint8_t* page_ = nullptr; ///< of the previous row
     MDB_val last_key_{};
     MDB_val last_value_{};
     View last_whole_;
@@ -49,17 +49,17 @@ bool Auditor::is_found(const MDB_val& key, const MDB_val& value) const {
     return mdb_get(txn_, table_, &k, &v) == 0 && v.mv_data == value.mv_data;
 }
 
-/// A damaged length may reach past the end of the file, where reading ends the process. What begins
-/// on the page ends there; large values begin on one of their own.
+/// A damaged length may reach past the end of the file, where a read kills the process. Keys and
+/// values that begin on a page end on it; large values begin on a page of their own.
 View Auditor::within_page(const MDB_val& what) const {
     const View bytes = view_of(what);
     const auto offset = static_cast<std::size_t>(bytes.data() - page_);
     return offset <= page_size_ ? bytes.first(std::min(bytes.size(), page_size_ - offset)) : bytes;
 }
 
-/// Rows of a page are found by order, pages by what the branches say: the first and the last row of
-/// each page tell whether those are right.
-void Auditor::look_at_page(const MDB_val& key, const MDB_val& value) {
+/// LMDB finds rows within a page by their order, and pages by the branches. So the first and the
+/// last row of each page show whether the branches are right.
+void Auditor::check_page(const MDB_val& key, const MDB_val& value) {
     const auto at = reinterpret_cast<std::uintptr_t>(key.mv_data);
     const auto* const page = reinterpret_cast<const std::uint8_t*>(at - at % page_size_);
     if (page == page_) {
@@ -80,7 +80,7 @@ void Auditor::damaged(View key, View value) {
     visitor_.damage({name_, {key.begin(), key.end()}, {value.begin(), value.end()}});
 }
 
-Result<Seen> Auditor::look_at(const MDB_val& raw_key, const MDB_val& raw_value) {
+Result<Seen> Auditor::check_row(const MDB_val& raw_key, const MDB_val& raw_value) {
     const View key = within_page(raw_key);
     const View value = key.size() < raw_key.mv_size ? View() : within_page(raw_value);
     const bool cut = key.size() < raw_key.mv_size || value.size() < raw_value.mv_size;
@@ -115,8 +115,8 @@ Result<Audit> Auditor::run() {
     MDB_val value{};
     code = mdb_cursor_get(raw, &key, &value, MDB_FIRST);
     for (; code == 0; code = mdb_cursor_get(raw, &key, &value, MDB_NEXT)) {
-        look_at_page(key, value);
-        const auto seen = look_at(key, value);
+        check_page(key, value);
+        const auto seen = check_row(key, value);
         if (!seen) {
             return std::unexpected(seen.error());
         }
@@ -156,7 +156,7 @@ Result<> compare(const Audit& found, const Sum& seal, std::string_view table) {
     if (!seal.known || found.stopped || same(found.whole) || same(found.all)) {
         return {};
     }
-    // A damaged row may be damaged where its checksum stands.
+    // The damage may be in the stored checksum of a row.
     if (found.damaged > 0 && found.all.count == seal.count) {
         return {};
     }

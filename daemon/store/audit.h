@@ -1,5 +1,5 @@
-// Reading a table with a mistrustful eye: which rows are whole, whether any is missing, and whether
-// they can be found by their keys.
+// Checks a table while reading it: which rows are intact, whether any is missing, and whether each
+// can be found by its key.
 #pragma once
 
 #include <functional>
@@ -9,14 +9,14 @@
 
 namespace egress::store {
 
-/// How values are kept: "1" had no checksums and no seal.
+/// How values are stored: format "1" has neither checksums nor a seal.
 enum class Format : std::uint8_t { plain = 1, sealed = 2 };
 
-/// What the visitor makes of a row.
+/// The visitor's answer to a row.
 enum class Seen {
     next,
     stop,
-    no_row, ///< it cannot be read: that is damage as well
+    no_row, ///< it cannot be decoded: that is damage, too
 };
 
 struct Visitor {
@@ -24,22 +24,23 @@ struct Visitor {
     std::function<void(Damage&&)> damage; ///< may be null
 };
 
-/// What a table was found to hold.
+/// The result of an audit.
 struct Audit {
-    Sum whole; ///< of the rows that are whole
-    Sum all;   ///< with the damaged ones, by the checksum that stands in them
+    Sum whole; ///< of the intact rows
+    Sum all;   ///< with the damaged rows, by their stored checksums
     std::uint64_t damaged = 0;
-    bool index_whole = true; ///< false: not every row is found by its key, until it is rewritten
-    bool sealed = false;     ///< a seal was there to compare it with
-    bool stopped = false;    ///< the visitor did not want all of it
+    bool index_whole =
+        true;             ///< false: some rows cannot be found by key until the table is rewritten
+    bool sealed = false;  ///< a seal was available for comparison
+    bool stopped = false; ///< the visitor ended the walk early
 };
 
-/// Walks the table in key order. An error: LMDB cannot read it, or its rows are out of order, which
-/// is a page that stands in another one's place.
+/// Walks the table in key order. An error: LMDB cannot read it, or its rows are out of order
+/// because one page is in the place of another.
 Result<Audit> audit(MDB_txn* txn, MDB_dbi table, std::string_view name, Format format,
                     const Visitor& visitor);
 
-/// An error where rows are missing, or stand there as they were before.
+/// An error: rows are missing or are an older version.
 Result<> compare(const Audit& found, const Sum& seal, std::string_view table);
 
 } // namespace egress::store

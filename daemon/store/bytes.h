@@ -1,4 +1,4 @@
-// Numbers and texts of the database's keys and values: big-endian, lengths in front.
+// Numbers and texts of the database's keys and values: big-endian, each text after its length.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +17,14 @@ inline void put(Bytes& out, std::uint64_t value, int bytes) {
     }
 }
 
-/// Cuts the text at `limit`, which the bytes of its length must hold.
+/// Cuts the text at `limit`, which must fit into `length_bytes`.
 inline void put_text(Bytes& out, std::string_view text, std::size_t limit, int length_bytes) {
     text = text.substr(0, limit);
     put(out, text.size(), length_bytes);
     out.insert(out.end(), text.begin(), text.end());
 }
 
-/// Takes from the front; after the first shortage everything it gives is empty and ok() is false.
+/// Reads from the front. Once there are too few bytes, every result is empty and ok() is false.
 class Reader {
   public:
     explicit Reader(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}

@@ -66,8 +66,8 @@ Result<Fd> take_lock(const std::string& directory) {
     return lock;
 }
 
-/// LMDB makes its reader table sparse and maps it: on a full disk the first touch would be a
-/// SIGBUS.
+/// LMDB creates its reader table as a sparse file and maps it: on a full disk the first access
+/// would raise SIGBUS.
 Result<> reserve_reader_table(const std::string& directory) {
     constexpr off_t table_bytes = 8192; // 126 readers of 64 bytes and the head
     const std::string path = directory + "/lock.mdb";
@@ -165,7 +165,7 @@ Result<> Env::open_files(Mode mode) {
 }
 
 Result<> Env::check_size() const {
-    // LMDB reads through a map: a page past the end of a truncated file would be a SIGBUS.
+    // LMDB reads through a map: a page past the end of a truncated file would raise SIGBUS.
     MDB_envinfo info{};
     MDB_stat stat_info{};
     mdb_env_info(env_.get(), &info);
@@ -177,7 +177,7 @@ Result<> Env::check_size() const {
         return fail_errno("cannot look at the database in " + directory_);
     }
     const auto needed = (info.me_last_pgno + 1) * stat_info.ms_psize;
-    // A new environment has two meta pages that are not written yet.
+    // The two meta pages of a new environment are not yet written.
     if (file.st_size > 0 && static_cast<std::uint64_t>(file.st_size) < needed &&
         info.me_last_txnid > 0) {
         return fail(
@@ -269,7 +269,7 @@ Result<> Env::open_tables() {
     return commit(std::move(*txn));
 }
 
-/// In a transaction of its own, with the seal's word on whether it was all.
+/// Uses its own transaction, and compares with the seal to detect missing rows.
 Result<Audit> Env::walk(TableId table, const Visitor& visitor) const {
     auto txn = begin(env_.get(), MDB_RDONLY);
     if (!txn) {
@@ -402,9 +402,9 @@ Result<> probe(const std::string& directory) {
     }
     if (pid == 0) {
         const rlimit none{0, 0};
-        setrlimit(RLIMIT_CORE, &none); // a crash here is an answer, not an accident
+        setrlimit(RLIMIT_CORE, &none); // a crash is an expected result here
         for (const int crash : {SIGBUS, SIGSEGV, SIGABRT, SIGFPE, SIGILL}) {
-            (void)std::signal(crash, SIG_DFL); // a handler (a sanitizer's) would make it an exit
+            (void)std::signal(crash, SIG_DFL); // a sanitizer's handler would turn it into an exit
         }
         const auto env = Env::open(directory, Env::Mode::read_only);
         const bool well = env && env->each([](Row&&) { return true; }).has_value() &&

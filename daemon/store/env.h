@@ -2,9 +2,9 @@
 //
 // The directory holds data.mdb and lock.mdb (LMDB's) and egressd.lock (one daemon per database).
 // Tables: "rows" (records.h), "events" (event_row.h), "meta" ("format" -> version, "boot" -> boot
-// id at last start, "trial" -> rules that are tried out, JSON) and "damaged" (transaction.h); older
-// versions made no "events" and no "damaged". Format 2 has checksums and a seal (seal.h), format 1
-// had none and is read and rewritten.
+// id at last start, "trial" -> rules on trial, JSON) and "damaged" (transaction.h); older versions
+// did not create "events" and "damaged". Format 2 has checksums and a seal (seal.h); format 1 has
+// neither and is converted.
 #pragma once
 
 #include <functional>
@@ -24,46 +24,46 @@ namespace egress::store {
 inline constexpr std::string_view format_plain = "1"; ///< without checksums
 inline constexpr std::string_view format_sealed = "2";
 
-/// What a failed LMDB call means to a person: "WHAT: text".
+/// The message for a failed LMDB call: "WHAT: text".
 std::unexpected<Error> fail_lmdb(std::string what, int code);
 
 class Env {
   public:
     enum class Mode { read_only, read_write };
 
-    /// read_write makes what is missing and takes egressd.lock; read_only needs an existing
-    /// database and may run beside a daemon. A file that is truncated, of another format, or no
-    /// database at all is an error that says so. Damaged rows are set aside by read_write alone,
-    /// and findings() names them; where rows are missing, nothing is changed and it is an error.
+    /// read_write creates missing files and takes egressd.lock; read_only needs an existing
+    /// database and may run beside a daemon. A truncated file, another format or a file that is no
+    /// database is an error that says so. Only read_write sets damaged rows aside; findings() names
+    /// them. If rows are missing, it changes nothing and returns an error.
     static Result<Env> open(const std::string& directory, Mode mode);
     Env(Env&&) noexcept = default;
     Env& operator=(Env&&) noexcept = default;
 
     using OnDamage = std::function<void(Damage&&)>;
-    /// Calls `visit` for every row in key order until it returns false, and `damage`, where it is
-    /// given, for what is damaged. At the end it is an error where rows were missing.
+    /// Calls `visit` for every row in key order until it returns false, and `damage` (if given) for
+    /// every damaged row. After the last row, missing rows are an error.
     Result<> each(const std::function<bool(Row&&)>& visit, const OnDamage& damage = {}) const;
-    /// The same for what was seen of the traffic.
+    /// The same for the table of events.
     Result<> each_event(const std::function<bool(EventRow&&)>& visit,
                         const OnDamage& damage = {}) const;
-    /// Calls `visit` for what is set aside, in the order in which it was.
+    /// Calls `visit` for the rows set aside, oldest first.
     Result<> each_damaged(const std::function<void(Damage&&)>& visit) const;
 
-    /// Deletes every row and what is tried out, durably; what is set aside stays.
+    /// Deletes all rows and the rules on trial, durably; keeps the rows set aside.
     Result<> clear();
-    /// Value of a key of "meta"; empty where none was kept, or where it is damaged.
+    /// Value of a key of "meta"; empty: missing or damaged.
     Result<std::string> meta(std::string_view key) const;
-    /// Reads what meta() gives, as each() does.
+    /// Checks the table of meta() as each() checks its own.
     Result<> check_meta() const;
     Result<> set_meta(std::string_view key, std::string_view value) const; ///< durable
 
-    /// Walks a table in a transaction of its own, and compares it with the seal.
+    /// Walks a table in its own transaction and compares it with the seal.
     Result<Audit> walk(TableId table, const Visitor& visitor) const;
     Format format() const { return format_; }
 
-    /// What opening it found and mended.
+    /// The damage that open() found and repaired.
     const Findings& findings() const { return findings_; }
-    /// Rows that are set aside, now and before.
+    /// Number of rows set aside, by this open() and earlier ones.
     std::uint64_t set_aside() const { return set_aside_; }
 
     MDB_env* handle() const { return env_.get(); }
@@ -82,7 +82,7 @@ class Env {
     std::unexpected<Error> damaged(const Error& error) const;
     Result<> check_size() const;
 
-    Fd lock_; // declared before env_, so that it is released after the database is closed
+    Fd lock_; // declared before env_, to release it after the database is closed
     std::unique_ptr<MDB_env, Close> env_;
     Handles handles_;
     bool has_events_ = false; ///< always in format 2
@@ -93,9 +93,8 @@ class Env {
     std::string directory_;
 };
 
-/// Reads the whole database in a child process: a page that is garbage can make LMDB crash, and
-/// that must be an error text here. A failure that the reading itself reports is left to the real
-/// reading.
+/// Reads the whole database in a child process, because a damaged page can crash LMDB; the crash
+/// becomes an error. Failures that LMDB reports are left to the real reading.
 Result<> probe(const std::string& directory);
 
 } // namespace egress::store

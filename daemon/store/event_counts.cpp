@@ -13,7 +13,7 @@ void EventCounts::add(const store::EventRow& row) {
         return;
     }
     overflowed_ += row.count;
-    take(store::overflowed(row), most); // a handful of rows: there is always room
+    take(store::overflowed(row), most); // only a few such rows: they always fit
 }
 
 bool EventCounts::take(const store::EventRow& row, std::size_t most_now) {

@@ -1,7 +1,8 @@
-// Looks of the kernel's hooks, added up until the store takes them: one row per kind.
+// Sums of the kernel's events until the store takes them: one row per kind of event.
 //
-// Bounded, with a share for each user: a flood of distinct destinations folds the flooder's own,
-// and what finds no room is counted as such (store/event_table.h says the same of the database).
+// Bounded, with a share for each user: a flood of distinct destinations folds only the flooder's
+// rows, and events without room are counted as such (store/event_table.h does the same in the
+// database).
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,7 @@ class EventCounts {
   public:
     static constexpr std::size_t most = 8'192;         ///< rows
     static constexpr std::size_t most_of_user = 2'048; ///< rows of one user
-    static constexpr std::size_t most_wide = 256;      ///< more of his, without address
+    static constexpr std::size_t most_wide = 256; ///< additional rows of one user without address
 
     void add(const store::EventRow& row);
     std::uint64_t widened() const { return widened_; }       ///< events, so far

@@ -9,8 +9,8 @@ constexpr std::uint32_t day = 24 * 60 * 60;
 } // namespace
 
 int EventTable::add(Transaction& txn, const EventRow& row) {
-    if (!known_ || row.last >= looked_ + day) {
-        if (const int code = take_stock(txn, row.last); code != 0) {
+    if (!known_ || row.last >= inventory_ + day) {
+        if (const int code = take_inventory(txn, row.last); code != 0) {
             return code;
         }
     }
@@ -32,8 +32,8 @@ int EventTable::add(Transaction& txn, const EventRow& row) {
     return code != 0 || found ? code : insert(txn, rest);
 }
 
-/// Counts what is there, and deletes what has not been seen for long.
-int EventTable::take_stock(Transaction& txn, std::uint32_t now) {
+/// Counts the rows, and deletes those that have not changed for long.
+int EventTable::take_inventory(Transaction& txn, std::uint32_t now) {
     MDB_cursor* cursor = nullptr;
     if (const int code = mdb_cursor_open(txn.handle(), txn.dbi(TableId::events), &cursor);
         code != 0) {
@@ -49,7 +49,7 @@ int EventTable::take_stock(Transaction& txn, std::uint32_t now) {
         const auto body = checked(view_of(key), view_of(value));
         const auto row = body ? decode_event(view_of(key), *body) : std::nullopt;
         if (!row) {
-            continue; // damaged since it was opened: set aside when it is opened again
+            continue; // damaged since open(): the next open() sets it aside
         }
         if (now > remembered && row->last < now - remembered) {
             const View bytes = view_of(key);
@@ -67,7 +67,7 @@ int EventTable::take_stock(Transaction& txn, std::uint32_t now) {
         return code;
     }
     known_ = true;
-    looked_ = now;
+    inventory_ = now;
     counters_.rows = rows_;
     return 0;
 }

@@ -1,8 +1,9 @@
-// Counts into the table of events, within bounds: local users decide how many kinds there are.
+// Adds counts to the table of events, within bounds, because local users decide how many kinds
+// exist.
 //
-// Each user has a share, so that one who floods displaces nobody. Beyond it destinations are folded
-// into one row per program, port and protocol; beyond that all goes into one row per action. What
-// has not been seen for three months is forgotten. Lives on the store's writer thread.
+// Each user has a share, so that a flood displaces no other user's rows. Beyond it destinations are
+// folded into one row per program, port and protocol; beyond that all go into one row per action.
+// Rows that have not changed for three months are deleted. Runs on the store's writer thread.
 #pragma once
 
 #include <atomic>
@@ -18,7 +19,7 @@ class EventTable {
   public:
     static constexpr std::size_t most_rows = 65'536;
     static constexpr std::size_t most_of_user = 4'096; ///< rows with an address of their own
-    static constexpr std::size_t most_wide = 512;      ///< rows of one user without
+    static constexpr std::size_t most_wide = 512;      ///< rows of one user without an address
     static constexpr std::uint32_t remembered = 90 * 24 * 60 * 60; ///< seconds
 
     /// For the status; read from any thread.
@@ -28,9 +29,9 @@ class EventTable {
         std::atomic<std::uint64_t> overflowed{0}; ///< events that found no row
     };
 
-    /// Adds the row's count to what is there, within a transaction; LMDB's code.
+    /// Adds the row's count to the table within a transaction. Returns LMDB's code.
     int add(Transaction& txn, const EventRow& row);
-    /// The transaction came to nothing: what is in the table is counted anew.
+    /// Call after a transaction failed: the next add() counts the table again.
     void forget() { known_ = false; }
 
     const Counters& counters() const { return counters_; }
@@ -44,7 +45,7 @@ class EventTable {
         int code = 0;
         bool found = false;
     };
-    int take_stock(Transaction& txn, std::uint32_t now);
+    int take_inventory(Transaction& txn, std::uint32_t now);
     Merged merge_into(Transaction& txn, const EventRow& row);
     int insert(Transaction& txn, const EventRow& row);
     void encode_value_of(const EventRow& row);
@@ -52,7 +53,7 @@ class EventTable {
     bool has_room(const EventRow& row) const;
 
     bool known_ = false;
-    std::uint32_t looked_ = 0; ///< when the stock was taken, wall-clock seconds
+    std::uint32_t inventory_ = 0; ///< time of the last inventory, wall-clock seconds
     std::size_t rows_ = 0;
     std::unordered_map<std::uint32_t, Share> shares_;
     std::vector<std::uint8_t> key_;

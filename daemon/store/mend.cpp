@@ -29,7 +29,7 @@ bool is_readable(TableId table, View key, View body) {
 
 constexpr std::array every_table = {TableId::rows, TableId::events, TableId::meta};
 
-/// Everything of the old file into one transaction of the new one.
+/// Copies the old file into one transaction of the new one.
 class Copy {
   public:
     Copy(const Env& from, const Env& to) : from_(from), txn_(to.handle(), to.handles()) {}
@@ -86,7 +86,7 @@ class Copy {
     int code_ = 0;
 };
 
-/// Where a damaged file can stay; empty: there are enough.
+/// A free name for a damaged file; empty: there are too many already.
 std::string free_name(const std::string& file) {
     for (int number = 1; number <= most_kept; ++number) {
         auto name = fmt::format("{}.damaged.{}", file, number);
@@ -126,7 +126,7 @@ Result<std::optional<Seal>> read_seal(MDB_txn* txn, MDB_dbi main, std::size_t ne
         return fail_lmdb("its seal cannot be read", code);
     }
     auto seal = code == 0 ? decode_seal(view_of(value)) : std::nullopt;
-    // mdb_copy -c numbers its copy 1, whatever the original had.
+    // mdb_copy -c always gives its copy the number 1.
     if (seal && seal->transaction != newest && newest != 1) {
         return fail(fmt::format("its newest state is number {}, and number {} was written last",
                                 newest, seal->transaction));
@@ -190,7 +190,7 @@ Result<> rebuild(const Env& env, Findings& findings) {
             return fail_errno("cannot keep the damaged database as " + findings.kept);
         }
     }
-    // Readers of the old file have a reader table of their own then.
+    // So readers of the old file keep a reader table of their own.
     unlink((directory + "/lock.mdb").c_str());
     if (rename((apart + "/data.mdb").c_str(), file.c_str()) != 0) {
         return fail_errno("cannot put the mended database in the place of " + file);

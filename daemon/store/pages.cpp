@@ -27,7 +27,7 @@ constexpr int most_depth = 32;
 enum PageFlags : std::uint16_t { branch = 1, leaf = 2, overflow = 4, meta = 8 };
 enum NodeFlags : std::uint16_t { plain = 0, big = 1, sub = 2 };
 
-/// MDB_db: how a tree is found.
+/// MDB_db: the description of a tree.
 struct Tree {
     std::uint32_t pad;
     std::uint16_t flags;
@@ -54,7 +54,7 @@ struct Head {
 static_assert(sizeof(Head) == 136);
 
 template <typename T>
-T at(View bytes, std::size_t offset) { // the caller has checked that it is there
+T at(View bytes, std::size_t offset) { // the caller has checked the bounds
     T out;
     std::memcpy(&out, bytes.data() + offset, sizeof out);
     return out;
@@ -64,7 +64,7 @@ class Pages {
   public:
     explicit Pages(View file) : file_(file) {}
 
-    /// Throws nothing: the first damage ends the walk.
+    /// Returns the first damage; it ends the walk.
     std::optional<std::string> check() {
         if (!choose_head()) {
             return text_;
@@ -80,14 +80,14 @@ class Pages {
   private:
     enum class Kind { free, main, rows };
     struct Node {
-        std::uint32_t size; ///< of the value, or a part of the child's number
+        std::uint32_t size; ///< of the value, or part of the child's number
         std::uint16_t flags;
         View key;
-        std::size_t offset; ///< in the page, of all of it
-        std::size_t value;  ///< the same, of the value
-        std::size_t end;    ///< the same, of what is behind; LMDB rounds to even numbers
+        std::size_t offset; ///< of the node in the page
+        std::size_t value;  ///< of the value in the page
+        std::size_t end;    ///< of the node's end in the page; LMDB rounds to even numbers
     };
-    /// What a walk counts, as MDB_db does.
+    /// The counts of a walk, as in MDB_db.
     struct Counts {
         std::uint64_t branches = 0;
         std::uint64_t leaves = 0;
@@ -115,7 +115,7 @@ class Pages {
         const auto second = at<Head>(file_, page_size_ + head_size);
         head_ = second.transaction > first.transaction ? second : first;
         const auto older = std::min(first.transaction, second.transaction);
-        // Each commit writes the head whose number is even or odd as its own.
+        // Each commit writes the head whose number has the same parity as its own.
         const bool in_turn = head_.transaction - older == 1 && first.transaction % 2 == 0;
         if (!in_turn && head_.transaction != 0) {
             return bad("its two heads are not of commits in turn");
@@ -184,7 +184,7 @@ class Pages {
     }
 
     bool ascending(const View& before, const View& key, Kind kind) {
-        if (kind == Kind::free) { // numbers in the machine's order
+        if (kind == Kind::free) { // numbers in the machine's byte order
             return key.size() == 8 && before.size() == 8 &&
                    at<std::uint64_t>(before, 0) < at<std::uint64_t>(key, 0);
         }
@@ -208,7 +208,7 @@ class Pages {
         return kind != Kind::free || free_list(number, node, bytes);
     }
 
-    /// Takes note of pages that are called free; looked at when all others are known.
+    /// Notes the pages of the free list; checked once all other pages are known.
     bool free_list(std::uint64_t number, const Node& node, const View& bytes) {
         View list =
             node.flags == big
@@ -316,7 +316,7 @@ class Pages {
 
 std::optional<std::string> page_damage(const std::string& file) {
     if constexpr (sizeof(std::size_t) != 8 || std::endian::native != std::endian::little) {
-        return std::nullopt; // another layout: LMDB's own word has to do
+        return std::nullopt; // another layout: rely on LMDB's own checks
     }
     const Fd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     struct stat info {};

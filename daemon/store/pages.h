@@ -1,8 +1,8 @@
-// The pages of LMDB's file, looked at one by one: whether what LMDB will write next is safe.
+// Checks the pages of LMDB's file one by one, to make sure that LMDB's next write is safe.
 //
-// LMDB trusts its pages: a wrong one can end the process, and a page that is in use but stands in
-// the list of free ones is overwritten later. So the tree is walked here from the newest head, with
-// every number checked. The layout is that of liblmdb 0.9 (data version 1) with 64 bits.
+// LMDB trusts its pages: a wrong one can crash the process, and LMDB overwrites a used page that
+// the list of free pages names. So this walks the tree from the newest head and checks every
+// number. The layout is that of liblmdb 0.9 (data version 1) with 64 bits.
 #pragma once
 
 #include <optional>
@@ -10,7 +10,7 @@
 
 namespace egress::store {
 
-/// What is wrong with the pages of the file, which nobody may be writing; nullopt: nothing.
+/// What is wrong with the pages of the file, which must have no writer; nullopt: nothing.
 std::optional<std::string> page_damage(const std::string& file);
 
 } // namespace egress::store

@@ -1,7 +1,7 @@
-// Rows of the database: what is remembered of one (name, counted address, port, protocol).
+// Rows of the database: the state of one (name, counted address, port, protocol).
 //
-// Keys are versioned, typed and big-endian, so that LMDB's byte order is a meaningful order and a
-// later version can tell its own rows from old ones. Times on disk are wall-clock seconds.
+// Keys are versioned, typed and big-endian, so that LMDB's byte order is meaningful and a later
+// version can distinguish its rows from old ones. Times on disk are wall-clock seconds.
 //
 //   key    'r' 1  name-length name  family(4|6) address(4|16) prefix-length  protocol port(be16)
 //   value  1 state flags grow-length  strikes(be16) count nfail last since until (be32 each)
@@ -20,11 +20,11 @@
 namespace egress::store {
 
 inline constexpr std::size_t max_name = 63;    ///< bytes of a rule (set) name
-inline constexpr std::size_t max_reason = 256; ///< bytes of free text kept with a row
+inline constexpr std::size_t max_reason = 256; ///< bytes of free text in a row
 inline constexpr std::uint32_t until_forever = 0xffffffff;
 
 enum class State : std::uint8_t {
-    counting = 0,  ///< failures are counted, nothing is blocked
+    counting = 0,  ///< failures are counted, no block
     blocked = 1,   ///< a block is wanted (until `until`)
     releasing = 2, ///< the block is lifted; the firewall has not confirmed it
 };
@@ -53,27 +53,28 @@ struct Row {
     std::uint16_t port = 0;    ///< host byte order; 0: every port
     State state = State::counting;
     std::uint8_t flags = 0;
-    std::uint8_t grow_length = 0; ///< not 0: this block counts in the row of the enclosing prefix
+    std::uint8_t grow_length =
+        0; ///< not 0: this block counts for the enclosing prefix of this length
     std::uint32_t count = 0;
     std::uint32_t nfail = 0;   ///< of the rule that last decided; 0: "*"
     std::uint16_t strikes = 0; ///< blocks so far, for escalation
     std::uint32_t last = 0;    ///< wall-clock seconds of the last failure
     std::uint32_t since = 0;   ///< when the block began; 0: not blocked
-    std::uint32_t until = 0;   ///< blocked: when it ends; counting: when the row is forgotten;
-                               ///< until_forever: neither comes
+    std::uint32_t until = 0;   ///< blocked: when it ends; counting: when the row is deleted;
+                               ///< until_forever: never
     std::vector<Past> history; ///< only under rules with a window; at most max_history
-    std::string id;            ///< handle that the helper answered, if any
-    std::string reason;        ///< why, for people; already escaped
+    std::string id;            ///< the helper's handle; empty: none
+    std::string reason;        ///< for people; already escaped
     friend bool operator==(const Row&, const Row&) = default;
 };
 
-/// Appends to `out`, so that a batch is one buffer; names over max_name are cut.
+/// Appends to `out`, so that a batch is one buffer; cuts names at max_name.
 void encode_key(const Row& row, std::vector<std::uint8_t>& out);
 void encode_value(const Row& row, std::vector<std::uint8_t>& out);
-/// nullopt: the bytes are not a row of this version (the caller says which key). The value comes
-/// without its checksum (seal.h).
+/// nullopt: the bytes are not a row of this version (the caller reports the key). The value must
+/// come without its checksum (seal.h).
 std::optional<Row> decode(std::span<const std::uint8_t> key, std::span<const std::uint8_t> value);
-/// "egress 192.0.2.1 protocol 6 port 22", safe for a log; empty where the bytes are no key.
+/// "egress 192.0.2.1 protocol 6 port 22", escaped; empty: the bytes are no key.
 std::string key_text(std::span<const std::uint8_t> key);
 
 } // namespace egress::store

@@ -9,7 +9,7 @@ namespace {
 constexpr std::uint8_t seal_version = 1;
 
 std::uint32_t checksum(View key, View value) {
-    // The key's length goes first: else a longer key with a shorter value would be the same bytes.
+    // Include the key's length: else a longer key with a shorter value would give the same bytes.
     const std::array<std::uint8_t, 2> length = {static_cast<std::uint8_t>(key.size() >> 8),
                                                 static_cast<std::uint8_t>(key.size())};
     return crc32c(value, crc32c(key, crc32c(length)));

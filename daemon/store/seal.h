@@ -1,10 +1,9 @@
-// What tells a whole database from a damaged one: a checksum behind each value, and one record that
-// says how many rows there are and what their checksums add up to.
+// Detects a damaged database: a checksum after each value, and one record, the seal, with the
+// number of rows and the sum of their checksums.
 //
-// The checksum covers key and value, so that a row cannot stand in another one's place. The seal
-// covers what no row can say of itself: that it is missing, or that an older page of the file was
-// read in place of the newest. It lies in LMDB's main table, a page that every commit writes
-// anyway.
+// The checksum covers key and value, so that it detects a row in the place of another. The seal
+// detects missing rows, and an older page of the file in the place of the newest. It is in LMDB's
+// main table, a page that every commit writes anyway.
 //
 //   value  bytes  checksum(be32)
 //   seal   1  transaction(be64)  { count(be64) sum(be64) known }: rows, events, meta checksum(be32)
@@ -25,25 +24,25 @@ using View = std::span<const std::uint8_t>;
 
 inline constexpr std::size_t checksum_bytes = 4;
 
-/// Appends the checksum to a value that begins at `value` of `out`, and its key at `key`.
+/// Appends the checksum to `out`, where the key begins at `key` and the value at `value`.
 void append_checksum(Bytes& out, std::size_t key, std::size_t value);
-/// The same for one value that stands alone.
+/// The same for a value in a buffer of its own.
 void append_checksum(View key, Bytes& value);
-/// The value without its checksum; nullopt where that is wrong or missing.
+/// The value without its checksum; nullopt: the checksum is wrong or missing.
 std::optional<View> checked(View key, View value);
-/// What stands at a value's end, right or wrong; 0 where it is too short.
+/// The checksum at a value's end, right or wrong; 0: the value is too short.
 std::uint32_t checksum_of(View value);
 
-/// The tables that have one.
+/// The tables with checksums.
 enum class TableId : std::uint8_t { rows, events, meta };
 inline constexpr std::size_t tables = 3;
 inline constexpr std::array<const char*, tables> table_names = {"rows", "events", "meta"};
 
-/// Of one table: how many rows it has and what their checksums add up to.
+/// The number of rows of one table and the sum of their checksums.
 struct Sum {
     std::uint64_t count = 0;
     std::uint64_t sum = 0;
-    bool known = true; ///< false: a damaged row was replaced, and what it had added is not known
+    bool known = true; ///< false: a damaged row was replaced, so its share of the sum is unknown
 
     void add(std::uint32_t checksum) {
         ++count;
@@ -75,7 +74,7 @@ inline View view_of(const MDB_val& value) {
 inline View view_of(std::string_view text) {
     return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
-/// For calls of LMDB, which does not change what it is given.
+/// For calls of LMDB, which does not change its arguments.
 inline MDB_val value_of(View bytes) {
     return {bytes.size(), const_cast<std::uint8_t*>(bytes.data())};
 }

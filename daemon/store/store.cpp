@@ -49,8 +49,8 @@ std::span<const std::uint8_t> Batch::key_of(const Entry& entry) const {
 }
 
 void Batch::sort() {
-    // In key order the tree is walked once from left to right. Offsets grow, so the last word stays
-    // last.
+    // In key order LMDB walks the tree once from left to right. Offsets grow, so the last entry for
+    // a key stays last.
     std::ranges::sort(entries_, [this](const Entry& a, const Entry& b) {
         const auto left = key_of(a);
         const auto right = key_of(b);
@@ -177,7 +177,7 @@ int Store::write_others(Transaction& txn, const Batch& batch) {
 }
 
 Result<> Store::write(const Batch& batch) {
-    // A full map is only address space: grow it and try again. What the disk refuses is an error.
+    // A full map is only address space: grow it and try again. A full disk is an error.
     constexpr int most_growths = 16;
     int dead = 0;
     mdb_reader_check(env_.handle(), &dead); // a killed `dump` would pin old pages for ever

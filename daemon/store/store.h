@@ -1,9 +1,9 @@
-// Making rows durable without making anybody wait: one writer thread, one commit per batch.
+// Makes rows durable without blocking the loop: one writer thread, one commit per batch.
 //
 // The loop's thread fills a Batch while the writer is idle and submits it; the writer commits it in
-// one transaction (fsync included) and wakes the loop through fd(). Whatever changes meanwhile goes
-// into the next batch, so the commits grow with the load. A batch that cannot be written (disk
-// full) is kept and tried again; nothing behind it overtakes it.
+// one transaction (fsync included) and wakes the loop through fd(). Changes in the meantime go into
+// the next batch, so the commits grow with the load. A batch that cannot be written (disk full) is
+// kept and retried; later batches wait for it.
 #pragma once
 
 #include <atomic>
@@ -23,21 +23,21 @@
 
 namespace egress::store {
 
-/// Puts and deletions in one buffer. The last word on a key is the one that counts.
+/// Puts and deletions in one buffer. The last entry for a key wins.
 class Batch {
   public:
     /// Encodes the row as it is now.
     void put(const Row& row);
-    /// Only the key columns of the row matter.
+    /// Uses only the key fields of the row.
     void erase(const Row& row);
-    /// Adds the row's count to what the database has.
+    /// Adds the row's count to the one in the database.
     void count(EventRow row) { events_.push_back(std::move(row)); }
     /// Sets a key of "meta"; an empty value deletes it.
     void set_meta(std::string key, std::string value);
-    /// Everything of the other batch, behind what is here; rows only.
+    /// Appends the rows of the other batch, but neither its events nor its meta.
     void append(const Batch& other);
     void clear();
-    /// Bytes that it holds on to.
+    /// Bytes of allocated memory.
     std::size_t capacity() const { return bytes_.capacity() + entries_.capacity() * sizeof(Entry); }
     std::size_t size() const { return entries_.size(); }
     bool empty() const { return entries_.empty() && events_.empty() && metas_.empty(); }
@@ -60,33 +60,33 @@ class Batch {
 
 class Store {
   public:
-    /// What became of the batch that was submitted last.
+    /// The result of the last batch.
     struct Outcome {
         bool durable = false;
-        std::string error; ///< why not; the batch is kept
+        std::string error; ///< the reason if not durable; the batch is kept
     };
 
     static Result<std::unique_ptr<Store>> start(Env env);
-    /// Waits for the commit under way.
+    /// Waits for the current commit.
     ~Store();
 
     /// Readable when an outcome can be taken.
     int fd() const { return wake_.fd(); }
-    /// No batch is under way or waiting to be tried again.
+    /// True: no batch is in progress or awaits a retry.
     bool idle() const { return !busy_; }
-    /// Only while idle: swaps `batch` against an empty one whose memory is warm.
+    /// Only while idle: exchanges `batch` for an empty one that has its memory allocated.
     void submit(Batch& batch);
-    /// Nothing while the commit goes on. After a failure retry() must be called (later).
+    /// nullopt: the commit is in progress. After a failure call retry() later.
     std::optional<Outcome> take_outcome();
     void retry();
-    /// Only while idle: gives back the memory that a burst left in the batch.
+    /// Only while idle: frees the memory that a burst left in the batch.
     void shrink();
-    /// Waits for the batch under way (at shutdown).
+    /// Waits for the current batch (at shutdown).
     Outcome wait();
 
     const Env& env() const { return env_; }
     const EventTable::Counters& events() const { return events_.counters(); }
-    /// Rows that are set aside because they were damaged: when it was opened, and since.
+    /// Number of damaged rows set aside, at the start and since.
     std::uint64_t damaged() const { return env_.set_aside() + damaged_; }
 
   private:

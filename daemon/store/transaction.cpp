@@ -45,7 +45,7 @@ int Transaction::begin() {
     const int code = mdb_get(txn_, handles_.main, &key, &value);
     const auto found = code == 0 ? decode_seal(view_of(value)) : std::nullopt;
     seal_ = found.value_or(Seal{});
-    if (!found) { // it was good when the database was opened: the next opening counts anew
+    if (!found) { // it was intact at open(): the next open() counts again
         for (auto& sum : seal_.of) {
             sum.known = false;
         }
@@ -62,7 +62,7 @@ int Transaction::cursor_of(TableId table) {
     return cursor != nullptr ? 0 : mdb_cursor_open(txn_, handles_[table], &cursor);
 }
 
-/// The row that stands there no longer counts; one that is damaged is kept beside.
+/// Removes the existing row from the seal; sets it aside if it is damaged.
 int Transaction::take_out(TableId table, View key, View value) {
     if (checked(key, value)) {
         seal_[table].remove(checksum_of(value));

@@ -1,7 +1,7 @@
-// A write transaction that keeps the seal true (seal.h), and the table of what was damaged.
+// A write transaction that keeps the seal correct (seal.h), and the table of damaged rows.
 //
-// Whatever writes rows, events or meta goes through it. Codes are LMDB's. Damaged rows are moved to
-// the table "damaged", bytes and all, so that nothing of the administrator's is lost:
+// All writes of rows, events and meta use it. Codes are LMDB's. Damaged rows move to the table
+// "damaged" with all their bytes, so that the administrator loses no data:
 //
 //   key    number(be64), counted up
 //   value  1 time(be64) table-length table  key-length(be16) key  value-length(be32) value
@@ -16,12 +16,12 @@
 
 namespace egress::store {
 
-/// A row that is damaged, as it was found.
+/// A damaged row, with the bytes found.
 struct Damage {
     std::string table;
     Bytes key;
     Bytes value;
-    std::uint64_t time = 0; ///< when it was set aside, wall-clock seconds; 0: it was not yet
+    std::uint64_t time = 0; ///< when it was set aside, wall-clock seconds; 0: not yet
 };
 
 void encode(const Damage& damage, Bytes& out);
@@ -39,7 +39,7 @@ struct Handles {
 class Transaction {
   public:
     struct Got {
-        int code = 0;               ///< MDB_NOTFOUND: there is no such row
+        int code = 0;               ///< MDB_NOTFOUND: no such row
         std::optional<View> body{}; ///< valid until the next change
     };
 
@@ -49,25 +49,25 @@ class Transaction {
     Transaction& operator=(const Transaction&) = delete;
 
     int begin();
-    /// The same for a new database: there is no seal yet, and the handles come later.
+    /// The same for a new database, which has no seal yet; use() sets the handles later.
     int begin_first();
     void use(const Handles& handles) { handles_ = handles; }
-    /// The value has its checksum behind it.
+    /// The value must end with its checksum.
     int put(TableId table, View key, View value);
-    /// The same with a text that has none yet; an empty text erases.
+    /// The same for a text without a checksum; an empty text erases the key.
     int put_text(TableId table, std::string_view key, std::string_view text);
-    /// Succeeds where there is no such row.
+    /// Succeeds if there is no such row.
     int erase(TableId table, View key);
-    /// Sets a damaged row aside, and then finds none.
+    /// If the row is damaged, sets it aside and returns MDB_NOTFOUND.
     Got get(TableId table, View key);
     int clear(TableId table);
     int set_aside(const Damage& damage);
-    /// Ends the transaction, for better or worse.
+    /// Ends the transaction, even if it fails.
     int commit();
 
     MDB_txn* handle() const { return txn_; }
     MDB_dbi dbi(TableId table) const { return handles_[table]; }
-    /// Rows that were found damaged and set aside so far.
+    /// Number of damaged rows set aside so far.
     std::uint64_t damaged() const { return damaged_; }
     Seal& seal() { return seal_; }
 
