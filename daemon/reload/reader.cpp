@@ -9,9 +9,9 @@
 
 namespace egress {
 
-/// What the two threads share. The reading one keeps it when the daemon goes.
+/// Data that both threads share. The reading thread keeps it when the Reader is destroyed.
 struct Reader::Lane {
-    Bell ready;       ///< rings when something is done
+    Bell ready;       ///< rings when a read is done
     std::mutex mutex; ///< guards the rest
     std::condition_variable changed;
     std::deque<Read> waiting;

@@ -1,5 +1,5 @@
-// Reads the rules on a thread of its own: a list of a million lines takes a fifth of a second, and
-// the disk that it lies on may hang.
+// Reads the rules on its own thread: a list of a million lines takes a fifth of a second, and its
+// disk may hang.
 #pragma once
 
 #include <deque>
@@ -15,16 +15,17 @@ namespace egress {
 
 class Reader {
   public:
-    using Read = std::function<policy::Parsed()>; ///< on the thread; keeps nothing of the loop's
-    using Then = std::function<void(policy::Parsed&&)>; ///< in the loop
+    using Read =
+        std::function<policy::Parsed()>; ///< runs on the thread; must not use the loop's data
+    using Then = std::function<void(policy::Parsed&&)>; ///< runs in the loop
 
     explicit Reader(sd_event* event) : event_(event) {}
-    ~Reader(); ///< does not wait for a read that hangs: it ends with the process
+    ~Reader(); ///< does not wait for a hanging read, which ends with the process
 
-    /// Calls `then` with what `read` gives, in the order of the calls. Where no thread can be had
-    /// it reads at once.
+    /// Calls `then` with the result of `read`, in the order of the calls. Without a thread it reads
+    /// at once.
     void read(Read read, Then then);
-    std::size_t pending() const { return thens_.size(); } ///< that have not been called yet
+    std::size_t pending() const { return thens_.size(); } ///< reads not yet passed to their `then`
 
   private:
     struct Lane;
@@ -33,7 +34,7 @@ class Reader {
 
     sd_event* event_;
     std::shared_ptr<Lane> lane_;
-    std::deque<Then> thens_; ///< in the order of the reads; never the thread's to touch
+    std::deque<Then> thens_; ///< in the order of the reads; only the loop uses it
     Source source_;
 };
 

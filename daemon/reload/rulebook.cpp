@@ -21,7 +21,6 @@ namespace {
 
 constexpr const char* meta_key = "trial";
 
-/// A moment means nothing in another boot.
 Rulebook::Report failed(std::string text, bool misplaced) {
     Rulebook::Report report;
     report.parsed = true;
@@ -46,7 +45,7 @@ std::string Rulebook::file() const {
     return code ? conf_ : path.lexically_normal().string();
 }
 
-/// What the database says of a trial that a daemon before began.
+/// The trial of an earlier daemon that the database has.
 std::optional<Trial> Rulebook::trial_that_is_on() const {
     const auto text = keeper_.store().env().meta(meta_key);
     const auto kept = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json();
@@ -85,7 +84,7 @@ void Rulebook::begin(OnApplied done) {
     before_ = ledger_.policy();
     put_in_force(std::move(parsed.policy), [this, done](const ApplyOutcome& outcome) {
         if (outcome.applied == Applied::superseded) {
-            overtaken_ = done; // its time was over before it was in force
+            overtaken_ = done; // the trial ended before it was in force
         } else {
             done(outcome);
         }
@@ -171,8 +170,8 @@ void Rulebook::take_trial(Trial trial, policy::Parsed parsed, Done done,
                                  {"name", trial_->name},
                                  {"text", trial_->text}};
     const auto policy = std::make_shared<policy::Policy>(std::move(parsed.policy));
-    // First the disk: a daemon that is killed from here on must know that the rules are not to
-    // stay.
+    // Write to the disk first: after a kill from here on, the next daemon must know that these
+    // rules are temporary.
     keeper_.set_meta(meta_key, json_text(kept),
                      [this, policy, report, asker, number = ++trials_,
                       done = std::move(done)](bool durable) mutable {
@@ -204,10 +203,10 @@ void Rulebook::start_trial(policy::Policy policy, Report report, Done done,
             done(report);
         } else if (outcome.applied == Applied::lockout) {
             log::notice("trial", "{} is not tried out: {}", escape(trial_->name), outcome.error);
-            forget_trial(); // the rules before never went
+            forget_trial(); // the previous rules were never replaced
             done(report);
         } else if (ending_) {
-            done(report); // it was ended before it was in force, which goes on
+            done(report); // the trial ended before it was in force; its end continues
         } else {
             end_trial("it cannot be put in force",
                       [report, done](const ApplyOutcome&) { done(report); });
@@ -287,7 +286,7 @@ void Rulebook::tick() {
     }
 }
 
-/// Into the log and the status.
+/// Writes the result to the log and the status.
 void Rulebook::note(const Report& report) {
     state_.last_error.clear();
     for (const auto& diagnostic : report.diagnostics) {
@@ -304,7 +303,7 @@ void Rulebook::put_in_force(policy::Policy policy, OnApplied done,
     const auto fresh = std::make_shared<policy::Policy>(std::move(policy));
     const auto finish = [this, fresh, done = std::move(done)](const ApplyOutcome& outcome) {
         const auto applied = outcome.applied;
-        // The old [egress] with the new [local] would be rules that no one wrote.
+        // The old [egress] with the new [local] would be rules that the administrator never wrote.
         const bool old_stay = applied == Applied::lockout || applied == Applied::unavailable ||
                               ((applied == Applied::failed || applied == Applied::superseded) &&
                                enforcer_.in_force());

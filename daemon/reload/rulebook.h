@@ -1,12 +1,14 @@
-// The rules as a whole: read from the files, tried out, put in force, or not.
+// The rules as a whole: reads them from the files, tries them out, and puts them in force.
 //
-// New rules replace all sections or none. [egress] takes its time, as the kernel is filled with it
-// on a thread of its own: the other sections follow when it is in force. If the kernel side is
-// unavailable, the other sections are applied without [egress]; if only a thread is, nothing is.
+// New rules replace all sections or none. [egress] takes longer, because a thread of its own loads
+// it into the kernel: the other sections follow once it is in force. If the kernel side is
+// unavailable, the other sections are applied without [egress]; if only the thread is, nothing is
+// applied.
 //
-// A trial puts other rules in force for a time. Its text and its end are in the database before, so
-// that a daemon which starts meanwhile goes on with it, and one which starts later does not. When
-// it ends unconfirmed, the rules before come back as they were, not as their files are by then.
+// A trial puts other rules in force for a time. Their text and end are stored in the database
+// first, so that a daemon that starts meanwhile continues the trial, and one that starts later does
+// not. If it ends unconfirmed, the previous rules return as they were, not as their files are by
+// then.
 #pragma once
 
 #include <cstdint>
@@ -24,31 +26,31 @@
 
 namespace egress {
 
-/// What is known of the rules in force and of the last try to replace them.
+/// The rules in force, and the last attempt to replace them.
 struct RulesState {
     std::vector<std::string> files;
     std::int64_t loaded = 0; ///< wall-clock seconds
-    std::string last_error;  ///< of the last reload; empty where it went well
+    std::string last_error;  ///< of the last reload; empty: it succeeded
 };
 
-/// Rules that are in force for a time: `text` in the place of what the first rules file holds.
+/// Rules in force for a time: `text` instead of the content of the first rules file.
 struct Trial {
-    std::string name; ///< what messages call the text
+    std::string name; ///< the name of the text in messages
     std::string text;
     Moment until = never;
 };
 
 class Rulebook {
   public:
-    static constexpr Seconds most_seconds = 24 * 60 * 60; ///< of a trial
+    static constexpr Seconds most_seconds = 24 * 60 * 60; ///< longest trial
 
-    /// What became of new rules.
+    /// The result for new rules.
     struct Report {
         bool parsed = false; ///< no errors among the diagnostics
         std::vector<policy::Diagnostic> diagnostics;
-        bool misplaced = false; ///< asked for what does not fit to whether there is a trial
-        /// Whether all is in force; not tried where not parsed. A lockout's lines are among the
-        /// diagnostics.
+        bool misplaced = false; ///< the request does not fit: there is a trial, or there is none
+        /// Whether all rules are in force; only attempted if parsed. The diagnostics include the
+        /// lines of a lockout.
         ApplyOutcome force;
     };
     using Done = std::function<void(const Report&)>;
@@ -56,25 +58,26 @@ class Rulebook {
     Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper, Reader& reader,
              std::string conf);
 
-    /// Puts the rules in force with which the ledger began, or those of the trial that is on.
+    /// Puts in force the ledger's initial rules, or those of the current trial.
     void begin(OnApplied done);
-    // Each calls `done` once, now or when the files are read, within Enforcer::patience and a
-    // commit from then on.
-    /// New rules from the files, or the old ones. With an asker, the next two refuse lockouts.
+    // Each of the following calls `done` once: now, or within Enforcer::patience and a commit after
+    // the files are read.
+    /// Applies the files' rules, or keeps the old ones. With an asker, reload() and try_out()
+    /// refuse lockouts.
     void reload(Done done, std::optional<bpf::Asker> asker = {});
-    /// `trial.until` says when it ends.
+    /// Starts a trial that ends at `trial.until`.
     void try_out(Trial trial, Done done, std::optional<bpf::Asker> asker = {});
-    /// The trial's rules are those of the file by now: they stay.
+    /// Makes the trial's rules permanent; the file has them by now.
     void confirm(Done done);
     /// Ends the trial at once.
     void go_back(Done done);
-    /// Once a second.
+    /// Call once a second.
     void tick();
 
     const RulesState& state() const { return state_; }
     const std::optional<Trial>& trial() const { return trial_; }
-    std::size_t reading() const { return reader_.pending(); } ///< new rules on their way
-    std::string file() const;                                 ///< of the rules, as an absolute path
+    std::size_t reading() const { return reader_.pending(); } ///< reads in progress
+    std::string file() const;                                 ///< absolute path of the rules file
     /// "conf" -> "conf.d".
     static std::string directory_of(const std::string& conf) { return conf + ".d"; }
 
@@ -99,10 +102,10 @@ class Rulebook {
     std::string conf_;
     RulesState state_;
     std::optional<Trial> trial_;
-    OnApplied overtaken_;      ///< who waits for the start, when the trial ended before it
-    bool ending_ = false;      ///< the rules before are on their way back
-    std::uint64_t trials_ = 0; ///< begun so far
-    policy::Policy before_;    ///< the rules that come back after a trial
+    OnApplied overtaken_;      ///< the start's callback if the trial ended before it
+    bool ending_ = false;      ///< the previous rules are being restored
+    std::uint64_t trials_ = 0; ///< started so far
+    policy::Policy before_;    ///< the rules to restore after a trial
 };
 
 } // namespace egress
