@@ -10,7 +10,7 @@ namespace {
 
 using store::State;
 
-/// A repeat offender is remembered at least this long after a block ends (seconds).
+/// Strikes are kept for at least this long after a block ends (seconds).
 constexpr Seconds least_memory = 24 * 60 * 60;
 
 std::uint32_t add_saturating(std::uint32_t count, std::uint32_t more) {
@@ -29,8 +29,8 @@ std::uint32_t total(const Past& past) {
                            [](std::uint32_t sum, const auto& entry) { return sum + entry.second; });
 }
 
-/// Exact up to max_history failures at different times; beyond it the oldest two entries merge at
-/// the later time, so that a failure may count a little too long but never too short.
+/// Exact up to max_history failures at different times; then merges the oldest two entries at the
+/// later time, so that a failure may count a little too long but never too short.
 void remember(Past& past, Moment now, std::uint32_t failures) {
     const auto added = static_cast<std::uint16_t>(std::min<std::uint32_t>(failures, 0xffff));
     if (!past.empty() && past.back().first == pack(now) && past.back().second <= 0xffff - added) {
@@ -51,7 +51,7 @@ std::uint32_t counted_after(const policy::EffectiveRule& rule, const Count& befo
     const bool windowed = rule.window != forever;
     std::uint32_t count = before.count;
     if (windowed) {
-        if (past.empty() && count > 0) { // counted before the rule had a window
+        if (past.empty() && count > 0) { // counted when the rule had no window
             remember(past, before.last, count);
         }
         prune(past, rule.window, now);
@@ -67,7 +67,7 @@ std::uint32_t counted_after(const policy::EffectiveRule& rule, const Count& befo
     return add_saturating(count, added);
 }
 
-/// When a count that blocks nobody is forgotten.
+/// When a counting row is deleted.
 Moment forgotten_at(const policy::EffectiveRule& rule, const Count& counted) {
     const Seconds age = rule.window != forever ? rule.window : rule.disable;
     const Seconds memory = counted.strikes > 0 ? std::max(age, least_memory) : age;
@@ -99,13 +99,13 @@ Seconds block_time(const policy::EffectiveRule& rule, std::uint16_t strikes) {
     if (rule.disable == forever) {
         return forever;
     }
-    constexpr double ceiling = 1e15; // far past any clock, exact in a double
+    constexpr double ceiling = 1e15; // beyond any clock, exact in a double
     double seconds = static_cast<double>(rule.disable);
     for (int i = 1; i < strikes && seconds < ceiling && rule.escalate_percent > 100; ++i) {
         seconds = seconds * rule.escalate_percent / 100.0;
     }
     const auto time = static_cast<Seconds>(std::min(seconds, ceiling));
-    // `max` bounds what escalation adds; it never shortens the time that the rule itself names.
+    // `max` bounds the escalation; it never shortens the rule's own time.
     return std::max(rule.disable, std::min(time, rule.max));
 }
 
@@ -128,8 +128,7 @@ Outcome decide(const policy::EffectiveRule& rule, const Count& before, Past& pas
         return outcome;
     }
     if (rule.limited && next.count >= rule.nfail) {
-        // Strikes are kept only where they mean something: without escalation nothing is
-        // remembered.
+        // Keep strikes only under a rule with escalation.
         const bool escalates = rule.escalate_percent > 100;
         next.strikes =
             static_cast<std::uint16_t>(escalates ? std::min(before.strikes + 1, 0xffff) : 0);
@@ -140,7 +139,7 @@ Outcome decide(const policy::EffectiveRule& rule, const Count& before, Past& pas
         outcome.effect = Effect::block;
         return outcome;
     }
-    // A releasing row goes on being released; its count starts again beside that.
+    // A releasing row stays so; its count starts again meanwhile.
     next.until = before.state == State::releasing ? never : forgotten_at(rule, next);
     return outcome;
 }

@@ -1,7 +1,7 @@
-// The decision: (rule, what is counted, report, now) -> (what is counted then, what to do).
+// The decision: (rule, count, report, now) -> (new count, effect).
 //
-// Pure: no clock, no table, no firewall. Everything that happens to a row because of a report, or
-// because its deadline passed, is worked out here.
+// Pure: no clock, no table, no firewall. It computes every change of a row by a report or a
+// deadline.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +22,15 @@ struct Count {
     std::uint16_t strikes = 0;
     Moment last = 0;
     Moment since = 0;     ///< of the block; 0: none
-    Moment until = never; ///< blocked: end of the block; counting: when the row is forgotten
+    Moment until = never; ///< blocked: end of the block; counting: when the row is deleted
 };
 
 enum class Effect : std::uint8_t {
     none,   ///< only the count changed
     block,  ///< a block begins
-    extend, ///< a standing block now ends later
+    extend, ///< an existing block now ends later
     lift,   ///< the block ends now
-    forget, ///< nothing is left to remember
+    forget, ///< the row can be deleted
 };
 
 struct Outcome {
@@ -38,15 +38,14 @@ struct Outcome {
     Effect effect = Effect::none;
 };
 
-/// `past` is the row's failure history, read and kept up where the rule has a window (else
-/// ignored).
+/// `past` is the row's failure history; read and updated if the rule has a window, else ignored.
 Outcome decide(const policy::EffectiveRule& rule, const Count& now_counted, Past& past,
                Action action, Moment now);
 
-/// What becomes of a row whose `until` has passed.
+/// The outcome for a row whose `until` has passed.
 Outcome expire(const Count& counted);
 
-/// What becomes of a releasing row when the firewall has confirmed that the block is gone.
+/// The outcome for a releasing row once the firewall has confirmed the removal of the block.
 Outcome released(const Count& counted, Moment now);
 
 /// Time of the block that follows `strikes` (>= 1) blocks under this rule; `forever` for "*".

@@ -1,4 +1,4 @@
-// What the ledger and the firewall say to each other of one block.
+// One block, as the ledger and the firewall exchange it.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ struct Element {
     Prefix address;
     std::uint8_t protocol = 0;
     std::uint16_t port = 0;
-    Seconds seconds = forever; ///< that remain
+    Seconds seconds = forever; ///< remaining
     bool reject = false;
-    std::string id; ///< helper's handle, if it gave one
+    std::string id; ///< the helper's handle; empty: none
 };
 
 } // namespace egress

@@ -14,7 +14,7 @@ namespace {
 using store::State;
 
 constexpr std::size_t default_rows = 1'000'000;
-constexpr std::size_t most_kills = 4096; // waiting; under a flood the block itself comes first
+constexpr std::size_t most_kills = 4096; // queued; under a flood the block itself comes first
 
 std::size_t rows_of(const policy::Policy& policy) {
     return policy.settings.rows ? static_cast<std::size_t>(*policy.settings.rows) : default_rows;
@@ -51,7 +51,8 @@ void Ledger::replace(policy::Policy policy) {
 bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const {
     const policy::Trusted* const line = matcher_->trusted(uid);
     if (line == nullptr) {
-        return uid == 0; // root may say anything; its service is unknown, so only "*" lines match
+        return uid ==
+               0; // root may report anything; its service is unknown, so only "*" lines match
     }
     local.address = line->location.prefix ? line->location.prefix->base : Address();
     local.port = line->location.port.value_or(0);
@@ -64,11 +65,11 @@ bool Ledger::is_known(std::uint32_t uid) const {
     return uid == 0 || owners_.contains(uid);
 }
 
-/// Whether the remote came to this port by itself. A socket proves whom it is connected to; that
-/// the other side began is only certain where the reporter could not choose the port: any user can
-/// bind a port of his own and connect from it to whom he likes. Who else listens there proves
-/// nothing: a second uid of the same person can, and so can a server that started after a socket
-/// of the reporter's was bound. The maker of a socket cannot be faked.
+/// True if the remote opened the connection to this port. A socket proves its peer, but that the
+/// peer opened the connection is certain only if the reporter could not choose the port: any user
+/// can bind a port and connect from it to any address. Another listener on the port proves nothing:
+/// it may be a second uid of the same person, or a server that started after the reporter bound its
+/// socket. The maker of a socket cannot be faked.
 bool Ledger::proves_knock(const Report& report, const policy::Rule& rule) const {
     if (!report.by_socket || report.uid == 0 || rule.owner == report.uid ||
         report.local.port < unprivileged_port_ || report.maker == 0) {
@@ -116,7 +117,7 @@ void Ledger::report(const Report& report) {
             return;
         }
     } else if (rule.window == forever) {
-        table_.drop_past(id); // counted under a rule that had a window once
+        table_.drop_past(id); // counted under an earlier rule with a window
     }
     static thread_local Past no_past;
     no_past.clear();
@@ -128,7 +129,7 @@ void Ledger::report(const Report& report) {
     apply(id, outcome);
     if (outcome.effect == Effect::block) {
         begin_block(id, rule);
-        say_block(id, rule, report);
+        log_block(id, rule, report);
     } else if (log::threshold() >= log::Level::debug) {
         log::debug("counted", "{}: {}/{} ({}) {}", rule.counted.text(), outcome.next.count,
                    rule.nfail, policy::print(*rule.local), escape(report.message));
@@ -216,7 +217,7 @@ void Ledger::begin_block(RowId id, const policy::EffectiveRule& rule) {
     join_group(id, rule);
 }
 
-void Ledger::say_block(RowId id, const policy::EffectiveRule& rule, const Report& report) {
+void Ledger::log_block(RowId id, const policy::EffectiveRule& rule, const Report& report) {
     const TableRow& row = table_[id];
     const Seconds time = row.until == never32 ? forever : unpack(row.until) - unpack(row.since);
     const std::string text =
@@ -249,7 +250,7 @@ void Ledger::join_group(RowId id, const policy::EffectiveRule& rule) {
         return;
     }
     table_[id].grow_length = rule.grow.length;
-    // The group counts blocked members as its failures: the same decision serves it.
+    // The group counts blocked members as failures, so the same decision applies.
     policy::EffectiveRule group_rule = rule;
     group_rule.limited = true;
     group_rule.nfail = rule.grow.count;
@@ -260,7 +261,7 @@ void Ledger::join_group(RowId id, const policy::EffectiveRule& rule) {
     table_[group_id].nfail = rule.grow.count;
     apply(group_id, outcome);
     if (outcome.next.state == State::counting) {
-        table_.set_deadline(group_id, never); // it goes with its last member, not by age
+        table_.set_deadline(group_id, never); // it ends with its last member, not by age
     }
     if (outcome.effect == Effect::block) {
         TableRow& row = table_[group_id];
@@ -352,8 +353,8 @@ Result<store::Row> Ledger::block(const ManualBlock& request) {
 }
 
 std::size_t Ledger::unblock(const ManualUnblock& request) {
-    // Rare and by a person, so a walk over the rows is affordable: an address may stand in many
-    // sets.
+    // An address may be in many sets. Operators unblock rarely, so a walk over all rows is
+    // affordable.
     std::size_t lifted = 0;
     for (RowId id = 0; id < table_.rows_end(); ++id) {
         const TableRow& row = table_[id];

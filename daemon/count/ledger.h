@@ -1,4 +1,4 @@
-// The ledger: applies reports, deadlines and the operator's word to the rows.
+// The ledger: applies reports, deadlines and the operator's requests to the rows.
 //
 // It owns the table and the rules, and knows neither the disk nor the firewall: what changed waits
 // in a list that the keeper (store) takes from, and in the feeds of those who follow blocks. All on
@@ -26,17 +26,17 @@
 
 namespace egress {
 
-/// What the operator asks for.
+/// The operator's request for a block.
 struct ManualBlock {
     std::string name; ///< empty: the standard name
     Prefix address;
     std::uint8_t protocol = 0;
     std::uint16_t port = 0;
     Seconds seconds = forever;
-    std::string reason; ///< already checked to be printable
+    std::string reason; ///< must be printable
 };
 
-/// Which rows an unblock means; what is not given matches all.
+/// Selects rows to unblock; nullopt: any.
 struct ManualUnblock {
     Prefix address;
     std::optional<std::string> name;
@@ -55,16 +55,17 @@ class Ledger final : public TrustedReporters {
         std::uint64_t matched = 0;
         std::uint64_t unmatched = 0;
         std::uint64_t forgeable = 0; ///< matched, but the address may be forged: not counted
-        std::uint64_t unproved = 0;  ///< matched, but the reporter chose the port: not counted
+        std::uint64_t unproved =
+            0; ///< matched, but the reporter could choose the port: not counted
         std::uint64_t failures = 0;
         std::uint64_t successes = 0;
         std::uint64_t blocks = 0;
         std::uint64_t extended = 0;
         std::uint64_t lifted = 0;
         std::uint64_t expired = 0;
-        std::uint64_t evicted = 0;    ///< counting rows that went under pressure
-        std::uint64_t table_full = 0; ///< reports that found no room (every row blocks)
-        std::uint64_t killed = 0;     ///< requests to cut live connections
+        std::uint64_t evicted = 0;    ///< counting rows removed from a full table
+        std::uint64_t table_full = 0; ///< reports without room (every row blocks)
+        std::uint64_t killed = 0;     ///< requests to close connections
     };
 
     Ledger(const Clock& clock, const Interfaces& interfaces, Options options,
@@ -72,9 +73,9 @@ class Ledger final : public TrustedReporters {
 
     // Reports and time.
     void report(const Report& report);
-    /// Below it only root opens ports (net.ipv4.ip_unprivileged_port_start).
+    /// Only root may open ports below it (net.ipv4.ip_unprivileged_port_start).
     void set_unprivileged_port(std::uint16_t port) { unprivileged_port_ = port; }
-    /// Applies deadlines that have passed, at most `most`; true: more are due.
+    /// Applies at most `most` expired deadlines; true: more are due.
     bool expire(std::size_t most);
     /// The next deadline, or `never`.
     Moment next_deadline() const;
@@ -91,12 +92,12 @@ class Ledger final : public TrustedReporters {
 
     // The store's side.
     void load(const store::Row& row);
-    /// Moves up to `most` changes into the batch, oldest first.
+    /// Moves at most `most` changes into the batch, oldest first.
     void collect(store::Batch& batch, std::size_t most);
-    /// Gives back what a burst left in the queues.
+    /// Frees memory that a burst left in the queues.
     void shrink();
     bool changed() const { return !dirty_.empty() || !erased_.empty(); }
-    /// Grows by one with every change; collected() follows it.
+    /// Grows by one with every change; collected() is the number of the last one collected.
     std::uint64_t change_number() const { return pushed_; }
     std::uint64_t collected() const { return collected_; }
 
@@ -105,22 +106,22 @@ class Ledger final : public TrustedReporters {
     BlockFeed& follow_blocks();
     /// Addresses whose live connections are to be cut.
     std::optional<Key> next_kill();
-    /// What the firewall should hold for the key; nothing: it should hold nothing.
+    /// The element that the firewall should have for the key; nullopt: none.
     std::optional<Element> wanted(const Key& key) const;
-    /// Fills `out` for one row without allocating where its strings have room; false: not wanted.
+    /// Fills `out` for one row, without allocation if its strings have room. False: not wanted.
     bool wanted(RowId row, Element& out) const;
     Element element(const Key& key) const;
-    /// The firewall holds it (or holds it no longer).
+    /// The firewall confirmed that it has (or no longer has) the element.
     void confirm(const Key& key, bool present, std::string_view id);
-    /// The firewall refused to hold it.
+    /// The firewall refused the element.
     void deny(const Key& key);
-    /// Nothing is known to be in force any more (the firewall starts afresh).
+    /// Marks all blocks as not confirmed, because the firewall starts again.
     void distrust();
     /// Puts every row into the feed that the firewall has not confirmed.
     void add_pending(BlockFeed& feed) const;
     /// A block found in the firewall that nobody remembers: a crash came before its commit.
     void adopt(const Element& element);
-    /// Every set name that rules or rows use.
+    /// All set names that rules or rows use.
     std::vector<std::string> names() const;
 
     const Table& table() const { return table_; }
@@ -141,7 +142,7 @@ class Ledger final : public TrustedReporters {
     void join_group(RowId id, const policy::EffectiveRule& rule);
     void leave_group(const TableRow& member);
     void begin_block(RowId id, const policy::EffectiveRule& rule);
-    void say_block(RowId id, const policy::EffectiveRule& rule, const Report& report);
+    void log_block(RowId id, const policy::EffectiveRule& rule, const Report& report);
     void lift(RowId id);
     void forget(RowId id);
     void mark(RowId id);
@@ -152,7 +153,7 @@ class Ledger final : public TrustedReporters {
     const Interfaces& interfaces_;
     Options options_;
     std::uint16_t unprivileged_port_ = 1024;
-    std::unordered_set<std::uint32_t> owners_; ///< that the rules name
+    std::unordered_set<std::uint32_t> owners_; ///< uids that the rules name
     Intern names_;
     Intern reasons_;
     std::unordered_map<const policy::Rule*, std::uint16_t> rule_reasons_;
@@ -163,7 +164,7 @@ class Ledger final : public TrustedReporters {
     std::size_t releasing_ = 0;
     std::size_t in_force_ = 0;
 
-    /// Rows to make durable, each with the change number that put it there: oldest first.
+    /// Rows to make durable, each with the number of its change, oldest first.
     std::deque<std::pair<RowId, std::uint64_t>> dirty_;
     store::Batch erased_;
     std::uint64_t pushed_ = 0;

@@ -1,4 +1,4 @@
-// Small translations between rows and decisions, for the ledger's own files.
+// Conversions between rows and decisions, for the ledger's files.
 #pragma once
 
 #include "daemon/count/decide.h"

@@ -1,4 +1,4 @@
-// The ledger's dealings with the firewall: what is wanted, what is confirmed, what was found.
+// The ledger's side of the firewall: wanted, confirmed and adopted blocks.
 #include <algorithm>
 #include <cassert>
 
@@ -64,7 +64,7 @@ void Ledger::confirm(const Key& key, bool present, std::string_view handle) {
     }
     TableRow& row = table_[id];
     if (present && row.state == State::releasing && !handle.empty()) {
-        table_.set_id(id, handle); // the removal will need it
+        table_.set_id(id, handle); // needed for the removal
         mark(id);
     } else if (present && row.state == State::blocked) {
         const bool known = (row.flags & store::in_force) != 0;
@@ -115,7 +115,7 @@ void Ledger::adopt(const Element& element) {
         Key::of(names_.number(element.name), element.address, element.protocol, element.port);
     RowId id = table_.find(key);
     if (id != no_row && table_[id].state == State::releasing) {
-        return; // lifted; the firewall had not followed yet
+        return; // lifted; the firewall had not yet removed it
     }
     if (id == no_row && (id = row_for(key)) == no_row) {
         return;
@@ -124,13 +124,13 @@ void Ledger::adopt(const Element& element) {
     const Moment now = clock_.now();
     const Moment until = after(now, element.seconds);
     if (counted.state == State::blocked) {
-        if (until > counted.until) { // an extension was on its way to the disk
+        if (until > counted.until) { // a crash came before the extension was durable
             counted.until = until;
             apply(id, Outcome{counted, Effect::none});
         }
         return;
     }
-    // Known as counting, or not at all: the block was on its way to the disk.
+    // The row is counting or new: a crash came before the block was durable.
     counted.count = std::max(counted.count, table_[id].nfail);
     counted.state = State::blocked;
     counted.last = now;

@@ -1,4 +1,4 @@
-// The ledger's dealings with the store: rows to and from their durable form.
+// The ledger's side of the store: converts rows to and from their durable form.
 #include <algorithm>
 
 #include "daemon/count/ledger.h"
@@ -22,8 +22,8 @@ std::int32_t boot32(const Clock& clock, std::uint32_t wall) {
     return wall == store::until_forever ? never32 : pack(clock.from_wall(wall));
 }
 
-/// A wall clock that stands wrong at start (1970, no battery) must not stretch a time: what remains
-/// is never more than the whole span that the row was given.
+/// A wrong wall clock at start (1970, no battery) must not lengthen a block: the remaining time is
+/// never more than the row's whole span.
 Moment deadline_of(const Clock& clock, const store::Row& stored) {
     if (stored.until == store::until_forever) {
         return never;
@@ -117,7 +117,7 @@ void Ledger::collect(store::Batch& batch, std::size_t most) {
         dirty_.pop_front();
         TableRow& row = table_[id];
         row.dirty = false;
-        if (row.used) { // else it went meanwhile, and its deletion is in the batch
+        if (row.used) { // else it was removed meanwhile, and the batch has its deletion
             row.stored = true;
             snapshot(id, scratch_);
             batch.put(scratch_);

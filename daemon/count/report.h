@@ -1,6 +1,6 @@
-// A report of a log-in, verified: what the ledger counts.
+// A verified report of a log-in: the ledger counts these.
 //
-// report/verify.h makes it of a message and what the kernel says of the socket that came with it.
+// report/verify.h makes it from a message and the kernel's data about the socket that came with it.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,12 @@
 
 namespace egress {
 
-/// What a server reported, without the flag.
+/// The action of a report, without EGRESS_VERIFIED.
 enum class Action : std::uint8_t { ok = 0, fail = 1, abusive = 2, bad_user = 3 };
 
 struct Report {
     Action action = Action::ok;
-    /// The remote may have forged its address: counts only where a rule says so.
+    /// The remote may have forged its address: counts only if a rule allows it.
     bool forgeable = false;
     Endpoint local;
     Endpoint remote;
@@ -23,17 +23,19 @@ struct Report {
     int protocol = 0;
     std::uint32_t uid = 0;
     std::int32_t pid = 0;
-    bool by_socket = false;   ///< a socket came with it
+    bool by_socket = false;   ///< a socket came with the report
     std::uint32_t maker = 0;  ///< uid that opened or accepted that socket
-    std::string_view message; ///< as sent, unescaped; valid while the message's buffer is
+    std::string_view message; ///< as sent, unescaped; valid as long as the message's buffer
 };
 
-/// Who may report without a descriptor of its own: fills the service, or returns false.
+/// The uids that may report without a descriptor, and those with reserved lanes.
 class TrustedReporters {
   public:
     virtual ~TrustedReporters() = default;
+    /// Fills in the service that the uid may report for. False: it may not.
     virtual bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const = 0;
-    /// Root, and each uid that a line of the rules names as owner: lanes are reserved for it.
+    /// True for root and each uid that a line of the rules names as owner: they have reserved
+    /// lanes.
     virtual bool is_known(std::uint32_t uid) const = 0;
 };
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t first_index = 1024;
 
-/// Keyed, because remote addresses choose the keys: splitmix64's finaliser over the three words.
+/// Seeded, because remote hosts choose the keys: splitmix64's finaliser over the three words.
 std::uint64_t hash_of(const Key& key, std::uint64_t seed) {
     std::array<std::uint64_t, 3> words{};
     std::memcpy(words.data(), &key, sizeof key);
@@ -46,7 +46,8 @@ Moment unpack(std::int32_t seconds) {
 
 Table::Table(std::size_t capacity) : index_(first_index, no_row), capacity_(capacity) {
     if (getrandom(&seed_, sizeof seed_, GRND_NONBLOCK) != sizeof seed_) {
-        seed_ = reinterpret_cast<std::uintptr_t>(this); // early boot: still unknown to the remote
+        seed_ = reinterpret_cast<std::uintptr_t>(
+            this); // early boot: the remote does not know it either
     }
 }
 
@@ -107,7 +108,7 @@ void Table::remove(RowId row) {
     unlink(row);
     drop_past(row);
     drop_id(row);
-    // Deletion without tombstones: what follows in the same run of slots moves up.
+    // Deletion without tombstones: the following slots of the same run move up.
     const std::size_t mask = index_.size() - 1;
     std::size_t hole = slot_of((*this)[row].key);
     for (std::size_t slot = (hole + 1) & mask; index_[slot] != no_row; slot = (slot + 1) & mask) {

@@ -1,8 +1,8 @@
-// The rows in memory: what is counted and blocked now, found by key, by age and by deadline.
+// The rows in memory, for counts and blocks; found by key, by age and by deadline.
 //
-// A row is 76 bytes in a chunk that never moves; an open-addressed index of row numbers finds it by
-// key, a heap orders the deadlines, a list orders the rows that block nobody by the time they were
-// last touched (the first of the list is the first to go when the table is full). Nothing scans.
+// A row is 76 bytes in a chunk that never moves. An open-addressed index of row numbers finds it by
+// key, a heap orders the deadlines, and a list orders the counting rows by their last use (a full
+// table evicts the first of the list). No operation scans the rows.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@
 
 namespace egress {
 
-/// What state belongs to. 24 bytes without holes, so it can be hashed as it lies.
+/// Key of a row. 24 bytes without holes, so that its bytes can be hashed directly.
 struct Key {
     std::array<std::uint8_t, 16> address{}; ///< network order, IPv4 mapped, host bits zero
     policy::NameId name = 0;
@@ -74,14 +74,13 @@ class Table {
   public:
     explicit Table(std::size_t capacity);
 
-    RowId find(const Key& key) const; ///< no_row where there is none
+    RowId find(const Key& key) const; ///< no_row: none
     TableRow& operator[](RowId row) { return chunks_[row / chunk_rows][row % chunk_rows]; }
     const TableRow& operator[](RowId row) const {
         return chunks_[row / chunk_rows][row % chunk_rows];
     }
 
-    /// A new row in state counting; the key must not be there. Never fails: room is the caller's
-    /// care.
+    /// A new row in state counting; the key must not exist. Never fails: the caller ensures room.
     RowId add(const Key& key);
     void remove(RowId row);
 
@@ -89,23 +88,23 @@ class Table {
     std::size_t capacity() const { return capacity_; }
     void set_capacity(std::size_t rows) { capacity_ = rows; }
     bool full() const { return size_ >= capacity_; }
-    /// The counting row that was touched longest ago; no_row where every row blocks.
+    /// The least recently used counting row; no_row: every row blocks.
     RowId oldest_counting() const { return oldest_; }
-    /// Number of row numbers handed out so far: `0 .. rows_end()-1` may be `used`.
+    /// Number of row numbers allotted so far: `0 .. rows_end()-1` may be `used`.
     RowId rows_end() const { return end_; }
 
-    /// Moves a row to the young end of the list by age; takes blocked rows out of it.
+    /// Moves a counting row to the young end of the list by age; removes other rows from it.
     void refresh(RowId row);
     /// Sets `until` and the row's place among the deadlines.
     void set_deadline(RowId row, Moment until);
-    /// The row whose deadline comes first, if any deadline stands.
+    /// The row with the first deadline; nullopt: no row has one.
     std::optional<RowId> first_deadline() const;
 
     Past& past(RowId row);
     void drop_past(RowId row);
     const Past* find_past(RowId row) const;
 
-    /// The helper's handle for the row; empty where it gave none.
+    /// The helper's handle for the row; empty: none.
     const std::string& id(RowId row) const;
     void set_id(RowId row, std::string_view id);
     void drop_id(RowId row);
