@@ -19,8 +19,8 @@ namespace egress::lane {
 
 namespace {
 
-constexpr std::size_t most_fds = 253;             // SCM_MAX_FD: no message brings more
-constexpr std::size_t own_fds = connections + 32; // numbers for connections and for ourselves
+constexpr std::size_t most_fds = 253;             // SCM_MAX_FD: no message carries more
+constexpr std::size_t own_fds = connections + 32; // for connections and for the lane itself
 constexpr std::size_t most_at_once = 32;          // messages in one system call
 
 /// The ancillary data that came with one message.
@@ -53,7 +53,7 @@ int option(int fd, int name) {
     return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
-/// Closing it waits for nobody: UDP, or another internet socket that does not linger.
+/// True if close() cannot wait: UDP, or another internet socket that does not linger.
 bool closes_at_once(int fd, const Finding& found) {
     if (found.by_socket && found.protocol == IPPROTO_UDP) {
         return true;
@@ -83,7 +83,7 @@ class Lane {
         for (;;) {
             auto got = channel_.receive<Request>();
             if (!got) {
-                _exit(0); // the daemon is gone, or has given us up
+                _exit(0); // the daemon is gone, or has given up this lane
             }
             waste_.clear();
             if (got->body.kind == Request::Kind::discard) {
@@ -96,8 +96,8 @@ class Lane {
     }
 
   private:
-    // Room for credentials and every descriptor that a message can bring: what finds no room the
-    // kernel closes in our name.
+    // Room for credentials and every descriptor that a message can carry: the kernel closes those
+    // without room in our name.
     struct alignas(cmsghdr) Control {
         std::array<char, CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(most_fds * sizeof(int))> bytes;
     };
@@ -106,7 +106,7 @@ class Lane {
         board_.read = 0;
         board_.judged = 0;
         board_.done = 0;
-        // A connection that found no number here stays unread, and is wanted again.
+        // A connection without a free number here stays unread; the daemon sends it again.
         const std::size_t sent = std::min<std::size_t>(request.connections, board_.of.size());
         std::fill_n(board_.of.begin(), sent, Stretch{});
         const std::size_t count = std::min(connections.size(), sent);
@@ -138,7 +138,7 @@ class Lane {
             stretch.dry = got < static_cast<int>(room);
             for (int i = 0; i < got; ++i) {
                 mmsghdr& header = headers_[static_cast<std::size_t>(i)];
-                // A message of length 0 carries credentials, the end of the stream (every slot
+                // A message of length 0 carries credentials; the end of the stream (and every slot
                 // after it) does not.
                 if (header.msg_len == 0 && header.msg_hdr.msg_controllen == 0) {
                     stretch.ended = true;
@@ -151,7 +151,7 @@ class Lane {
         }
     }
 
-    /// Messages that came; 0 where there is none, or only an error that says nothing of the queue.
+    /// Number of received messages; 0: none, or an error that does not concern the queue.
     int receive(int connection, std::size_t first, std::size_t room) {
         for (std::size_t i = 0; i < room; ++i) {
             vectors_[i] = {board_.slot[first + i].bytes.data(),
@@ -202,7 +202,7 @@ class Lane {
             refused.refusal = refusal_of(fault);
             return refused;
         }
-        // Truncated: a descriptor more was sent, and there was no number left for it.
+        // Truncated: another descriptor was sent, but there was no free number for it.
         const bool lost = (header.msg_hdr.msg_flags & MSG_CTRUNC) != 0;
         if (came.fds.size() > 1 || (came.fds.empty() && lost)) {
             refused.refusal = lost && came.fds.empty() ? Refusal::lost_fd : Refusal::many_fds;
@@ -213,9 +213,9 @@ class Lane {
 
     Channel channel_;
     Board& board_;
-    std::size_t at_once_ = 1;   // messages in one system call: each may bring most_fds
+    std::size_t at_once_ = 1;   // messages per system call: each may carry most_fds
     std::size_t late_most_ = 0; // descriptors
-    std::vector<int> late_;     // what may be slow to close
+    std::vector<int> late_;     // descriptors that may be slow to close
     std::vector<Fd> waste_;     // connections to discard
     std::vector<Control> controls_;
     std::array<iovec, most_at_once> vectors_{};

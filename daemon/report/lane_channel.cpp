@@ -31,7 +31,7 @@ void close_all(std::vector<Fd>& fds) {
                           [](Fd& fd) { fd.release(); });
         }
     }
-    fds.clear(); // and the others by themselves
+    fds.clear(); // closes the others one by one
 }
 
 bool Channel::send_bytes(std::span<const std::byte> bytes, std::span<const int> fds) const {

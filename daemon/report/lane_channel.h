@@ -1,4 +1,4 @@
-// One end of the pair between the daemon and a process of its own: a struct a message, with
+// One end of the socket pair between the daemon and its child process: one struct per message, with
 // descriptors.
 #pragma once
 
@@ -12,12 +12,12 @@
 
 namespace egress::lane {
 
-/// Closes what lies there, numbers in a row with one system call, and leaves nothing.
+/// Closes all and empties the vector; consecutive numbers take one system call.
 void close_all(std::vector<Fd>& fds);
 
 class Channel {
   public:
-    static constexpr std::size_t most_fds = 128; ///< in one message
+    static constexpr std::size_t most_fds = 128; ///< per message
 
     Channel() = default;
     explicit Channel(Fd fd) : fd_(std::move(fd)) {}
@@ -28,13 +28,13 @@ class Channel {
         std::vector<Fd> fds;
     };
 
-    /// False: the other end is gone, or its queue is full. Never waits where the socket does not.
+    /// False: the other end is gone, or its queue is full. Never waits on a non-blocking socket.
     template <typename Body>
     bool send(const Body& body, std::span<const int> fds) const {
         static_assert(std::is_trivially_copyable_v<Body>);
         return send_bytes(std::as_bytes(std::span(&body, 1)), fds);
     }
-    /// Nothing: the other end is gone, or (non-blocking) there is no message.
+    /// nullopt: the other end is gone, or (non-blocking) there is no message.
     template <typename Body>
     std::optional<Message<Body>> receive() const {
         static_assert(std::is_trivially_copyable_v<Body>);
@@ -44,8 +44,7 @@ class Channel {
         }
         return message;
     }
-    /// The same, from an end that sends no descriptors. What it sends all the same the kernel
-    /// drops.
+    /// The same without room for descriptors; the kernel drops any that come.
     template <typename Body>
     std::optional<Body> receive_plain() const {
         Body body{};

@@ -17,14 +17,14 @@ namespace egress::lane {
 
 namespace {
 
-/// What is sent with the two descriptors of a lane.
+/// The body of the message with the two descriptors of a lane.
 struct Order {
     char nothing = 0;
 };
 
 constexpr int channel_fd = 3;
 
-/// Leaves only `channel`, as descriptor 3, and the null device as the first three.
+/// Keeps only `channel`, as descriptor 3, and the null device as the first three.
 void keep_only(int channel) {
     if (channel != channel_fd) {
         dup2(channel, channel_fd);
@@ -42,7 +42,7 @@ void keep_only(int channel) {
     close(null);
 }
 
-/// It reads what strangers send and needs no right for that.
+/// Drops all rights: a lane reads messages of strangers and needs none.
 void give_up_rights() {
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
@@ -59,13 +59,13 @@ void raise_files() {
     }
 }
 
-/// What asks the daemon to stop must not stop us: it has reports read to its end, and then we end
-/// with it.
+/// A signal that stops the daemon must not stop the lanes: the daemon reads reports until its end,
+/// and then the lanes end with it.
 void ignore_signals() {
     for (const int number : {SIGHUP, SIGINT, SIGTERM, SIGPIPE}) {
         std::signal(number, SIG_IGN);
     }
-    std::signal(SIGCHLD, SIG_IGN); // lanes that end leave nothing behind
+    std::signal(SIGCHLD, SIG_IGN); // reaps lanes by itself
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -73,7 +73,7 @@ void ignore_signals() {
 
 [[noreturn]] void spawn_for_ever() {
     prctl(PR_SET_NAME, "egressd-lanes");
-    setsid(); // what a terminal sends is for the daemon
+    setsid(); // signals of the terminal are for the daemon
     ignore_signals();
     raise_files();
     give_up_rights();

@@ -1,5 +1,5 @@
-// Makes lanes (lane.h): a small process, started before the daemon has opened anything, that forks
-// them. So no lane ever inherits the database, a listening socket or another lane's end.
+// Starts lanes (lane.h): a small process, started before the daemon opens anything, forks them. So
+// no lane inherits the database, a listening socket or another lane's end.
 #pragma once
 
 #include "daemon/base/result.h"
@@ -10,12 +10,12 @@ namespace egress::lane {
 class Spawner {
   public:
     Spawner() = default; ///< spawns nothing
-    /// Forks the process. To be called before threads, sockets and the database exist; it ends when
-    /// this object (or its process) is gone.
+    /// Forks the process. Call it before threads, sockets and the database exist. The process ends
+    /// with this object (or its process).
     static Result<Spawner> start();
 
-    /// A lane that serves `socket` and writes to `board`, which stay the caller's. False: the
-    /// spawner is gone or busy. That the fork failed shows as the end of the lane's pair.
+    /// Starts a lane that serves `socket` and writes to `board`; the caller keeps both. False: the
+    /// spawner is gone or busy. A failed fork shows as the end of the lane's pair.
     bool spawn(int socket, int board) const;
 
   private:

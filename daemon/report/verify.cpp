@@ -25,7 +25,7 @@ std::optional<Endpoint> peer_of(int fd) {
     return getpeername(fd, address, &length) == 0 ? Endpoint::from(address, length) : std::nullopt;
 }
 
-/// The common protocols have one type each, which saves a system call per report.
+/// The common protocols have one type each: this saves a system call per report.
 int type_of(int fd, int protocol) {
     switch (protocol) {
     case IPPROTO_TCP:
@@ -37,7 +37,8 @@ int type_of(int fd, int protocol) {
     }
 }
 
-/// Others have a number in the port's place that any user may choose, such as a ping socket's.
+/// Other protocols have a number instead of the port that any user may choose, such as a ping
+/// socket's.
 bool has_ports(int protocol) {
     switch (protocol) {
     case IPPROTO_TCP:
@@ -51,7 +52,7 @@ bool has_ports(int protocol) {
     }
 }
 
-/// An IPv6 address cannot arrive on an IPv4 socket, nor IPv4 on an IPv6 socket that refuses it.
+/// An IPv6 address cannot arrive on an IPv4 socket, nor an IPv4 address on an IPV6_V6ONLY socket.
 bool can_arrive(const Address& address, int fd, int domain) {
     if (domain == AF_INET) {
         return address.is_v4();
@@ -59,9 +60,9 @@ bool can_arrive(const Address& address, int fd, int domain) {
     return !address.is_v4() || option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
 }
 
-/// What names a network namespace to the kernel (Linux 5.14); 0 where it cannot say.
+/// The kernel's cookie of a socket's network namespace (Linux 5.14); 0: not supported.
 std::uint64_t namespace_of(int fd) {
-    constexpr int netns_cookie = 71; // SO_NETNS_COOKIE, younger than the C library's headers
+    constexpr int netns_cookie = 71; // SO_NETNS_COOKIE, which the C library's headers lack
     std::uint64_t cookie = 0;
     socklen_t length = sizeof cookie;
     return getsockopt(fd, SOL_SOCKET, netns_cookie, &cookie, &length) == 0 ? cookie : 0;
@@ -75,8 +76,8 @@ std::uint64_t own_namespace() {
     return cookie;
 }
 
-/// The owner of a socket's inode: who called socket(2) or accept(2), with the file system's uid of
-/// that moment. A user can give his own away only to uids of his own.
+/// The owner of a socket's inode: the file system uid of the caller of socket(2) or accept(2). A
+/// user can pass the ownership only to uids of his own.
 std::uint32_t maker_of(int fd) {
     struct stat its {};
     return fstat(fd, &its) == 0 ? its.st_uid : static_cast<std::uint32_t>(-1);
@@ -100,13 +101,13 @@ Refusal examine_socket(int fd, Finding& found) {
     found.by_socket = true;
     found.protocol = option(fd, SOL_SOCKET, SO_PROTOCOL);
     if (found.protocol == IPPROTO_MPTCP) {
-        found.protocol = IPPROTO_TCP; // what the packets carry, and what rules say
+        found.protocol = IPPROTO_TCP; // the protocol in the packets and in the rules
     }
     found.type = type_of(fd, found.protocol);
     if (!has_ports(found.protocol) || found.type == SOCK_RAW) {
         return Refusal::wrong_protocol;
     }
-    if (found.sender.uid != 0) { // root's word is good for both
+    if (found.sender.uid != 0) { // root is trusted in both
         found.other_namespace = own_namespace() != 0 && namespace_of(fd) != own_namespace();
         found.maker = maker_of(fd);
     }
@@ -129,7 +130,7 @@ bool is_trusted(std::uint32_t uid, const TrustedReporters& trusted) {
     return trusted.service_of(uid, local, type, protocol);
 }
 
-/// No descriptor: the address is what the reporter says, and the rules must trust it to say so.
+/// No descriptor: the address comes from the reporter, whom the rules must trust.
 Verdict without_fd(Report report, const Finding& found, const TrustedReporters& trusted) {
     if (!trusted.service_of(report.uid, report.local, report.type, report.protocol)) {
         return Refusal::no_fd;
@@ -141,9 +142,9 @@ Verdict without_fd(Report report, const Finding& found, const TrustedReporters& 
     return report;
 }
 
-/// A socket without a peer: an unconnected datagram socket may bring the address; so may a stream
-/// socket, from those who could have reported without any: one that listens, or whose connection
-/// was reset before we read of it.
+/// A socket without a peer: the message may give the address for an unconnected datagram socket. It
+/// may also for a stream socket that listens, or whose connection was reset before the lane read
+/// the message, but only from reporters that need no descriptor.
 Verdict without_peer(Report report, const Finding& found, const TrustedReporters& trusted) {
     const bool datagram = report.type == SOCK_DGRAM;
     if (!datagram && ((!found.listens && !found.says) || !is_trusted(report.uid, trusted))) {
@@ -215,9 +216,8 @@ std::variant<Report, Refusal> conclude(const Finding& found, std::string_view me
     report.by_socket = found.by_socket;
     report.maker = found.maker;
     report.message = message;
-    // In a network namespace of his own, any user is root and has any address he likes; what its
-    // sockets say proves nothing, unless root (a container's server) or a trusted reporter vouches
-    // for it.
+    // In his own network namespace a user is root and may have any address: its sockets prove
+    // nothing, unless root (a container's server) or a trusted reporter vouches for them.
     if (found.other_namespace && report.uid != 0 && !is_trusted(report.uid, trusted)) {
         return Refusal::other_namespace;
     }

@@ -1,11 +1,11 @@
-// A message from the report socket -> a Report that is verified, or the reason why it is none.
+// A message from the report socket -> a verified Report, or the reason for its refusal.
 //
-// The fd is the proof: addresses, port and type come from the kernel. What the message itself says
-// of an address is used only where the kernel cannot know it, and only from reporters who may.
+// The fd is the proof: addresses, port and type come from the kernel. The address in the message is
+// used only if the kernel cannot know it, and only from reporters that the rules trust.
 //
-// In two steps, because asking a stranger's descriptor may wait without end: a lane (lane.h) calls
-// examine(), which asks the kernel; the loop calls conclude(), which asks the rules and nobody
-// else.
+// It has two steps, because a system call on a stranger's descriptor may wait for ever: a lane
+// (lane.h) calls examine(), which queries the kernel; the loop calls conclude(), which uses only
+// the rules.
 #pragma once
 
 #include <array>
@@ -20,7 +20,7 @@
 
 namespace egress {
 
-/// Why a message is no report. Each kind is counted by name (refusal_names).
+/// Why a message is refused. Each kind is counted by name (refusal_names).
 enum class Refusal : std::uint8_t {
     too_short,
     too_long,
@@ -30,19 +30,20 @@ enum class Refusal : std::uint8_t {
     bad_action,
     bad_address,
     no_credentials,
-    no_fd,            ///< no descriptor, and the reporter is not trusted to have none
-    lost_fd,          ///< a descriptor was sent, and we had no number left for it
+    no_fd,            ///< no descriptor, and the rules do not trust the reporter without one
+    lost_fd,          ///< a descriptor was sent, but we had no free number for it
     many_fds,         ///< more than one descriptor
     not_a_socket,     ///< a pipe, a file
     not_inet,         ///< AF_UNIX and others
     unbound,          ///< a socket without a local port
-    not_connected,    ///< a stream socket that has no peer
-    listening,        ///< a listening socket from a reporter who is not trusted
-    no_address,       ///< nobody knows the remote address
-    wrong_family,     ///< the address cannot have come in on that socket
-    other_namespace,  ///< a socket of another network namespace, where its maker may be any address
-    wrong_protocol,   ///< a protocol number that no packet carries
-    stuck,            ///< what came with it kept its lane waiting, and the lane was given up
+    not_connected,    ///< a stream socket without a peer
+    listening,        ///< a listening socket from an untrusted reporter
+    no_address,       ///< neither kernel nor message has the remote address
+    wrong_family,     ///< the address cannot arrive on that socket
+    other_namespace,  ///< a socket of another network namespace, where its maker may have any
+                      ///< address
+    wrong_protocol,   ///< not a protocol number of packets
+    stuck,            ///< its descriptor blocked its lane, and the lane was given up
     unusable_address, ///< 0.0.0.0 or ::
     count_,
 };
@@ -55,26 +56,26 @@ inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::
                      "no_address", "wrong_family",    "other_namespace", "wrong_protocol",
                      "stuck",      "unusable_address"};
 
-/// What came with the message, as the kernel says.
+/// The sender of a message, from the kernel.
 struct Sender {
     std::uint32_t uid = 0;
     std::int32_t pid = 0;
 };
 
-/// What a lane found out about one message. Plain bytes: it crosses a shared mapping.
+/// The result of a lane for one message. Plain bytes: it crosses a shared mapping.
 struct Finding {
-    Refusal refusal = Refusal::count_; ///< count_: none that needs no rules
+    Refusal refusal = Refusal::count_; ///< count_: not refused so far; conclude() still may
     bool has_sender = false;
     Sender sender;
     Action action = Action::ok;
     bool verified = false;  ///< EGRESS_VERIFIED
-    bool by_socket = false; ///< a socket came with it; all below but `said` is of that socket
-    bool connected = false; ///< `remote` is the kernel's word
+    bool by_socket = false; ///< a socket came with it; the fields below except `said` are of it
+    bool connected = false; ///< `remote` comes from the kernel
     bool listens = false;
-    bool speaks_said = true;      ///< an address like `said` can come in on it
-    bool other_namespace = false; ///< not of the daemon's own network namespace
-    bool says = false;            ///< the record brings an address ...
-    bool said_well = false;       ///< ... which is `said`
+    bool speaks_said = true;      ///< the family of `said` can arrive on it
+    bool other_namespace = false; ///< not in the daemon's network namespace
+    bool says = false;            ///< the record has an address ...
+    bool said_well = false;       ///< ... which is valid and in `said`
     Endpoint local;
     Endpoint remote;
     Endpoint said;
@@ -84,11 +85,11 @@ struct Finding {
     std::uint16_t message_length = 0;
 };
 
-/// Asks the kernel about a decoded record and at most one descriptor (-1: none), which stays the
-/// caller's. May wait for as long as a holder of the descriptor likes.
+/// Queries the kernel about a decoded record and its descriptor (-1: none), which the caller keeps.
+/// May wait as long as a holder of the descriptor likes.
 Finding examine(const wire::Record& record, int fd, const Sender& sender);
 
-/// Makes a Report of a finding by what the rules allow. `message` is the record's text.
+/// Turns a finding into a Report if the rules allow it. `message` is the record's text.
 std::variant<Report, Refusal> conclude(const Finding& finding, std::string_view message,
                                        const TrustedReporters& trusted);
 
