@@ -22,7 +22,7 @@ class Fields {
 
     enum class Kind : std::uint8_t { text, path, document };
 
-    /// `body` must outlive this.
+    /// `body` must outlive this object.
     explicit Fields(const nlohmann::json& body) : body_(body) {}
     Fields(nlohmann::json&&) = delete;
 
@@ -48,9 +48,9 @@ class Fields {
     std::optional<std::uint8_t> protocol(const char* key);
 
     bool has(const char* key) const { return find(key) != nullptr; }
-    /// Remembers what is wrong with a field, unless something was wrong before.
+    /// Stores the error of a field, unless there is one already.
     void wrong(std::string_view key, std::string_view what);
-    /// An error where something was wrong.
+    /// The first error, if any.
     Result<> good() const;
 
   private:

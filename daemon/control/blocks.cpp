@@ -20,7 +20,7 @@ constexpr Seconds most_seconds = Seconds{100} * 366 * 24 * 60 * 60;
 constexpr const char* not_durable =
     "done, but the database cannot be written, so it would not outlive a restart";
 
-/// The columns that block and unblock share.
+/// The fields that block and unblock share.
 ManualUnblock read_target(Fields& fields) {
     ManualUnblock target;
     const auto address = fields.text("addr");
@@ -94,8 +94,8 @@ void unblock(Parts& parts, const Request& request, const Answer& answer) {
     });
 }
 
-/// Rows in pieces, a bounded number of rows looked at for each, so that a million rows never hold
-/// the loop.
+/// Sends rows in pieces and visits a bounded number of rows for each, so that a million rows never
+/// block the loop.
 void list_blocks(Parts& parts, const Request& request, const Answer& answer) {
     const std::string state = request.argument("state").value_or("all");
     if (state != "all" && state != "blocked" && state != "counting") {
@@ -107,8 +107,8 @@ void list_blocks(Parts& parts, const Request& request, const Answer& answer) {
         if (!std::exchange(opened, true)) {
             out += '[';
         }
-        RowId looked = 0;
-        for (; next < table.rows_end() && looked < rows_per_piece; ++next, ++looked) {
+        RowId visited = 0;
+        for (; next < table.rows_end() && visited < rows_per_piece; ++next, ++visited) {
             const bool blocked = table[next].state == store::State::blocked;
             if (!table[next].used || (state == "blocked" && !blocked) ||
                 (state == "counting" && table[next].state != store::State::counting)) {

@@ -1,4 +1,4 @@
-// The verbs of /v1/blocks: blocks listed, made and ended by hand.
+// The verbs of /v1/blocks: list, make and end blocks by hand.
 #pragma once
 
 #include "daemon/control/parts.h"

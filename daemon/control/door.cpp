@@ -11,8 +11,8 @@ namespace egress {
 
 namespace {
 
-constexpr int most_each_turn = 16;      // connections: the loop has more to do
-constexpr std::size_t most_turned = 32; // that wait for their close
+constexpr int most_each_turn = 16;      // connections: the loop has other work
+constexpr std::size_t most_turned = 32; // connections that await their close
 
 } // namespace
 

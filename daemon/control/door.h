@@ -1,7 +1,7 @@
-// The door of the control socket: accepts connections, and lets in those that have room.
+// The door of the control socket: accepts connections, and admits those within their shares.
 //
-// One that has none is answered with 503 and its reason, and closed a moment later: at once would
-// be before a client has written its request, which would cost it the answer.
+// It answers the others with 503 and the reason, and closes them a moment later: if it closed them
+// before the client has written its request, the client would lose the answer.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +19,13 @@ namespace egress {
 
 class Door {
   public:
-    /// Takes over a connection that may come in.
+    /// Takes over an admitted connection.
     using Admit = std::function<void(Fd)>;
 
-    /// `shares` says what room there is, and is told by others who comes and goes.
+    /// The door only reads `shares`; others enter and remove connections.
     static Result<std::unique_ptr<Door>> open(sd_event* event, Fd listener, const Shares& shares,
                                               Admit admit);
-    /// Once a second.
+    /// Call once a second.
     void tick();
     std::uint64_t turned_away() const { return turned_away_; }
 
@@ -47,7 +47,7 @@ class Door {
     std::uint64_t turned_away_ = 0;
 };
 
-/// An answer in HTTP/1.1, for a connection that ends with it. `text` is a text without quotes.
+/// An HTTP/1.1 answer that ends the connection. `text` must have no quotes.
 std::string last_words(std::string_view status, std::string_view text);
 
 } // namespace egress

@@ -33,7 +33,7 @@ std::optional<gid_t> egress_group() {
     return found != nullptr ? std::optional(entry.gr_gid) : std::nullopt;
 }
 
-/// Whether the peer is in the group, by its credentials at connect().
+/// True if the peer is in the group, by its credentials at connect().
 bool in_group(int fd, gid_t group, gid_t primary) {
     if (primary == group) {
         return true;
@@ -54,7 +54,7 @@ bool in_group(int fd, gid_t group, gid_t primary) {
 
 } // namespace
 
-/// One request and its answer. Lives until MHD says that the request is over.
+/// One request and its answer. Lives until MHD completes the request.
 struct Control::Exchange {
     Control* control = nullptr;
     MHD_Connection* connection = nullptr;
@@ -64,11 +64,11 @@ struct Control::Exchange {
     bool suspended = false;
     std::optional<Response> response;
     Producer producer;
-    std::string spill; // what the producer gave and the socket has not taken
+    std::string spill; // produced bytes that the socket has not taken
     std::size_t spilled = 0;
     bool finished = false;
-    bool feeding = false; // the producer may have nothing yet
-    Source hangup;        // of a feed's peer: MHD does not look at it while it is suspended
+    bool feeding = false;            // the producer may have no data yet
+    Source hangup;                   // of a feed's peer: MHD does not poll it while it is suspended
     std::shared_ptr<Exchange*> self; // empty pointer inside: the client is gone
 };
 
@@ -118,7 +118,7 @@ Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, co
     std::unique_ptr<Control> control(new Control(clock, std::move(handler)));
     control->event_ = event;
     control->group_ =
-        egress_group(); // once: a look-up may ask the network, and the loop never waits
+        egress_group(); // once: the look-up may use the network, and the loop never waits
     if (auto started = control->start_http(); !started) {
         return std::unexpected(started.error());
     }
@@ -154,11 +154,11 @@ Control::~Control() {
     ready_.reset();
     timeout_.reset();
     if (http_ != nullptr) {
-        // MHD ends the whole process over a connection that is suspended when it stops.
+        // MHD aborts the process if a connection is suspended when it stops.
         for (MHD_Connection* const connection : std::exchange(suspended_, {})) {
             MHD_resume_connection(connection);
         }
-        // The end of a stream takes it several rounds: its last piece, the end mark, the close.
+        // MHD needs several rounds to end a stream: the last piece, the end mark, the close.
         for (int round = 0; round < 4; ++round) {
             MHD_run(http_);
         }
@@ -180,11 +180,11 @@ void Control::pump() {
 }
 
 void Control::admit(Fd connection) {
-    sockaddr_un nobody{};
-    nobody.sun_family = AF_UNIX;
-    // It closes the connection, whatever becomes of it.
-    MHD_add_connection(http_, connection.release(), reinterpret_cast<sockaddr*>(&nobody),
-                       sizeof nobody);
+    sockaddr_un unnamed{};
+    unnamed.sun_family = AF_UNIX;
+    // MHD closes the connection, even on failure.
+    MHD_add_connection(http_, connection.release(), reinterpret_cast<sockaddr*>(&unnamed),
+                       sizeof unnamed);
     work_ = true;
     pump();
 }
@@ -196,7 +196,7 @@ Control::Peer* Control::arrive(MHD_Connection* connection) {
     peer->fd = info->connect_fd;
     ucred from{};
     socklen_t length = sizeof from;
-    getsockopt(peer->fd, SOL_SOCKET, SO_PEERCRED, &from, &length); // the door has asked before
+    getsockopt(peer->fd, SOL_SOCKET, SO_PEERCRED, &from, &length); // the door did this, too
     peer->uid = from.uid;
     peer->until = clock_.now() + request_seconds;
     shares_.enter(peer->uid);
@@ -238,7 +238,7 @@ void Control::tick() {
             [[maybe_unused]] const auto sent =
                 send(peer->fd, answer.data(), answer.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
         }
-        shutdown(peer->fd, SHUT_RDWR); // which the server sees, and closes it
+        shutdown(peer->fd, SHUT_RDWR); // MHD notices and closes it
         peer->until = never;
     }
 }
@@ -325,7 +325,7 @@ void Control::watch_peer(Exchange& exchange) {
     if (info == nullptr) {
         return;
     }
-    // No events are asked for: a hang-up is always told.
+    // No events requested: epoll always reports a hang-up.
     exchange.hangup = watch(event_, info->connect_fd, 0, [&exchange](std::uint32_t) {
                           sd_event_source_set_enabled(exchange.hangup.get(), SD_EVENT_OFF);
                           exchange.finished = true;

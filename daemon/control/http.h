@@ -1,12 +1,11 @@
-// The control socket: HTTP/1.1 and JSON, in the same loop as everything else.
+// The control socket: HTTP/1.1 and JSON on the daemon's loop.
 //
-// This file speaks HTTP: it checks the peer, collects a bounded body, finds the route and sends the
-// answer. What the routes mean stands in routes.h, and who comes in is the door's
-// (door.h).
+// This file handles HTTP: it checks the peer, collects a bounded body and sends the answer of the
+// handler. routes.h has the routes; door.h admits connections.
 //
-// Each connection has a time: for its request to be complete, for each piece of an answer to be
-// taken. One that waits for the daemon, or for events, has all the time in the world; they all
-// count towards their user's share.
+// A connection has a time limit for completing its request and for taking each piece of an answer.
+// While it waits for the daemon or for events it has none. Every connection counts towards its
+// user's share.
 #pragma once
 
 #include <functional>
@@ -34,11 +33,11 @@ namespace egress {
 struct Request {
     std::string method;
     std::string path;
-    std::vector<std::pair<std::string, std::string>> query; ///< arguments, as they came
+    std::vector<std::pair<std::string, std::string>> query; ///< arguments, as received
     std::string body;
     std::uint32_t uid = 0; ///< of the peer, from the kernel
     std::uint32_t gid = 0; ///< the same
-    std::uint32_t pid = 0; ///< the same; 0: it is in a pid namespace that is not seen from here
+    std::uint32_t pid = 0; ///< the same; 0: it is in a pid namespace invisible to the daemon
 
     /// The first value of a query argument; nullopt: absent.
     std::optional<std::string> argument(std::string_view name) const;
@@ -50,26 +49,26 @@ struct Response {
     const char* type = "application/json";
 };
 
-/// A body made piece by piece: appends to `out`, returns false after the last piece.
+/// Makes a body piece by piece: appends to `out`, returns false after the last piece.
 using Producer = std::function<bool(std::string& out)>;
 
-/// Has the producer of a feed asked again; nothing happens where the peer is gone.
+/// Has the producer of a feed called again; no effect if the peer is gone.
 using Wake = std::function<void()>;
 
-/// Exactly one of these is called, once, now or later.
+/// The handler calls exactly one of these, once, now or later.
 struct Answer {
     std::function<void(Response)> send;
     std::function<void(Producer)> stream; ///< 200, application/json
-    /// 200, application/x-ndjson, for as long as the peer and the daemon are there. A producer that
-    /// appends nothing has nothing yet. It is destroyed when the peer goes.
+    /// 200, application/x-ndjson, until the peer or the daemon ends. A producer that appends
+    /// nothing has no data yet. It is destroyed when the peer leaves.
     std::function<Wake(Producer)> feed;
 };
 
 class Control {
   public:
     static constexpr Shares::Limits limits = {128, 24, 32};
-    static constexpr Seconds request_seconds = 10; ///< for the head of a request, and for its body
-    static constexpr Seconds piece_seconds = 30;   ///< for a piece of an answer; between requests
+    static constexpr Seconds request_seconds = 10; ///< for the head of a request and for its body
+    static constexpr Seconds piece_seconds = 30; ///< for a piece of an answer, and between requests
 
     using Handler = std::function<void(const Request&, Answer)>;
 
@@ -78,11 +77,11 @@ class Control {
                                                   Handler handler);
     ~Control();
 
-    /// Makes the socket: 0660, group "egress" where that group exists.
+    /// Makes the socket: 0660, group "egress" if that group exists.
     static Result<Fd> listen(const std::string& path);
-    /// Runs what is due; called at the end of every turn of the loop.
+    /// Runs pending work; call it at the end of every turn of the loop.
     void pump();
-    /// Once a second: closes what has taken too long.
+    /// Call once a second: closes connections that exceed their time limits.
     void tick();
 
     const Shares& shares() const { return shares_; }
@@ -91,12 +90,12 @@ class Control {
 
   private:
     struct Exchange;
-    /// A connection, for as long as it is there.
+    /// An open connection.
     struct Peer {
         int fd = -1;
         std::uint32_t uid = 0;
         Moment until = never;
-        bool requesting = true; ///< nothing of an answer was sent
+        bool requesting = true; ///< no part of an answer was sent
     };
     Control(const Clock& clock, Handler handler) : clock_(clock), handler_(std::move(handler)) {}
     Result<> start_http();
@@ -127,8 +126,8 @@ class Control {
     Source timeout_;
     bool work_ = false;
     bool stopping_ = false;
-    std::set<MHD_Connection*> suspended_; ///< wait for their answer
-    std::optional<gid_t> group_;          ///< "egress", where it exists
+    std::set<MHD_Connection*> suspended_; ///< connections that await their answer
+    std::optional<gid_t> group_;          ///< "egress"; nullopt: no such group
 };
 
 } // namespace egress

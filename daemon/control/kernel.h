@@ -1,4 +1,4 @@
-// The verbs of the kernel's hooks: explained, tested, watched, taken out.
+// The verbs of the kernel's hooks: explain, test, watch, detach.
 #pragma once
 
 #include "daemon/control/parts.h"
@@ -6,7 +6,7 @@
 namespace egress::verbs {
 
 void explain(Parts& parts, const Request& request, const Answer& answer);
-/// The caller, and no other process, becomes the one that tests the hooks.
+/// Makes the caller the only process that may test the hooks.
 void selftest(Parts& parts, const Request& request, const Answer& answer);
 void end_selftest(Parts& parts, const Request& request, const Answer& answer);
 void watch(Parts& parts, const Request& request, const Answer& answer);

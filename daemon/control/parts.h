@@ -1,4 +1,4 @@
-// The daemon's parts, as far as the control API uses them.
+// The parts of the daemon that the control API uses.
 #pragma once
 
 #include <functional>
@@ -34,7 +34,7 @@ struct Parts {
     std::string database; ///< its directory
     std::string helper;   ///< path of the program
     Moment started = 0;
-    /// Reads the rules files again, and tells the service manager meanwhile.
+    /// Reads the rules files again, and informs the service manager meanwhile.
     std::function<void(Rulebook::Done, std::optional<bpf::Asker>)> reload;
 };
 

@@ -15,7 +15,7 @@ using nlohmann::json;
 
 namespace {
 
-/// The address as the hooks see it: the kernel connects the unspecified one to itself.
+/// The address that the hooks see: the kernel connects the unspecified one to itself.
 std::array<std::uint8_t, 16> seen_address(const Address& address) {
     return (!address.is_unspecified() ? address
             : address.is_v4()         ? *Address::parse("127.0.0.1")

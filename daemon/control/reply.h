@@ -13,7 +13,7 @@ namespace egress::reply {
 
 Response good(const nlohmann::json& value, unsigned status = 200);
 Response error(unsigned status, std::string_view text);
-/// A request's body, which must be a JSON object.
+/// Parses a request's body, which must be a JSON object.
 Result<nlohmann::json> body_of(const Request& request);
 
 } // namespace egress::reply

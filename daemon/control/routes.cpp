@@ -32,7 +32,7 @@ constexpr Route table[] = {
     {"DELETE", "/v1/egress", verbs::detach},
 };
 
-/// A feed has no end, and so no length to tell.
+/// A feed has no end and so no length for HEAD.
 bool takes(const Route& route, std::string_view method) {
     return route.method == method ||
            (method == "HEAD" && route.method == "GET" && route.verb != verbs::watch);

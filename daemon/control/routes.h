@@ -9,15 +9,15 @@
 namespace egress {
 
 struct Route {
-    std::string_view method; ///< a GET route answers HEAD too, where it does not feed
+    std::string_view method; ///< a GET route also answers HEAD, unless it is a feed
     std::string_view path;
     void (*verb)(Parts& parts, const Request& request, const Answer& answer);
 };
 
-/// All of them.
+/// All routes.
 std::span<const Route> routes();
-/// Answers one request, now or when what it did is durable. An unknown path gets 404, a method that
-/// the path does not take 405, bad input another 4xx.
+/// Answers one request, now or when its effect is durable. An unknown path gets 404, a method that
+/// the path does not accept 405, bad input another 4xx.
 void serve(Parts& parts, const Request& request, const Answer& answer);
 
 } // namespace egress

@@ -59,7 +59,7 @@ Response outcome_of(const Rulebook::Report& report) {
     return good({{"warnings", warnings}});
 }
 
-/// Nobody where the peer says that he means it.
+/// The process that must not be locked out; nullopt: the peer forces the rules.
 std::optional<bpf::Asker> asker_of(const Request& request) {
     return request.argument("force") == "1" ? std::nullopt
                                             : std::optional<bpf::Asker>({request.uid, request.gid});

@@ -1,4 +1,4 @@
-// The verbs of the rules in force: shown, read again, tried out.
+// The verbs of the rules in force: show, reload, try out.
 #pragma once
 
 #include "daemon/control/parts.h"

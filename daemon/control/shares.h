@@ -1,6 +1,6 @@
-// How much of something each user may hold at a time: a share each, and some that is root's alone.
+// Limits how many of a thing each user may hold at a time: a share each, and a reserve for root.
 //
-// Bounded by what there is to hold. Root is uid 0 and the user as whom the daemon runs.
+// Memory is bounded by the total. Root is uid 0 and the daemon's own user.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ class Shares {
     struct Limits {
         unsigned most = 0;
         unsigned of_user = 0;
-        unsigned for_root = 0; ///< of `most`, out of the others' reach
+        unsigned for_root = 0; ///< part of `most` that is reserved for root
     };
     enum class Room { yes, user_has_share, all_taken };
 

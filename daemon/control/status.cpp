@@ -67,7 +67,7 @@ json rules_json(const Parts& parts) {
     return out;
 }
 
-/// By reason, as each CPU counts them.
+/// Losses by reason, in total and by CPU.
 json losses_json(const bpf::KernelCounters& counters) {
     constexpr const char* reasons[EGRESS_LOSSES] = {"ring",    "processes", "broken",
                                                     "sockets", "suspects",  "folds"};
@@ -79,7 +79,7 @@ json losses_json(const bpf::KernelCounters& counters) {
     return out;
 }
 
-/// What was seen, on its way to the database and in it.
+/// Event counts, queued for the database and in it.
 json counts_json(const Parts& parts) {
     const auto& waiting = parts.event_counts;
     const auto& stored = parts.keeper.store().events();
@@ -89,7 +89,7 @@ json counts_json(const Parts& parts) {
             {"overflowed", waiting.overflowed() + stored.overflowed.load()}};
 }
 
-/// Events by kind: written to the log one by one, and told by summaries.
+/// Events by kind: logged one by one, and in summaries.
 json log_json(const Parts& parts) {
     json out = json::object();
     for (std::size_t kind = 0; kind < EventLog::kinds; ++kind) {
@@ -100,7 +100,7 @@ json log_json(const Parts& parts) {
     return out;
 }
 
-/// What goes out without being judged.
+/// Traffic that the hooks do not check.
 json not_covered(const Enforcer::Status& status) {
     json out = {"AF_PACKET sockets", "tun devices", "vsock"};
     const auto lacks = [&](std::initializer_list<std::string_view> programs) {
@@ -131,7 +131,8 @@ json not_covered(const Enforcer::Status& status) {
 
 json egress_json(const Parts& parts) {
     const auto status = parts.enforcer.status();
-    const bool own = status.own || !status.kernel.something(); // else only their number is known
+    // Of the rules of another daemon only the number is known.
+    const bool own = status.own || !status.kernel.something();
     json hooks = json::object();
     for (const auto& hook : status.coverage) {
         hooks[hook.hook] = hook.attached ? "attached" : hook.why;
@@ -180,7 +181,7 @@ json control_json(const Parts& parts) {
             {"users", users}};
 }
 
-/// The processes that read what reporters send.
+/// The lanes, which read the reports.
 json lanes_json(const Parts& parts) {
     const auto counted = parts.receiver.lanes().counters();
     return {{"running", counted.running},
@@ -276,7 +277,7 @@ std::string metrics_text(const Parts& parts) {
     for (const auto& [kind, counted] : status["egress"]["log"].items()) {
         summed_up[kind] = counted["summed_up"];
     }
-    family("log_summed_up_total", "Events that the log tells of in summaries only.", summed_up);
+    family("log_summed_up_total", "Events that the log reports in summaries only.", summed_up);
     family("control_total", "Connections to the control socket that were ended.",
            {{"turned_away", status["control"]["turned_away"]},
             {"timed_out", status["control"]["timed_out"]}});

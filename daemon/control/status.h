@@ -1,4 +1,4 @@
-// The daemon's state as JSON and as metrics. Reads everything, changes nothing.
+// The daemon's state as JSON and as metrics. Only reads.
 #pragma once
 
 #include <string>

@@ -6,7 +6,7 @@
 
 namespace egress {
 
-void Watchers::Watcher::tell_dropped() {
+void Watchers::Watcher::emit_dropped() {
     if (dropped > 0) {
         queue += fmt::format("{{\"dropped\":{}}}\n", std::exchange(dropped, 0));
     }
@@ -17,14 +17,14 @@ void Watchers::Watcher::put(std::string_view line) {
         ++dropped;
         return;
     }
-    tell_dropped();
+    emit_dropped();
     queue += line;
     queue += '\n';
     wake();
 }
 
 void Watchers::Watcher::take(std::string& out) {
-    tell_dropped();
+    emit_dropped();
     out.swap(queue);
     queue.clear();
 }

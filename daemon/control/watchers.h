@@ -1,8 +1,8 @@
-// Who watches the events as they come (GET /v1/events).
+// The clients that watch events live (GET /v1/events).
 //
-// Each gets what passes its filter, into a queue of bounded size: nothing that it does not want
-// takes room there. One that is slower than the events loses them, and is told how many; it holds
-// up neither the loop nor the others.
+// Each watcher gets the events that pass its filter, in a queue of bounded size; other events take
+// no room there. A watcher that is too slow loses events and gets their number; it delays neither
+// the loop nor other watchers.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,9 @@ namespace egress {
 class Watchers final : public EventSink {
   public:
     static constexpr Shares::Limits limits = {32, 8, 8};
-    static constexpr std::size_t most_queued = 256 << 10; ///< bytes for each
+    static constexpr std::size_t most_queued = 256 << 10; ///< bytes per watcher
 
-    /// Where there is no room nothing was answered.
+    /// Without room it does not call `answer`.
     Shares::Room add(const Answer& answer, std::uint32_t uid, EventFilter filter);
     /// Queues an event for each watcher whose filter it passes.
     void take(const EventView& event) override;
@@ -33,11 +33,11 @@ class Watchers final : public EventSink {
         std::uint32_t uid = 0;
         EventFilter filter;
         std::string queue;
-        std::uint64_t dropped = 0; ///< since the last that was queued
+        std::uint64_t dropped = 0; ///< since the last queued event
         Wake wake;
         void put(std::string_view line);
         void take(std::string& out);
-        void tell_dropped();
+        void emit_dropped();
     };
 
     /// The connection owns its watcher.
