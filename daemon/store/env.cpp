@@ -174,7 +174,7 @@ Result<> Env::check_size() const {
     mdb_env_get_fd(env_.get(), &fd);
     struct stat file {};
     if (fstat(fd, &file) != 0) {
-        return fail_errno("cannot look at the database in " + directory_);
+        return fail_errno("cannot examine the database in " + directory_);
     }
     const auto needed = (info.me_last_pgno + 1) * stat_info.ms_psize;
     // The two meta pages of a new environment are not yet written.

@@ -151,7 +151,7 @@ TEST_CASE("lists: errors and long lines are bounded") {
     }
     const auto got = read(text);
     CHECK(std::ranges::count(got.said, '\n') == max_list_errors + 1);
-    CHECK(got.said.ends_with("x:10: the rest of the list is not looked at\n"));
+    CHECK(got.said.ends_with("x:10: the rest of the list is not checked\n"));
     const std::string line(max_list_line - 9, ' ');
     CHECK(read("10.0.0.0/8" + line.substr(1)).said == "");
     const auto longer =

@@ -221,7 +221,7 @@ void ListText::add(const Prefix& prefix, int column) {
 void ListText::error(int column, std::string what, std::string hint) {
     diagnostics_.error({out_.file, number_, column}, std::move(what), std::move(hint));
     if (++errors_ == max_list_errors) {
-        diagnostics_.error({out_.file, number_, 0}, "the rest of the list is not looked at");
+        diagnostics_.error({out_.file, number_, 0}, "the rest of the list is not checked");
     }
 }
 

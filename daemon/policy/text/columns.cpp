@@ -260,7 +260,7 @@ std::optional<Setting<Seconds>> parse_disable(const Cell& cell, const Context& c
         return std::nullopt;
     }
     if (*seconds == 0) {
-        context.out.warn(cell.place(), "a time of 0 blocks nobody", "write '*' for ever");
+        context.out.warn(cell.place(), "a time of 0 blocks no address", "write '*' for ever");
     }
     return Setting<Seconds>{Kind::value, *seconds};
 }

@@ -57,7 +57,7 @@ std::expected<std::string, FileProblem> read_rules_file(const std::string& path)
     }
     struct stat st {};
     if (fstat(fd.get(), &st) != 0) {
-        return problem(cannot("look at the rules file"));
+        return problem(cannot("examine the rules file"));
     }
     if (!S_ISREG(st.st_mode)) {
         return problem("the rules file is not a regular file");
