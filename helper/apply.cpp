@@ -1,4 +1,4 @@
-// Table::apply: many changes in one transaction, and only the culprits left out.
+// Table::apply: many changes in one transaction, without those that the kernel refuses.
 #include <algorithm>
 #include <numeric>
 
@@ -10,14 +10,14 @@ namespace egress::helper {
 
 namespace {
 
-/// Owners of a batch's messages: a change itself, or the set that it was the first to need.
+/// Owners of a batch's messages: a change, or the set that the change was the first to need.
 int owner_of_set(std::size_t change) {
     return Batch::nobody - 1 - static_cast<int>(change);
 }
 
 } // namespace
 
-/// What of a call to apply() is still to do.
+/// The remaining work of a call to apply().
 struct Table::Round {
     std::span<const Change> changes;
     std::span<Result<>> results;
@@ -35,7 +35,7 @@ struct Table::Round {
         todo.clear();
     }
 
-    /// Refuses what the kernel blamed; false where it blamed nobody.
+    /// Refuses the changes that the kernel blamed. False: it blamed none.
     bool refuse_blamed(const Outcome& outcome) {
         for (const auto& [owner, code] : outcome.refusals) {
             const Error error = kernel_error("the kernel refused this", code);
@@ -49,7 +49,7 @@ struct Table::Round {
     }
 
   private:
-    /// Everybody who needs the set that this change needs.
+    /// Refuses all changes that need the same set as this one.
     void refuse_set(std::size_t first, const Error& error) {
         const auto set_for = [&](std::size_t change) {
             const Change& asked = changes[change];
@@ -85,7 +85,7 @@ void Table::write_add(Batch& batch, const Change& change, Lifetime lifetime, int
     const SetId set = set_of(change.name, target, change.block.action);
     const std::string name = set_name(set);
     put_set(batch, layout_, set, owner_of_set(static_cast<std::size_t>(owner)));
-    // A target has one action: the one asked for last.
+    // A target has one action: the last one requested.
     const auto other = set.action == Action::drop ? Action::reject : Action::drop;
     const SetId other_set = set_of(change.name, target, other);
     const std::string other_name = set_name(other_set);
@@ -100,7 +100,7 @@ void Table::write_add(Batch& batch, const Change& change, Lifetime lifetime, int
     ElementWriter(batch, NFT_MSG_NEWSETELEM, name, owner).put(target, &lifetime);
 }
 
-/// Where an element must be made anew to get another time, its counter is carried over.
+/// Reads the counters of elements that must be replaced to get another time, to keep the counters.
 Result<> Table::read_counters(Round& round) {
     round.lifetimes.assign(round.todo.size(), Lifetime{});
     for (std::size_t i = 0; !renews_ && i < round.todo.size(); ++i) {
@@ -144,7 +144,7 @@ void Table::write(Batch& batch, Round& round) {
     std::erase_if(round.todo, [&](std::size_t change) { return !round.results[change]; });
 }
 
-/// Where the kernel blames nobody but the batch's size, two smaller ones may pass.
+/// If the kernel refuses the batch for its size, two smaller ones may pass.
 void Table::halve(Round& round) {
     const auto middle = round.todo.begin() + static_cast<std::ptrdiff_t>(round.todo.size() / 2);
     Round first{round.changes, round.results, {round.todo.begin(), middle}, {}};

@@ -1,5 +1,5 @@
-// The attributes of a netlink message, or of another attribute, as a range. libmnl's own loops are
-// macros that C++ refuses.
+// The attributes of a netlink message or of a nested attribute, as a range. libmnl's own loops are
+// macros that do not compile as C++.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace egress::helper {
 
 class Attributes {
   public:
-    /// After the protocol's own header of `header_size` bytes.
+    /// The attributes after the protocol's own header of `header_size` bytes.
     Attributes(const nlmsghdr* message, std::size_t header_size)
         : begin_{static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(message, header_size)),
                  static_cast<const char*>(mnl_nlmsg_get_payload_tail(message))} {}

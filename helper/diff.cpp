@@ -17,7 +17,7 @@ bool same(std::uint64_t left, std::uint64_t right) {
     return (left > right ? left - right : right - left) <= same_time;
 }
 
-/// Sorted by target; of equal targets the last one is kept.
+/// Sorts by target and keeps the last one of equal targets.
 void keep_last(std::vector<Block>& blocks) {
     std::vector<std::uint32_t> at(blocks.size());
     std::iota(at.begin(), at.end(), 0U);

@@ -18,7 +18,7 @@ namespace egress::helper {
 namespace {
 
 constexpr std::size_t list_limit = 60'000; ///< bytes of elements in one attribute of at most 65,535
-constexpr std::size_t element_room = 256;  ///< more than one element and what surrounds it
+constexpr std::size_t element_room = 256;  ///< more than one element with its envelope
 
 struct Key {
     std::array<std::uint8_t, 24> bytes{};
@@ -99,7 +99,7 @@ std::uint64_t be64(const nlattr* attribute) {
     return be64toh(value);
 }
 
-/// The attribute of this type inside another, or null.
+/// The attribute of this type inside another; null: none.
 const nlattr* inner(const nlattr* outer, std::uint16_t type) {
     for (const nlattr* attribute : Attributes(outer)) {
         if (mnl_attr_get_type(attribute) == type) {
@@ -109,7 +109,7 @@ const nlattr* inner(const nlattr* outer, std::uint16_t type) {
     return nullptr;
 }
 
-/// Packets and bytes of a counter expression; another expression says nothing.
+/// Reads packets and bytes of a counter expression; ignores other expressions.
 void read_counter(const nlattr* expression, Element& out) {
     const nlattr* const name = inner(expression, NFTA_EXPR_NAME);
     const nlattr* const data = inner(expression, NFTA_EXPR_DATA);
@@ -125,7 +125,7 @@ void read_counter(const nlattr* expression, Element& out) {
     }
 }
 
-/// Nothing where the element is of another make, or has expired.
+/// nullopt: the element is not of our form, or has expired.
 std::optional<Element> read_one(const nlattr* attribute, const SetId& set) {
     Element out;
     std::uint64_t timeout = 0;

@@ -1,4 +1,4 @@
-// Elements of our sets as the kernel reads and writes them. The hot path: no object per element.
+// Reads and writes elements of our sets. The hot path: no object per element.
 #pragma once
 
 #include <functional>
@@ -10,18 +10,18 @@
 
 namespace egress::helper {
 
-/// What an element is given besides its key.
+/// Properties of an element besides its key.
 struct Lifetime {
     std::uint64_t seconds = for_ever;
-    /// Kernels since 6.12 give an element that is there a new time in place, counter untouched.
+    /// Kernels since 6.12 change the time of an existing element in place and keep its counter.
     bool renew = false;
-    /// A counter to begin with, where an element is made anew in place of another.
+    /// Initial counter of an element that replaces another.
     std::uint64_t packets = 0;
     std::uint64_t bytes = 0;
 };
 
-/// Writes elements of one set into a batch, as many to a message as fit, or one where each has an
-/// owner to blame.
+/// Writes elements of one set into a batch: as many per message as fit, or one per message if each
+/// has an owner to blame.
 class ElementWriter {
   public:
     /// `type` is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM. The name must outlive the writer.
@@ -46,13 +46,13 @@ class ElementWriter {
 
 using Show = std::function<void(const Element&)>;
 
-/// Appends what is in the set to `out`, nothing that has expired, with the time that was left at
-/// `start` (kernel_now(); reading may take seconds). `show`, if any, is called at once for each,
-/// with the time that is left then; for some twice, if the set changes meanwhile.
+/// Appends the elements of the set that have not expired to `out`, with the time left at `start`
+/// (kernel_now(); reading may take seconds). Calls `show`, if given, at once for each, with the
+/// time left then; for some twice, if the set changes meanwhile.
 Result<bool> read_elements(Netlink& netlink, const SetId& set, const std::string& name,
                            std::int64_t start, std::vector<Element>& out, const Show& show = {});
 
-/// One element, if it is there.
+/// One element; nullopt: none.
 Result<std::optional<Element>> read_element(Netlink& netlink, const SetId& set,
                                             const std::string& name, const Target& target);
 

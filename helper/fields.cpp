@@ -44,7 +44,7 @@ std::optional<Number> parse_number(std::string_view text) {
     return plain ? std::optional(value) : std::nullopt;
 }
 
-/// Both spellings of "any": "*" on a line, "" as an argument.
+/// True for both spellings of "any": "*" in a line, "" as an argument.
 bool is_any(std::string_view text) {
     return text.empty() || text == "*";
 }

@@ -1,4 +1,4 @@
-// The fields of requests, one at a time: text to value, strictly. Pure.
+// Parses the fields of requests strictly, one at a time. Pure.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 
 namespace egress::helper {
 
-/// ASCII that can stand in a line.
+/// True for ASCII that a line may contain.
 bool printable(char c);
 
-/// What a peer wrote, for an error text: quoted, printable, short.
+/// A peer's text for an error text: quoted, printable, short.
 std::string shown(std::string_view text);
 
 Result<std::string> parse_name(std::string_view text);
 
-/// PROTO ADDR MASKLEN PORT, and SECONDS ACTION where `whole`. "" and "*" both stand for any.
+/// PROTO ADDR MASKLEN PORT, and SECONDS ACTION if `whole`. Both "" and "*" mean any.
 Result<Block> parse_block(std::span<const std::string_view> fields, bool whole);
 
 } // namespace egress::helper

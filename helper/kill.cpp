@@ -16,7 +16,7 @@ namespace egress::helper {
 
 namespace {
 
-// States as of linux/tcp_states.h, which has no header for user space.
+// States from the kernel's include/net/tcp_states.h, which user space cannot include.
 constexpr std::uint32_t time_wait = 6;
 constexpr std::uint32_t close_state = 7;
 constexpr std::uint32_t listen_state = 10;
@@ -43,8 +43,8 @@ inet_diag_req_v2* request_body(char* buffer, std::uint16_t type, std::uint16_t f
     return body;
 }
 
-/// Has the kernel leave out what is outside the prefix, so that a busy server's other connections
-/// are not copied. It applies IPv4 prefixes to mapped addresses of IPv6 sockets by itself.
+/// Lets the kernel skip addresses outside the prefix, so that it does not copy a busy server's
+/// other connections. It also applies IPv4 prefixes to mapped addresses of IPv6 sockets.
 void put_filter(nlmsghdr* request, const Prefix& source) {
     const auto bytes = source.base.bytes();
     inet_diag_bc_op op{};
@@ -63,7 +63,7 @@ void put_filter(nlmsghdr* request, const Prefix& source) {
     mnl_attr_put(request, INET_DIAG_REQ_BYTECODE, size, filter.data());
 }
 
-/// Whether the kernel's answer is what was asked for: nothing else may be destroyed.
+/// True if the kernel's answer matches the target: no other socket may be destroyed.
 bool matches(const inet_diag_msg& socket, const Target& target) {
     const std::size_t size = socket.idiag_family == AF_INET ? 4 : 16;
     std::array<std::uint8_t, 16> raw{};
@@ -100,7 +100,7 @@ Result<std::vector<Socket>> find(Netlink& netlink, int family, std::uint8_t prot
     return found;
 }
 
-/// False: it was gone already.
+/// False: the socket was already gone.
 Result<bool> destroy(Netlink& netlink, const Socket& socket, std::uint8_t protocol) {
     char buffer[buffer_size];
     request_body(buffer, SOCK_DESTROY, NLM_F_ACK, socket.family, protocol)->id = socket.id;
@@ -133,7 +133,7 @@ Result<std::size_t> kill_sockets(const Target& target) {
     }
     std::size_t killed = 0;
     for (const auto protocol : protocols) {
-        // An IPv4 connection may be on a socket of either family.
+        // An IPv4 connection may use a socket of either family.
         for (const int family : {AF_INET, AF_INET6}) {
             if (family == AF_INET && !target.source.base.is_v4()) {
                 continue;

@@ -1,4 +1,4 @@
-// Cutting connections that a block came too late for: SOCK_DESTROY of socket diagnostics.
+// Closes connections that are older than their block, by SOCK_DESTROY of socket diagnostics.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,9 @@ namespace egress::helper {
 
 /// Destroys every connected TCP and UDP socket of this network namespace whose remote address is in
 /// the target's prefix and whose local port and protocol are the target's; IPv4 connections on IPv6
-/// sockets too. The peer of a TCP connection gets a reset. Listening sockets are left alone.
-/// Returns how many. Errors: no CAP_NET_ADMIN, a kernel without CONFIG_INET_DIAG_DESTROY, a
-/// protocol other than TCP and UDP.
+/// sockets too. The peer of a TCP connection gets a reset. Leaves listening sockets alone.
+/// Returns the number of destroyed sockets. Errors: no CAP_NET_ADMIN, a kernel without
+/// CONFIG_INET_DIAG_DESTROY, a protocol other than TCP and UDP.
 Result<std::size_t> kill_sockets(const Target& target);
 
 } // namespace egress::helper

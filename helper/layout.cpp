@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, 4> shape_suffixes = {"", ".proto", ".port", ".all"};
 
-/// Takes the last ".word" off `text`.
+/// Removes the last ".word" from `text` and returns the word.
 std::string_view take_last(std::string_view& text) {
     const auto dot = text.rfind('.');
     if (dot == std::string_view::npos) {
@@ -37,7 +37,7 @@ SetId set_of(std::string name, const Target& target, Action action) {
 }
 
 std::string set_name(const SetId& set) {
-    // nft reads back no name that begins with a digit; none of ours begins with '_' otherwise.
+    // nft cannot read a name that begins with a digit; none of ours begins with '_' otherwise.
     const bool digit = set.name[0] >= '0' && set.name[0] <= '9';
     return fmt::format("{}{}.v{}.{}.{}{}", digit ? "_" : "", set.name, set.v6 ? 6 : 4, set.length,
                        action_name(set.action),
@@ -60,7 +60,7 @@ std::optional<SetId> parse_set_name(std::string_view text) {
     std::from_chars(length.data(), length.data() + length.size(), set.length);
     set.v6 = take_last(rest) == "v6";
     set.name = rest.starts_with('_') ? rest.substr(1) : rest;
-    // Whatever was misread above does not print as it was.
+    // A misread name does not print as the same text.
     const bool ours =
         is_name(set.name) && set.length <= (set.v6 ? 128 : 32) && set_name(set) == text;
     return ours ? std::optional(std::move(set)) : std::nullopt;

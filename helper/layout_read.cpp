@@ -1,4 +1,4 @@
-// What of our table is there.
+// Reads the existing parts of our table.
 #include <memory>
 
 #include <libnftnl/chain.h>
@@ -19,7 +19,7 @@ namespace {
 
 using Take = std::function<void(const nlmsghdr*)>;
 
-/// Asks; that there is no such thing is no error.
+/// Asks the kernel; a missing object is no error.
 Result<> ask_if_there(Netlink& netlink, nlmsghdr* request, const std::function<void()>& restart,
                       const Take& take) {
     const auto asked = netlink.ask(request, restart, take);
@@ -100,7 +100,7 @@ std::string comment_of(const nftnl_rule* rule) {
     return comment;
 }
 
-/// Gives each rule of the chain to `take`, after `restart`.
+/// Passes each rule of the chain to `take`, after `restart`.
 Result<> read_rules(Netlink& netlink, const char* chain, const std::function<void()>& restart,
                     const std::function<void(const nftnl_rule*)>& take) {
     char buffer[512];
@@ -147,7 +147,7 @@ Result<Layout> read_layout(Netlink& netlink) {
     if (!now) {
         return std::unexpected(now.error());
     }
-    // First, so that a change in the middle of what follows makes a commit on it stale.
+    // Read it first, so that a concurrent change makes a commit on this layout stale.
     layout.generation = *now;
     for (const auto part :
          {read_table, read_chain, read_sets, read_hook_rules, read_refuse_rules}) {

@@ -1,4 +1,4 @@
-// Messages that make and remove what is in our table.
+// Messages that make and remove the parts of our table.
 #include <array>
 #include <cstring>
 
@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::size_t room = 4096; ///< more than any message of this file
 
-/// Types of keys, as nft knows them, so that it can print what we made.
+/// nft's types of keys, so that it can print our sets.
 constexpr std::uint32_t type_bits = 6;
 constexpr std::uint32_t type_ipv4 = 7;
 constexpr std::uint32_t type_ipv6 = 8;
@@ -41,7 +41,7 @@ std::uint32_t key_type(const SetId& set) {
     return type;
 }
 
-/// A rule under construction: expressions are appended in order.
+/// A rule under construction; appends expressions in order.
 class Rule {
   public:
     explicit Rule(const char* chain) {
@@ -124,15 +124,15 @@ class Rule {
                                                                    nftnl_rule_free};
 };
 
-/// The rule that looks a packet up in the set.
+/// The rule that matches a packet against the set.
 void put_set_rule(Batch& batch, const SetId& set, const std::string& name, int owner) {
     constexpr std::uint32_t key = NFT_REG32_00; // registers of 4 bytes; the key is contiguous
     const std::uint32_t address_size = set.v6 ? 16 : 4;
     std::uint32_t next = key + address_size / 4;
     Rule rule(hook_chain);
     if (set.shape == Shape::port) {
-        // "Any protocol" with a port means those that have ports; where others would have one, they
-        // carry something else. The transport header is found behind IPv6 extension headers too.
+        // "Any protocol" with a port means protocols with ports; others have different data there.
+        // The kernel also finds the transport header after IPv6 extension headers.
         rule.meta(NFT_META_L4PROTO, key);
         rule.compare(key, NFT_CMP_NEQ,
                      set.v6 ? std::uint8_t{IPPROTO_ICMPV6} : std::uint8_t{IPPROTO_ICMP});
@@ -174,7 +174,7 @@ void put_chain(Batch& batch, const char* name, bool hooked, int owner) {
     batch.close();
 }
 
-/// The chain that says no: to TCP with a reset, to the rest with "port unreachable".
+/// The chain that rejects: TCP with a reset, the rest with "port unreachable".
 void put_refuse_chain(Batch& batch, int owner) {
     put_chain(batch, refuse_chain, false, owner);
     nlmsghdr* const emptied = batch.open(NFT_MSG_DELRULE, 0, room, owner);
@@ -200,9 +200,9 @@ void put_empty_set(Batch& batch, const SetId& set, const std::string& name, int 
     nftnl_set_set_u32(made.get(), NFTNL_SET_KEY_TYPE, key_type(set));
     nftnl_set_set_u32(made.get(), NFTNL_SET_KEY_LEN, key_size(set));
     nftnl_set_set_u32(made.get(), NFTNL_SET_ID, static_cast<std::uint32_t>(batch.size()));
-    // Every element gets a counter of its own without being asked.
+    // The kernel gives every element a counter of its own.
     nftnl_set_add_expr(made.get(), nftnl_expr_alloc("counter"));
-    // nft prints a key of one part by its byte order, which only this tells it.
+    // nft prints a key of one part by its byte order, which it learns only from this.
     const auto data = make_nftnl(nftnl_udata_buf_alloc(64), nftnl_udata_buf_free);
     nftnl_udata_put_u32(data.get(), NFTNL_UDATA_SET_KEYBYTEORDER,
                         set.shape == Shape::all ? big_endian : 0);
@@ -219,7 +219,7 @@ void put_base(Batch& batch, Layout& layout) {
     if (!layout.table) {
         nlmsghdr* const message = batch.open(NFT_MSG_NEWTABLE, NLM_F_CREATE, room);
         mnl_attr_put_strz(message, NFTA_TABLE_NAME, table_name);
-        mnl_attr_put_u32(message, NFTA_TABLE_FLAGS, 0); // wakes one that is dormant
+        mnl_attr_put_u32(message, NFTA_TABLE_FLAGS, 0); // activates a dormant table
         batch.close();
     }
     if (!layout.hooked) {

@@ -10,7 +10,7 @@ void LineReader::feed(std::string_view bytes, const std::function<void(std::stri
         const auto piece = bytes.substr(0, end);
         const bool complete = end < bytes.size();
         if (complete && partial_.empty()) {
-            take(piece.substr(0, max_line)); // the common case copies nothing
+            take(piece.substr(0, max_line)); // the common case needs no copy
         } else {
             partial_ += piece.substr(0, max_line - partial_.size());
             if (complete) {

@@ -1,4 +1,4 @@
-// Bytes into lines, with a bound. Pure.
+// Splits bytes into lines of bounded length. Pure.
 #pragma once
 
 #include <functional>
@@ -11,9 +11,9 @@ namespace egress::helper {
 
 class LineReader {
   public:
-    /// Calls `take` for each line that is complete, without its '\n'. Of a line that is too long
-    /// only the first max_line bytes are kept and given, once its end has come: parse_request
-    /// refuses that many, and its id can still be read. What follows the last '\n' waits for more.
+    /// Calls `take` for each complete line, without its '\n'. Passes only the first max_line bytes
+    /// of a longer line, once its end has come: parse_request refuses that many, but can still read
+    /// the id. Keeps the bytes after the last '\n' for the next call.
     void feed(std::string_view bytes, const std::function<void(std::string_view)>& take);
 
   private:

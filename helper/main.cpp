@@ -1,5 +1,5 @@
-// egress-helper: opens and closes the firewall for egressd, in either of two contracts.
-// Nothing but the protocol goes to standard output; man 7 egress-helper is the protocol.
+// egress-helper: opens and closes the firewall for egressd, by either of two contracts.
+// Only the protocol goes to standard output; man 7 egress-helper describes it.
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -38,15 +38,15 @@ int complain(const Error& error) {
     return failed;
 }
 
-/// The parent may have blocked signals for its own loop, or ignore them: both are inherited.
+/// The helper inherits signals that the parent blocks for its own loop, or ignores.
 void reset_signals() {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
-    // A transaction is whole or not there, so dying at any moment leaves nothing half done.
+    // A transaction is atomic, so a kill at any moment leaves no partial change.
     std::signal(SIGTERM, SIG_DFL);
     std::signal(SIGINT, SIG_DFL);
-    std::signal(SIGPIPE, SIG_IGN); // a write tells
+    std::signal(SIGPIPE, SIG_IGN); // write() reports it
 }
 
 int serve() {
@@ -55,7 +55,7 @@ int serve() {
         return complain(table.error());
     }
     // No PR_SET_PDEATHSIG: it follows the thread that forked us, which may end before the daemon.
-    // The daemon's end closes our input, and that ends us.
+    // When the daemon ends, it closes our input, and we end.
     return Server(*table, STDIN_FILENO, STDOUT_FILENO).run();
 }
 
@@ -85,7 +85,7 @@ int one_event(std::span<const char* const> arguments) {
     if (const auto done = perform(*event); !done) {
         return complain(done.error());
     }
-    // blocklistd keeps what follows OK and gives it back at rem; the address is all that we need.
+    // blocklistd stores the text after OK and passes it to rem; we need only the address.
     fmt::print("{}\n", event->verb == Verb::add ? "OK nft" : "OK");
     return std::fflush(stdout) == 0 ? EXIT_SUCCESS : failed;
 }

@@ -10,7 +10,7 @@ namespace egress::helper {
 
 namespace {
 
-constexpr std::size_t fold_at = 4096; ///< facts that may lie unsorted in any case
+constexpr std::size_t fold_at = 4096; ///< unsorted facts that are always acceptable
 
 } // namespace
 
@@ -27,7 +27,7 @@ Memory::Fact Memory::fact(const Block& block, bool there, std::int64_t now) {
     return {block.target, 0, block.action, there, ends};
 }
 
-/// Leaves one fact for each target that is there, in order of targets.
+/// Keeps one fact for each existing target, in order of targets.
 void Memory::fold(Facts& facts) {
     auto& all = facts.all;
     for (std::size_t i = 0; i < all.size(); ++i) {
@@ -66,7 +66,7 @@ void Memory::note(const std::string& name, const Block& block, bool there, std::
     }
     Facts& facts = known->second;
     facts.all.push_back(fact(block, there, now));
-    // In proportion to what is folded already, so that it costs little per note.
+    // Fold in proportion to the folded facts, so that it costs little per note.
     if (facts.all.size() - facts.folded > std::max(fold_at, facts.folded)) {
         fold(facts);
     }

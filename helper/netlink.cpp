@@ -13,10 +13,10 @@ namespace egress::helper {
 namespace {
 
 constexpr std::size_t input_size = 64 * 1024;
-constexpr int receive_buffer = 8 * 1024 * 1024; ///< holds an error for each of 10,000 messages
-constexpr std::size_t largest_send = 1U << 30;  ///< what the kernel lets SO_SNDBUFFORCE be
-constexpr int answer_seconds = 10; ///< the kernel answers within the call; this is for a bug in it
-constexpr int dump_attempts = 4;   ///< any commit to any table disturbs, and some hosts never rest
+constexpr int receive_buffer = 8 * 1024 * 1024; ///< has room for an error per message of 10,000
+constexpr std::size_t largest_send = 1U << 30;  ///< the kernel's maximum for SO_SNDBUFFORCE
+constexpr int answer_seconds = 10; ///< the kernel answers within the call; guards against its bugs
+constexpr int dump_attempts = 4;   ///< every commit disturbs, and on some hosts they never cease
 
 } // namespace
 
@@ -61,7 +61,7 @@ void for_each_message(std::span<const char> datagram,
 }
 
 int message_error(const nlmsghdr* message) {
-    // NLMSG_ERROR's payload begins with the errno too; NLMSG_DONE may come without one.
+    // The payload of NLMSG_ERROR begins with the errno, too; NLMSG_DONE may have none.
     int code = 0;
     if (mnl_nlmsg_get_payload_len(message) >= sizeof code) {
         std::memcpy(&code, mnl_nlmsg_get_payload(message), sizeof code);
@@ -85,7 +85,7 @@ Result<Netlink> Netlink::open(int bus) {
     const int fd = mnl_socket_get_fd(socket);
     const int on = 1;
     const timeval timeout{answer_seconds, 0};
-    // Best effort: without them there is less room, or errors that carry the whole message.
+    // Best effort: without them there is less room, or errors contain the whole message.
     setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer, sizeof receive_buffer);
     setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
@@ -136,7 +136,7 @@ Result<bool> Netlink::ask(nlmsghdr* request, const std::function<void()>& restar
     }
 }
 
-/// One attempt; EINTR where the view is not consistent. A reply is read to its end in any case.
+/// One attempt; EINTR: the view is inconsistent. Always reads a reply to its end.
 Result<> Netlink::ask_once(nlmsghdr* request, const Take& take) {
     request->nlmsg_seq = next_sequence();
     if (auto sent = send(request, request->nlmsg_len); !sent) {
@@ -153,7 +153,7 @@ Result<> Netlink::ask_once(nlmsghdr* request, const Take& take) {
         }
         for_each_message(*datagram, [&](const nlmsghdr* message) {
             if (message->nlmsg_seq != request->nlmsg_seq || done) {
-                return; // a late answer to an earlier question
+                return; // a late answer to an earlier request
             }
             disturbed = disturbed || (message->nlmsg_flags & NLM_F_DUMP_INTR) != 0;
             if (message->nlmsg_type == NLMSG_ERROR || message->nlmsg_type == NLMSG_DONE) {

@@ -1,4 +1,4 @@
-// One netlink socket: requests, replies, and errors that a person understands.
+// One netlink socket: requests, replies, and errors for people.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@
 
 namespace egress::helper {
 
-/// What a person can do about an errno of the kernel's netfilter or socket diagnostics.
+/// Explains an errno of the kernel's netfilter or socket diagnostics, and what to do.
 Error kernel_error(std::string_view what, int code);
 
 class Netlink {
@@ -23,22 +23,22 @@ class Netlink {
     /// `bus` is NETLINK_*.
     static Result<Netlink> open(int bus);
 
-    /// A number that no earlier request of this socket has.
+    /// A number that no earlier request of this socket used.
     std::uint32_t next_sequence() { return ++sequence_; }
-    /// Numbers up to this one are in use.
+    /// Marks numbers up to `last` as used.
     void used_sequence(std::uint32_t last) { sequence_ = last; }
 
-    /// One datagram, however large: the socket's buffer grows with it as far as the kernel lets it.
+    /// Sends one datagram of any size: enlarges the socket's buffer as far as the kernel permits.
     Result<> send(const void* data, std::size_t size);
 
-    /// Bytes of the next datagram, valid until the next call; `flags` as of recv().
+    /// Bytes of the next datagram, valid until the next call; `flags` of recv().
     Result<std::span<const char>> receive(int flags);
 
-    /// Sends the request (header by the caller, sequence by us) and gives each reply to `take`.
-    /// A dump that a change disturbed is asked anew after `restart`, so that what was taken since
-    /// the last restart is one consistent view. Returns false where changes never ceased: then the
-    /// view is what the last attempt saw, and something may be missing or be there twice. The
-    /// kernel's error keeps its errno as code.
+    /// Sends the request (the caller sets the header, we set the sequence number) and passes each
+    /// reply to `take`. If a change disturbs a dump, it calls `restart` and asks again, so that the
+    /// replies since the last restart are one consistent view. False: changes never ceased, so the
+    /// view is that of the last attempt, and entries may be missing or double. A kernel error keeps
+    /// its errno as code.
     Result<bool> ask(nlmsghdr* request, const std::function<void()>& restart,
                      const std::function<void(const nlmsghdr*)>& take);
 

@@ -39,9 +39,9 @@ Batch::Batch(Netlink& netlink, std::uint32_t generation)
         mnl_attr_put_u32(header, NFNL_BATCH_GENID, htonl(generation));
     }
     size_ = MNL_ALIGN(header->nlmsg_len);
-    // The kernel tells him who asks for an echo with the first message which generation the commit
-    // made, and blames that message for what is nobody's fault. So the first is one that changes
-    // nothing: our table, which is there or comes next.
+    // If the first message requests an echo, the kernel sends it the new generation, and blames it
+    // for errors without a culprit. So the first message changes nothing: it makes our table, which
+    // exists or comes next.
     nlmsghdr* const first = open(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ECHO, header_room);
     mnl_attr_put_strz(first, NFTA_TABLE_NAME, table_name);
     close();
@@ -67,14 +67,15 @@ void Batch::close() {
     size_ = last_ + MNL_ALIGN(last()->nlmsg_len);
 }
 
-/// Reads what the kernel says of a batch: it is all there when the send returns.
+/// Reads the kernel's answers to a batch: all of them are queued when the send returns.
 Result<> conclude(Netlink& netlink, const Batch& batch, Outcome& outcome) {
     const std::size_t count = batch.owners_.size();
     bool answered = false;
     while (true) {
         const auto datagram = netlink.receive(answered ? MSG_DONTWAIT : 0);
         if (!datagram && datagram.error().code == ENOBUFS) {
-            outcome.refusals.push_back({Batch::nobody, ENOBUFS}); // more errors than we could take
+            outcome.refusals.push_back(
+                {Batch::nobody, ENOBUFS}); // more errors than our buffer has room for
             answered = true;
             continue;
         }
@@ -88,7 +89,7 @@ Result<> conclude(Netlink& netlink, const Batch& batch, Outcome& outcome) {
                 outcome.generation = generation_in(message);
             }
             if (message->nlmsg_type != NLMSG_ERROR || nth > count + 1) {
-                return; // a late answer to an earlier question
+                return; // a late answer to an earlier request
             }
             answered = true;
             const int code = message_error(message);
@@ -107,7 +108,7 @@ Result<Outcome> commit(Netlink& netlink, Batch& batch) {
     if (batch.empty()) {
         return outcome;
     }
-    // The kernel acknowledges messages on request only; the last one's means that all were read.
+    // The kernel acknowledges only on request; the last acknowledgement means that it read all.
     batch.last()->nlmsg_flags |= NLM_F_ACK;
     const auto end = batch.first_sequence_ + static_cast<std::uint32_t>(batch.owners_.size()) + 1;
     netlink.used_sequence(end);

@@ -5,7 +5,7 @@
 
 namespace egress::helper {
 
-/// A unique_ptr that frees with libnftnl's own function, whatever constness that takes.
+/// A unique_ptr that frees with libnftnl's own function, const or not.
 template <typename Object, typename Free>
 auto make_nftnl(Object* object, Free* release) {
     const auto closer = [release](Object* held) { release(held); };

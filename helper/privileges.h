@@ -1,10 +1,10 @@
-// What the process may do: only what the helper needs.
+// Reduces the rights of the process to those that the helper needs.
 #pragma once
 
 namespace egress::helper {
 
-/// Gives up every capability but CAP_NET_ADMIN, for good. What cannot be given up is kept: the
-/// kernel says soon enough where there is too little.
+/// Drops every capability except CAP_NET_ADMIN for good. A failure is ignored, and the kernel
+/// reports missing rights later.
 void keep_only_net_admin();
 
 } // namespace egress::helper

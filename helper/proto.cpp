@@ -15,7 +15,7 @@ namespace {
 constexpr std::array<std::string_view, 10> verbs = {"add",  "rem",  "flush", "list", "names",
                                                     "sync", "elem", "end",   "kill", "ping"};
 
-/// What follows "ID VERB" for each verb.
+/// The form of the fields after "ID VERB", for each verb.
 struct Form {
     bool name;
     bool target;
@@ -47,7 +47,7 @@ Form form_of(Verb verb) {
 
 constexpr std::size_t max_fields = 9; ///< of an add
 
-/// The fields of a line, or nothing where blanks are not single or there are too many.
+/// The fields of a line; nullopt: blanks are not single, or there are too many fields.
 std::optional<std::span<std::string_view>> split(std::string_view line,
                                                  std::array<std::string_view, max_fields>& out) {
     std::size_t count = 0;
@@ -65,7 +65,7 @@ std::optional<std::span<std::string_view>> split(std::string_view line,
     }
 }
 
-/// Everything after "ID VERB".
+/// Parses the fields after "ID VERB".
 Result<Request> parse_arguments(std::uint64_t id, Verb verb,
                                 std::span<const std::string_view> fields) {
     const Form form = form_of(verb);
@@ -139,7 +139,7 @@ Result<Event> parse_event(std::span<const char* const> arguments, const char* se
                 std::move(*name),
                 {}};
     if (change) {
-        // The ID is ours to ignore: the target says everything.
+        // Ignore the ID: the target is sufficient.
         const std::array<std::string_view, 6> fields = {
             arguments[2],
             arguments[3],

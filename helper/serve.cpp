@@ -15,9 +15,9 @@ namespace egress::helper {
 
 namespace {
 
-constexpr std::size_t output_limit = 64 * 1024; ///< written out before it grows further
+constexpr std::size_t output_limit = 64 * 1024; ///< written before it grows further
 
-/// Whether reading would not block. Waits for that where `wait`.
+/// True if read() would not block. With `wait`, waits for that.
 bool readable(int fd, bool wait) {
     pollfd poll_for{fd, POLLIN, 0};
     int ready = 0;
@@ -32,7 +32,7 @@ bool readable(int fd, bool wait) {
 int Server::run() {
     bool more = true;
     while (more && !mute_ && !refused_) {
-        // Everything at hand goes into one transaction: it is committed when nothing more is.
+        // All available requests go into one transaction, committed once there are no more.
         if (readable(in_, changes_.empty())) {
             more = take_input();
         } else {
@@ -47,7 +47,7 @@ int Server::run() {
     return refused_ ? 1 : 0;
 }
 
-/// Reads once; false at the end of the input. A last line without '\n' is half a request: not done.
+/// Reads once; false at the end of the input. A last line without '\n' is incomplete and ignored.
 bool Server::take_input() {
     std::array<char, 64 * 1024> buffer;
     const auto count = ::read(in_, buffer.data(), buffer.size());
@@ -77,7 +77,7 @@ void Server::line(std::string_view text) {
     }
 }
 
-/// Any version is answered with ours: the peer knows whether it speaks that too.
+/// Answers any version with ours: the peer decides whether it supports that.
 void Server::greet(std::string_view text) {
     constexpr std::string_view opening = "HELLO egress-helper ";
     if (text.starts_with(opening) && text.size() > opening.size() && text.size() < max_line) {
@@ -96,7 +96,7 @@ void Server::bad_line(std::string_view text, const Error& error) {
         refuse(id.value_or(0), error);
         return;
     }
-    // One reply to each id: a sync's is due at its end.
+    // One reply per id: a sync gets its reply at its end.
     ++open->second.lines;
     if (open->second.error.empty()) {
         open->second.error = fmt::format("line {} of the sync: {}", open->second.lines, error.text);
@@ -121,7 +121,7 @@ void Server::request(Request request) {
     default:
         break;
     }
-    // The rest sees the effect of all that came before it.
+    // The other verbs must see the effect of all earlier requests.
     commit_changes();
     switch (request.verb) {
     case Verb::end:
@@ -189,7 +189,8 @@ void Server::end_sync(std::uint64_t id) {
                    synced->removed);
 }
 
-/// Items are written as they are found: a large set takes seconds, and the peer sees that we live.
+/// Writes items as it reads them: a large set takes seconds, and the peer sees that the helper
+/// works.
 void Server::list(const Request& request) {
     const auto shown = table_.list(request.name, [&](const Element& element) {
         fmt::format_to(std::back_inserter(output_), "{} item ", request.id);
@@ -250,7 +251,7 @@ void Server::flush_output() {
             pollfd poll_for{out_, POLLOUT, 0}; // the peer made it non-blocking
             ::poll(&poll_for, 1, -1);
         } else if (errno != EINTR) {
-            mute_ = true; // the peer is gone, and with it who could ask for more
+            mute_ = true; // the peer is gone, and with it any further request
         }
     }
     output_.clear();

@@ -1,4 +1,4 @@
-// `egress-helper serve`: requests in, replies out, until the end of the input.
+// `egress-helper serve`: reads requests and writes replies until the end of the input.
 #pragma once
 
 #include <cstddef>
@@ -19,11 +19,11 @@ class Server {
     static constexpr std::size_t max_elements = 4'000'000; ///< of all open syncs together
     static constexpr std::size_t max_syncs = 64;           ///< open at a time
 
-    /// `in` and `out` stay the caller's. `table` must outlive the server.
+    /// The caller keeps `in` and `out`. `table` must outlive the server.
     Server(Table& table, int in, int out) : table_(table), in_(in), out_(out) {}
 
-    /// Serves until the end of the input; what was read whole by then is done. Returns the exit
-    /// status: 0, or 1 where the peer does not speak the protocol.
+    /// Serves until the end of the input; performs every request that is complete by then. Returns
+    /// the exit status: 0, or 1 if the peer does not speak the protocol.
     int run();
 
   private:
@@ -31,7 +31,7 @@ class Server {
         std::string name;
         std::vector<Block> wanted;
         std::size_t lines = 0;
-        std::string error; ///< of its first bad line; the end is answered with it
+        std::string error; ///< of its first bad line; the reply to `end` has it
     };
 
     bool take_input();
@@ -59,8 +59,8 @@ class Server {
     std::map<std::uint64_t, OpenSync> syncs_;
     std::size_t elements_ = 0; ///< in syncs_
     bool greeted_ = false;
-    bool mute_ = false;    ///< nobody reads our output any more
-    bool refused_ = false; ///< no greeting came
+    bool mute_ = false;    ///< the reader of our output is gone
+    bool refused_ = false; ///< the peer sent no greeting
 };
 
 } // namespace egress::helper

@@ -1,4 +1,4 @@
-// Table::sync: read, compare, and change what differs in one transaction.
+// Table::sync: reads, compares, and changes the differences in one transaction.
 #include <algorithm>
 #include <map>
 #include <utility>
@@ -32,7 +32,7 @@ std::map<std::uint32_t, Shelf<Item>> shelve(const std::string& name,
     std::map<std::uint32_t, Shelf<Item>> shelves;
     for (const Item& item : items) {
         const auto& [target, action, seconds] = block_of(item);
-        // All of a SetId but the name, which is the same for all: no string is made per item.
+        // A SetId without its name, which all items share: avoids a string per item.
         const std::uint32_t key = static_cast<std::uint32_t>(shape_of(target)) << 16U |
                                   static_cast<std::uint32_t>(action) << 9U |
                                   static_cast<std::uint32_t>(target.source.base.is_v4()) << 8U |
@@ -57,7 +57,7 @@ void write_adds(Batch& batch, const std::map<std::uint32_t, Shelf<Block>>& shelv
     }
 }
 
-/// Made and deleted, because one that was there when we looked may have expired since.
+/// Makes and deletes each, because it may have expired since we read it.
 void write_removals(Batch& batch, const Shelf<Block>& shelf) {
     for (const std::uint16_t type : {NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM}) {
         ElementWriter writer(batch, type, shelf.name);
@@ -83,7 +83,7 @@ void write_renewals(Batch& batch, const Shelf<Element>& shelf, bool renews) {
 
 } // namespace
 
-/// What is there under this name, in force or not: remembered, or read.
+/// All existing elements of this name, in force or not, from the cache or the kernel.
 Result<std::vector<Element>> Table::elements(const std::string& name) {
     const auto now = kernel_now();
     if (auto remembered = memory_.recall(name, now)) {
@@ -106,7 +106,7 @@ Result<std::vector<Element>> Table::elements(const std::string& name) {
     return found;
 }
 
-/// Counters of what must be made anew to get another time.
+/// Reads the counters of elements that must be replaced to get another time.
 Result<> Table::read_counters(const std::string& name, std::vector<Element>& renewals) {
     for (Element& element : renewals) {
         const SetId set = set_of(name, element.block.target, element.block.action);
@@ -122,7 +122,7 @@ Result<> Table::read_counters(const std::string& name, std::vector<Element>& ren
     return {};
 }
 
-/// Sets first, so that all that follows has one; those that nothing is wanted in go whole.
+/// Writes sets first, because the elements need them; drops sets that should be empty as a whole.
 Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vector<Block>& wanted,
                            const Plan& plan) {
     if (!wanted.empty()) {
@@ -146,7 +146,7 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
         put_set(batch, layout_, shelf.set, Batch::nobody);
     }
     for (const auto& [key, shelf] : shelve(name, plan.remove)) {
-        if (layout_.sets.contains(shelf.name)) { // else it went with its set
+        if (layout_.sets.contains(shelf.name)) { // else it was dropped with its set
             write_removals(batch, shelf);
         }
     }
@@ -203,7 +203,7 @@ Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wa
         Synced synced;
         const auto outcome = sync_once(attempt, name, wanted, synced);
         if (!outcome && outcome.error().code == ENOENT) {
-            layout_.changed = true; // a set went away under our eyes
+            layout_.changed = true; // a set disappeared meanwhile
             continue;
         }
         if (!outcome) {

@@ -14,12 +14,12 @@ namespace egress::helper {
 
 namespace {
 
-/// Since Linux 6.12. A kernel that has it under an older number loses nothing but speed.
+/// Linux 6.12 and later. An older kernel with a backport is only slower.
 bool kernel_renews() {
     utsname name{};
     int major = 0;
     int minor = 0;
-    // For finding faults, and to test what older kernels do.
+    // For debugging, and to test the behaviour with older kernels.
     return std::getenv("EGRESS_HELPER_COMPAT") == nullptr && uname(&name) == 0 &&
            std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
            (major > 6 || (major == 6 && minor >= 12));
@@ -45,7 +45,7 @@ Result<Table> Table::open() {
     return Table(std::move(*netlink), kernel_renews());
 }
 
-/// Makes the layout what the kernel has, reading it only if it can have changed.
+/// Updates the layout from the kernel; reads it only if it may have changed.
 Result<> Table::refresh() {
     if (!layout_.changed && layout_.generation != 0) {
         const auto now = generation(netlink_);
@@ -62,14 +62,14 @@ Result<> Table::refresh() {
         return std::unexpected(read.error());
     }
     if (read->generation != layout_.generation) {
-        memory_.forget(); // another program has changed something, perhaps ours
+        memory_.forget(); // another program has changed the ruleset, perhaps our table
     }
     layout_ = std::move(*read);
     return {};
 }
 
-/// A batch that commits only on the ruleset that we know. After many attempts on one that others
-/// change all the time, the batch takes its chance: what it makes is no error where it is there.
+/// A batch that commits only on the ruleset that we know. If others change it all the time, later
+/// attempts commit on any ruleset: making something that exists is no error.
 Batch Table::begin(int attempt) {
     guarded_ = attempt < attempts / 2;
     return Batch(netlink_, guarded_ ? layout_.generation : 0);
@@ -78,14 +78,14 @@ Batch Table::begin(int attempt) {
 Result<Outcome> Table::finish(Batch& batch) {
     auto outcome = commit(netlink_, batch);
     if (!outcome || !guarded_) {
-        memory_.forget(); // who knows what was done
+        memory_.forget(); // the result is uncertain
         layout_.changed = true;
     }
     if (!outcome) {
         return outcome;
     }
     if (!outcome->committed()) {
-        layout_.changed = true; // it says what the batch would have made
+        layout_.changed = true; // it describes the refused batch
         const auto gone = [](const Outcome::Refusal& refusal) { return refusal.code == ENOENT; };
         outcome->stale =
             outcome->stale || (!guarded_ && std::ranges::any_of(outcome->refusals, gone));
@@ -133,7 +133,7 @@ Result<> Table::flush(const std::string& name) {
     return std::unexpected(disturbed());
 }
 
-/// Reads the sets of a name that are in force, and remembers if these were all.
+/// Reads the sets of a name that are in force, and caches them if these are all.
 Result<> Table::show_sets(const std::string& name, const Show& show) {
     const auto start = kernel_now();
     std::vector<Element> elements;
@@ -175,7 +175,7 @@ Result<std::size_t> Table::list(const std::string& name, const Show& show) {
         if (done.error().code != ENOENT) {
             return std::unexpected(done.error());
         }
-        layout_.changed = true; // a set went away under our eyes
+        layout_.changed = true; // a set disappeared meanwhile
     }
     return std::unexpected(disturbed());
 }

@@ -1,9 +1,9 @@
-// `table inet egress` as one object: changes, look, sync.
+// `table inet egress` as one object: change, list, sync.
 //
-// Every change is one transaction: packets see all of it or nothing. What the kernel holds is the
-// only truth; the layout kept here is checked against the ruleset's generation before each use, so
-// a table that someone flushed, or another helper changed, is seen and made anew. Nothing here
-// retries for ever, and nothing outside our table is touched.
+// Every change is one transaction: packets see all of it or nothing. Only the kernel's state
+// counts: before each use the cached layout is compared with the ruleset's generation, so that a
+// table that was flushed, or changed by another helper, is noticed and made again. All retries are
+// bounded, and only our table changes.
 #pragma once
 
 #include <span>
@@ -32,24 +32,24 @@ class Table {
   public:
     static Result<Table> open();
 
-    /// Makes all changes in one transaction if the kernel lets it; those that it refuses are left
-    /// out, and say so. One result for each change.
+    /// Makes all changes in one transaction if the kernel accepts it; leaves out those that the
+    /// kernel refuses. Returns one result per change.
     std::vector<Result<>> apply(std::span<const Change> changes);
 
-    /// Removes everything of this name, its sets and rules too.
+    /// Removes all elements, sets and rules of this name.
     Result<> flush(const std::string& name);
 
-    /// Shows what of this name is in force (elements whose rule someone deleted are not), as it is
-    /// read; an element may come twice. Returns how many times `show` was called.
+    /// Shows the elements of this name that are in force (not those of sets without a rule) while
+    /// it reads them; an element may come twice. Returns the number of calls of `show`.
     Result<std::size_t> list(const std::string& name, const Show& show);
 
     Result<std::vector<std::string>> names();
 
-    /// Afterwards exactly `wanted` is in force under this name, and no packet saw anything between.
+    /// Puts exactly `wanted` in force under this name; no packet sees a state in between.
     Result<Synced> sync(const std::string& name, const std::vector<Block>& wanted);
 
   private:
-    struct Round; ///< of apply(): what is still to do
+    struct Round; ///< remaining work of apply()
 
     Table(Netlink netlink, bool renews) : netlink_(std::move(netlink)), renews_(renews) {}
 
@@ -74,18 +74,18 @@ class Table {
                               const std::vector<Block>& wanted, Synced& synced);
 
     Netlink netlink_;
-    bool renews_; ///< the kernel gives an element that is there a new time in place
+    bool renews_; ///< the kernel changes the time of an existing element in place
     Layout layout_;
-    Memory memory_;       ///< of the ruleset of the layout's generation
-    bool guarded_ = true; ///< the batch being written commits on that generation only
+    Memory memory_;       ///< valid for the layout's generation
+    bool guarded_ = true; ///< the current batch commits only on that generation
 };
 
-/// Of others' commits that make ours stale, before we give up.
+/// Commits of others that may make ours stale before we give up.
 inline constexpr int attempts = 16;
 Error disturbed();
 Error foreign(const std::string& set);
 
-/// Removes an element that may or may not be there: made first, it surely is.
+/// Removes an element that may be missing: makes it first, so that it surely exists.
 void write_gone(Batch& batch, const std::string& set, const Target& target, int owner);
 
 } // namespace egress::helper
