@@ -74,8 +74,8 @@ Result<> conclude(Netlink& netlink, const Batch& batch, Outcome& outcome) {
     while (true) {
         const auto datagram = netlink.receive(answered ? MSG_DONTWAIT : 0);
         if (!datagram && datagram.error().code == ENOBUFS) {
-            outcome.refusals.push_back(
-                {Batch::nobody, ENOBUFS}); // more errors than our buffer has room for
+            // More errors than our buffer has room for.
+            outcome.refusals.push_back({Batch::nobody, ENOBUFS});
             answered = true;
             continue;
         }

@@ -117,8 +117,8 @@ Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, co
                                                 Handler handler) {
     std::unique_ptr<Control> control(new Control(clock, std::move(handler)));
     control->event_ = event;
-    control->group_ =
-        egress_group(); // once: the look-up may use the network, and the loop never waits
+    // Once: the look-up may use the network, and the loop never waits.
+    control->group_ = egress_group();
     if (auto started = control->start_http(); !started) {
         return std::unexpected(started.error());
     }

@@ -51,8 +51,8 @@ void Ledger::replace(policy::Policy policy) {
 bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const {
     const policy::Trusted* const line = matcher_->trusted(uid);
     if (line == nullptr) {
-        return uid ==
-               0; // root may report anything; its service is unknown, so only "*" lines match
+        // Root may report anything; its service is unknown, so only "*" lines match.
+        return uid == 0;
     }
     local.address = line->location.prefix ? line->location.prefix->base : Address();
     local.port = line->location.port.value_or(0);

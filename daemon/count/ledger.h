@@ -55,8 +55,7 @@ class Ledger final : public TrustedReporters {
         std::uint64_t matched = 0;
         std::uint64_t unmatched = 0;
         std::uint64_t forgeable = 0; ///< matched, but the address may be forged: not counted
-        std::uint64_t unproved =
-            0; ///< matched, but the reporter could choose the port: not counted
+        std::uint64_t unproved = 0;  ///< matched, but the reporter chose the port: not counted
         std::uint64_t failures = 0;
         std::uint64_t successes = 0;
         std::uint64_t blocks = 0;

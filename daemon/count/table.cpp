@@ -46,8 +46,8 @@ Moment unpack(std::int32_t seconds) {
 
 Table::Table(std::size_t capacity) : index_(first_index, no_row), capacity_(capacity) {
     if (getrandom(&seed_, sizeof seed_, GRND_NONBLOCK) != sizeof seed_) {
-        seed_ = reinterpret_cast<std::uintptr_t>(
-            this); // early boot: the remote does not know it either
+        // Early boot: the remote does not know this either.
+        seed_ = reinterpret_cast<std::uintptr_t>(this);
     }
 }
 

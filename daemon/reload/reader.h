@@ -15,8 +15,8 @@ namespace egress {
 
 class Reader {
   public:
-    using Read =
-        std::function<policy::Parsed()>; ///< runs on the thread; must not use the loop's data
+    /// Runs on the thread; must not use the loop's data.
+    using Read = std::function<policy::Parsed()>;
     using Then = std::function<void(policy::Parsed&&)>; ///< runs in the loop
 
     explicit Reader(sd_event* event) : event_(event) {}

@@ -40,8 +40,7 @@ enum class Refusal : std::uint8_t {
     listening,        ///< a listening socket from an untrusted reporter
     no_address,       ///< neither kernel nor message has the remote address
     wrong_family,     ///< the address cannot arrive on that socket
-    other_namespace,  ///< a socket of another network namespace, where its maker may have any
-                      ///< address
+    other_namespace,  ///< its network namespace is another, where its maker may have any address
     wrong_protocol,   ///< not a protocol number of packets
     stuck,            ///< its descriptor blocked its lane, and the lane was given up
     unusable_address, ///< 0.0.0.0 or ::

@@ -29,10 +29,9 @@ struct Audit {
     Sum whole; ///< of the intact rows
     Sum all;   ///< with the damaged rows, by their stored checksums
     std::uint64_t damaged = 0;
-    bool index_whole =
-        true;             ///< false: some rows cannot be found by key until the table is rewritten
-    bool sealed = false;  ///< a seal was available for comparison
-    bool stopped = false; ///< the visitor ended the walk early
+    bool index_whole = true; ///< false: rows cannot be found by key until a rewrite
+    bool sealed = false;     ///< a seal was available for comparison
+    bool stopped = false;    ///< the visitor ended the walk early
 };
 
 /// Walks the table in key order. An error: LMDB cannot read it, or its rows are out of order

@@ -20,8 +20,8 @@
 namespace egress::store {
 
 inline constexpr std::size_t max_program = 255; ///< bytes
-inline constexpr std::size_t max_rule =
-    120; ///< bytes of "file:line:column"; longer ones keep their end
+/// Bytes of "file:line:column"; longer ones keep their end.
+inline constexpr std::size_t max_rule = 120;
 
 struct EventRow {
     enum class Action : std::uint8_t { allowed = 0, blocked = 1, monitored = 2 };

@@ -53,8 +53,7 @@ struct Row {
     std::uint16_t port = 0;    ///< host byte order; 0: every port
     State state = State::counting;
     std::uint8_t flags = 0;
-    std::uint8_t grow_length =
-        0; ///< not 0: this block counts for the enclosing prefix of this length
+    std::uint8_t grow_length = 0; ///< not 0: counts for the enclosing prefix of this length
     std::uint32_t count = 0;
     std::uint32_t nfail = 0;   ///< of the rule that last decided; 0: "*"
     std::uint16_t strikes = 0; ///< blocks so far, for escalation
