@@ -1,4 +1,4 @@
-/* What the kernel half and the daemon share: sizes, tables of a policy, process state, events.
+/* What the kernel side and the daemon share: sizes, a policy's tables, process state, events.
  *
  * Plain C for both compilers. Addresses and the inode's device are in the kernel's own forms:
  * addresses in network byte order, devices as MAJOR << 20 | MINOR (not what stat(2) gives).
@@ -11,18 +11,18 @@
 #include <linux/types.h>
 #endif
 
-/* A change of any structure below gets another number; pinned maps of another number are not
- * adopted, but go on beside until they are replaced. */
+/* Raise it with every change of a structure below. The daemon does not adopt pinned maps of another
+ * number; their programs stay in force until it has replaced them. */
 #define EGRESS_ABI 6
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
 #define EGRESS_MAX_ANCESTORS 16
-#define EGRESS_PATH_SIZE                                                                           \
-    252 /* of a path with its terminator; with a device it fills a key of a trie */
+/* A path with its terminator; with a device it fills the key of a trie. */
+#define EGRESS_PATH_SIZE 252
 #define EGRESS_COMMAND_SIZE 16
-#define EGRESS_MAX_WINDOWS 16 /* spans of a week in one rule */
-#define EGRESS_SLOTS 2 /* policies that may be there at once: the one in force and the next */
+#define EGRESS_MAX_WINDOWS 16 /* of one rule, in a week */
+#define EGRESS_SLOTS 2        /* policies loaded at once: the one in force and the next */
 
 /* A set of rules, one bit each, the first rule at bit 0 of words[0]. */
 struct egress_vector {
@@ -30,35 +30,37 @@ struct egress_vector {
     __u64 words[EGRESS_WORDS];
 };
 
-/* A file, as exec and the daemon both have it named by files.h. An inode number alone does not do:
- * a freed one is given out again, the subvolumes of btrfs count from the same number, and the
- * layers of overlay each bring their own. The generation tells those apart; where it does not (0,
- * btrfs, overlay) the path inside the file system does. */
+/* Identity of a file; files.h computes it at exec and for the daemon. An inode number alone is not
+ * enough: the file system reuses freed ones, the subvolumes of btrfs count from the same number,
+ * and each layer of an overlay has its own. The generation tells such files apart; where it cannot
+ * (0, btrfs, overlay), the path inside the file system does. */
 struct egress_file {
     __u64 inode;
     __u32 device; /* of the super block, as mountinfo shows it */
     __u32 generation;
-    __u64 path; /* of the owner, and a keyed hash of the path inside the file system where the
-                   generation does not suffice */
+    /* The owner, and where the generation is not enough a keyed hash of the path inside the file
+     * system. */
+    __u64 path;
 };
-#define EGRESS_NO_PATH (~0ULL) /* the path is needed and not known: such a file equals no other */
+#define EGRESS_NO_PATH (~0ULL) /* the path is needed but unknown: such a file equals no other */
 
-/* An entry of v6_top is the index of a vector and perhaps this. */
-#define EGRESS_FINER 0x40000000U /* there are longer prefixes below: look further */
+/* An entry of v6_top is the index of a vector, with this flag or without. */
+#define EGRESS_FINER 0x40000000U /* longer prefixes exist below: search them */
 #define EGRESS_INDEX 0x3fffffffU
 
-/* An entry of v4_top is the index of a vector, or, with the uppermost bit, the runs of the
- * addresses below: the number of the first structure of them, how many follow it, and what the one
- * in the middle (the second of two) begins with: mostly there is nothing more to be looked at. */
+/* An entry of v4_top is the index of a vector or, if the highest bit is set, names the runs of the
+ * addresses below it: the number of their first structure, how many structures follow, and the
+ * first address of the middle one (the second of two). Usually the search then ends at one
+ * structure. */
 #define EGRESS_RUNS (1ULL << 63)
 #define EGRESS_RUNS_MORE(entry) ((__u32)((entry) >> 32) & 0x7fff)
 #define EGRESS_RUNS_MIDDLE(entry) ((__u32)((entry) >> 47) & 0xffff)
 #define EGRESS_RUNS_SIZE 21
-#define EGRESS_RUNS_VECTORS 4   /* different ones in a structure */
-#define EGRESS_RUNS_STEPS 14    /* halvings of the most structures of one entry, 16,384 */
+#define EGRESS_RUNS_VECTORS 4   /* different ones in one structure */
+#define EGRESS_RUNS_STEPS 14    /* halvings for the most structures of one entry, 16,384 */
 #define EGRESS_RUNS_INDEX 65535 /* the greatest index that fits */
 
-#define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0 is "not there" */
+#define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0: not there */
 
 #define EGRESS_TYPES 8
 #define EGRESS_PROTOCOLS 256
@@ -66,8 +68,8 @@ struct egress_file {
 enum egress_rule_verdict { EGRESS_ALLOW = 0, EGRESS_DENY = 1, EGRESS_REJECT = 2 };
 
 enum egress_rule_flag {
-    EGRESS_RULE_AUDIT = 1, /* record, do not enforce */
-    EGRESS_RULE_LOG = 2,   /* an event for what is allowed, too */
+    EGRESS_RULE_AUDIT = 1, /* report, do not enforce */
+    EGRESS_RULE_LOG = 2,   /* report allowed flows, too */
     EGRESS_RULE_QUIET = 4, /* no event */
     EGRESS_RULE_ALARM = 8,
     EGRESS_RULE_TIMED = 16, /* `until` and `windows` say when it is in force */
@@ -81,32 +83,36 @@ struct egress_window {
 
 struct egress_rule {
     __u64 until; /* boot clock; 0: no end */
-    __u32 line;  /* number of the rule among all, from 1: how events name it */
+    __u32 line;  /* number of the rule among all, from 1; events show it */
     __u16 flags;
     __u8 verdict;
     __u8 windows_used;
     struct egress_window windows[EGRESS_MAX_WINDOWS];
 };
 
-/* What of a policy has a fixed size. An index is one into the policy's vectors. */
+/* The fixed-size part of a policy. "index" below: into the policy's vectors. */
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups;    /* some rule asks for one */
-    __u32 has_lineage;    /* some rule asks for parent or under */
-    __u32 has_places;     /* some rule asks for container or host */
-    __u32 has_trees;      /* some rule names a program by path, or a directory tree */
-    __u32 has_inside;     /* some rule names one by the path that exec recorded */
-    __u32 has_units;      /* some rule names a unit */
-    __u32 has_uids;       /* some rule names a user */
-    __u32 has_gids;       /* some rule names a group */
-    __u32 has_ranges;     /* some of those users or groups have subordinate ids */
-    __u32 has_times;      /* some rule has windows or an end */
-    __u32 suspect_cgroup; /* index: those, and every refusal: for a cgroup that is not known */
-    __u32 at_create;      /* index: rules that may decide when only the kind of socket is known */
-    __u32 stranger;       /* index: rules that name neither program nor ancestry */
-    __u32 suspect;        /* index: those, and every refusal: for a process that is not known */
-    __u32 at_closed;      /* index: the same where its packets can't be judged either */
+    __u32 has_cgroups; /* some rule asks for one */
+    __u32 has_lineage; /* some rule asks for parent or under */
+    __u32 has_places;  /* some rule asks for container or host */
+    __u32 has_trees;   /* some rule names a program by path, or a directory tree */
+    __u32 has_inside;  /* some rule names a program by the path that exec recorded */
+    __u32 has_units;   /* some rule names a unit */
+    __u32 has_uids;    /* some rule names a user */
+    __u32 has_gids;    /* some rule names a group */
+    __u32 has_ranges;  /* some of those users or groups have subordinate ids */
+    __u32 has_times;   /* some rule has windows or an end */
+    /* Index: the rules that ask for no cgroup, and every refusal; for an unknown cgroup. */
+    __u32 suspect_cgroup;
+    /* Index: rules that may decide when only the kind of the socket is known. */
+    __u32 at_create;
+    __u32 stranger; /* index: rules that name neither program nor ancestry */
+    /* Index: those, and every refusal; for an unknown process. */
+    __u32 suspect;
+    /* Index: like at_create, for a socket whose packets cannot be checked either. */
+    __u32 at_closed;
     struct egress_vector refusals;    /* rules that refuse */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
@@ -122,11 +128,11 @@ struct egress_base {
     __u32 v6_top[65536]; /* by the first 16 bits: index, perhaps FINER */
 };
 
-/* Runs of IPv4 addresses with the same vector, in order, by the last 16 bits of their first one; as
- * large as what a processor fetches at once. Three bits of `codes` for each, from the lowest on:
- * which of the vectors, and EGRESS_RUN_SINGLE where it is one address, behind which vectors[0] goes
- * on. Most lists are of hosts, and each takes one run so. The first run of an entry's first
- * structure begins at 0; what is not used at the end is runs from 65535 on. */
+/* Runs of IPv4 addresses with the same vector, in order, each by the last 16 bits of its first
+ * address. The structure has the size of a cache line. Each run has three bits of `codes`, from the
+ * lowest on: the number of its vector, and EGRESS_RUN_SINGLE if the run is one address after which
+ * vectors[0] applies again. Most lists contain hosts, and a host then takes one run. The first run
+ * of an entry's first structure begins at 0; unused runs at the end begin at 65535. */
 #define EGRESS_RUN_SINGLE 4
 struct egress_runs {
     __u16 first[EGRESS_RUNS_SIZE];
@@ -136,29 +142,29 @@ struct egress_runs {
     __u64 codes;
 };
 
-/* Keys of longest-prefix tables; `bits` as bpf wants it, in front. */
+/* Keys of longest-prefix tables; BPF requires `bits` in front. */
 struct egress_prefix6 {
     __u32 bits;
     __u8 address[16];
 };
-/* A path inside a file system, which no mount of a process' own changes: of a tree up to its '/',
- * of a program with its terminator; zero-padded. `bits` counts those of the device, too. Some
- * numbers that no device has say what else the path is. */
+/* A path inside a file system, which a process cannot change by mounting. A tree's path ends with
+ * its '/', a program's with its terminator; zero-padded. `bits` includes the device's. Numbers that
+ * no device has mark other kinds of path. */
 struct egress_tree {
     __u32 bits;
     __u32 device;
     char path[EGRESS_PATH_SIZE];
 };
 #define EGRESS_DEVICE_BITS 32
-#define EGRESS_INSIDE 0xffffffffU  /* what exec recorded, as the process' root shows it */
-#define EGRESS_CGROUPS 0xfffffffeU /* of a cgroup2, ending in '/' */
-#define EGRESS_FOREIGN 0xfffffffcU /* any file system that a user namespace has mounted */
-#define EGRESS_UNITS 0xfffffffdU   /* name of one, with its terminator, or "name@" */
+#define EGRESS_INSIDE 0xffffffffU  /* path that exec recorded, below the process' root */
+#define EGRESS_CGROUPS 0xfffffffeU /* path of a cgroup2, ending in '/' */
+#define EGRESS_FOREIGN 0xfffffffcU /* any file system mounted in a user namespace */
+#define EGRESS_UNITS 0xfffffffdU   /* name of a unit, with its terminator, or "name@" */
 
 struct egress_path_rules {
     __u32 rules; /* index */
-    /* Index. Of a device alone: refusals that name something on it, for a file whose place on it is
-     * not known. Of a unit: refusals, for a cgroup whose name a user has chosen. */
+    /* Index. For a device alone: refusals that name something on it; for a file whose place on it
+     * is unknown. For a unit: refusals; for a cgroup whose name a user has chosen. */
     __u32 uncertain;
 };
 
@@ -170,31 +176,32 @@ struct egress_id_range {
 
 enum egress_process_flag {
     EGRESS_PROCESS_HOST_PATH = 1, /* `path` was walked in the host's own mount namespace */
-    EGRESS_PROCESS_SWEPT = 2, /* older than the hooks: path and command are what it says itself */
-    EGRESS_PROCESS_LOST_PLACE = 4,    /* `place` is not known beyond the device */
-    EGRESS_PROCESS_LOST_PATH = 8,     /* `path` is not known */
-    EGRESS_PROCESS_DELETED = 16,      /* the file had no name any more when it was executed */
-    EGRESS_PROCESS_LOST_LINEAGE = 32, /* there are or may be ancestors that are not in the list */
+    /* Older than the hooks: it may have chosen `path` and `command` itself. */
+    EGRESS_PROCESS_SWEPT = 2,
+    EGRESS_PROCESS_LOST_PLACE = 4,    /* only the device of `place` is known */
+    EGRESS_PROCESS_LOST_PATH = 8,     /* `path` is unknown */
+    EGRESS_PROCESS_DELETED = 16,      /* the file had been unlinked before its exec */
+    EGRESS_PROCESS_LOST_LINEAGE = 32, /* ancestors may be missing in the list */
 };
 
-/* The rules that a process' program and ancestry select, under one generation and for one program.
+/* The rules that a process' program and ancestry select, for one generation and one program.
  */
 struct egress_subject {
-    __u64 generation; /* 0: not worked out; written last */
-    __u32 epoch;      /* of the process, as it was read before */
+    __u64 generation; /* 0: not computed; written last */
+    __u32 epoch;      /* of the process, read before */
     __u32 zero;
     struct egress_vector vector;
 };
 
-#define EGRESS_SUBJECTS (2 * EGRESS_SLOTS) /* of this program and of the one before */
+#define EGRESS_SUBJECTS (2 * EGRESS_SLOTS) /* of this program and of the previous one */
 
-/* Rules of the cgroups by name: of one under one generation. */
+/* Key of the rules that a cgroup's name selects, for one generation. */
 struct egress_cgroup_key {
     __u64 id;
     __u64 generation;
 };
 
-/* What files.h says of a descriptor of the daemon's. */
+/* What files.h reports of a descriptor of the daemon. */
 struct egress_named {
     __u32 fd;
     __u32 flags; /* EGRESS_PROCESS_LOST_PLACE, _DELETED */
@@ -205,58 +212,60 @@ struct egress_named {
 
 /* By tgid. Filled at fork and exec, removed when the last thread ends. */
 struct egress_process {
-    __u64
-        started; /* start of the thread group's leader, boot clock: tells tgids used again apart */
+    /* Start of the thread group's leader, boot clock; tells processes with a reused tgid apart. */
+    __u64 started;
     __u64 exec_id; /* the leader's self_exec_id */
     struct egress_file program;
-    struct egress_file ancestors[EGRESS_MAX_ANCESTORS]; /* programs; 0 is who forked it */
+    struct egress_file ancestors[EGRESS_MAX_ANCESTORS]; /* programs; 0: the parent's */
     __u32 ancestors_used;
     __u32 tgid;
-    __u32 ppid;                        /* tgid of who forked it */
+    __u32 ppid;                        /* tgid of the parent at fork */
     __u32 flags;                       /* egress_process_flag */
-    char command[EGRESS_COMMAND_SIZE]; /* last component of what exec was given */
-    __u32 epoch;                       /* changes with each exec; odd while one is under way */
+    char command[EGRESS_COMMAND_SIZE]; /* last component of the path given to exec */
+    __u32 epoch;                       /* changes with each exec; odd during one */
     __u32 zero;
     struct egress_tree place; /* of the program's file inside its file system */
     struct egress_tree path;  /* as exec recorded it; EGRESS_INSIDE */
     struct egress_subject subjects[EGRESS_SUBJECTS];
 };
 
-/* By socket: who has it, and whether its packets are let through. Of those that connect, and of
- * those that no other hook sees send. */
+/* By socket: its owner, and whether its packets pass. For sockets that connect, and for those whose
+ * sends no other hook sees. */
 struct egress_socket {
-    __u64
-        passed; /* what let it through: egress_ticket() of a process and a generation; 0: nothing */
+    /* egress_ticket() of the process and generation that it passed for; 0: none. */
+    __u64 passed;
     __u64 checked; /* when, in ticks of the kernel */
-    __u64 started; /* as of struct egress_process, of who used it last */
+    __u64 started; /* of the last user, as in struct egress_process */
     __u64 exec_id;
     __u32 tgid;
     __u32 uid; /* as in struct egress_flow */
     __u32 gid;
     __u8 in_container;
     __u8 wrote;  /* the owner may have bytes in the socket's queue */
-    __u8 others; /* others may, too: struct egress_writers */
-    __u8 moved;  /* UDP: connected more than once, so what is on its way may be for a peer before */
-    __u64 cgroup;    /* id: where the owner was then */
-    __u64 cgroup_at; /* address; only with that id it is still the same */
+    __u8 others; /* other processes may, too: struct egress_writers */
+    /* UDP: connected more than once, so a packet on its way may be for an earlier peer. */
+    __u8 moved;
+    __u64 cgroup;    /* id: the owner's at that time */
+    __u64 cgroup_at; /* address; valid only while that cgroup has the id */
 };
 
-/* By TCP socket with bytes of several processes in its queue: those but the owner of the socket. */
+/* By TCP socket with bytes of several processes in its queue: the processes other than the
+ * owner. */
 #define EGRESS_WRITERS 16
 struct egress_writer {
     struct egress_socket who;
-    __u32 end; /* number of the first byte that is another's */
+    __u32 end; /* sequence number after its last byte */
     __u32 used;
 };
 struct egress_writers {
     struct egress_writer each[EGRESS_WRITERS];
-    __u64
-        more_passed; /* generation that let all of those through that found no place; 0: not all */
+    /* Generation under which all writers without an entry here pass; 0: not all do. */
+    __u64 more_passed;
     __u32 more_end;
-    __u32 more; /* there are such */
+    __u32 more; /* such writers exist */
 };
 
-/* What a hook asks. */
+/* What a hook checks. */
 struct egress_flow {
     __u8 address[16]; /* network byte order; IPv4 mapped */
     __u16 port;
@@ -267,7 +276,7 @@ struct egress_flow {
     __u32 in_container;
 };
 
-/* What one look of a hook led to; the daemon folds nothing more. */
+/* The outcome of one check; the daemon folds no further. */
 enum egress_event_action {
     EGRESS_EVENT_ALLOWED = 0,
     EGRESS_EVENT_BLOCKED = 1,
@@ -284,23 +293,23 @@ enum egress_hook {
     EGRESS_HOOKS = 6,
 };
 
-/* Why an event is not there. */
+/* Why an event was lost or a flow judged without full knowledge. */
 enum egress_loss {
     EGRESS_LOST_RING = 0,    /* the ring was full */
-    EGRESS_LOST_PROCESS = 1, /* a process could not be taken into the table */
-    EGRESS_LOST_BROKEN = 2,  /* the tables did not hang together: the flow was refused */
-    EGRESS_LOST_SOCKET = 3,  /* nothing could be kept with a socket: it was refused */
-    EGRESS_LOST_SUSPECT = 4, /* a flow of a process or cgroup that is not known: judged strictly */
-    EGRESS_LOST_FOLD = 5,    /* there was no room to fold a repeat: it became an event of its own */
+    EGRESS_LOST_PROCESS = 1, /* no entry could be made for a process */
+    EGRESS_LOST_BROKEN = 2,  /* the tables were inconsistent: the flow was refused */
+    EGRESS_LOST_SOCKET = 3,  /* no state could be kept for a socket: it was refused */
+    EGRESS_LOST_SUSPECT = 4, /* unknown process or cgroup: judged strictly */
+    EGRESS_LOST_FOLD = 5,    /* no room to fold a repeat: it became an event */
     EGRESS_LOSSES = 6,
 };
 
 #define EGRESS_HOSTNAME_SIZE 65
 
 enum egress_known {
-    EGRESS_KNOWN_NOTHING = 0, /* the process is not in the table: comm is the thread's own word */
+    EGRESS_KNOWN_NOTHING = 0, /* the process is not in the table; the thread chose comm itself */
     EGRESS_KNOWN_PROCESS = 1,
-    EGRESS_KNOWN_PROGRAM = 2, /* it has ended since; its program is known, its ancestors are not */
+    EGRESS_KNOWN_PROGRAM = 2, /* it has exited; its program is known, its ancestors are not */
 };
 
 struct egress_event {
@@ -308,7 +317,7 @@ struct egress_event {
     __u64 time;       /* boot clock */
     __u64 generation; /* of the policy that decided */
     __u64 cgroup;     /* id */
-    __u64 count;      /* looks that this event stands for */
+    __u64 count;      /* checks that this event stands for */
     struct egress_flow flow;
     __u32 rule; /* index, or EGRESS_UNMATCHED */
     __u32 pid;  /* the thread */
@@ -321,12 +330,13 @@ struct egress_event {
     __u32 ancestors_used;
     struct egress_file program;
     struct egress_file ancestors[EGRESS_MAX_ANCESTORS];
-    char comm[EGRESS_COMMAND_SIZE]; /* the thread's; it chooses it itself */
+    char comm[EGRESS_COMMAND_SIZE]; /* the thread's; it chooses this itself */
     char hostname[EGRESS_HOSTNAME_SIZE];
     char path[EGRESS_PATH_SIZE];
 };
 
-/* Repeats of the same look are one event: the first at once, then a count per interval. */
+/* Repeats of a check are folded: the first is an event at once, then one event per interval counts
+ * the rest. */
 struct egress_fold_key {
     __u8 address[16];
     __u64 program; /* inode */
@@ -338,12 +348,12 @@ struct egress_fold_key {
     __u8 action;
 };
 struct egress_fold {
-    __u64 sent;  /* when an event was made last, boot clock */
-    __u64 count; /* looks since */
-    /* As the last event had it, for the one that tells of looks which no other follows. */
+    __u64 sent;  /* when the last event was posted, boot clock */
+    __u64 count; /* checks since */
+    /* From the last event, for the one that reports repeats with no later check. */
     __u64 generation;
     __u64 cgroup;
-    __u64 started; /* of the process, as in struct egress_process; 0: it was not in the table */
+    __u64 started; /* of the process, as in egress_process; 0: not in the table */
     struct egress_file program;
     __u32 gid;
     __u32 in_container;
@@ -352,37 +362,39 @@ struct egress_fold {
     __u16 rule_flags;
     __u8 type;
     __u8 hook;
-    __u32 ends; /* idle: the next walk removes it, and nothing is counted in it any more */
+    __u32 ends; /* idle: hooks no longer count in it, the next walk removes it */
     char comm[EGRESS_COMMAND_SIZE];
 };
 
-/* What is the same for all policies. */
+/* State that all policies share. */
 struct egress_config {
-    __u64 generation;      /* of the policy in force, which is in slot generation % EGRESS_SLOTS;
-                              0: none, everything passes unjudged */
-    __u64 week_at_boot;    /* second of the local week at zero of the boot clock */
+    /* Of the policy in force, in slot generation % EGRESS_SLOTS; 0: none, everything passes
+     * unjudged. */
+    __u64 generation;
+    __u64 week_at_boot;    /* second of the local week when the boot clock was 0 */
     __u64 fold_interval;   /* nanoseconds */
     __u64 sequence;        /* of the last event; counted by the hooks */
-    __u32 monitor;         /* judge and record, block nothing */
+    __u32 monitor;         /* judge and report, block nothing */
     __u32 mount_namespace; /* of the host: inode number */
     __u32 pid_namespace;
     __u32 abi;
-    __u64 losses_told; /* of EGRESS_LOST_RING, those of which a daemon has told */
-    /* The process that tests itself, of which every look is refused whatever the rules say: by tgid
-     * and start, as tgids are used again, and never for longer than `canary_until`. */
-    __u32 canary;       /* 0: none */
-    __u32 knows_sender; /* the packets' hook sees whether a process sends just now, and which */
+    __u64 losses_told; /* how many EGRESS_LOST_RING a daemon has reported */
+    /* The process of a self-test: the hooks refuse its every check, whatever the rules say.
+     * Identified by tgid and start, as tgids are reused, and never after `canary_until`. */
+    __u32 canary; /* 0: none */
+    /* The packet hook can tell which process, if any, is sending. */
+    __u32 knows_sender;
     __u64 canary_started;
     __u64 canary_until;   /* boot clock */
-    __u64 canary_refused; /* looks since it was marked */
-    __u64 path_key[2];    /* secret, of egress_file.path; drawn once */
+    __u64 canary_refused; /* checks since it was marked */
+    __u64 path_key[2];    /* secret, for egress_file.path; drawn once */
 };
 
 #define EGRESS_UNMATCHED 0xffffffffU
-#define EGRESS_BROKEN 0xfffffffeU /* the tables do not hang together: counted, never silent */
-#define EGRESS_CANARY 0xfffffffdU /* no rule: a process that tests the hooks */
-#define EGRESS_UNREAD 0xfffffffcU /* no rule: a packet with a route that cannot be read */
-#define EGRESS_CLOSED 0xfffffffbU /* no rule lets a family through whose packets nothing judges */
-#define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a process stays one */
+#define EGRESS_BROKEN 0xfffffffeU         /* the tables are inconsistent: counted, never silent */
+#define EGRESS_CANARY 0xfffffffdU         /* no rule: a process of a self-test */
+#define EGRESS_UNREAD 0xfffffffcU         /* no rule: a packet with a route that cannot be read */
+#define EGRESS_CLOSED 0xfffffffbU         /* no rule allows a family whose packets nothing checks */
+#define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a mark lasts */
 
 #endif

@@ -1,7 +1,7 @@
-/* Which cgroup is a container's, by its name.
+/* Whether a cgroup is a container's, by its name.
  *
- * Plain C for both compilers: one text for the kernel's hooks and for `egressctl explain`. The
- * names are those that the usual runtimes give; egress.conf(5) lists them.
+ * Plain C for both compilers: the kernel's hooks and `egressctl explain` share this code. The names
+ * are those that the usual runtimes give; egress.conf(5) lists them.
  */
 #ifndef EGRESS_BPF_CONTAINER_NAME_H
 #define EGRESS_BPF_CONTAINER_NAME_H
@@ -10,23 +10,23 @@
 #define EGRESS_INLINE static inline __attribute__((always_inline))
 #endif
 
-/* Room for a name with its terminator, filled up with zeroes; of a longer one the beginning is
- * enough, as those that are compared to their end are shorter. */
+/* Size of a name with its terminator, zero-padded. The beginning of a longer one is enough, as
+ * every name that is compared to its end is shorter. */
 #define EGRESS_NAME_SIZE 96
-#define EGRESS_ID_SIZE 64 /* hexadecimal digits of a container's number */
+#define EGRESS_ID_SIZE 64 /* hexadecimal digits of a container's id */
 
 enum egress_name_kind {
     EGRESS_NAME_OTHER = 0,
-    EGRESS_NAME_CONTAINER = 1, /* it and everything below it is a container's */
-    EGRESS_NAME_PAYLOAD = 2,   /* a container's, right below a machine */
-    EGRESS_NAME_MACHINE = 3,   /* of systemd-nspawn, which is in there itself */
+    EGRESS_NAME_CONTAINER = 1, /* it and everything below are a container's */
+    EGRESS_NAME_PAYLOAD = 2,   /* a container's, directly below a machine */
+    EGRESS_NAME_MACHINE = 3,   /* of systemd-nspawn, which is itself inside */
 };
 
 /* Whether the text begins with `word`, a literal; and whether it is the word. */
 #define EGRESS_BEGINS(text, word) (__builtin_memcmp(text, word, sizeof(word) - 1) == 0)
 #define EGRESS_IS(text, word) (__builtin_memcmp(text, word, sizeof(word)) == 0)
 
-/* How many bytes stand before a container's number, if one follows. */
+/* Number of bytes before a container's id, if one follows. */
 EGRESS_INLINE unsigned egress_before_id(const char* name) {
     return EGRESS_BEGINS(name, "docker-")           ? sizeof "docker-" - 1
            : EGRESS_BEGINS(name, "libpod-payload-") ? sizeof "libpod-payload-" - 1
@@ -37,7 +37,7 @@ EGRESS_INLINE unsigned egress_before_id(const char* name) {
                                                     : 0;
 }
 
-/* Whether the text is a container's number, perhaps with the end of a scope's name. */
+/* Whether the text is a container's id, with ".scope" or without. */
 EGRESS_INLINE int egress_is_id(const char* text) {
 #ifdef __clang__
 #pragma clang loop unroll(disable)
@@ -51,7 +51,7 @@ EGRESS_INLINE int egress_is_id(const char* text) {
     return !text[EGRESS_ID_SIZE] || EGRESS_IS(text + EGRESS_ID_SIZE, ".scope");
 }
 
-/* Of a name without a number. */
+/* The kind of a name without an id. */
 EGRESS_INLINE enum egress_name_kind egress_kind_of_name(const char* name) {
     if (EGRESS_IS(name, "kubepods") || EGRESS_IS(name, "kubepods.slice") ||
         EGRESS_BEGINS(name, "kubepods-") || EGRESS_IS(name, "kubelet-kubepods.slice") ||

@@ -1,7 +1,7 @@
 /* The verdict: process, destination, time -> the first rule that matches.
  *
- * One text for the kernel's hooks, for `egressctl explain` and for the tests. Who includes it has
- * defined, before, how a policy's tables are looked up:
+ * The kernel's hooks, `egressctl explain` and the tests share this code. The file that includes it
+ * first defines how a policy's tables are looked up:
  *
  *   struct egress_view                      a policy; has `const struct egress_base *base`
  *   vector_at(view, index)                  a vector, or null
@@ -14,8 +14,8 @@
  *   command_rules(view, text)               the same
  *   tree_rules(view, path)                  const struct egress_path_rules *, or null
  *
- * Index 0 means "not there" in a table and is the empty vector; a table that says "no rule" says
- * EGRESS_EMPTY, another empty one. Nothing here parses, waits or allocates.
+ * Index 0 means "not there" in a table and is the empty vector; for "no rule" a table has
+ * EGRESS_EMPTY, another empty vector. Nothing here parses, waits or allocates.
  */
 #ifndef EGRESS_BPF_VERDICT_H
 #define EGRESS_BPF_VERDICT_H
@@ -33,7 +33,7 @@
 #endif
 
 #ifndef EGRESS_LOOP
-/* step(number, context) until it gives something else than 0. */
+/* Calls step(number, context) until it returns non-zero. */
 #define EGRESS_LOOP(times, step, context)                                                          \
     do {                                                                                           \
         for (__u32 number_ = 0; number_ < (times) && !step(number_, context); ++number_) {         \
@@ -41,19 +41,19 @@
     } while (0)
 #endif
 
-/* What is asked where only the kind of a socket is known. */
+/* The kinds of check where only the kind of the socket is known. */
 #define EGRESS_CREATES 1
-#define EGRESS_CREATES_CLOSED 2 /* one whose packets nothing will judge */
+#define EGRESS_CREATES_CLOSED 2 /* nothing will check its packets */
 
 #define EGRESS_SECOND 1000000000ULL
 #define EGRESS_WEEK 604800ULL
-/* Words to look at, rules out of their time to pass over, and to see that nothing is left: however
- * many rules have ended, the search comes to its end. */
+/* Steps for every word, for every rule that is not in force now, and one for the end: the search
+ * ends however many rules have expired. */
 #define EGRESS_STEPS (EGRESS_WORDS + EGRESS_MAX_RULES + 1)
 
-/* Number of the lowest bit that is set; `word` is not 0. The kernel's machine has no instruction
- * for it, and branches would multiply the paths that its verifier follows: a de Bruijn sequence has
- * each run of six bits once. */
+/* Number of the lowest set bit; `word` is not 0. BPF has no instruction for it, and branches would
+ * multiply the paths that the verifier follows. Hence a de Bruijn sequence, which contains each run
+ * of six bits once. */
 static const __u8 egress_bit_of[64] = {
     0,  1,  2,  53, 3,  7,  54, 27, 4,  38, 41, 8,  34, 55, 48, 28, 62, 5,  39, 46, 44, 42,
     22, 9,  24, 35, 59, 56, 49, 18, 29, 11, 63, 52, 6,  26, 37, 40, 33, 47, 61, 45, 43, 21,
@@ -64,19 +64,19 @@ EGRESS_INLINE __u32 egress_lowest(__u64 word) {
     return egress_bit_of[((word & -word) * 0x022fdd63cc95386dULL) >> 58];
 }
 
-/* 0, without the compiler or the kernel's verifier knowing; `number` is one that neither knows.
- * Before 6.7 the verifier follows the step of a bpf_loop only once, with what is known before the
- * first, and takes out the branches that this one does not take: what begins as 0 there has to be a
- * number. And it takes what a step has written for what an earlier state had there, so that what is
- * compared after a loop has to be a number, too. */
+/* Returns 0 in a way that neither the compiler nor the verifier can see; `number` is any value
+ * unknown to both. Before 6.7 the verifier follows the step of a bpf_loop only once, with the
+ * values from before the loop, and removes the branches that this round does not take: a variable
+ * that begins as 0 must be unknown to it. It also takes what a step has written for the value of an
+ * earlier state, so a value compared after the loop must be unknown, too. */
 EGRESS_INLINE __u64 egress_zero(__u64 number) {
     __u64 same = number;
     __asm__ volatile("" : "+r"(same));
     return number - same;
 }
 
-/* number & mask, where the compiler does not leave the masking out: Linux 6.1 forgets what it knew
- * of two numbers once they are or-ed, and has to be told again. */
+/* number & mask that the compiler cannot drop: the verifier of Linux 6.1 forgets the bounds of two
+ * numbers once they are or-ed, and needs the mask. */
 EGRESS_INLINE __u32 egress_masked(__u32 number, __u32 mask) {
     __asm__ volatile("" : "+r"(number));
     return number & mask;
@@ -92,12 +92,13 @@ EGRESS_INLINE int egress_is_v4(const __u8* address) {
     return words[0] == 0 && words[1] == 0 && words[2] == __builtin_bswap32(0xffff);
 }
 
-/* 1 where a <= b, without a branch. */
+/* 1 if a <= b, without a branch. */
 EGRESS_INLINE __u32 egress_not_above(__u32 a, __u32 b) {
     return ((__u64)a - b - 1) >> 63;
 }
 
-/* Halves the structures of runs in which an address may be; the first of them is not after it. */
+/* A binary search over the structures of runs that may contain an address; the first of them does
+ * not begin after it. */
 struct egress_halving {
     const struct egress_view* view;
     __u32 low; /* last 16 bits of the address */
@@ -105,7 +106,7 @@ struct egress_halving {
     __u32 number;
 };
 
-/* Keeps the half in front of the one that begins with `first`, or the other from it on. */
+/* Keeps the half before the structure that begins with `first`, or the half from it on. */
 EGRESS_INLINE void egress_narrow(struct egress_halving* search, __u32 half, __u32 first) {
     const __u32 behind = -egress_not_above(first, search->low);
     search->from += half & behind;
@@ -138,7 +139,7 @@ EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u3
     __u32 at = 0;
     __u32 left = EGRESS_RUNS_SIZE;
     if (!runs) {
-        return EGRESS_BROKEN; /* no vector has it */
+        return EGRESS_BROKEN; /* no vector has this index */
     }
     EGRESS_UNROLL
     for (int step = 0; step < 5; ++step) { /* 21, 11, 6, 3, 2, 1 are left */
@@ -147,7 +148,7 @@ EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u3
     }
     at = egress_masked(at, 31);
     const __u32 code = runs->codes >> 3 * at & 7;
-    /* All of the code's two bits, or none behind a single address. */
+    /* Both vector bits of the code, or 0 after a single address. */
     const __u32 which = code & -((code < EGRESS_RUN_SINGLE) | (runs->first[at] == low));
     return runs->vectors[egress_masked(which, EGRESS_RUNS_VECTORS - 1)];
 }
@@ -179,10 +180,10 @@ EGRESS_INLINE void egress_add(struct egress_vector* to, const struct egress_vect
     }
 }
 
-/* 1 where the word is not 0, without a branch for the verifier to follow sixteen times over. */
+/* 1 if the word is not 0, without a branch that the verifier would follow sixteen times over. */
 EGRESS_INLINE __u64 egress_not_zero(__u64 word) {
     __u64 sign = word | -word;
-    __asm__ volatile("" : "+r"(sign)); /* or the compiler makes a branch of it again */
+    __asm__ volatile("" : "+r"(sign)); /* else the compiler makes it a branch again */
     return sign >> 63;
 }
 
@@ -204,15 +205,16 @@ static long egress_climb_step(__u32 number, struct egress_climb* climb) {
     return 0;
 }
 
-/* Works out which rules a process' program and ancestry select; 0: the tables are broken. One
- * vector and pointers: the kernel's stack has 512 bytes for all of it. */
+/* Finds the rules that a process' program and ancestry select; 0: the tables are inconsistent. Uses
+ * one vector and pointers, as the BPF stack has only 512 bytes. */
 EGRESS_INLINE int egress_select(const struct egress_view* view,
                                 const struct egress_process* process, struct egress_vector* out) {
     const struct egress_base* base = view->base;
     const __u32 flags = process->flags;
     const struct egress_path_rules* place = base->has_trees ? tree_rules(view, &process->place) : 0;
     const struct egress_path_rules* path = base->has_inside ? tree_rules(view, &process->path) : 0;
-    /* All bits where it is so: what is not known, or has no name any more, is only refused. */
+    /* All bits are set if the condition holds: what is unknown or unlinked matches only
+     * refusals. */
     const __u64 deleted = -(__u64)((flags & EGRESS_PROCESS_DELETED) != 0);
     const __u64 lost = -(__u64)((flags & EGRESS_PROCESS_LOST_LINEAGE) != 0);
     const __u64 orphan = lost & -(__u64)(process->ancestors_used == 0);
@@ -223,7 +225,8 @@ EGRESS_INLINE int egress_select(const struct egress_view* view,
     if (base->has_lineage) {
         EGRESS_LOOP(EGRESS_MAX_ANCESTORS, egress_climb_step, &climb);
     }
-    /* Index 0 is an empty vector: the verifier sees the same for what is there and what is not. */
+    /* Index 0 is an empty vector, so that the verifier follows one path whether it is there or
+     * not. */
     const struct egress_vector* parent =
         vector_at(view, process->ancestors_used ? parent_rules(view, &process->ancestors[0]) : 0);
     const struct egress_vector* program = vector_at(view, program_rules(view, &process->program));
@@ -252,8 +255,8 @@ EGRESS_INLINE int egress_select(const struct egress_view* view,
     return 1;
 }
 
-/* Whether a rule with a time is in force. `week` is the second of the local week. Without branches,
- * for the verifier's sake: a window that is not used has no length. */
+/* Whether a rule with a time is in force. `week` is the second of the local week. It has no
+ * branches, for the verifier's sake: an unused window has length 0. */
 EGRESS_INLINE int egress_in_force(const struct egress_rule* rule, __u64 now, __u32 week) {
     __u64 inside = rule->windows_used == 0;
     EGRESS_UNROLL
@@ -264,7 +267,7 @@ EGRESS_INLINE int egress_in_force(const struct egress_rule* rule, __u64 now, __u
     return inside && (!rule->until || now < rule->until);
 }
 
-/* The vectors of one question, one per dimension. */
+/* The vectors of one check, one per dimension. */
 struct egress_question {
     const struct egress_vector* destination;
     const struct egress_vector* port;
@@ -276,8 +279,8 @@ struct egress_question {
     const struct egress_vector* cgroup;
 };
 
-/* The vectors of a flow. `subject` and `cgroup` are worked out by the caller. `creates`: only the
- * kind of the socket is known. */
+/* Looks up the vectors of a flow. The caller has computed `subject` and `cgroup`. `creates`: only
+ * the kind of the socket is known. */
 EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
                               const struct egress_vector* subject,
                               const struct egress_vector* cgroup, int creates,
@@ -287,7 +290,8 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     __u32 port = base->ports[flow->port];
     __u32 index;
 
-    /* Indexes to the last, and no choice between pointers: the verifier follows each apart. */
+    /* Choose between indexes, never between pointers: the verifier follows each pointer
+     * separately. */
     if (creates) {
         destination = creates == EGRESS_CREATES_CLOSED ? base->at_closed : base->at_create;
         port = destination;
@@ -314,12 +318,12 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
 struct egress_search {
     const struct egress_view* view;
     const struct egress_question* question;
-    __u64 any;  /* words that are left */
-    __u64 word; /* what is left of the one looked at */
+    __u64 any;  /* words that remain */
+    __u64 word; /* what remains of the current word */
     __u64 now;
     __u32 week;
-    __u32 at;   /* number of that word */
-    __u32 rule; /* what was found */
+    __u32 at;   /* number of the current word */
+    __u32 rule; /* the result */
 };
 
 EGRESS_INLINE void egress_take_word(struct egress_search* search) {
@@ -356,9 +360,9 @@ static long egress_step(__u32 number, struct egress_search* search) {
     return 0;
 }
 
-/* Index into base->rules of the first that matches, or EGRESS_UNMATCHED, or EGRESS_BROKEN. `now` is
- * the boot clock, needed where base->has_times; `week_at_boot` the second of the local week at its
- * zero. */
+/* Index into base->rules of the first rule that matches, or EGRESS_UNMATCHED, or EGRESS_BROKEN.
+ * `now` is the boot clock, needed if base->has_times; `week_at_boot` is the second of the local
+ * week when that clock was 0. */
 EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct egress_question* q,
                                  __u64 now, __u64 week_at_boot) {
     if (!q->destination || !q->port || !q->protocol || !q->uid || !q->gid || !q->subject ||
@@ -377,7 +381,7 @@ EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct eg
         .at = 0,
         .rule = EGRESS_BROKEN,
     };
-    /* Mostly the first word decides, by a rule without a time: no need for the loop then. */
+    /* Usually a rule without a time in the first word decides, and no loop is needed. */
     if (!search.any) {
         return EGRESS_UNMATCHED;
     }

@@ -1,8 +1,8 @@
-/* Which rules the name of a cgroup selects.
+/* The rules that the name of a cgroup selects.
  *
- * A cgroup2 directory cannot get another name or another parent, and its id is never used again. So
- * the rules of one are worked out from its name when it is first judged: the first process in it is
- * judged by them, whether the daemon knows of it, runs, or not.
+ * A cgroup2 directory cannot get another name or another parent, and its id is never reused. So the
+ * hooks compute a cgroup's rules from its name at its first check: even the first process in it is
+ * judged by them, whether the daemon knows the cgroup, runs, or not.
  */
 #ifndef EGRESS_BPF_CGROUPS_H
 #define EGRESS_BPF_CGROUPS_H
@@ -25,7 +25,7 @@ struct egress_ladder {
     struct egress_scratch* room;
 };
 
-/* Reads the name of the cgroup and goes to the one around it; null: the walk ends here. */
+/* Reads the name of the cgroup and steps to its parent; null: the walk ends here. */
 EGRESS_INLINE const struct cgroup* leave(struct egress_ladder* ladder) {
     struct egress_scratch* const room = ladder->room;
     const struct cgroup* const cgroup = (const struct cgroup*)room->ascent.cgroup;
@@ -54,7 +54,7 @@ static long measure_cgroup(__u32 step, struct egress_ladder* ladder) {
     return 0;
 }
 
-/* Writes the path, its beginning as far as there is room. */
+/* Writes the path; of a long one, the beginning. */
 static long write_cgroup(__u32 step, struct egress_ladder* ladder) {
     if (!leave(ladder)) {
         return 1;
@@ -71,16 +71,16 @@ static long write_cgroup(__u32 step, struct egress_ladder* ladder) {
     return 0;
 }
 
-/* Not 0 where others than root may make cgroups inside this one, and so choose their names. */
+/* Not 0 if a user other than root may create cgroups inside this one, and so choose their names. */
 EGRESS_INLINE __u32 owner_of(const struct cgroup* cgroup) {
     struct kernfs_iattrs* const owner = BPF_CORE_READ(cgroup, kn, iattr);
     const __u32 mode = BPF_CORE_READ(cgroup, kn, mode);
-    const __u32 uid = BPF_CORE_READ(owner, ia_uid.val); /* 0 where there is none */
+    const __u32 uid = BPF_CORE_READ(owner, ia_uid.val); /* 0: there is none */
     const __u32 gid = BPF_CORE_READ(owner, ia_gid.val);
     return uid | (mode & 0002) | (mode & 0020 ? gid : 0);
 }
 
-/* Adds the rules of the unit that the cgroup's name may be. */
+/* Adds the rules of the unit that has the cgroup's name. */
 static long add_unit(__u32 step, struct egress_ladder* ladder) {
     const struct cgroup* const outer = leave(ladder);
     if (!outer) {
@@ -110,7 +110,7 @@ EGRESS_INLINE void begin_walk(struct egress_ladder* ladder, __u64 address) {
     ladder->room->ascent.whole = 0;
 }
 
-/* The path of the cgroup, ending in '/', in the key; 0: it can't be told. */
+/* Writes the path of the cgroup, ending in '/', to the key; 0: it is unknown. */
 EGRESS_INLINE int take_cgroup(struct egress_ladder* ladder, __u64 address) {
     struct egress_tree* const key = &ladder->room->key;
     begin_walk(ladder, address);
@@ -132,7 +132,7 @@ EGRESS_INLINE int take_cgroup(struct egress_ladder* ladder, __u64 address) {
     bpf_probe_read_kernel(key->path, egress_masked(known, EGRESS_TEXT_SIZE - 1),
                           ladder->room->text);
     key->path[egress_masked(known, EGRESS_TEXT_SIZE - 1)] = '/';
-    /* Of one that is cut off the last name may be only a part. */
+    /* The last name of a truncated path may be incomplete. */
     key->bits = EGRESS_DEVICE_BITS + (known + (known == length)) * 8;
     return 1;
 }
@@ -157,8 +157,8 @@ EGRESS_INLINE int find_rules(struct egress_ladder* ladder, __u64 address) {
     return ladder->room->ascent.whole != 0;
 }
 
-/* Works out the rules of the cgroup at this address and keeps them; where it can't, the caller
- * finds none kept. Verified once, whatever calls it. */
+/* Computes the rules of the cgroup at this address and stores them; on failure it stores none. The
+ * verifier checks it once for all callers. */
 __noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
     const __u32 zero = 0;
     const struct egress_cgroup_key kept = {id, generation};
@@ -175,7 +175,7 @@ __noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
         .view = &view,
         .room = room,
     };
-    /* Or the cgroup is gone, and another one is there. */
+    /* Else the cgroup is gone, and another one is at its address. */
     const int is_there = BPF_CORE_READ((const struct cgroup*)address, kn, id) == id;
     if (view.base && view.vectors && is_there && find_rules(&ladder, address)) {
         bpf_map_update_elem(&cgroup_rules, &kept, &room->vector, BPF_ANY);

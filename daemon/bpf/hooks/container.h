@@ -1,7 +1,7 @@
-/* Whether a process is in a container: by its namespaces, and by the cgroup that it is in.
+/* Whether a process is in a container: by its namespaces, and by its cgroup.
  *
- * A cgroup2 directory cannot get another name or another parent, and its id is never used again:
- * what was found out about one stays true, so that names are compared once for each.
+ * A cgroup2 directory cannot get another name or another parent, and its id is never reused: a
+ * result stays true, so that each cgroup's names are compared once.
  */
 #ifndef EGRESS_BPF_CONTAINER_H
 #define EGRESS_BPF_CONTAINER_H
@@ -12,14 +12,14 @@
 
 #include "daemon/bpf/container_name.h" /* after what has defined EGRESS_INLINE */
 
-#define EGRESS_MAX_NESTING 4096 /* cgroups that are looked at from within; the deeper is inside */
+#define EGRESS_MAX_NESTING 4096 /* cgroups walked outwards; deeper counts as in a container */
 
-/* Id of the outermost cgroup that the daemon can see, whose own name says nothing; set by the
+/* Id of the outermost cgroup that the daemon can see, whose own name means nothing. Set by the
  * loader. */
 const volatile __u64 host_cgroup = 0;
 
-/* By id of a cgroup: whether it, or one around it, is a container's. Not pinned: it can be found
- * out again. */
+/* By id of a cgroup: whether it, or one around it, is a container's. Not pinned: it can be computed
+ * again. */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 4096);
@@ -58,7 +58,7 @@ static long step_outwards(__u32 number, struct egress_nesting* nesting) {
     return 0;
 }
 
-/* Finds it out for the cgroup at this address; verified once, whoever calls it. */
+/* Computes this for the cgroup at this address. The verifier checks it once for all callers. */
 __noinline int egress_find_container(__u64 address, __u64 id) {
     const __u64 key = id;
     struct egress_nesting nesting = {
@@ -78,7 +78,7 @@ EGRESS_INLINE __u32 mount_namespace_of(struct task_struct* task) {
 
 EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
     const __u32 level = task->thread_pid->level;
-    struct pid* pid = BPF_CORE_READ(task, thread_pid); /* a number, to count from, in 6.1 */
+    struct pid* pid = BPF_CORE_READ(task, thread_pid); /* 6.1 needs a plain number to add to */
     struct pid_namespace* ns = 0;
     if (level < 32) {
         bpf_probe_read_kernel(&ns, sizeof ns,

@@ -1,4 +1,4 @@
-/* The kernel half: one object, so that its programs share their maps. */
+/* The kernel side: one object, so that its programs share their maps. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

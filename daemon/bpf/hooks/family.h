@@ -1,7 +1,7 @@
-/* Families whose packets a socket of the kernel's own sends, for all users of a host together: no
- * packet tells whose it is. The sockets are judged by their kind when they are made, and only made
- * where a line lets that kind go anywhere. The hook for sockets on the cgroup level sees the
- * families of the internet alone, so this one is a security module's.
+/* Families whose packets a kernel socket sends for all users of a host together, so that no packet
+ * shows its user. The hook judges a socket by its kind when it is created, and allows it only if a
+ * rule allows that kind everywhere. The cgroup hook for new sockets sees only the internet
+ * families, so this one is an LSM hook.
  */
 #ifndef EGRESS_BPF_FAMILY_H
 #define EGRESS_BPF_FAMILY_H

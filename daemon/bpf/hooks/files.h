@@ -1,8 +1,8 @@
-/* What a file is: its numbers, and its place inside its file system.
+/* Identity of a file: its numbers, and its place inside its file system.
  *
- * A place is walked along the directory entries up to the root of the super block. No mount
- * namespace changes it, so a process can't arrange it with mounts of its own. The path that exec
- * recorded, as the process' root shows it, is for people and for rules about containers.
+ * To find a place, walk along the directory entries up to the root of the super block. No mount
+ * namespace changes it, so a process cannot forge it with mounts of its own. The path that exec
+ * recorded, below the process' root, is for people and for rules about containers.
  */
 #ifndef EGRESS_BPF_FILES_H
 #define EGRESS_BPF_FILES_H
@@ -13,13 +13,13 @@
 #include "scratch.h"
 #include "verdict.h"
 
-#define EGRESS_MAX_DEPTH 4096  /* directories between a file and the root; deeper is not known */
-#define EGRESS_MAX_MOUNTED 320 /* the same, with mounts, of the recorded path */
+#define EGRESS_MAX_DEPTH 4096      /* directories between a file and the root; deeper: unknown */
+#define EGRESS_MAX_MOUNTED 320     /* the same for the recorded path, with mounts */
 #define EGRESS_MODE_PATH (1 << 14) /* FMODE_PATH: opened with O_PATH */
 #define EGRESS_BTRFS 0x9123683e
 #define EGRESS_OVERLAY 0x794c7630
 
-/* What a walk needs of a directory entry. */
+/* The fields of a directory entry that a walk needs. */
 struct egress_entry {
     __u64 parent;
     __u32 hash;
@@ -27,7 +27,7 @@ struct egress_entry {
     const unsigned char* name;
 };
 
-/* In one read where the kernel has it in this order: most of what exec takes are such reads. */
+/* One read if the kernel has the fields in this order: such reads are most of the cost at exec. */
 EGRESS_INLINE void read_entry(struct egress_entry* entry, const struct dentry* dentry) {
     const __u32 parent = bpf_core_field_offset(struct dentry, d_parent);
     if (bpf_core_field_offset(struct dentry, d_name) == parent + 8 &&
@@ -41,19 +41,20 @@ EGRESS_INLINE void read_entry(struct egress_entry* entry, const struct dentry* d
     entry->name = BPF_CORE_READ(dentry, d_name.name);
 }
 
-/* Numbers only: the verifier before 6.7 follows a loop once and takes what it saw for all. */
+/* Numbers only: before 6.7 the verifier follows a loop once and takes the values that it saw for
+ * constant. */
 struct egress_climb_up {
     __u64 dentry;
     __u64 super_root;
     __u64 mount_root;
-    char* text; /* null: the length is measured */
+    char* text; /* null: measure the length */
     __u32 length;
-    __u32 at; /* where the component before begins */
+    __u32 at; /* where the previous component begins */
     __u32 whole;
 };
 
-/* One directory further up; not 0: done. Each component is written where it belongs in the path, as
- * far as there is room: of a long path the beginning is kept. */
+/* One directory further up; not 0: done. Writes each component at its place in the path; of a long
+ * path it keeps the beginning. */
 static long climb_up(__u32 step, struct egress_climb_up* walk) {
     struct egress_entry entry;
     read_entry(&entry, (const struct dentry*)walk->dentry);
@@ -95,7 +96,7 @@ static long climb_up(__u32 step, struct egress_climb_up* walk) {
         c = EGRESS_ROTATE(c, 32);                                                                  \
     } while (0)
 
-/* SipHash-1-3 (Aumasson, Bernstein) of a place: with a secret key, a user can't search for two
+/* SipHash-1-3 (Aumasson, Bernstein) of a place. The key is secret, so a user cannot search for two
  * paths with the same hash. */
 static __noinline __u64 hash_of_place(const struct egress_tree* place) {
     const __u32 zero = 0;
@@ -124,7 +125,7 @@ static __noinline __u64 hash_of_place(const struct egress_tree* place) {
     return hash == EGRESS_NO_PATH ? 0 : hash;
 }
 
-/* The place of a file, and the flags that say what is not known of it. */
+/* Writes the place of a file; returns the flags of what is unknown. */
 EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file,
                                struct super_block* super, __u32 device, __u64 number) {
     struct dentry* const dentry = BPF_CORE_READ(file, f_path.dentry);
@@ -157,7 +158,7 @@ EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file,
     const __u32 known = length < EGRESS_PATH_SIZE ? length : EGRESS_PATH_SIZE;
     bpf_probe_read_kernel(place->path, egress_masked(known, EGRESS_TEXT_SIZE - 1), room->text);
     release(room);
-    /* Anything else than 0: somebody has renamed a directory meanwhile. */
+    /* Not 0: a directory was renamed meanwhile. */
     if (!walk.whole || walk.at + (__u32)egress_zero(number)) {
         __builtin_memset(place->path, 0, sizeof place->path);
         return deleted | EGRESS_PROCESS_LOST_PLACE;
@@ -166,7 +167,7 @@ EGRESS_INLINE __u32 take_place(struct egress_tree* place, struct file* file,
     return deleted;
 }
 
-/* The numbers and the place of a file; the flags of what is not known. */
+/* Writes the numbers and the place of a file; returns the flags of what is unknown. */
 EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place,
                               struct file* file) {
     struct inode* const inode = BPF_CORE_READ(file, f_inode);
@@ -175,8 +176,8 @@ EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place
     out->inode = BPF_CORE_READ(inode, i_ino);
     out->device = BPF_CORE_READ(super, s_dev);
     out->generation = BPF_CORE_READ(inode, i_generation);
-    /* A user has mounted it in a namespace of its own: nothing there is what a path of the host's
-     * leads to, and its device may have been another file system's before. */
+    /* A user has mounted it in a user namespace: no path of the host leads there, and another file
+     * system may have had its device number before. */
     if (BPF_CORE_READ(super, s_user_ns, level)) {
         out->device = EGRESS_FOREIGN;
     }
@@ -189,7 +190,7 @@ EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place
     } else {
         out->path = hash_of_place(place);
     }
-    /* With its owner, as a user can choose numbers and generations, but only for files of its own.
+    /* Includes the owner: a user can choose numbers and generations, but only for its own files.
      */
     if (out->path != EGRESS_NO_PATH) {
         out->path += BPF_CORE_READ(inode, i_uid.val) * 0x9e3779b97f4a7c15ULL;
@@ -200,16 +201,15 @@ EGRESS_INLINE __u32 take_file(struct egress_file* out, struct egress_tree* place
 struct egress_walk {
     struct dentry* dentry;
     struct mount* mount;
-    struct dentry* top;  /* of that mount */
-    struct dentry* root; /* where to stop; null: at the namespace's own root */
+    struct dentry* top;  /* root of that mount */
+    struct dentry* root; /* where to stop; null: at the namespace's root */
     struct vfsmount* root_mount;
     char* text;
     __u32 at;    /* first byte that is written; the text ends at EGRESS_PATH_SIZE - 1 */
     __u32 whole; /* the root was reached */
 };
 
-/* One step of the walk from the file up to the root: writes a component, or crosses a mount. Not 0:
- * done. */
+/* One step from the file up to the root: writes a component, or crosses a mount. Not 0: done. */
 static long walk_up(__u32 step, struct egress_walk* walk) {
     struct dentry* const dentry = walk->dentry;
     struct mount* const inner = walk->mount;
@@ -223,7 +223,7 @@ static long walk_up(__u32 step, struct egress_walk* walk) {
     if (dentry == walk->top || (__u64)dentry == entry.parent) {
         struct mount* const outer = BPF_CORE_READ(inner, mnt_parent);
         if (outer == inner || dentry != walk->top) {
-            walk->whole = 1; /* the root of the namespace, or a file outside of any (memfd) */
+            walk->whole = 1; /* the namespace's root, or a file in no namespace (memfd) */
             return 1;
         }
         walk->dentry = BPF_CORE_READ(inner, mnt_mountpoint);
@@ -233,7 +233,7 @@ static long walk_up(__u32 step, struct egress_walk* walk) {
     }
     const __u32 length = entry.length;
     if (length + 1 > walk->at || length >= EGRESS_PATH_SIZE) {
-        return 1; /* longer than what any rule can name */
+        return 1; /* longer than any path in a rule */
     }
     walk->at -= length + 1;
     const __u32 at = egress_masked(walk->at, EGRESS_TEXT_SIZE - 1);
@@ -244,7 +244,7 @@ static long walk_up(__u32 step, struct egress_walk* walk) {
     return 0;
 }
 
-/* The path of a file as exec recorded it; the flags of what is known of it. */
+/* Writes the path of a file as exec recorded it; returns the flags of what is known. */
 EGRESS_INLINE __u32 take_path(struct egress_tree* path, const struct egress_file* name,
                               struct task_struct* task, struct file* file,
                               const struct egress_config* settings, __u64 number) {
@@ -265,9 +265,9 @@ EGRESS_INLINE __u32 take_path(struct egress_tree* path, const struct egress_file
         return EGRESS_PROCESS_LOST_PATH;
     }
     walk.text = room->text;
-    /* On the host the walk goes to the very root, past what chroot(2) pretends: in a user namespace
-     * everybody may call it. Elsewhere the process' root is the best that there is. Where the file
-     * is decides, not where the process is: a descriptor can be passed. */
+    /* On the host the walk goes to the real root and ignores chroot(2), which any user may call in
+     * a user namespace. Elsewhere it stops at the process' root, as no better one is known. The
+     * place of the file decides, not that of the process: a process can pass a descriptor. */
     struct mount* const inner = walk.mount;
     if (BPF_CORE_READ(inner, mnt_ns, ns.inum) == settings->mount_namespace) {
         flags = EGRESS_PROCESS_HOST_PATH;
@@ -290,7 +290,7 @@ EGRESS_INLINE __u32 take_path(struct egress_tree* path, const struct egress_file
     return flags;
 }
 
-/* Names what the daemon has opened with O_PATH: the same words for it that exec has. */
+/* Identifies the files that the daemon has opened with O_PATH, exactly as exec identifies them. */
 SEC("iter/task_file")
 int egress_files(struct bpf_iter__task_file* context) {
     struct file* const file = context->file;

@@ -1,4 +1,5 @@
-/* Where a process goes: judged when it connects, sends or makes a socket that is not judged later.
+/* Judges a process' destination when it connects or sends, and a socket's kind when it is created
+ * if no later hook sees its address.
  */
 #ifndef EGRESS_BPF_FLOW_H
 #define EGRESS_BPF_FLOW_H
@@ -7,7 +8,7 @@
 
 #define ECONNREFUSED 111
 
-/* Who calls, and under which policy; 0: none is in force. */
+/* Takes the calling process and the policy in force; 0: no policy. */
 EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_config* settings) {
     struct task_struct* task = bpf_get_current_task_btf();
     found->owner.started = task->group_leader->start_boottime;
@@ -22,7 +23,8 @@ EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_conf
     struct cgroup* cgroup = task->cgroups->dfl_cgrp;
     found->owner.cgroup = cgroup->kn->id;
     found->owner.cgroup_at = (__u64)cgroup;
-    /* Read once: everything from here on belongs to this policy, whatever is switched meanwhile. */
+    /* Read once: everything from here on uses this policy, even if the daemon switches
+     * meanwhile. */
     found->generation = *(volatile const __u64*)&settings->generation;
     return found->generation != 0;
 }
@@ -32,8 +34,8 @@ EGRESS_INLINE void put_v4(struct egress_flow* flow, __u32 address) {
     words[0] = 0;
     words[1] = 0;
     words[2] = bpf_htonl(0xffff);
-    words[3] =
-        address ? address : bpf_htonl(0x7f000001); /* the kernel connects 0.0.0.0 to itself */
+    /* The kernel connects 0.0.0.0 to the host itself. */
+    words[3] = address ? address : bpf_htonl(0x7f000001);
 }
 
 EGRESS_INLINE void put_v6(struct egress_flow* flow, __u32 a, __u32 b, __u32 c, __u32 d) {
@@ -48,7 +50,7 @@ EGRESS_INLINE void put_v6(struct egress_flow* flow, __u32 a, __u32 b, __u32 c, _
     words[3] = a | b | c | d ? d : bpf_htonl(1);
 }
 
-/* Judges the case of somebody who calls. */
+/* Judges the case of a calling process. */
 EGRESS_INLINE int judge(struct egress_case* found, const struct egress_config* settings) {
     struct egress_view view = {};
     if (!open_view(&view, found->generation)) {
@@ -72,8 +74,9 @@ EGRESS_INLINE int judge(struct egress_case* found, const struct egress_config* s
     return found->verdict ? EGRESS_PASS : EGRESS_REFUSE;
 }
 
-/* Keeps with a socket who has it, for its packets: `passed` under the case's policy, or not judged.
- * Where nothing can be kept it would escape the next policy, and is refused. */
+/* Stores a socket's owner with it, for its packets. `passed`: it passed under the case's policy;
+ * else it is not judged yet. If nothing can be stored it would escape the next policy, and is
+ * refused. */
 EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* found,
                              const struct egress_config* settings, int passed, int stream) {
     if (!kept) {
@@ -90,7 +93,7 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     kept->cgroup_at = found->owner.cgroup_at;
     kept->wrote = 1; /* with the connect */
     kept->others = 0;
-    /* Datagrams leave in their sender's own time, and he is asked then. */
+    /* Datagrams leave during their sender's own call, and are checked then. */
     if (stream || !settings->knows_sender) {
         egress_place(found);
     }
@@ -159,7 +162,7 @@ int egress_sendmsg6(struct bpf_sock_addr* ctx) {
     return judge_address(ctx, EGRESS_HOOK_SENDMSG6, 1);
 }
 
-/* What is neither TCP nor UDP is not seen by the hooks above: judged by its kind here, and by its
+/* The hooks above see only TCP and UDP. Other sockets are judged by their kind here, and by their
  * packets. */
 SEC("cgroup/sock_create")
 int egress_create(struct bpf_sock* ctx) {
@@ -181,13 +184,13 @@ int egress_create(struct bpf_sock* ctx) {
         return EGRESS_PASS;
     }
     if (ctx->family == AF_INET) {
-        put_v4(&found.flow,
-               bpf_htonl(0xffffffff)); /* no destination; the family is for the reader */
+        /* No destination; this shows the family in the event. */
+        put_v4(&found.flow, bpf_htonl(0xffffffff));
     }
     found.flow.type = ctx->type;
-    found.flow.protocol = protocol; /* a raw one's packets have no more bits of it either */
+    found.flow.protocol = protocol; /* the packets of a raw socket have 8 bits of it, too */
     if (protocol > 255 && ctx->type != SOCK_RAW) {
-        found.flow.protocol = 0; /* SMC: its bytes go by a socket of the kernel's own, or by none */
+        found.flow.protocol = 0; /* SMC: its bytes leave by a kernel socket or by none */
         found.creates = EGRESS_CREATES_CLOSED;
     }
     egress_count(&looks, EGRESS_HOOK_CREATE);

@@ -1,8 +1,8 @@
-/* What all hooks share: a look of a process at a destination, what comes of it, and the event.
+/* What all hooks share: the check of a process and a destination, its outcome, and the event.
  *
- * egress_prepare(), egress_decide() and egress_tell() are verified each on its own, once, whatever
- * the hooks before them do: followed through every path of theirs they took five times as long to
- * load. Hence they take no pointers but the one to the case.
+ * The verifier checks egress_prepare(), egress_decide() and egress_tell() once each, as global
+ * functions: when it followed them through every path of every hook, loading took five times as
+ * long. Hence the case is their only pointer argument.
  */
 #ifndef EGRESS_BPF_JUDGE_H
 #define EGRESS_BPF_JUDGE_H
@@ -17,32 +17,31 @@
 
 #define EGRESS_REFUSE 0
 #define EGRESS_PASS 1
-#define EGRESS_REFUSE_LOUDLY 2 /* with ECONNREFUSED, where the hook can say it */
+#define EGRESS_REFUSE_LOUDLY 2 /* with ECONNREFUSED, if the hook can return it */
 
-#define EGRESS_UNPREPARED                                                                          \
-    1 /* egress_decide(): first the rules of the owner are to be worked out                        \
-       */
+/* egress_decide(): the owner's rules must be computed first. */
+#define EGRESS_UNPREPARED 1
 
-/* A look and what was found. */
+/* A check and its outcome. */
 struct egress_case {
     struct egress_flow flow;
-    __u64 generation; /* of the policy in force at the look */
-    struct egress_socket
-        owner; /* whom it is judged for, and what to keep where it is let through */
+    __u64 generation; /* of the policy in force at the check */
+    /* The process judged, and what to store if the check passes. */
+    struct egress_socket owner;
     __u32 rule;
     __u16 flags; /* of the rule */
-    __u16 stop;  /* where the next address of the packet's route is */
-    __u8 stops;  /* how many there are from there on */
+    __u16 stop;  /* offset of the next address of the packet's route */
+    __u8 stops;  /* addresses from there on */
     __u8 hook;
-    __u8 sends;    /* the owner does just now: it is the current task */
-    __u8 kernel;   /* and is a thread of the kernel */
-    __u8 known;    /* it is kept already: only its time has come */
-    __u8 prepared; /* what could be done for the owner's rules has been done */
+    __u8 sends;    /* the owner is sending: it is the current task */
+    __u8 kernel;   /* and it is a kernel thread */
+    __u8 known;    /* a verdict is stored, and only due for a repeat */
+    __u8 prepared; /* egress_prepare() has run for the owner's rules */
     __u8 verdict;  /* EGRESS_PASS... */
     __u8 action;
-    __u8 tell;        /* there is an event */
-    __u8 denies;      /* the rule, whatever comes of it */
-    __u8 asks_cgroup; /* the rules of its cgroup may have to be worked out */
+    __u8 tell;        /* post an event */
+    __u8 denies;      /* the rule refuses, even if the flow passes */
+    __u8 asks_cgroup; /* its cgroup's rules may have to be computed */
     __u8 creates;     /* EGRESS_CREATES... */
 };
 
@@ -58,7 +57,7 @@ EGRESS_INLINE int open_view(struct egress_view* view, __u64 generation) {
     return view->base != 0;
 }
 
-/* The same, and where the vectors are. */
+/* The same, with the vectors. */
 EGRESS_INLINE int open_tables(struct egress_view* view, __u64 generation) {
     if (!open_view(view, generation)) {
         return 0;
@@ -67,7 +66,7 @@ EGRESS_INLINE int open_tables(struct egress_view* view, __u64 generation) {
     return view->vectors != 0;
 }
 
-/* The tables do not hang together: refused, counted, never silent. */
+/* The tables are inconsistent: the flow is refused and counted, never silently. */
 EGRESS_INLINE void refuse_broken(struct egress_case* found, const struct egress_config* settings) {
     egress_lose(EGRESS_LOST_BROKEN);
     found->verdict = settings && settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
@@ -75,15 +74,15 @@ EGRESS_INLINE void refuse_broken(struct egress_case* found, const struct egress_
     found->denies = 1;
 }
 
-/* The process, from the table; null where it has ended. */
+/* The process from the table; null if it has exited. */
 EGRESS_INLINE struct egress_process* process_of(const struct egress_socket* owner) {
     const __u32 tgid = owner->tgid;
     struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
     return process && process->started == owner->started ? process : 0;
 }
 
-/* Where the rules of a program are: the next program's are worked out beside them, so that a
- * verdict on another CPU that reads them still reads one program's. */
+/* Index of a program's rules. Those of the next program have another place, so that a verdict on
+ * another CPU never reads a mixture of both. */
 EGRESS_INLINE __u32 place_of_subject(const struct egress_view* view, __u32 epoch) {
     return egress_masked((view->slot & (EGRESS_SLOTS - 1)) | (epoch & 2), EGRESS_SUBJECTS - 1);
 }
@@ -95,8 +94,8 @@ EGRESS_INLINE const struct egress_subject* find_subject(const struct egress_proc
     return subject->generation == view->generation && subject->epoch == epoch ? subject : 0;
 }
 
-/* The rules that the owner's program and ancestry select: worked out once per program and policy.
- * Two threads may do so at once; they write the same words. */
+/* Computes the rules that the owner's program and ancestry select, once per program and policy. Two
+ * threads may do so at once; they write the same words. */
 EGRESS_INLINE void prepare_subject(struct egress_case* found, const struct egress_view* view) {
     struct egress_process* process = process_of(&found->owner);
     struct egress_scratch* const room = process ? claim() : 0;
@@ -114,7 +113,7 @@ EGRESS_INLINE void prepare_subject(struct egress_case* found, const struct egres
     release(room);
 }
 
-/* What egress_decide() has found missing: the rules of the owner; those of the cgroup follow. */
+/* Computes what egress_decide() found missing: the owner's rules. Those of the cgroup follow. */
 __noinline int egress_prepare(struct egress_case* found) {
     struct egress_view view = {};
     if (!found) {
@@ -129,9 +128,9 @@ __noinline int egress_prepare(struct egress_case* found) {
     return 0;
 }
 
-/* The owner's rules. What is not in the table, is just executing another program, or is another
- * program than the table has, is judged by all refusals that could be meant for it. Threads of the
- * kernel run no program. */
+/* The owner's rules. A process that is not in the table, is in the middle of an exec, or runs
+ * another program than the table has, is judged by all refusals that might apply to it. Kernel
+ * threads run no program. */
 EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_case* found,
                                                      const struct egress_process* process,
                                                      const struct egress_view* view) {
@@ -146,13 +145,13 @@ EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_case* f
     return vector_at(view, view->base->suspect);
 }
 
-/* A function of its own: the key would be too much for the stack of egress_decide(), in 6.1. */
+/* A separate function: in 6.1 the key would overflow the stack of egress_decide(). */
 static __noinline const struct egress_vector* known_cgroup(__u64 id, __u64 generation) {
     const struct egress_cgroup_key key = {id, generation};
     return bpf_map_lookup_elem(&cgroup_rules, &key);
 }
 
-/* The cgroup's rules; null: they are to be worked out first. */
+/* The cgroup's rules; null: they must be computed first. */
 EGRESS_INLINE const struct egress_vector* cgroup_of(const struct egress_case* found,
                                                     const struct egress_view* view) {
     if (!view->base->has_cgroups) {
@@ -166,8 +165,8 @@ EGRESS_INLINE const struct egress_vector* cgroup_of(const struct egress_case* fo
     return rules;
 }
 
-/* Whether the current task is in a container. Following the pointers takes as long as half of a
- * verdict: only for who asks. */
+/* Whether the current task is in a container. To follow the pointers takes as long as half a
+ * verdict: call it only if needed. */
 __noinline int egress_place(struct egress_case* found) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
@@ -177,7 +176,7 @@ __noinline int egress_place(struct egress_case* found) {
     return 0;
 }
 
-/* Whether this is the process that tests the hooks. All others pay for one comparison. */
+/* Whether this is the process of a self-test. All others pay for one comparison. */
 EGRESS_INLINE int is_canary(const struct egress_config* settings,
                             const struct egress_socket* owner) {
     return settings->canary && settings->canary == owner->tgid &&
@@ -185,7 +184,7 @@ EGRESS_INLINE int is_canary(const struct egress_config* settings,
            bpf_ktime_get_boot_ns() < settings->canary_until;
 }
 
-/* What the rule found means here and now. */
+/* Turns the rule found into verdict, action and flags. */
 EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* base,
                          const struct egress_config* settings) {
     const __u32 index = found->rule;
@@ -228,7 +227,7 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
     }
 }
 
-/* The verdict, and what there is to tell. Not 0: EGRESS_UNPREPARED. */
+/* The verdict, and whether to post an event. Returns 0 or EGRESS_UNPREPARED. */
 __noinline int egress_decide(struct egress_case* found) {
     const __u32 zero = 0;
     struct egress_view view = {};
@@ -270,7 +269,7 @@ __noinline int egress_decide(struct egress_case* found) {
     return 0;
 }
 
-/* With all that has to be worked out for it. */
+/* The verdict, after computing the rules that it needs. */
 EGRESS_INLINE void decide_fully(struct egress_case* found) {
     if (egress_decide(found) == EGRESS_UNPREPARED) {
         egress_prepare(found);
@@ -283,8 +282,8 @@ EGRESS_INLINE void decide_fully(struct egress_case* found) {
 
 static const struct egress_fold no_fold;
 
-/* Whether the look is one more of those that are told together; else how many the event stands for,
- * and where the next are counted, if there is room for it. */
+/* Whether to fold the check into a count. If not: `count` is how many checks the event stands for,
+ * and `kept` counts the next ones; null: no room. */
 EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_process* process,
                            const struct egress_config* settings, __u64 now, __u64* count,
                            struct egress_fold** kept) {
@@ -325,7 +324,7 @@ EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_
     return 0;
 }
 
-/* What unfold.h needs to tell of the looks that follow. */
+/* Stores what unfold.h needs to report the checks that follow. */
 EGRESS_INLINE void keep_look(struct egress_fold* fold, const struct egress_case* found,
                              const struct egress_process* process) {
     fold->generation = found->generation;

@@ -1,5 +1,5 @@
 /* The few fields of the kernel's own structures that we read. The loader relocates them against the
- * running kernel's types, so only the names matter, and the order and the rest do not. */
+ * running kernel's types, so only their names matter, not their order. */
 #ifndef EGRESS_BPF_KERNEL_H
 #define EGRESS_BPF_KERNEL_H
 
@@ -125,7 +125,7 @@ struct css_set {
     struct cgroup* dfl_cgrp;
 };
 struct thread_info {
-    __u64 preempt_count; /* where it is not per CPU */
+    __u64 preempt_count; /* if it is not per CPU */
 };
 struct rq;
 struct cfs_rq {

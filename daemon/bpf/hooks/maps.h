@@ -1,7 +1,7 @@
-/* The maps of the kernel half, and how verdict.h looks the policy's tables up in them.
+/* The maps of the kernel side, and how verdict.h looks up the policy's tables in them.
  *
- * Each table of a policy is the inner map of one slot. A new policy is filled into the slot that is
- * not in force; one write of config.generation then switches all tables at once.
+ * Each table of a policy is the inner map of one slot. The loader fills a new policy into the slot
+ * that is not in force; one write of config.generation then switches all tables at once.
  */
 #ifndef EGRESS_BPF_MAPS_H
 #define EGRESS_BPF_MAPS_H
@@ -18,7 +18,7 @@ struct {
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, 65536); /* set by the loader to what the system allows */
+    __uint(max_entries, 65536); /* the loader sets it to the system's limit of processes */
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, __u32);
     __type(value, struct egress_process);
@@ -29,7 +29,7 @@ struct {
     __uint(max_entries, 1 << 22);
 } events SEC(".maps");
 
-/* Not one that pushes out the oldest: its counts would be lost. Where it is full, repeats are not
+/* Not an LRU map: the counts that it evicts would be lost. If it is full, repeats are not
  * folded. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -46,7 +46,7 @@ struct {
     __type(value, __u64);
 } losses SEC(".maps");
 
-/* Looks by hook. */
+/* Checks by hook. */
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, EGRESS_HOOKS);
@@ -54,7 +54,7 @@ struct {
     __type(value, __u64);
 } looks SEC(".maps");
 
-/* Not inherited by accepted connections: they are not judged. */
+/* Accepted connections do not inherit it: they are not judged. */
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
     __uint(map_flags, BPF_F_NO_PREALLOC);
@@ -69,7 +69,7 @@ struct {
     __type(value, struct egress_writers);
 } writers SEC(".maps");
 
-/* The paths of programs seen, for the names of ancestors. */
+/* Paths of the programs seen, to name ancestors. */
 struct egress_name {
     char path[EGRESS_PATH_SIZE];
 };
@@ -87,7 +87,7 @@ struct egress_key_command {
     char text[EGRESS_COMMAND_SIZE];
 };
 
-/* clang describes a structure in full only where something points to it; inner maps are not enough.
+/* clang emits a structure's full BTF only if a pointer refers to it; inner maps are not enough.
  */
 #define EGRESS_DESCRIBE(name) const struct name* name##_described __attribute__((unused))
 EGRESS_DESCRIBE(egress_base);
@@ -102,7 +102,7 @@ EGRESS_DESCRIBE(egress_id_range);
 EGRESS_DESCRIBE(egress_named);
 EGRESS_DESCRIBE(egress_key_command);
 
-/* name: an outer map with one inner map per slot; the inner one's size is the loader's to choose.
+/* An outer map with one inner map per slot; the loader chooses the inner one's size.
  */
 #define EGRESS_TABLE(name, kind, flags, key_type, value_type)                                      \
     struct name##_inner {                                                                          \
@@ -121,7 +121,7 @@ EGRESS_DESCRIBE(egress_key_command);
 
 #define EGRESS_ARRAY_FLAGS (BPF_F_MMAPABLE | BPF_F_INNER_MAP)
 
-/* Always one entry: of a table whose size is fixed, the kernel needs no call to find it. */
+/* Always one entry: the kernel inlines the lookup in a table of fixed size. */
 EGRESS_TABLE(bases, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, __u32, struct egress_base);
 EGRESS_TABLE(vectors, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_vector);
 EGRESS_TABLE(runs, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_runs);
@@ -143,12 +143,12 @@ EGRESS_TABLE(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree
 
 struct egress_view {
     const struct egress_base* base;
-    void* vectors; /* the policy's own: most questions need several */
+    void* vectors; /* of the policy; most checks need several */
     __u64 generation;
     __u32 slot;
 };
 
-/* An entry of a table of the view's policy. */
+/* An entry in a table of the view's policy. */
 #define EGRESS_FIND(view, table, key)                                                              \
     ({                                                                                             \
         __u32 slot_ = (view)->slot;                                                                \
@@ -170,7 +170,7 @@ EGRESS_INLINE const struct egress_runs* runs_at(const struct egress_view* view, 
 }
 
 EGRESS_INLINE __u32 host6(const struct egress_view* view, const __u8* address) {
-    struct egress_key6 key; /* it has to be on the stack, in 6.1 */
+    struct egress_key6 key; /* 6.1 requires it on the stack */
     __builtin_memcpy(key.address, address, sizeof key.address);
     return EGRESS_FIND_INDEX(view, hosts6, &key);
 }
@@ -216,7 +216,7 @@ EGRESS_INLINE __u32 under_rules(const struct egress_view* view, const struct egr
     return EGRESS_FIND_INDEX(view, unders, file);
 }
 
-/* The key has 260 bytes, too many for the stack beside everything else: the process keeps it. */
+/* The key has 260 bytes, too many for the stack: the caller keeps it in a map. */
 EGRESS_INLINE const struct egress_path_rules* tree_rules(const struct egress_view* view,
                                                          const struct egress_tree* path) {
     return EGRESS_FIND(view, trees, path);
@@ -225,7 +225,7 @@ EGRESS_INLINE const struct egress_path_rules* tree_rules(const struct egress_vie
 EGRESS_INLINE void egress_count(void* map, __u32 index) {
     __u64* counter = bpf_map_lookup_elem(map, &index);
     if (counter) {
-        ++*counter; /* per CPU; a hook may interrupt another and lose one: see egress_lose() */
+        ++*counter; /* per CPU; a hook that interrupts another may lose one: see egress_lose() */
     }
 }
 

@@ -1,17 +1,17 @@
 /* The packets themselves: the backstop behind the other hooks.
  *
- * Judged here is what no other hook has judged, or not under this policy or not for this process:
+ * This hook judges what no other hook has judged, or not for this policy, or not for this process:
  *
- *   connected TCP and UDP   by the address that the socket is connected to, when the policy is
- *                           another than at the connect, or another program uses the socket
+ *   connected TCP and UDP   by the address that the socket is connected to, when the policy has
+ *                           changed since the connect, or another program uses the socket
  *   raw, ping, SCTP...      each packet, by its own header
  *   UDP that is not         never: the sendmsg hooks see each send
  *   connected
  *   accepted TCP            never: answers of a server
  *
- * The header of a connected socket's packet does not count: behind address translation it names
- * somebody else than the program asked for. But whatever socket it is from, a packet that names a
- * way (route.h) is first judged by every address on it.
+ * The header of a connected socket's packet does not count: after address translation it has
+ * another address than the program connected to. But a packet of any socket that carries a route
+ * (route.h) is first judged by every address on it.
  */
 #ifndef EGRESS_BPF_PACKET_H
 #define EGRESS_BPF_PACKET_H
@@ -24,8 +24,8 @@
 
 #define EGRESS_UNDECIDED 3
 
-/* What was let through is judged anew after so long, for rules that end and processes that change:
- * a second, in ticks of the kernel, which are read without a call; set by the loader. */
+/* A verdict that lets a socket pass holds for this long, as rules expire and processes change: one
+ * second, in kernel ticks, which need no call to read. Set by the loader. */
 const volatile __u64 trust_ticks = 0;
 
 struct egress_header {
@@ -58,7 +58,8 @@ static long step_over(__u32 number, struct egress_header* header) {
     return 0;
 }
 
-/* Destination, port and protocol as the packet has them; port 0 where it has none. */
+/* Reads destination, port and protocol from the packet; port 0: it has none. Returns 0 if
+ * unreadable. */
 static __noinline int read_header(struct __sk_buff* skb, struct egress_flow* flow) {
     struct egress_header header = {.skb = skb};
     __u32 ip[10];
@@ -100,7 +101,7 @@ static __noinline int read_header(struct __sk_buff* skb, struct egress_flow* flo
     return 1;
 }
 
-/* Where the socket is, as a number and not a pointer any more. */
+/* The address of the socket, as a plain number for the verifier. */
 EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
     struct bpf_sock* slot = sk;
     struct sock* address = 0;
@@ -108,8 +109,8 @@ EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
     return address;
 }
 
-/* Sockets of the kernel's own: their packets are nobody's, whoever runs meanwhile. Those that MPTCP
- * has below are a process'. */
+/* Sockets of the kernel: their packets belong to no process, whichever is current. The subflows of
+ * MPTCP belong to a process. */
 EGRESS_INLINE int is_kernels(struct bpf_sock* sk) {
     struct sock* const address = address_of(sk);
     if (!BPF_CORE_READ_BITFIELD_PROBED(address, sk_kern_sock)) {
@@ -121,10 +122,10 @@ EGRESS_INLINE int is_kernels(struct bpf_sock* sk) {
 }
 
 enum egress_packet_kind {
-    EGRESS_PACKET_FREE = 0,      /* judged by others or by nobody */
-    EGRESS_PACKET_CONNECTED = 1, /* by whom the socket is connected to */
+    EGRESS_PACKET_FREE = 0,      /* judged by other hooks or not at all */
+    EGRESS_PACKET_CONNECTED = 1, /* by the socket's peer */
     EGRESS_PACKET_OTHER = 2,     /* by its header */
-    EGRESS_PACKET_ROUTED = 3,    /* by every address on its way */
+    EGRESS_PACKET_ROUTED = 3,    /* by every address on its route */
 };
 
 EGRESS_INLINE int kind_of(struct bpf_sock* sk) {
@@ -153,7 +154,7 @@ EGRESS_INLINE void put_peer(struct egress_flow* flow, struct bpf_sock* sk) {
     flow->protocol = sk->protocol;
 }
 
-/* Puts the header's destination in the place of the socket's; 0 where it is the same. */
+/* Replaces the socket's destination by the header's; 0: they are the same. */
 __noinline int egress_readdress(struct __sk_buff* skb, struct egress_case* found) {
     struct egress_flow flow = {};
     if (!found || !read_header(skb, &flow) || flow.protocol != found->flow.protocol) {
@@ -185,7 +186,7 @@ EGRESS_INLINE void note(struct egress_socket* kept, const struct egress_socket* 
     kept->passed = passed;
 }
 
-/* Who has the socket, in `owner`; 0: nobody that is judged. */
+/* Writes the socket's owner; 0: no process to judge. */
 EGRESS_INLINE int find_owner(struct egress_socket* owner, const struct egress_socket* kept,
                              struct task_struct* task, const struct egress_config* settings) {
     if (task) {
@@ -199,7 +200,7 @@ EGRESS_INLINE int find_owner(struct egress_socket* owner, const struct egress_so
     return 0;
 }
 
-/* Who sends what to whom; EGRESS_REFUSE or EGRESS_PASS where that is enough to know. */
+/* Fills in owner and flow. Returns EGRESS_REFUSE or EGRESS_PASS if that already decides. */
 __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found, int kind) {
     const __u32 zero = 0;
     struct bpf_sock* sk = skb->sk;
@@ -218,22 +219,23 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
         egress_take_over(skb);
     }
     if (!find_owner(&found->owner, kept, task, settings)) {
-        /* The kernel's own; or an answer of a server, for which nobody answers just now. */
+        /* The kernel's own, or an answer of a server that no process is sending. */
         return kind == EGRESS_PACKET_ROUTED && !is_kernels(sk) ? EGRESS_REFUSE : EGRESS_PASS;
     }
-    /* Read once: everything from here on belongs to this policy, whatever is switched meanwhile. */
+    /* Read once: everything from here on uses this policy, even if the daemon switches
+     * meanwhile. */
     found->generation = *(volatile const __u64*)&settings->generation;
     found->owner.passed =
         egress_ticket(found->owner.started, found->owner.exec_id, found->generation);
     found->known = kept && kept->passed == found->owner.passed;
     const int ended = !task && !process_of(&found->owner);
     if (ended && kept && (kept->passed == EGRESS_REFUSED || kind == EGRESS_PACKET_ROUTED)) {
-        return EGRESS_REFUSE; /* or its end would set free what it was not let send */
+        return EGRESS_REFUSE; /* else its exit would release what it may not send */
     }
     if (ended && kept &&
         (found->known || (sk->type == SOCK_STREAM && EGRESS_CLOSING_STATES >> sk->state & 1))) {
         kept->checked = bpf_jiffies64();
-        return EGRESS_PASS; /* what a process has left to be sent when it ended */
+        return EGRESS_PASS; /* data that the process left queued when it exited */
     }
     found->sends = task != 0;
     found->flow.uid = found->owner.uid;
@@ -242,7 +244,7 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     found->flow.type = sk->type;
     if (kind == EGRESS_PACKET_CONNECTED) {
         put_peer(&found->flow, sk);
-        /* What disconnects or connects the socket meanwhile has said so before the address changed.
+        /* A concurrent connect or disconnect sets `moved` before it changes the address.
          */
         __asm__ volatile("" ::: "memory");
         const int moved = sk->state != EGRESS_ESTABLISHED || (kept && kept->moved);
@@ -255,7 +257,7 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     return EGRESS_UNDECIDED;
 }
 
-/* Keeps what was found with the socket. */
+/* Stores the verdict with the socket. */
 __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
@@ -270,7 +272,7 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
     return 0;
 }
 
-/* Whether others than the owner may have bytes queued; with `left` it is noted that none has. */
+/* Whether other processes than the owner may have bytes queued. `left` 0: clears that mark. */
 __noinline int egress_has_others(struct __sk_buff* skb, int left) {
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
@@ -284,7 +286,7 @@ __noinline int egress_has_others(struct __sk_buff* skb, int left) {
     return kept->others;
 }
 
-/* One of those who have bytes queued besides the owner. */
+/* Judges one of the other processes that have bytes queued. */
 __noinline int egress_judge_other(struct __sk_buff* skb, __u32 number) {
     const __u32 zero = 0;
     struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
@@ -315,7 +317,8 @@ __noinline int egress_judge_other(struct __sk_buff* skb, __u32 number) {
 
 #define EGRESS_NOTHING_LEFT 2
 
-/* Whether that one still has bytes queued, and may send them. */
+/* Whether that process still has bytes queued: EGRESS_PASS or EGRESS_NOTHING_LEFT; EGRESS_REFUSE:
+ * unknown. */
 __noinline int egress_ask_other(struct __sk_buff* skb, __u32 number) {
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
@@ -331,7 +334,7 @@ __noinline int egress_ask_other(struct __sk_buff* skb, __u32 number) {
     return writer->used ? EGRESS_PASS : EGRESS_NOTHING_LEFT;
 }
 
-/* The same of those that found no place. */
+/* The same for the writers that found no place; EGRESS_REFUSE: they may not send. */
 __noinline int egress_ask_more(struct __sk_buff* skb) {
     const __u32 zero = 0;
     struct bpf_sock* sk = skb->sk;
@@ -352,8 +355,8 @@ __noinline int egress_ask_more(struct __sk_buff* skb) {
     return settings && settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
 }
 
-/* Those who have bytes queued besides the owner: a segment may have some of each. Here and not in a
- * function of its own, as all that call each other share 512 bytes. */
+/* Judges all other processes that have bytes queued: a segment may contain some of each. Inline, as
+ * functions that call each other share 512 bytes of stack. */
 EGRESS_INLINE int judge_others(struct __sk_buff* skb) {
     if (!egress_has_others(skb, 1)) {
         return EGRESS_PASS;
@@ -374,7 +377,7 @@ EGRESS_INLINE int judge_others(struct __sk_buff* skb) {
     return EGRESS_REFUSE;
 }
 
-/* By the process that sends, or that had the socket last. */
+/* Judges the packet by the process that sends, or that used the socket last. */
 __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
     struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
     const int soon = egress_identify(skb, &found, kind);
@@ -384,9 +387,9 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
     egress_count(&looks, EGRESS_HOOK_PACKET);
     decide_fully(&found);
     if (kind == EGRESS_PACKET_CONNECTED) {
-        /* A datagram of a connected socket that was sent to somebody else was judged when it was
-         * sent; behind address translation one to the peer looks the same. It passes where it goes
-         * to an address that is let through. */
+        /* The sendmsg hook has judged a datagram that a connected socket sent elsewhere; after
+         * address translation, one to the peer looks the same. It passes if its own destination
+         * does. */
         if (is_refused(&found) && found.flow.type != SOCK_STREAM && egress_readdress(skb, &found)) {
             egress_decide(&found);
             if (!is_refused(&found)) {
@@ -394,7 +397,7 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
             }
         }
         egress_note(skb, &found);
-        /* What was told at the connect is not told again. */
+        /* Do not report again what the connect has reported. */
         found.tell = found.tell && found.denies && (is_refused(&found) || !found.known);
     }
     if (found.tell) {
@@ -403,8 +406,8 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
 }
 
-/* A packet with options or extension headers: by every address on its way, if it says one. What
- * passes here is then judged like any other. */
+/* Judges a packet with options or extension headers by every address on its route, if it has one. A
+ * packet that passes here is then judged like any other. */
 __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
     struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
     const int route = egress_find_route(skb, &found);
@@ -431,19 +434,19 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
             return EGRESS_REFUSE;
         }
         if (!egress_next_stop(skb, &found)) {
-            /* The stops are not asked about the others who have bytes in it. */
+            /* No stop has been checked for the other processes with bytes in it. */
             return monitor || !egress_has_others(skb, 1) ? EGRESS_PASS : EGRESS_REFUSE;
         }
     }
     return EGRESS_REFUSE;
 }
 
-/* Whether the packet needs no more than what is kept of the last one. */
+/* Whether the stored verdict still decides for this packet. */
 EGRESS_INLINE int is_known(const struct egress_socket* kept, struct task_struct* task,
                            const struct egress_config* settings) {
     __u64 started = kept->started;
     __u64 exec_id = kept->exec_id;
-    /* Or the compiler makes one load of two, which the verifier does not take. */
+    /* Else the compiler merges two loads into one, which the verifier rejects. */
     __asm__ volatile("" : "+r"(started), "+r"(exec_id));
     if (task) {
         started = task->group_leader->start_boottime;
@@ -454,10 +457,11 @@ EGRESS_INLINE int is_known(const struct egress_socket* kept, struct task_struct*
            bpf_jiffies64() - kept->checked < trust_ticks && !settings->canary;
 }
 
-/* Of a socket that nothing is kept with: whether it is one that connected, and a process sends. */
+/* For a socket without stored state: whether it connected, and a process is sending. */
 EGRESS_INLINE int is_to_be_judged(struct bpf_sock* sk, int kind, struct task_struct* task) {
     if (!task) {
-        return 0; /* the kernel's own, or what nobody has used since the hooks are there */
+        /* The kernel's own, or unused since the hooks were attached. */
+        return 0;
     }
     if (kind != EGRESS_PACKET_CONNECTED) {
         return sk->protocol != IPPROTO_SCTP && sk->protocol != IPPROTO_DCCP; /* accepted */
@@ -469,8 +473,8 @@ EGRESS_INLINE int is_to_be_judged(struct bpf_sock* sk, int kind, struct task_str
     return tcp && has_connected(tcp, sk->state);
 }
 
-/* Whether a datagram may be for another address than the socket has now: another thread can
- * disconnect or connect it while one sends, who has then seen no hook for unconnected sends. */
+/* Whether a datagram may be for another address than the socket has now: a thread can disconnect or
+ * connect it while another sends, and that send then ran no sendmsg hook. */
 EGRESS_INLINE int is_elsewhere(struct bpf_sock* sk, const struct egress_socket* kept, int kind) {
     const __u32 protocol = sk->protocol;
     return kept && kind != EGRESS_PACKET_OTHER &&
@@ -498,7 +502,7 @@ int egress_packet(struct __sk_buff* skb) {
     }
     struct task_struct* task = sender_now();
     const int known = kept && kind == EGRESS_PACKET_CONNECTED && is_known(kept, task, settings);
-    /* A connect says that the socket moves before it says what is let through. */
+    /* A connect sets `moved` before it sets `passed`. */
     __asm__ volatile("" ::: "memory");
     if (is_elsewhere(sk, kept, kind) && !egress_judge_packet(skb, EGRESS_PACKET_OTHER)) {
         return EGRESS_REFUSE;
@@ -510,8 +514,8 @@ int egress_packet(struct __sk_buff* skb) {
     if (verdict && kind == EGRESS_PACKET_CONNECTED) {
         verdict = judge_others(skb);
     }
-    __asm__ volatile("" : "+r"(verdict)); /* the verifier does not know, as the compiler does, */
-    return verdict & 1;                   /* what there can be */
+    __asm__ volatile("" : "+r"(verdict)); /* the compiler knows the possible values, */
+    return verdict & 1;                   /* the verifier does not */
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* Packets that name the way they take: addressed to the next stop, with the others in an option or
- * in a routing header. Each address is judged; what cannot be read is refused.
+/* Source-routed packets: addressed to the next stop, with the other stops in an IPv4 option or an
+ * IPv6 routing header. Every address is judged; an unreadable route is refused.
  */
 #ifndef EGRESS_BPF_ROUTE_H
 #define EGRESS_BPF_ROUTE_H
@@ -10,13 +10,13 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
 
-#define EGRESS_MAX_STOPS 16       /* on the longest way that is judged */
-#define EGRESS_MAX_OPTIONS 40     /* bytes of them */
-#define EGRESS_MAX_EXTENSIONS 128 /* headers of IPv6 that are stepped over */
+#define EGRESS_MAX_STOPS 16       /* of the longest route that is judged */
+#define EGRESS_MAX_OPTIONS 40     /* bytes */
+#define EGRESS_MAX_EXTENSIONS 128 /* IPv6 headers to step over */
 
 #define EGRESS_NO_ROUTE 0
 #define EGRESS_ROUTE 1
-#define EGRESS_ROUTE_UNREAD 2 /* none that can be judged */
+#define EGRESS_ROUTE_UNREAD 2 /* it cannot be judged */
 
 #define EGRESS_LOOSE 131
 #define EGRESS_STRICT 137
@@ -25,7 +25,7 @@ EGRESS_INLINE int is_extension(__u8 kind) {
     return kind == 0 || kind == 43 || kind == 44 || kind == 51 || kind == 60;
 }
 
-/* What all packets pay: those that come back with 0 have no route. */
+/* The cost that every packet pays; 0: it has no route. */
 EGRESS_INLINE int may_have_route(struct __sk_buff* skb) {
     const __u8* const start = (const __u8*)(long)skb->data;
     if ((const void*)(start + 7) > (const void*)(long)skb->data_end) {
@@ -41,12 +41,12 @@ struct egress_route {
     __u32 first; /* address; 0: none yet */
     __u32 count;
     __u32 bad;
-    __u32 done; /* everything was seen */
+    __u32 done; /* all was read */
     __u8 kind;  /* of the next header */
 };
 
 static void take_route(struct egress_route* route, __u32 first, __u32 count) {
-    /* More than one of them, an empty one or one that is too long. */
+    /* A second route, an empty one, or one that is too long. */
     route->bad = route->first || !count || count > EGRESS_MAX_STOPS;
     route->first = first;
     route->count = count;
@@ -76,7 +76,7 @@ static long step_option(__u32 number, struct egress_route* route) {
     return route->bad != 0;
 }
 
-/* One header of IPv6, the same way. */
+/* One header of IPv6; not 0: it was the last. */
 static long step_header(__u32 number, struct egress_route* route) {
     __u8 start[8];
     const __u8 kind = route->kind;
@@ -89,12 +89,12 @@ static long step_header(__u32 number, struct egress_route* route) {
         return 1;
     }
     if (kind == 44 && (start[2] || start[3] & 0xf8)) {
-        route->done = 1; /* a later fragment: the first has all the headers, or is no good */
+        route->done = 1; /* a later fragment: only the first has the headers */
         return 1;
     }
     if (kind == 43) {
         const __u32 room = start[1] / 2;
-        const __u32 segments = start[4] + 1; /* that a segment routing header says it has */
+        const __u32 segments = start[4] + 1; /* as the segment routing header claims */
         take_route(route, route->at + 8,
                    start[2] == 0 || start[2] == 2      ? room
                    : start[2] == 4 && segments <= room ? segments
@@ -105,7 +105,7 @@ static long step_header(__u32 number, struct egress_route* route) {
     return route->bad != 0;
 }
 
-/* Whether the packet has a route, and where: the first address and how many there are. */
+/* Finds the packet's route: its first address and the number of addresses. */
 __noinline int egress_find_route(struct __sk_buff* skb, struct egress_case* found) {
     __u8 start[8];
     if (!found || bpf_skb_load_bytes(skb, 0, start, sizeof start)) {
@@ -132,7 +132,7 @@ __noinline int egress_find_route(struct __sk_buff* skb, struct egress_case* foun
     return route.first + unknown ? EGRESS_ROUTE : EGRESS_NO_ROUTE;
 }
 
-/* Puts the next address of the route in the place of the destination; 0: there is none. */
+/* Replaces the destination by the next address of the route; 0: there is none. */
 __noinline int egress_next_stop(struct __sk_buff* skb, struct egress_case* found) {
     __u32 address[4];
     if (!found || !found->stops) {

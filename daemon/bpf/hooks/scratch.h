@@ -1,19 +1,19 @@
-/* Room for what does not fit on a program's stack.
+/* Memory for what does not fit on a program's stack.
  *
- * A program may be interrupted by another one on the same CPU (a packet arrives during an exec; a
- * sweep or a connect is preempted), so each claims a piece for itself. Where all are taken, claim()
- * gives null and the caller falls back to the strictest answer.
+ * Another program may interrupt one on the same CPU (a packet arrives during an exec; a sweep or a
+ * connect is preempted), so each claims its own piece. If all are taken, claim() returns null and
+ * the caller falls back to the strictest verdict.
  */
 #ifndef EGRESS_BPF_SCRATCH_H
 #define EGRESS_BPF_SCRATCH_H
 
 #include "maps.h"
 
-#define EGRESS_TEXT_SIZE 256 /* where a path is kept: EGRESS_PATH_SIZE, and room to mask */
-#define EGRESS_SCRATCHES 8   /* of each CPU: two of a sweep, and what interrupts it */
+#define EGRESS_TEXT_SIZE 256 /* buffer of a path: EGRESS_PATH_SIZE, and room to mask */
+#define EGRESS_SCRATCHES 8   /* per CPU: two for a sweep, the rest for what interrupts it */
 
-/* A walk over cgroups. Here and not on the stack: what is read from a map is any number to the
- * verifier, which so has seen all of a loop after its first round. */
+/* A walk over cgroups. It is in the map and not on the stack because the verifier takes a value
+ * read from a map for any number, and so has seen all of a loop after one round. */
 struct egress_ascent {
     __u64 cgroup; /* address */
     __u32 size;   /* of the name in the scratch, with its terminator */
@@ -26,7 +26,7 @@ struct egress_scratch {
     __u32 taken;
     __u32 zero;
     struct egress_ascent ascent;
-    /* Twice the size, so that the verifier sees each write of a component inside. */
+    /* Twice the size, so that the verifier can prove each write of a component in bounds. */
     char text[2 * EGRESS_TEXT_SIZE];
     char name[EGRESS_TEXT_SIZE];
     struct egress_name path;

@@ -1,8 +1,9 @@
-/* Who sends just now. In the packets' hook the current task may be anybody: packets leave in
- * interrupts and by timers, too.
+/* Which process is sending. In the packet hook the current task may be an unrelated one: packets
+ * also leave from interrupts and timers.
  *
- * No helper tells. The kernel counts, for each CPU, what it is in the middle of. Of that variable
- * we know how far it is from the CPU's run queue, which the current task points to.
+ * No BPF helper provides this. The kernel counts, per CPU, the contexts that it is in
+ * (preempt_count). The loader knows the distance of that variable from the CPU's run queue, to
+ * which the current task points.
  */
 #ifndef EGRESS_BPF_SENDER_H
 #define EGRESS_BPF_SENDER_H
@@ -12,12 +13,12 @@
 
 #define EGRESS_ANY_INTERRUPT 0x00ffff00 /* soft ones (served or held off), hard ones, NMI */
 
-/* Bytes from the run queue to the count, and to the pointer to the current task, which proves it;
- * set by the loader, 0 where it does not know. */
+/* Bytes from the run queue to the count, and to the pointer to the current task, which verifies the
+ * base. The loader sets them; 0: unknown. */
 const volatile __s64 count_from_queue = 0;
 const volatile __s64 task_from_queue = 0;
 
-/* Where the count of each CPU is: an address, 0 not looked for yet, 1 not found. */
+/* Address of each CPU's count; 0: not searched yet, 1: not found. */
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, 1);
@@ -37,11 +38,11 @@ static __noinline __u64 find_count(void) {
     return queue + count_from_queue;
 }
 
-/* What the CPU is in the middle of; everything where it is not known. */
+/* The contexts that the CPU is in; all of them if unknown. */
 EGRESS_INLINE __u32 interrupts_now(void) {
     struct task_struct* task = bpf_get_current_task_btf();
     if (bpf_core_field_exists(task->thread_info.preempt_count)) {
-        return (__u32)task->thread_info.preempt_count; /* not every machine has it per CPU */
+        return (__u32)task->thread_info.preempt_count; /* some architectures keep it per task */
     }
     const __u32 zero = 0;
     __u32 count = EGRESS_ANY_INTERRUPT;
@@ -55,9 +56,9 @@ EGRESS_INLINE __u32 interrupts_now(void) {
     return count;
 }
 
-/* The process that sends just now; null where nobody does (an interrupt, a timer, a kernel thread)
- * or it cannot be told. Packets that come in through a tun device or by busy polling are answered
- * in the middle of somebody else's system call, but with soft interrupts held off; nobody sends so.
+/* The process that is sending; null if none is (an interrupt, a timer, a kernel thread) or if it is
+ * unknown. The kernel answers packets that arrive through a tun device or by busy polling during an
+ * unrelated process' system call, but with soft interrupts disabled; no process sends like that.
  */
 EGRESS_INLINE struct task_struct* sender_now(void) {
     struct task_struct* task = bpf_get_current_task_btf();

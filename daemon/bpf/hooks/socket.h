@@ -1,5 +1,4 @@
-/* Whose a socket is: kept with the socket when it connects, or when it is found to be there
- * already.
+/* Owner of a socket: stored with the socket when it connects, or when the sweep finds it.
  */
 #ifndef EGRESS_BPF_SOCKET_H
 #define EGRESS_BPF_SOCKET_H
@@ -22,17 +21,17 @@
 #define IPPROTO_UDPLITE 136
 #define IPPROTO_MPTCP 262
 
-/* States of TCP; ESTABLISHED is a connected UDP socket's, too. */
+/* States of TCP; a connected UDP socket is ESTABLISHED, too. */
 #define EGRESS_ESTABLISHED 1
 #define EGRESS_SYN_SENT 2
-#define EGRESS_CLOSING_STATES                                                                      \
-    (1 << 4 | 1 << 5 | 1 << 9 | 1 << 11) /* FIN_WAIT1, 2, LAST_ACK, CLOSING */
+/* FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING */
+#define EGRESS_CLOSING_STATES (1 << 4 | 1 << 5 | 1 << 9 | 1 << 11)
 #define EGRESS_LISTENS 10
 
-#define EGRESS_PORT_CHOSEN                                                                         \
-    8 /* sk_userlocks: bind() was given a port; accept() does not inherit it */
+/* In sk_userlocks: bind() was given a port. Accepted sockets do not inherit the flag. */
+#define EGRESS_PORT_CHOSEN 8
 
-/* One word that says "this process, running this program, under this policy". */
+/* One word for "this process, running this program, under this policy". */
 EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation) {
     return started + exec_id * 0xd6e8feb86659fd93ULL + generation * 0x9e3779b97f4a7c15ULL;
 }
@@ -50,10 +49,10 @@ EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* 
     socket->cgroup = cgroup->kn->id;
 }
 
-/* Whether the socket is the end that called connect(). A port that connect() chose has its own mark
- * in the kernel's table of ports; one that bind() was given is not passed on to accepted sockets.
- * What remains is a socket bound to an address but no port before it connected: taken for an
- * accepted one, as cutting off a server's clients would be worse. */
+/* Whether the socket is the end that called connect(). The kernel marks a port that connect() chose
+ * in its table of ports; the flag of a port given to bind() does not pass to accepted sockets. A
+ * socket bound to an address but no port before it connected is taken for an accepted one: to cut
+ * off a server's clients would be worse. */
 EGRESS_INLINE int has_connected(struct tcp_sock* tcp, int state) {
     if (state == EGRESS_LISTENS) {
         return 0;
@@ -66,7 +65,7 @@ EGRESS_INLINE int has_connected(struct tcp_sock* tcp, int state) {
            tcp->inet_conn.icsk_bind_hash->fastreuse < 0;
 }
 
-/* For the sockets that were there before the hooks. Never overwrites what a hook has written. */
+/* Records the owners of sockets older than the hooks. Never overwrites what a hook has written. */
 SEC("iter/task_file")
 int egress_sockets(struct bpf_iter__task_file* context) {
     const __u32 zero = 0;

@@ -1,9 +1,9 @@
-/* Who a process is: taken when it is forked and when it executes, never afterwards. A process can
- * change its name, its arguments and, in a user namespace, what /proc shows as its program; none of
- * that is read here.
+/* Identity of a process: recorded at fork and exec, never afterwards. A process can change its
+ * name, its arguments and, in a user namespace, the program that /proc shows; these hooks read none
+ * of that.
  *
- * The handlers may run twice for one event (during an upgrade two copies are attached) and say the
- * same both times.
+ * The handlers may run twice for one fork or exec (two copies are attached during an upgrade); the
+ * second run changes nothing.
  */
 #ifndef EGRESS_BPF_TAG_H
 #define EGRESS_BPF_TAG_H
@@ -28,8 +28,8 @@ EGRESS_INLINE void take_program(struct egress_process* process, struct task_stru
     bpf_probe_read_kernel(process->command, sizeof process->command, task->comm);
 }
 
-/* The entry of a process; a new one where there is none, or one of a process that had the tgid
- * before. */
+/* The entry of a process; a new one if there is none, or if it belongs to an earlier process with
+ * this tgid. */
 EGRESS_INLINE struct egress_process* entry_of(__u32 tgid, __u64 started, __u32 ppid) {
     struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
     if (process && process->started == started) {
@@ -44,7 +44,7 @@ EGRESS_INLINE struct egress_process* entry_of(__u32 tgid, __u64 started, __u32 p
         process->started = started;
         process->tgid = tgid;
         process->ppid = ppid;
-        process->flags = EGRESS_PROCESS_LOST_LINEAGE; /* until the fork or the sweep tells it */
+        process->flags = EGRESS_PROCESS_LOST_LINEAGE; /* until a fork or the sweep records it */
     }
     return process;
 }
@@ -105,9 +105,9 @@ int BPF_PROG(egress_exec, struct task_struct* task, int old_pid, struct linux_bi
     if (process->exec_id == exec_id && process->place.bits) {
         return 0;
     }
-    /* Nobody else runs in this process now: exec has ended its other threads. But its packets are
-     * judged on other CPUs: while the epoch is odd they find no rules to keep, and what they have
-     * worked out before is worth nothing afterwards. */
+    /* Exec has ended the other threads of this process, but other CPUs may judge its packets. While
+     * the epoch is odd they store no rules, and the new epoch invalidates those that they computed
+     * before. */
     __sync_fetch_and_add(&process->epoch, 1);
     take_program(process, task, bprm->file, settings);
     if (task->real_parent->flags & EGRESS_KERNEL_THREAD) {
@@ -127,8 +127,8 @@ int BPF_PROG(egress_exit, struct task_struct* task) {
     return 0;
 }
 
-/* What the host is: the namespaces of the first process that the daemon's own pid namespace shows.
- * The daemon itself may have a mount namespace of its own, and may not look at /proc/1. */
+/* Records the namespaces of the host: those of the first process in the daemon's pid namespace. The
+ * daemon may have its own mount namespace, and no right to read /proc/1. */
 SEC("iter/task")
 int egress_host(struct bpf_iter__task* context) {
     const __u32 zero = 0;
@@ -137,12 +137,12 @@ int egress_host(struct bpf_iter__task* context) {
     if (task && settings && context->meta->seq_num == 0) {
         settings->mount_namespace = mount_namespace_of(task);
         settings->pid_namespace = pid_namespace_of(task);
-        settings->knows_sender = sender_now() != 0; /* we do: the daemon reads */
+        settings->knows_sender = sender_now() != 0; /* the daemon's read(2) runs this */
     }
     return 0;
 }
 
-/* Marks the process that the iteration was asked for as the one that tests the hooks. */
+/* Marks the process that the iterator was opened for as the one of a self-test. */
 SEC("iter/task")
 int egress_mark(struct bpf_iter__task* context) {
     const __u32 zero = 0;
@@ -157,7 +157,7 @@ int egress_mark(struct bpf_iter__task* context) {
     return 0;
 }
 
-/* For the processes that were there before the hooks. Never overwrites what a hook has written. */
+/* Records the processes older than the hooks. Never overwrites what a hook has written. */
 SEC("iter/task")
 int egress_sweep(struct bpf_iter__task* context) {
     struct task_struct* task = context->task;
@@ -178,7 +178,7 @@ int egress_sweep(struct bpf_iter__task* context) {
     if (!room) {
         return 0;
     }
-    /* Put together aside and put in at once, unless exec has told of it meanwhile. */
+    /* Build the entry aside and insert it in one step, unless exec has recorded one meanwhile. */
     process = &room->process;
     bpf_probe_read_kernel(process, sizeof *process, &blank);
     process->started = started;
@@ -200,8 +200,8 @@ int egress_sweep(struct bpf_iter__task* context) {
     return 0;
 }
 
-/* Then the ancestors of those of which no fork has told them, from what the first sweep and the
- * hooks have found. */
+/* Then fills in the ancestors that no fork has recorded, from what the first sweep and the hooks
+ * found. */
 SEC("iter/task")
 int egress_lineage(struct bpf_iter__task* context) {
     struct task_struct* task = context->task;

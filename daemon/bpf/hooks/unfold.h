@@ -1,13 +1,13 @@
-/* Repeats that nothing follows: whoever was refused a hundred times and ended has no look left that
- * would tell of the ninety-nine. The daemon walks over the folds now and then, and what is due
- * becomes an event here.
+/* Flushes folded counts of processes that have exited or gone quiet: no later event will report
+ * them. The daemon walks over the folds from time to time, and each count that is due becomes an
+ * event here.
  */
 #ifndef EGRESS_BPF_UNFOLD_H
 #define EGRESS_BPF_UNFOLD_H
 
 #include "maps.h"
 
-/* The process, as long as it is the one that looked. */
+/* The process, if it is still the one that was checked. */
 EGRESS_INLINE const struct egress_process* folded_process(__u32 tgid,
                                                           const struct egress_fold* fold) {
     const struct egress_process* process = bpf_map_lookup_elem(&processes, &tgid);
@@ -39,10 +39,9 @@ EGRESS_INLINE void fill_process(struct egress_event* event, const struct egress_
     }
 }
 
-#define EGRESS_FOLDS_KEPT 3 /* intervals without a repeat after which a fold is given up */
+#define EGRESS_FOLDS_KEPT 3 /* intervals without a repeat before a fold is removed */
 
-/* Where the ring is full the count stays for the next walk: nothing is taken that is not told, and
- * nothing is told twice. */
+/* If the ring is full, the count stays for the next walk: every repeat is reported exactly once. */
 EGRESS_INLINE int unfold(struct bpf_iter__bpf_map_elem* context, int all) {
     const struct egress_fold_key* const key = context->key;
     struct egress_fold* const fold = context->value;
@@ -53,8 +52,8 @@ EGRESS_INLINE int unfold(struct bpf_iter__bpf_map_elem* context, int all) {
     }
     const __u64 now = bpf_ktime_get_boot_ns();
     if (!fold->count) {
-        /* In two walks, so that what is counted meanwhile, in a hook that has found it before, is
-         * still told by the second. */
+        /* Removal takes two walks: a hook that found the fold before may still count in it, and the
+         * second walk reports that. */
         if (now - fold->sent > EGRESS_FOLDS_KEPT * settings->fold_interval) {
             if (fold->ends) {
                 const struct egress_fold_key gone = *key;
@@ -74,7 +73,7 @@ EGRESS_INLINE int unfold(struct bpf_iter__bpf_map_elem* context, int all) {
     }
     event->count = __sync_lock_test_and_set(&fold->count, 0);
     if (!event->count) {
-        bpf_ringbuf_discard(event, 0); /* a look has told of it meanwhile */
+        bpf_ringbuf_discard(event, 0); /* a check has reported it meanwhile */
         return 0;
     }
     fold->sent = now;

@@ -1,5 +1,5 @@
-/* The verdict over this kernel's maps: maps.h defines what daemon/bpf/verdict.h looks tables up
- * with. */
+/* The verdict over this kernel's maps: maps.h defines the lookups that daemon/bpf/verdict.h
+ * needs. */
 #ifndef EGRESS_BPF_HOOKS_VERDICT_H
 #define EGRESS_BPF_HOOKS_VERDICT_H
 

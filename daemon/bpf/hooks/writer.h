@@ -1,12 +1,13 @@
-/* Whose bytes are queued on a connected TCP socket.
+/* The processes whose bytes are queued on a connected TCP socket.
  *
- * What a process writes may leave later, by a timer or an acknowledgement, when no process sends;
- * and one segment may have bytes of several processes. So each one is noted where it writes, with
- * the socket's lock held and before its bytes are queued: nothing of them can leave before. The one
- * that wrote last is the socket's owner. Those before it are kept in `writers` until the other end
- * has acknowledged their last byte, and a packet passes if all of them may send it.
+ * What a process writes may leave later, by a timer or an acknowledgement, when no process is
+ * sending; and one segment may contain bytes of several processes. So the hooks record each writer
+ * with the socket's lock held, before its bytes are queued and can leave. The last writer is the
+ * socket's owner. Earlier ones stay in `writers` until the peer has acknowledged their last byte,
+ * and a packet passes if all of them may send it.
  *
- * MPTCP has a queue of its own above the TCP sockets, and is noted where that hands bytes down.
+ * MPTCP has its own queue above the TCP sockets; its writer is recorded when that queue hands bytes
+ * down.
  */
 #ifndef EGRESS_BPF_WRITER_H
 #define EGRESS_BPF_WRITER_H
@@ -15,17 +16,17 @@
 #include "judge.h"
 #include "socket.h"
 
-#define EGRESS_REFUSED 1               /* in place of a ticket */
+#define EGRESS_REFUSED 1               /* instead of a ticket */
 #define EGRESS_NO_PLACE EGRESS_WRITERS /* number: all are taken */
 
-/* Sequence numbers go round. */
+/* Sequence numbers wrap around. */
 EGRESS_INLINE int is_before(__u32 a, __u32 b) {
     return (__s32)(a - b) < 0;
 }
 
-/* The verdict about the owner of the case, for its packets. Where it does not send just now, its
- * cgroup is the one that it was in when it used the socket last: if that is gone since and its
- * rules are, too, none can be worked out. */
+/* Judges the case's owner for its packets. If the owner is not sending, its cgroup is the one that
+ * it was in when it last used the socket: if that cgroup is gone, and its stored rules are, too,
+ * none can be computed. */
 EGRESS_INLINE void judge_owner(struct egress_case* found) {
     egress_count(&looks, EGRESS_HOOK_PACKET);
     decide_fully(found);
@@ -46,12 +47,12 @@ EGRESS_INLINE int is_same(const struct egress_socket* a, const struct egress_soc
            a->in_container == b->in_container;
 }
 
-/* A place for one more among those who have bytes queued. */
+/* Searches a place for one more process that has bytes queued. */
 struct egress_search_place {
     struct egress_writers* all;
     const struct egress_socket* who;
     __u32 acked;
-    __u32 fresh; /* what is there is of the socket's life before */
+    __u32 fresh; /* the entries are from an earlier connection */
     __u32 at;
 };
 
@@ -69,8 +70,8 @@ static long find_place(__u32 number, struct egress_search_place* search) {
     return 0;
 }
 
-/* Puts the owner among the others, as another process takes the socket over. All that is queued up
- * to now, `end`, is its or theirs. */
+/* Adds the owner to the other writers, as another process takes the socket over. Everything queued
+ * before `end` is from it or from them. */
 static __noinline int put_aside(struct egress_socket* kept, struct egress_writers* all, __u32 acked,
                                 __u32 end) {
     const __u32 zero = 0;
@@ -91,7 +92,7 @@ static __noinline int put_aside(struct egress_socket* kept, struct egress_writer
         writer->used = 1;
         return 0;
     }
-    /* Not kept, but what was found: it passes as long as these rules hold. */
+    /* No place for the writer, only for its verdict: it passes while this policy is in force. */
     const __u64 generation = settings ? settings->generation : 0;
     const int passes = kept->passed == egress_ticket(kept->started, kept->exec_id, generation);
     all->more_passed = passes && (!all->more || all->more_passed == generation) ? generation : 0;
@@ -100,7 +101,7 @@ static __noinline int put_aside(struct egress_socket* kept, struct egress_writer
     return 0;
 }
 
-/* Another process takes the socket over. `socket` is `tcp`, as the helpers want it. */
+/* Another process takes the socket over. `socket` is `tcp` in the type that the helpers need. */
 EGRESS_INLINE void take_from_owner(void* socket, const struct tcp_sock* tcp,
                                    struct egress_socket* kept) {
     const __u32 acked = tcp->snd_una;
@@ -115,11 +116,11 @@ EGRESS_INLINE void take_from_owner(void* socket, const struct tcp_sock* tcp,
     if (all) {
         put_aside(kept, all, acked, end);
     } else {
-        kept->others = 1; /* which nothing is found about: refused */
+        kept->others = 1; /* no entry of theirs will be found: refused */
     }
 }
 
-/* The same before a packet of a process that sends without having written: it reads, or pushes out
+/* The same before a packet of a process that sends without having written: it reads, or flushes
  * what others wrote. */
 __noinline int egress_take_over(struct __sk_buff* skb) {
     struct bpf_sock* sk = skb->sk;
@@ -170,15 +171,15 @@ static __noinline int change_writer(struct sock* sk, struct egress_socket* kept)
     put_peer_of(&found.flow, sk);
     judge_owner(&found);
     kept->checked = bpf_jiffies64();
-    /* Now, as it may have ended when its bytes leave. */
+    /* Now, as it may have exited when its bytes leave. */
     kept->passed = is_refused(&found)
                        ? EGRESS_REFUSED
                        : egress_ticket(kept->started, kept->exec_id, found.generation);
     return 0;
 }
 
-/* The current task is about to queue bytes, with the lock held. Kernel threads that write for
- * somebody (kTLS, KCM) change nothing. */
+/* The current task is about to queue bytes, with the lock held. Kernel threads that write for a
+ * process (kTLS, KCM) change nothing. */
 EGRESS_INLINE int note_writer(struct sock* sk) {
     struct task_struct* task = bpf_get_current_task_btf();
     struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
@@ -194,13 +195,14 @@ EGRESS_INLINE int note_writer(struct sock* sk) {
     return 0;
 }
 
-/* For each segment that is written to, so also when a write has waited for room. From 6.16 on. */
+/* Runs for each segment that is written to, hence also after a write has waited for room. From 6.16
+ * on. */
 SEC("?tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(egress_write, struct sock* sk) {
     return note_writer(sk);
 }
 
-/* Where the tracepoint is missing and the kernel lets programs be called by its functions. */
+/* For kernels without the tracepoint that support fentry. */
 SEC("?fentry/tcp_sendmsg_locked")
 int BPF_PROG(egress_write_fn, struct sock* sk) {
     return note_writer(sk);
