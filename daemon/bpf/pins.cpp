@@ -16,7 +16,7 @@ Fd open_directory(const std::string& directory) {
     return Fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 }
 
-/// What lies in the directory: directories, or all else.
+/// The entries of the directory: directories, or all others.
 Result<std::vector<std::filesystem::path>> list(const std::string& directory, bool directories) {
     std::error_code code;
     std::vector<std::filesystem::path> out;
@@ -58,7 +58,7 @@ Result<std::size_t> remove_own_pins(const std::string& directory) {
     if (!pins) {
         return std::unexpected(pins.error());
     }
-    // The links first: no program may run without its maps being whole.
+    // The links first: no program may run with only part of its maps.
     std::ranges::partition(
         *pins, [](const auto& path) { return path.filename().string().starts_with("link_"); });
     for (const auto& path : *pins) {
@@ -75,7 +75,7 @@ Result<> set_pins_aside(const std::string& directory, std::uint32_t abi) {
     auto pins = list(directory, false);
     std::error_code code;
     std::filesystem::create_directory(aside, code);
-    // The settings last: where a kill comes in the middle they still say whose the others are.
+    // The settings last: after a kill in the middle they still identify the version of the others.
     if (pins) {
         std::ranges::partition(*pins, [](const auto& path) { return path.filename() != "config"; });
     }
@@ -104,7 +104,7 @@ Result<std::size_t> remove_pins_set_aside(const std::string& directory) {
         }
         number += *removed;
         std::error_code code;
-        std::filesystem::remove(aside, code); // an empty directory does nothing
+        std::filesystem::remove(aside, code); // an empty directory does no harm
     }
     return number;
 }

@@ -1,5 +1,5 @@
-// The pins that keep the kernel half alive without a daemon: held by the daemon that uses them, and
-// taken away by whoever wants none of it any more. Plain files: no libbpf here.
+// The pins that keep the kernel side alive without a daemon. The daemon that uses them holds them;
+// `egressctl detach` removes them. They are plain files: no libbpf here.
 #pragma once
 
 #include <cstddef>
@@ -11,24 +11,24 @@
 
 namespace egress::bpf {
 
-/// Tells others, as long as the descriptor is open, that a daemon uses what is pinned there.
+/// Marks the directory as used by a daemon, as long as the descriptor is open.
 Fd hold_pins(const std::string& directory);
-/// Whether some daemon does.
+/// Whether a daemon holds it.
 bool pins_held(const std::string& directory);
 
-/// Whether anything is pinned there, by whatever version.
+/// Whether anything is pinned there, by any version.
 bool has_pins(const std::string& directory);
 
-/// Unpins everything in the directory, also what was set aside: without a daemon that holds them,
-/// programs and tables go. How many pins there were; a directory that is not there has none. The
-/// directory itself stays: the daemon may not have the right to make it again.
+/// Unpins everything in the directory, including the pins set aside: unless a daemon holds them,
+/// the kernel frees programs and tables. Returns the number of pins; 0 if the directory does not
+/// exist. The directory itself stays: the daemon may lack the right to create it again.
 Result<std::size_t> remove_pins(const std::string& directory);
 
-/// The same without what was set aside.
+/// The same without the pins set aside.
 Result<std::size_t> remove_own_pins(const std::string& directory);
 
-/// Makes room for the pins of this version where another one's are, which go on working: moves them
-/// into a directory of their own below.
+/// Moves the pins of another version into a directory below, to make room for this version's. What
+/// they pin stays in force.
 Result<> set_pins_aside(const std::string& directory, std::uint32_t abi);
 Result<std::size_t> remove_pins_set_aside(const std::string& directory);
 

@@ -29,7 +29,7 @@ bool has_links(const std::string& directory) {
     return false;
 }
 
-/// The settings that are pinned there, as many bytes as their version has; empty: there are none.
+/// The settings pinned there, as many bytes as their version has; empty: none.
 std::vector<std::byte> pinned_settings(const std::string& pins) {
     const Fd map(bpf_obj_get((pins + "/config").c_str()));
     if (!map) {
@@ -44,13 +44,13 @@ std::vector<std::byte> pinned_settings(const std::string& pins) {
             return value;
         }
     }
-    return std::vector<std::byte>(1); // not to be read, but there
+    return std::vector<std::byte>(1); // they exist, but are unreadable
 }
 
 } // namespace
 
 std::optional<std::uint32_t> pinned_abi(const std::string& pins) {
-    // Where it stands in every version's settings.
+    // Its offset in the settings of every version.
     constexpr std::size_t place = 44;
     static_assert(offsetof(egress_config, abi) == place);
     const auto value = pinned_settings(pins);
@@ -105,7 +105,7 @@ std::optional<std::string> why_detached(const std::string& pin) {
     if (bpf_obj_get_info_by_fd(link.get(), &info, &size) != 0) {
         return std::strerror(errno);
     }
-    // A link that was taken off, or whose cgroup is gone, is of no cgroup.
+    // A link that was detached, or whose cgroup is gone, has no cgroup.
     return info.type == BPF_LINK_TYPE_CGROUP && info.cgroup.cgroup_id == 0
                ? std::optional<std::string>("it was taken off")
                : std::nullopt;

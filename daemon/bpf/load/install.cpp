@@ -32,7 +32,7 @@ class Slot {
             [&](const Fd& map) { return fill_array(map, shape, values, count * sizeof(Value)); });
     }
 
-    /// `convert` gives each entry's key as the kernel has it.
+    /// `convert` returns each entry's key in the kernel's form.
     template <typename Key, typename Value, typename Entries, typename Convert>
     void table(std::string_view name, int type, const Entries& from, Convert convert) {
         std::vector<Key> keys;
@@ -155,8 +155,9 @@ Result<Readers> Readers::make() {
 }
 
 Result<> Readers::wait() const {
-    // Changing any map of maps waits for every program that runs. The policy's own are not touched:
-    // a descriptor of what another daemon put there takes a capability that egressd does without.
+    // Any change of a map of maps waits for every running program. The policy's own maps do not
+    // serve here: to get a descriptor of what another daemon put there needs a capability that
+    // egressd does not have.
     const std::uint32_t first = 0;
     const int inner = inner_.get();
     return bpf_map_update_elem(outer_.get(), &first, &inner, BPF_ANY) == 0

@@ -14,21 +14,21 @@ namespace egress::bpf {
 /// Descriptor of the outer map of that name.
 using OuterMap = std::function<int(std::string_view name)>;
 
-/// Makes and fills the inner maps and puts them into the slot, which is not in force.
+/// Creates and fills the inner maps and puts them into the slot, which must not be in force.
 Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& outer);
 
-/// Waits until every verdict that had begun before is given. Everything that it needs is made at
-/// the start, so that there is nothing it could lack once a policy has been switched to.
+/// Waits until every verdict that began before has finished. make() allocates everything that
+/// wait() needs, so that wait() cannot fail for lack of it after a switch of policies.
 class Readers {
   public:
     static Result<Readers> make();
     Result<> wait() const;
 
   private:
-    Fd outer_, inner_; ///< a map of maps in which no verdict looks
+    Fd outer_, inner_; ///< a map of maps that no verdict uses
 };
 
-/// Frees the maps of a slot that no verdict uses any more.
+/// Frees the maps of a slot that no verdict uses.
 void empty_slot(std::uint32_t slot, const OuterMap& outer);
 
 } // namespace egress::bpf

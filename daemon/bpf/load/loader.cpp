@@ -43,7 +43,7 @@ struct CloseLink {
 using Link = std::unique_ptr<bpf_link, CloseLink>;
 using Skeleton = std::unique_ptr<egress_bpf, CloseSkeleton>;
 
-/// Where print() puts what libbpf says on this thread; null: nowhere.
+/// Where print() stores libbpf's messages of this thread; null: nowhere.
 thread_local std::vector<std::string>* remarks_of_thread = nullptr;
 constexpr std::size_t most_remarks = 1000;
 
@@ -58,7 +58,7 @@ int print(libbpf_print_level level, const char* format, va_list arguments) {
     va_end(again);
     std::string text(length > 0 ? static_cast<std::size_t>(length) : 0, '\0');
     std::vsnprintf(text.data(), text.size() + 1, format, arguments);
-    // Of what the verifier tells the last lines say what it does not like.
+    // The last lines of the verifier's log have its objection.
     constexpr int most_lines = 8;
     std::size_t from = text.size();
     for (int lines = 0; from > 0 && lines < most_lines; ++lines) {
@@ -84,7 +84,7 @@ std::string pin_of_link(const std::string& pins, std::string_view program) {
     return fmt::format("{}/link_{}", pins, program);
 }
 
-/// The kernel's coarse clocks go on once per tick. 0 where that is not known: nothing is trusted.
+/// The kernel's coarse clocks advance once per tick. 0: unknown, and no verdict is reused.
 std::uint64_t ticks_of_a_second() {
     timespec tick{};
     if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) != 0 || tick.tv_sec != 0 || tick.tv_nsec <= 0) {
@@ -93,10 +93,10 @@ std::uint64_t ticks_of_a_second() {
     return second / static_cast<std::uint64_t>(tick.tv_nsec);
 }
 
-/// The most processes that the system allows: with as many entries, each process has one.
+/// The system's limit of processes: with as many entries, each process has one.
 std::uint32_t processes_possible() {
     constexpr std::uint32_t least = 65536;
-    constexpr std::uint32_t most = 1 << 22; // the greatest that pid_max can be
+    constexpr std::uint32_t most = 1 << 22; // the maximum of pid_max
     std::uint64_t possible = most;
     for (const char* const limit : {"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"}) {
         std::uint64_t value = 0;
@@ -107,7 +107,8 @@ std::uint32_t processes_possible() {
     return std::max(least, static_cast<std::uint32_t>(possible));
 }
 
-/// Room in a map that is pinned there; nullopt: no map is. It can't be adopted with another size.
+/// Entries of the map pinned there; nullopt: none is pinned. It cannot be adopted with another
+/// size.
 std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
     const Fd map(bpf_obj_get(pin.c_str()));
     bpf_map_info info{};
@@ -122,15 +123,16 @@ std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
 struct Loader::Kernel {
     std::vector<std::pair<std::string, Fd>> maps;
     std::unique_ptr<Ring> ring;
-    Fd mark;   ///< program that marks a process that tests the hooks
-    Fd unfold; ///< programs that make events of repeats
+    Fd mark;   ///< program that marks the process of a self-test
+    Fd unfold; ///< programs that turn repeats into events
     Fd unfold_all;
-    Fd files; ///< program that names files
+    Fd files; ///< program that identifies files
     Readers readers;
-    bool left = false; ///< nobody asks the policy before any more, and its memory is free
+    /// No verdict uses the previous policy any more, and its memory is free.
+    bool left = false;
     egress_config* config = nullptr; ///< mapped
 
-    /// Descriptor of the map of that name; there is one.
+    /// Descriptor of the map of that name, which must exist.
     int map(std::string_view name) const {
         const auto found =
             std::ranges::find(maps, name, [](const auto& each) { return each.first; });
@@ -151,15 +153,15 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     libbpf_set_print(print);
     std::unique_ptr<Loader> loader(new Loader(options));
     remarks_of_thread = &loader->remarks_;
-    // libbpf's own copy of programs and types is ten times what is used afterwards. What is pinned
-    // stays when it goes.
+    // libbpf's own copy of programs and types takes ten times what is used afterwards. Pinned
+    // objects stay when it is freed.
     Skeleton skeleton(egress_bpf__open());
-    // New processes first, then those that were there: none is missed, and what a hook has seen is
-    // never overwritten.
+    // New processes first, then the running ones: none is missed, and the sweep never overwrites
+    // what a hook has written.
     auto there = pinned_abi(options.pins);
     Result<> done;
     if (there && *there != EGRESS_ABI) {
-        // It goes on guarding until the first policy of this version is in force, beside it.
+        // It stays in force until the first policy of this version is in force beside it.
         log::notice("egress", "{} is another version's: that guards until the rules are in force",
                     options.pins);
         done = set_pins_aside(options.pins, *there);
@@ -177,14 +179,14 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     remarks_of_thread = nullptr;
     if (!done) {
         if (!adopted) {
-            (void)remove_own_pins(options.pins); // half of it would guard nobody
+            (void)remove_own_pins(options.pins); // half of them would protect nothing
         }
         return fail(done.error().text + loader->last_remarks(), done.error().code);
     }
     return loader;
 }
 
-/// What libbpf and the kernel said last, for who has to find out why they refused.
+/// The last messages of libbpf and the kernel, which show why they refused.
 std::string Loader::last_remarks() const {
     constexpr std::size_t most = 8;
     std::string out;
@@ -291,7 +293,7 @@ Result<> Loader::attach(bpf_object* object) {
             continue;
         }
         if (!bpf_program__autoload(program)) {
-            continue; // this kernel has another for it, or none
+            continue; // this kernel uses another one for the job, or none
         }
         const std::string pin = pin_of_link(options_.pins, name);
         Link before(bpf_link__open(pin.c_str()));
@@ -307,7 +309,8 @@ Result<> Loader::attach(bpf_object* object) {
             coverage_.push_back({name, false, std::strerror(errno), for_cgroup});
             continue;
         }
-        unlink(pin.c_str()); // the old one goes with its last descriptor, after the new is there
+        unlink(pin.c_str()); // the old link goes with its last descriptor, after the new one is
+                             // attached
         if (const int code = bpf_link__pin(link.get(), pin.c_str()); code != 0) {
             return fail_errno("cannot pin " + pin, -code);
         }
@@ -316,7 +319,7 @@ Result<> Loader::attach(bpf_object* object) {
     return {};
 }
 
-/// Of one process only, where a number is given.
+/// `pid` not 0: for that process only.
 Result<> Loader::walk_processes(int program, std::uint32_t pid) {
     bpf_iter_link_info only{};
     only.task.pid = pid;
@@ -367,7 +370,8 @@ Result<std::vector<std::byte>> Loader::walk(int program, const bpf_iter_link_inf
 
 Result<> Loader::install(const Tables& tables) {
     const auto slot = static_cast<std::uint32_t>(tables.base->generation % EGRESS_SLOTS);
-    // Who began under what was in that slot, when a daemon died at this very moment, may still ask.
+    // If a daemon died at this very point, a verdict that began under this slot's policy may still
+    // run.
     if (auto left = kernel_->left ? Result<>() : kernel_->readers.wait(); !left) {
         return left;
     }
@@ -379,7 +383,7 @@ Result<> Loader::install(const Tables& tables) {
     kernel_->left = false;
     std::atomic_ref(kernel_->config->generation)
         .store(tables.base->generation, std::memory_order_release);
-    return {}; // in force: whatever comes now must not be able to say otherwise
+    return {}; // in force: nothing after this may fail
 }
 
 Result<> Loader::tidy() {
@@ -520,7 +524,7 @@ void Loader::each_process(const std::function<void(const egress_process&)>& what
     }
     std::uint32_t key = 0;
     std::uint32_t next = 0;
-    // Entries come and go meanwhile, and a key that went begins anew: hence the bound.
+    // Entries come and go meanwhile, and after a removed key the walk restarts: hence the bound.
     int code = bpf_map_get_next_key(map, nullptr, &next);
     for (std::uint32_t i = 0; code == 0 && i < info.max_entries; ++i) {
         if (const auto found = process(next)) {

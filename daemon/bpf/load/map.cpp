@@ -66,7 +66,7 @@ Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std:
     auto* to = static_cast<std::byte*>(mapped);
     const auto* from = static_cast<const std::byte*>(data);
     if (size == 0) {
-        // The table of nothing: one entry that nobody asks for.
+        // An empty table: its one entry is never looked up.
     } else if (stride == shape.value_size) {
         std::memcpy(to, from, size);
     } else {
@@ -92,7 +92,7 @@ Result<> fill_table(const Fd& map, const MapShape& shape, const void* keys, cons
     if (code == 0) {
         return {};
     }
-    // Kernels without batches for this kind of table.
+    // For kernels without batches for this kind of table.
     for (std::uint32_t i = 0; i < count; ++i) {
         if (bpf_map_update_elem(map.get(), key + std::size_t{i} * shape.key_size,
                                 value + std::size_t{i} * shape.value_size, BPF_ANY) < 0) {

@@ -1,4 +1,4 @@
-// Maps of the kernel as values: made, filled, put into their slot.
+// Creates, fills and describes BPF maps.
 #pragma once
 
 #include <cstddef>
@@ -24,19 +24,19 @@ struct MapShape {
 
 Result<Fd> make_map(const MapShape& shape);
 
-/// Describes the inner maps of the object, before it is loaded, by maps like those that make_map()
-/// makes: Linux 6.1 holds one whose types were told (BTF) to be of another kind than one whose
-/// types were not. The descriptors have to live until the object is loaded.
+/// Describes the object's inner maps, before it is loaded, by maps like those of make_map(): Linux
+/// 6.1 takes a map with BTF types and one without for different kinds. Keep the descriptors open
+/// until the object is loaded.
 Result<std::vector<Fd>> describe_inner_maps(bpf_object* object);
 
 /// Writes all values of an array made with BPF_F_MMAPABLE; `size` bytes in the map's own layout.
 Result<> fill_array(const Fd& map, const MapShape& shape, const void* data, std::size_t size);
 
-/// Adds `count` entries; keys and values follow each other without gaps.
+/// Adds `count` entries; keys and values are arrays without gaps.
 Result<> fill_table(const Fd& map, const MapShape& shape, const void* keys, const void* values,
                     std::uint32_t count);
 
-/// A value of eight bytes as each CPU has it; empty where it cannot be read.
+/// A value of eight bytes on each CPU; empty: it cannot be read.
 std::vector<std::uint64_t> each_cpu(int map, std::uint32_t index);
 /// Sums a value of eight bytes over all CPUs.
 std::uint64_t sum_over_cpus(int map, std::uint32_t index);

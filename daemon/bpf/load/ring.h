@@ -1,9 +1,9 @@
-// Reading a ring of the kernel's events.
+// Reads the kernel's ring of events.
 //
-// What is read is the reader's position in the ring, which the kernel keeps with the map: the next
-// daemon goes on where the one before was killed. The data counts as memory of ours while it is
-// mapped, so it is only while there is something to read; and once and not twice, as a record never
-// is longer than the one page that is mapped behind the end.
+// The kernel keeps the reader's position with the map: the next daemon continues where the last one
+// was killed. Mapped data counts as the daemon's memory, so it is mapped only while there is
+// something to read, and once instead of twice, as no record is longer than the one page mapped
+// behind the end.
 #pragma once
 
 #include <cstddef>
@@ -21,20 +21,20 @@ class Ring {
   public:
     using OnRecord = std::function<void(std::span<const std::byte>)>;
 
-    /// Takes a descriptor of the map.
+    /// Takes over a descriptor of the map.
     static Result<std::unique_ptr<Ring>> open(Fd map);
     ~Ring();
     Ring(const Ring&) = delete;
     Ring& operator=(const Ring&) = delete;
 
     int fd() const { return map_.get(); } ///< readable when there is a record
-    /// Hands over at most `most` records; how many there were. A record counts as read when the
-    /// call with it has returned.
+    /// Hands over at most `most` records; returns how many. A record counts as read once its call
+    /// has returned.
     std::size_t read(std::size_t most, const OnRecord& on_record);
-    /// Records that wait to be read, those that are being written included. Nothing is known
-    /// where the memory does not suffice.
+    /// Number of unread records, those being written included. 0 if memory does not suffice to
+    /// know.
     std::size_t waiting();
-    /// Unmaps the data if all is read; the next record maps it again.
+    /// Unmaps the data if everything is read; the next record maps it again.
     void rest();
 
   private:

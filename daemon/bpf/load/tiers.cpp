@@ -23,10 +23,10 @@ struct Part {
     const char* program;
     const char* function; ///< or tracepoint, or hook
     bpf_attach_type kind;
-    bool needed = true; ///< with its tier; else only where the kernel has the function
+    bool needed = true; ///< its tier requires it; else only if the kernel has the function
 };
 
-/// One way to do a job.
+/// One way to do a job, made of parts.
 using Tier = std::span<const Part>;
 
 constexpr Part by_tracepoint[] = {
@@ -53,7 +53,7 @@ constexpr bpf_insn pass[] = {
     {BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 1},
     {BPF_JMP | BPF_EXIT, 0, 0, 0, 0},
 };
-/// socket_create: probed_error where that protocol is asked for.
+/// socket_create: returns probed_error for that protocol.
 constexpr bpf_insn refuse_one[] = {
     {BPF_LDX | BPF_MEM | BPF_DW, BPF_REG_2, BPF_REG_1, 16, 0},
     {BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 0},
@@ -65,10 +65,10 @@ constexpr bpf_insn refuse_one[] = {
 struct FreeTypes {
     void operator()(btf* types) const { btf__free(types); }
 };
-/// The kernel's own, which take a while to read.
+/// The kernel's types, which take a while to read.
 using Types = std::unique_ptr<btf, FreeTypes>;
 
-/// Number of what the part watches; 0: the kernel does not have it.
+/// BTF id of the part's function; 0: the kernel does not have it.
 std::uint32_t find(const btf* types, const Part& part) {
     if (types == nullptr) {
         return 0;
@@ -93,14 +93,14 @@ Fd load(std::uint32_t id, bpf_attach_type kind, std::span<const bpf_insn> text) 
                             "GPL", text.data(), text.size(), &options));
 }
 
-/// 0, or the errno.
+/// 0 or the errno.
 int attach(const Fd& program) {
     const Fd link(program ? bpf_raw_tracepoint_open(nullptr, program.get()) : -1);
     return link ? 0 : errno;
 }
 
-/// A security module's programs are taken and attached, too, where BPF is not among the active
-/// ones. So one asks for what it refuses.
+/// The kernel loads and attaches LSM programs even if the BPF LSM is not active. So request what
+/// the program refuses.
 int probe_module(std::uint32_t id) {
     const Fd on_cgroup = load(id, BPF_LSM_CGROUP, pass);
     const Fd program = on_cgroup ? load(id, BPF_LSM_MAC, refuse_one) : Fd();
@@ -112,7 +112,7 @@ int probe_module(std::uint32_t id) {
     return !unused && errno == probed_error ? 0 : ENOTSUP;
 }
 
-/// 0, or the errno; ESRCH: the kernel has no such function.
+/// 0 or the errno; ESRCH: the kernel has no such function.
 int probe(const btf* types, const Part& part) {
     const auto id = find(types, part);
     if (id == 0) {
@@ -121,7 +121,7 @@ int probe(const btf* types, const Part& part) {
     return part.kind == BPF_LSM_CGROUP ? probe_module(id) : attach(load(id, part.kind, nothing));
 }
 
-/// 0: it is used.
+/// Selects the tier; 0, or why this kernel does not take it.
 int use(bpf_object* object, const btf* types, Tier tier) {
     for (const auto& part : tier) {
         const int code = probe(types, part);

@@ -1,7 +1,7 @@
-/// The programs that not every kernel takes: which of them are used here.
+/// The programs that not every kernel accepts: chooses which to use here.
 ///
-/// They are probed, each with an empty program of its kind that is loaded and attached, as neither
-/// the version nor the types say what a kernel was built with or lets a service do.
+/// Each is probed: an empty program of its kind is loaded and attached. Neither the kernel's
+/// version nor its types show what it was built with or lets a service do.
 #pragma once
 
 #include <vector>
@@ -12,7 +12,7 @@ struct bpf_object;
 
 namespace egress::bpf {
 
-/// Has the best ones loaded with the object; which of the jobs are left without any, and why.
+/// Selects the best ones for loading with the object; returns the jobs that have none, and why.
 std::vector<Coverage> choose_tiers(bpf_object* object);
 
 } // namespace egress::bpf

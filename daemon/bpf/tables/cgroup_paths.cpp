@@ -9,14 +9,14 @@ namespace egress::bpf {
 
 namespace {
 
-constexpr std::size_t paths_max = 65536; // the kernel has room for as many in a hierarchy
+constexpr std::size_t paths_max = 65536; // the kernel allows as many in a hierarchy
 
 } // namespace
 
 std::string CgroupPaths::find(std::uint64_t id) {
     const auto known = paths_.find(id);
     if (known != paths_.end()) {
-        return known->second; // an id is never given out again
+        return known->second; // an id is never reused
     }
     const auto begin = std::chrono::steady_clock::now();
     if (begin < next_) {

@@ -1,5 +1,5 @@
-// Ids of cgroups -> paths, for a process that may not open a directory by its id: that takes
-// CAP_DAC_READ_SEARCH, which the service does without.
+// Ids of cgroups -> paths, for a process that may not open a directory by its id: that needs
+// CAP_DAC_READ_SEARCH, which the service does not have.
 #pragma once
 
 #include <chrono>
@@ -13,9 +13,8 @@ class CgroupPaths {
   public:
     explicit CgroupPaths(std::string root) : root_(std::move(root)) {}
 
-    /// "/path" below the root; "" where there is no such cgroup, or it is so new that it is not
-    /// known yet: the hierarchy is walked where an id is missing, but for no more than a hundredth
-    /// of the time.
+    /// "/path" below the root; "": no such cgroup, or one too new to be known yet. A missing id
+    /// starts a walk of the hierarchy, but walks take no more than a hundredth of the time.
     std::string find(std::uint64_t id);
 
   private:

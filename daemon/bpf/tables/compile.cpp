@@ -22,14 +22,14 @@ namespace {
 using policy::EgressRule;
 using policy::Program;
 
-/// Bit sets by key while they grow; `less` orders the keys.
+/// Bit sets by key, while they are built; `less` orders the keys.
 template <typename Key, typename Less = std::less<Key>>
 class Sets {
   public:
     egress_vector& operator[](const Key& key) { return sets_[key]; }
     bool contains(const Key& key) const { return sets_.contains(key); }
 
-    /// Each with `always` added, as a table.
+    /// The sets as a table, `always` added to each.
     std::vector<std::pair<Key, Index>> table(VectorPool& pool,
                                              const egress_vector& always = {}) const {
         std::vector<std::pair<Key, Index>> out;
@@ -51,8 +51,8 @@ Command command_key(std::string_view text) {
     return key;
 }
 
-/// Whether a program's path is compared as text: what a process inside calls the file is all there
-/// is to compare with, for the host sees another file there, or none.
+/// Whether to compare a program's path as text: for a process in a container only its own name of
+/// the file is known, as the path leads to another file on the host, or to none.
 bool by_recorded_path(const policy::EgressOptions& options) {
     return options.container.value_or(false) || !options.cgroup.empty() || !options.unit.empty();
 }
@@ -65,7 +65,7 @@ bool holds(const IdPrefix& prefix, std::uint32_t id) {
     return prefix.length == 0 || ((prefix.id ^ id) >> (32 - prefix.length)) == 0;
 }
 
-/// The fewest prefixes that are the range.
+/// The fewest prefixes that make up the range.
 std::vector<IdPrefix> prefixes_of(const IdRange& range) {
     std::vector<IdPrefix> out;
     std::uint64_t at = range.first;
@@ -122,7 +122,7 @@ class Compiler {
     }
 
   private:
-    /// The rules for which `holds` does.
+    /// The rules for which `holds` is true.
     template <typename Holds>
     egress_vector where(Holds holds) const {
         egress_vector out{};
@@ -135,7 +135,7 @@ class Compiler {
     }
 
     void ports() {
-        // Only where some line's range begins or ends does the set change, and by that line alone.
+        // The set changes only where a rule's range begins or ends, and only by that rule.
         struct Edge {
             egress_vector begin{};
             egress_vector end{};
@@ -163,7 +163,7 @@ class Compiler {
             types.insert(rule.type.value_or(-1));
             numbers.insert(rule.protocol.number.value_or(-1));
         }
-        std::map<std::pair<int, int>, Index> known; // -1: any that no rule names
+        std::map<std::pair<int, int>, Index> known; // -1: one that no rule names
         for (int type = 0; type < EGRESS_TYPES; ++type) {
             for (int number = 0; number < EGRESS_PROTOCOLS; ++number) {
                 const std::pair key{types.contains(type) ? type : -1,
@@ -204,8 +204,8 @@ class Compiler {
         out_.base->other_gids = any_group;
     }
 
-    /// The rules of the ids that are lent to those that lines name. An id that a line names is
-    /// found in the table of ids first: what is lent of it is added to its rules there.
+    /// The rules of the subordinate ids of users or groups in rules. An id that a rule names is
+    /// found in the table of ids first: so the rules of its lender are added there.
     Table<IdPrefix> subordinate(Sets<std::uint32_t>& named, const egress_vector& any, bool group) {
         std::map<IdPrefix, egress_vector> prefixes;
         const auto owners = named.sets();
@@ -259,9 +259,9 @@ class Compiler {
     }
 
     /// Places of programs and trees; paths as exec recorded them; names of cgroups and units. A
-    /// place finds a file that has replaced another at once; the file itself (programs()) is found
-    /// under other names, too: links. A program's path ends in its terminator here, so that nothing
-    /// else begins with it.
+    /// place matches a replaced file at once; the file itself (programs()) matches under other
+    /// names (links), too. A program's path ends with its terminator here, so that no other path
+    /// begins with it.
     Result<> trees() {
         std::map<Place, egress_vector> found;
         for (std::size_t i = 0; i < rules_.size(); ++i) {
@@ -305,8 +305,8 @@ class Compiler {
         return {};
     }
 
-    /// An entry for each device on which something is refused: for files on it whose place is not
-    /// known.
+    /// Adds an entry for each device on which something is refused: for files on it whose place is
+    /// unknown.
     static void add_uncertain(std::map<Place, egress_vector>& found) {
         std::map<std::uint32_t, egress_vector> devices;
         for (const auto& [place, rules] : found) {
@@ -335,7 +335,7 @@ class Compiler {
         out_.unders = unders.table(pool_);
     }
 
-    /// A cgroup's rules hold below it, too. "/" is the root's path, and every other ends in it.
+    /// A cgroup's rules apply below it, too. The root's path is "/", and every other ends with "/".
     void cgroups(std::map<Place, egress_vector>& found) {
         for (std::size_t i = 0; i < rules_.size(); ++i) {
             const auto& [cgroup, unit] = std::tie(rules_[i].options.cgroup, rules_[i].options.unit);
@@ -367,14 +367,14 @@ class Compiler {
         });
         base.stranger = pool_.add(stranger);
         base.suspect = pool_.add(combine(stranger, base.refusals));
-        // A socket of a kind that only some destinations may be reached with has to be made first:
-        // then its packets are judged. So a refusal of some destinations decides nothing yet.
+        // A socket of a kind that may reach only some destinations must be created first; then its
+        // packets are judged. So a refusal of some destinations decides nothing yet.
         base.at_create = pool_.add(where([](const EgressRule& r) {
             return r.verdict.kind == policy::Verdict::Kind::allow ||
                    (r.destination.kind == policy::Destination::Kind::any &&
                     r.destination.ports.empty());
         }));
-        // Of other families no packet can be judged: one that may be refused is refused.
+        // Packets of other families cannot be judged: a socket that any rule may refuse is refused.
         base.at_closed = pool_.add(where([](const EgressRule& r) {
             return r.verdict.kind != policy::Verdict::Kind::allow ||
                    (r.destination.kind == policy::Destination::Kind::any &&

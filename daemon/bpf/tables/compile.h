@@ -1,15 +1,15 @@
-// [egress] rules -> the tables that the kernel looks up (abi.h), built off line.
+// [egress] rules -> the tables in which the kernel looks up (abi.h), built in advance.
 //
-// Each dimension of a question (destination, port, protocol, user, group, program, ancestry,
-// cgroup, place) has a table from its value to the set of rules that the value satisfies, as a bit
-// vector. The sets of all tables are ANDed, and the lowest bit is the first rule that matches: the
-// cost does not depend on how many rules or prefixes there are. Equal vectors are stored once.
+// Each dimension of a check (destination, port, protocol, user, group, program, ancestry, cgroup,
+// place) has a table from its value to the set of rules that the value satisfies, as a bit vector.
+// A check ANDs one vector of each table, and the lowest bit is the first rule that matches: the
+// cost does not depend on the number of rules or prefixes. Equal vectors are stored once.
 //
 // A destination's vector holds the rules of every prefix around it, so the longest prefix is
-// enough. IPv4: a table of the first 16 bits, and for those that longer prefixes divide, the runs
-// of addresses with the same vector, to be searched by halves: a list of a million hosts takes 4.5
-// MiB, and an address of it two lines of the processor's cache. IPv6: the first 16 bits,
-// then a hash of hosts and a longest-prefix table.
+// enough. IPv4: a table of the first 16 bits and, for entries that longer prefixes divide, the runs
+// of addresses with the same vector, for a binary search: a list of a million hosts takes 4.5 MiB,
+// and a lookup in it two cache lines. IPv6: the first 16 bits, then a hash of hosts and a
+// longest-prefix table.
 #pragma once
 
 #include <array>
@@ -34,16 +34,16 @@ struct IdRange {
     friend auto operator<=>(const IdRange&, const IdRange&) = default;
 };
 
-/// What a policy names and only the running system can tell.
+/// What a policy names and only the running system knows.
 struct World {
-    /// The files that a program's path stands for now; none where it does not exist.
+    /// The files that a program's path leads to now; none if it does not exist.
     std::function<std::vector<egress_file>(const std::string& path)> files;
-    /// Where inside which file systems a program or a tree is, whether it exists or not; several
-    /// for a tree with mounts below it.
+    /// The places of a program or a tree in its file systems, whether it exists or not; several for
+    /// a tree with mounts below it.
     std::function<std::vector<Place>(const std::string& path, bool tree)> places;
-    /// Users and groups to the ids that /etc/subuid and /etc/subgid lend them.
+    /// The ids that /etc/subuid and /etc/subgid lend to a user or a group.
     std::function<std::vector<IdRange>(std::uint32_t id, bool group)> subordinate;
-    std::int64_t wall_at_boot = 0; ///< seconds since the epoch at zero of the boot clock
+    std::int64_t wall_at_boot = 0; ///< seconds since the epoch when the boot clock was 0
 };
 
 /// Index of a vector.
@@ -82,7 +82,7 @@ struct Tables {
     std::vector<egress_runs> runs;
     Table<Host6Key> hosts6;
     Table<Prefix6Key> prefixes6;
-    std::size_t prefixes = 0; ///< that say something, of both families
+    std::size_t prefixes = 0; ///< that have an effect, of both families
     Table<std::uint32_t> uids;
     Table<std::uint32_t> gids;
     Table<IdPrefix> uid_ranges; ///< subordinate ids
@@ -94,8 +94,8 @@ struct Tables {
     std::vector<std::pair<Place, egress_path_rules>> trees; ///< by "dir/", "program\0"; abi.h
 };
 
-/// The tables of policy.egress. Fails where a line asks for more than there is (too many rules, too
-/// many windows), with its place.
+/// The tables of policy.egress. Fails if a rule exceeds a limit (too many rules, too many windows);
+/// the error has the rule's place.
 Result<Tables> compile(const policy::Policy& policy, const World& world, std::uint64_t generation);
 
 } // namespace egress::bpf

@@ -14,7 +14,7 @@ namespace {
 
 using policy::Destination;
 
-/// An address with as many bits as its family has, to compute with.
+/// An address as a number with the bits of its family, for arithmetic.
 struct Bits4 {
     using Key = std::uint32_t;
     static constexpr int width = 32;
@@ -44,7 +44,7 @@ struct Bits6 {
     static std::uint32_t first16(const Key& key) { return std::uint32_t{key[0]} << 8 | key[1]; }
 };
 
-/// What one prefix does to the set of rules around it.
+/// How one prefix changes the set of rules around it.
 struct Mark {
     egress_vector plus{};
     egress_vector minus{};
@@ -74,7 +74,7 @@ constexpr ClassPrefix private_prefixes[] = {{"10.0.0.0/8", true},     {"172.16.0
                                             {"192.168.0.0/16", true}, {"100.64.0.0/10", true},
                                             {"169.254.0.0/16", true}, {"fc00::/7", true},
                                             {"fe80::/10", true}};
-/// Less those of the other classes.
+/// Without those of the other classes.
 constexpr ClassPrefix internet_prefixes[] = {{"0.0.0.0/0", true},    {"0.0.0.0/8", false},
                                              {"224.0.0.0/4", false}, {"255.255.255.255", false},
                                              {"2000::/3", true},     {"64:ff9b::/96", true}};
@@ -92,7 +92,7 @@ std::span<const ClassPrefix> prefixes_of(Destination::Kind kind) {
     }
 }
 
-/// All prefixes of all rules, each with what it does.
+/// All prefixes of all rules, each with its mark.
 class Items {
   public:
     std::vector<Item<Bits4>> v4;
@@ -149,13 +149,13 @@ class Items {
             add(destination.prefix, family, inside);
             return;
         }
-        const auto prefixes = prefixes_of(destination.kind); // none for names
+        const auto prefixes = prefixes_of(destination.kind); // names: none
         const MarkId outside = prefixes.empty() ? inside : mark(self, false);
         for (const auto& each : prefixes) {
             add(*Prefix::parse(each.text), family, each.inside ? inside : outside);
         }
         if (destination.kind == Destination::Kind::internet && family != AF_INET6) {
-            // Of IPv6 it has nothing that is theirs.
+            // Its IPv6 prefixes contain none of theirs.
             for (const auto other : {Destination::Kind::private_, Destination::Kind::local}) {
                 for (const auto& each : prefixes_of(other)) {
                     add(*Prefix::parse(each.text), AF_INET, outside);
@@ -181,8 +181,8 @@ class Walk {
 
     Walk(const std::vector<Mark>& marks, VectorPool& pool) : marks_(marks), pool_(pool) {}
 
-    /// Calls emit(prefix, vector) for each prefix that changes what the one around it said, outer
-    /// ones first. `items` is sorted by it.
+    /// Calls emit(prefix, vector) for each prefix whose vector differs from that of the prefix
+    /// around it, outer ones first. Sorts `items`.
     template <typename Emit>
     void run(std::vector<Prefix>& items, Emit&& emit) {
         std::sort(items.begin(), items.end());
@@ -229,7 +229,7 @@ class Walk {
     std::unordered_map<std::uint64_t, Index> applied_;
 };
 
-/// The prefixes of one first half, outer ones first, become its runs.
+/// Turns the prefixes below one entry (16 bits), outer ones first, into its runs.
 class Fill4 {
   public:
     explicit Fill4(Tables& out) : out_(out) {}
@@ -254,7 +254,7 @@ class Fill4 {
         begin(low, low + (1U << (32 - prefix.length)) - 1, vector);
     }
 
-    /// Writes what is left; fails where there are more vectors than a run can name.
+    /// Writes the rest; fails if there are more vectors than a run can name.
     Result<> finish() {
         flush();
         if (greatest_ > EGRESS_RUNS_INDEX) {
@@ -277,7 +277,7 @@ class Fill4 {
         put(first, vector);
     }
 
-    /// What was around the innermost prefix goes on behind it.
+    /// After the innermost prefix, the vector of the one around it applies again.
     void end() {
         const std::uint32_t next = around_.back().last + 1;
         around_.pop_back();
@@ -288,7 +288,7 @@ class Fill4 {
 
     void put(std::uint32_t first, Index vector) {
         if (!starts_.empty() && starts_.back().first == first) {
-            starts_.pop_back(); // a prefix with the same beginning inside it, or next to it
+            starts_.pop_back(); // a prefix inside it or next to it begins at the same address
         }
         if (starts_.empty() || starts_.back().second != vector) {
             starts_.emplace_back(first, vector);
@@ -311,7 +311,7 @@ class Fill4 {
                                 starts_[i + 1].second == starts_[i - 1].second;
             if (single) {
                 pack.add_single(first, vector, starts_[i - 1].second);
-                ++i; // what goes on behind it needs no run of its own
+                ++i; // the vector after it needs no run of its own
             } else {
                 pack.add(first, vector);
             }
@@ -324,8 +324,8 @@ class Fill4 {
     }
 
     Tables& out_;
-    std::uint32_t top_ = 0;      ///< the entry that is being made
-    std::vector<Around> around_; ///< prefixes of it that are not at their end
+    std::uint32_t top_ = 0;                               ///< the current entry
+    std::vector<Around> around_;                          ///< its prefixes that have not ended
     std::vector<std::pair<std::uint32_t, Index>> starts_; ///< its runs
     Index greatest_ = 0;
 };

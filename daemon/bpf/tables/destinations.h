@@ -6,8 +6,8 @@
 
 namespace egress::bpf {
 
-/// Fills the address tables of `out`; base->v4_top and v6_top with them. The first to use the pool:
-/// a run has room for small indexes only.
+/// Fills the address tables of `out`, and base->v4_top and v6_top. Must be the first to use the
+/// pool: a run has room for small indexes only.
 Result<> compile_destinations(const policy::Policy& policy, VectorPool& pool, Tables& out);
 
 } // namespace egress::bpf

@@ -36,7 +36,7 @@ std::string path_of_cgroup(std::uint64_t id) {
     static const std::string root = cgroup_root();
     static CgroupPaths paths(root);
     static const Fd mount(open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    // A cgroup's id is its file handle, of the kind that kernfs has.
+    // A cgroup's id is its file handle, of kernfs' type.
     constexpr int kernfs_handle = 0xfe;
     alignas(file_handle) char room[sizeof(file_handle) + sizeof id];
     auto* const handle = reinterpret_cast<file_handle*>(room);

@@ -11,11 +11,10 @@
 
 namespace egress::bpf {
 
-/// "/path" of the cgroup2 with that id; "" where it is gone or cannot be asked for. The loop's
-/// only.
+/// "/path" of the cgroup2 with that id; "": it is gone or inaccessible. For the loop's thread only.
 std::string path_of_cgroup(std::uint64_t id);
 
-/// Where the cgroup2 hierarchy is mounted; "" where it is not.
+/// Mount point of the cgroup2 hierarchy; "": not mounted.
 std::string cgroup_root();
 
 /// The id of the cgroup2 at this directory; nullopt: there is none.

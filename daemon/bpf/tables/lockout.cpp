@@ -40,7 +40,7 @@ void set_text(egress_tree& tree, std::uint32_t device, const std::string& path) 
     }
 }
 
-/// What /proc/PID/status says of a process.
+/// Fields of /proc/PID/status.
 struct Facts {
     std::string command;
     int parent = 0;
@@ -122,7 +122,7 @@ std::vector<Insider> shells_of(const Asker& asker) {
 
 std::vector<Insider> own_ancestry() {
     std::vector<Insider> out;
-    // Numbers are those of /proc, which need not be those of our pid namespace.
+    // The numbers are those of /proc, which may differ from our pid namespace.
     for (std::string pid = "self"; pid != "0" && out.size() < EGRESS_MAX_ANCESTORS;) {
         const auto directory = "/proc/" + pid;
         const auto facts = facts_of(directory);
@@ -165,7 +165,7 @@ Result<> name_programs(std::vector<Insider>& insiders, const NameFiles& name) {
             set_text(process.place, place.device, place.path);
         }
     }
-    // Each that an older one follows descends from it.
+    // Each insider followed by an older one descends from that one.
     for (std::size_t i = 0; i < insiders.size(); ++i) {
         for (auto j = i + 1; j < insiders.size() && insiders[j].descends; ++j) {
             auto& process = insiders[i].process;
@@ -244,7 +244,7 @@ std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy,
     }
     const auto tables = compile(policy, *world, 1);
     if (!tables) {
-        return {}; // whoever puts it in force says why
+        return {}; // the code that puts it in force reports why
     }
     return lockouts(policy, *tables, named, resolvers(resolv_conf), week_at_boot(clock));
 }

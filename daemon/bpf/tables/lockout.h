@@ -1,9 +1,9 @@
-// Lockouts: lines of [egress] that would cut off what whoever applies them needs.
+// Lockouts: lines of [egress] that would cut off what an administrator needs.
 //
-// Judged by the text that the kernel runs, over the tables of the new policy, as they would decide
-// now. The control socket is none of [egress]' business, and answers of servers (a session that
-// came in) are not judged: what is left is the resolution of names, by the resolvers that the
-// system names and those that answer on loopback.
+// Judged by the code that the kernel runs (verdict.h), over the tables of the new policy, as they
+// would decide now. [egress] does not apply to the control socket, nor to answers of servers (a
+// session that came in). What remains is name resolution, by the system's resolvers and those on
+// loopback.
 #pragma once
 
 #include <cstdint>
@@ -23,22 +23,22 @@ struct Insider {
     std::uint32_t gid = 0;
     std::string path;      ///< of the program
     std::string cgroup;    ///< below the cgroup2 root
-    bool descends = false; ///< it is an ancestor of the one before it
+    bool descends = false; ///< the insider before it descends from it
 };
 
-/// Whoever wants other rules and can be asked whether he means it.
+/// The user who wants other rules and can be asked to confirm them.
 struct Asker {
-    std::uint32_t uid = 0; ///< as the kernel says
+    std::uint32_t uid = 0; ///< as the kernel reports it
     std::uint32_t gid = 0;
 };
 
-/// A root shell of the host, the first of whoever mends a system.
+/// A root shell of the host, which an administrator needs first.
 Insider root_shell();
-/// That, and a shell of who asks.
+/// The root shell, and a shell of the user.
 std::vector<Insider> shells_of(const Asker& asker);
-/// This process and those that it descends from, up to the first of the system.
+/// This process and its ancestors, up to the first of the system.
 std::vector<Insider> own_ancestry();
-/// Finds out what the kernel would have of their programs; see find_places().
+/// Fills in how the kernel identifies their programs; see find_places().
 Result<> name_programs(std::vector<Insider>& insiders, const NameFiles& name);
 
 /// Loopback's addresses for resolvers, and those of the file (/etc/resolv.conf).
@@ -50,7 +50,7 @@ std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy, const Tab
                                          const std::vector<Address>& resolvers,
                                          std::uint64_t week_at_boot);
 
-/// The same where no tables are at hand: they are made, with the files and cgroups of this system.
+/// The same without tables: compiles them, with the files and cgroups of this system.
 std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy,
                                          const std::vector<Insider>& insiders, const Clock& clock);
 

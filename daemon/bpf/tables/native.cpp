@@ -14,7 +14,7 @@ using egress::bpf::Tables;
 
 } // namespace
 
-// What verdict.h asks to be defined: a policy and how its tables are looked up.
+// What verdict.h requires: a policy and how to look up its tables.
 struct egress_view {
     const egress_base* base;
     const Tables* tables;
@@ -129,7 +129,7 @@ namespace egress::bpf {
 
 namespace {
 
-/// What cgroups.h does.
+/// Does what cgroups.h does.
 egress_vector cgroup_rules(const egress_view& view, std::string_view cgroup) {
     egress_vector out = view.base->any_cgroup;
     const auto add = [&](const egress_path_rules* found) {

@@ -8,13 +8,13 @@ namespace egress::bpf {
 
 /// What native_decide() found.
 struct EffectiveRule {
-    std::uint32_t rule =
-        EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
-    // The sets of rules that each dimension leaves, for explaining.
+    /// Index into policy.egress; or EGRESS_UNMATCHED, EGRESS_BROKEN.
+    std::uint32_t rule = EGRESS_UNMATCHED;
+    // The set of rules that each dimension leaves, for explain.
     egress_vector destination, port, protocol, uid, gid, place, subject, cgroup;
 };
 
-/// `cgroup` is the path of the process' cgroup, all of it made by root.
+/// `cgroup` is the path of the process' cgroup; root made every part of it.
 EffectiveRule native_decide(const Tables& tables, const egress_process& process,
                             const egress_flow& flow, std::string_view cgroup, std::uint64_t now,
                             std::uint64_t week_at_boot);

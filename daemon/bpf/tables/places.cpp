@@ -20,7 +20,7 @@ namespace {
 /// A path, opened as far as it exists.
 struct Opened {
     Fd fd;
-    std::string rest; ///< what doesn't exist of it, "/..."; "" where all does
+    std::string rest; ///< the part that does not exist, "/..."; "": all exists
     bool regular = false;
 };
 
@@ -30,7 +30,7 @@ Opened open_path(std::string path) {
         out.fd.reset(open(path.empty() ? "/" : path.c_str(), O_PATH | O_CLOEXEC));
         struct stat found {};
         if (out.fd && fstat(out.fd.get(), &found) == 0) {
-            // What is below a file that is no directory can't be.
+            // A path below a file that is no directory cannot exist.
             out.regular = S_ISREG(found.st_mode);
             return out;
         }
@@ -50,7 +50,7 @@ std::string text_of(const egress_tree& place) {
     return {place.path, strnlen(place.path, sizeof place.path)};
 }
 
-/// What this process can say by itself.
+/// Identifies a descriptor by mountinfo and stat(2) alone.
 std::optional<egress_named> name_by_mounts(int fd, const std::vector<Mount>& mounts) {
     const int id = mount_id_of(fd);
     const auto mount = std::ranges::find(mounts, id, &Mount::id);
@@ -76,8 +76,8 @@ std::optional<egress_named> name_by_mounts(int fd, const std::vector<Mount>& mou
     return out;
 }
 
-/// Mounted at `mount` below the directory `path`, and nowhere else outside of it: what is only
-/// bound to there from elsewhere is not in the tree.
+/// Whether `mount` is below the directory `path` and not visible outside of it: what is only bound
+/// there from elsewhere is not in the tree.
 bool belongs_below(const Mount& mount, const std::string& path, const std::vector<Mount>& mounts) {
     return mount.point != path && is_within(mount.point, path) &&
            std::ranges::none_of(mounts, [&](const Mount& other) {
@@ -97,7 +97,7 @@ Named named_of(const PathQuery& query, const Opened& opened, const egress_named*
     if (opened.rest.empty() && opened.regular && found->file.path != EGRESS_NO_PATH) {
         out.file = found->file;
     }
-    // A root has no path to walk, and so it looks like one that is lost.
+    // A root has no path to walk, so the hook reports its place as lost.
     struct stat directory {};
     const bool is_root =
         root && fstat(opened.fd.get(), &directory) == 0 && S_ISDIR(directory.st_mode);

@@ -14,7 +14,7 @@ void RunPack::add(std::uint32_t first, Index vector) {
 }
 
 void RunPack::add_single(std::uint32_t first, Index vector, Index around) {
-    // The two are never the same: the address would not be a run.
+    // The two always differ: else the address would not be a run.
     const std::size_t unknown = (knows(vector) ? 0U : 1U) + (knows(around) ? 0U : 1U);
     if (used_ == EGRESS_RUNS_SIZE || known_ + unknown > EGRESS_RUNS_VECTORS ||
         around_.value_or(around) != around) {
@@ -33,8 +33,7 @@ void RunPack::finish() {
     while (used_ < EGRESS_RUNS_SIZE) {
         put(65535, number_of(last_));
     }
-    // What goes on behind single addresses has to be vectors[0]: it and what is there change
-    // places.
+    // The vector after single addresses must be vectors[0]: swap it with the one there.
     const unsigned around = around_ ? number_of(*around_) : 0;
     std::swap(vectors_[0], vectors_[around]);
     egress_runs& runs = out_.emplace_back();
@@ -61,7 +60,7 @@ bool RunPack::knows(Index vector) const {
                      vector) != vectors_.begin() + static_cast<std::ptrdiff_t>(known_);
 }
 
-/// The vector's number in the structure; there is room for it.
+/// The vector's number in the structure, which must have room for it.
 unsigned RunPack::number_of(Index vector) {
     const auto end = vectors_.begin() + static_cast<std::ptrdiff_t>(known_);
     const auto at = std::find(vectors_.begin(), end, vector);

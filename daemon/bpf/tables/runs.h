@@ -10,8 +10,8 @@
 
 namespace egress::bpf {
 
-/// Puts the runs of an entry into as few structures as hold them in order: they are given in the
-/// order of their addresses, the first begins at 0, and each goes on up to the next.
+/// Packs the runs of an entry into as few structures as possible. Add them in the order of their
+/// addresses; the first begins at 0, and each ends where the next begins.
 class RunPack {
   public:
     /// Appends to `out`.
@@ -20,11 +20,11 @@ class RunPack {
     /// `first`: last 16 bits of an address.
     void add(std::uint32_t first, Index vector);
 
-    /// One address, never the entry's first or last. The run before it goes on behind it, and
-    /// `around` is its vector.
+    /// Adds one address, never the entry's first or last. The run before it continues after it;
+    /// `around` is that run's vector.
     void add_single(std::uint32_t first, Index vector, Index around);
 
-    /// Writes what there is. The next run may be one of another entry.
+    /// Writes the runs so far. The next run may belong to another entry.
     void finish();
 
   private:
@@ -39,8 +39,8 @@ class RunPack {
     std::array<Index, EGRESS_RUNS_VECTORS> vectors_{};
     std::size_t used_ = 0;        ///< runs in the structure
     std::size_t known_ = 0;       ///< vectors in it
-    Index last_ = EGRESS_EMPTY;   ///< what goes on behind the last run
-    std::optional<Index> around_; ///< what goes on behind single addresses
+    Index last_ = EGRESS_EMPTY;   ///< vector after the last run
+    std::optional<Index> around_; ///< vector after single addresses
 };
 
 } // namespace egress::bpf

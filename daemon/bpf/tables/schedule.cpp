@@ -19,7 +19,7 @@ struct Span {
     std::uint32_t to;
 };
 
-/// Each day's span by itself; what crosses Sunday's midnight in two.
+/// One span per day; a span across Sunday's midnight becomes two.
 std::vector<Span> spans_of(const std::vector<policy::Window>& windows) {
     std::vector<Span> spans;
     for (const auto& window : windows) {
@@ -38,7 +38,7 @@ std::vector<Span> spans_of(const std::vector<policy::Window>& windows) {
     return spans;
 }
 
-/// Sorted, and joined where they touch.
+/// The spans sorted, and joined where they touch.
 std::vector<Span> joined(std::vector<Span> spans) {
     std::ranges::sort(spans, {}, &Span::from);
     std::vector<Span> out;
@@ -77,7 +77,7 @@ Result<egress_rule> compile_rule(const policy::EgressRule& rule, std::int64_t wa
         (options.quiet ? EGRESS_RULE_QUIET : 0) | (options.alarm ? EGRESS_RULE_ALARM : 0) |
         (options.until || !options.when.empty() ? EGRESS_RULE_TIMED : 0));
     if (options.until) {
-        // The nanoseconds of 64 bits end after 584 years; a rule may go on till the year 9999.
+        // 64 bits of nanoseconds last 584 years; a rule may last until the year 9999.
         constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max() / second;
         const auto seconds = std::clamp<std::int64_t>(*options.until - wall_at_boot, 0, most);
         out.until = static_cast<std::uint64_t>(std::max<std::int64_t>(seconds * second, 1));

@@ -1,4 +1,4 @@
-// What a rule decides and when, in the kernel's form.
+// Verdict and times of a rule, in the kernel's form.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace egress::bpf {
 
-/// `wall_at_boot`: seconds since the epoch at zero of the boot clock. `line` is left to the caller.
+/// `wall_at_boot`: seconds since the epoch when the boot clock was 0. The caller sets `line`.
 Result<egress_rule> compile_rule(const policy::EgressRule& rule, std::int64_t wall_at_boot);
 
 } // namespace egress::bpf

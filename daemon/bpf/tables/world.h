@@ -1,4 +1,4 @@
-// What the rules of a policy name, as this system has it now.
+// The files, places and ids that a policy names, as they are on this system now.
 #pragma once
 
 #include <map>
@@ -14,31 +14,31 @@
 
 namespace egress::bpf {
 
-/// What the system said to the questions of a policy.
+/// What the system has of the names in a policy.
 struct Inventory {
     std::map<PathQuery, Named> paths;
-    /// Files that were replaced and still run, by the path they had.
+    /// Replaced files that processes still run, by their former path.
     std::map<std::string, std::vector<egress_file>> running;
-    std::map<std::uint32_t, std::vector<IdRange>> subuids; ///< by the user they are lent to
+    std::map<std::uint32_t, std::vector<IdRange>> subuids; ///< by the user who has them
     std::map<std::uint32_t, std::vector<IdRange>> subgids;
     friend bool operator==(const Inventory& a, const Inventory& b);
 
-    /// The files that a program's path stands for.
+    /// The files that a program's path leads to.
     std::vector<egress_file> files(const std::string& path) const;
 };
 
-/// Asks the system; without `name` as find_places() does.
+/// Asks the system; `name` as for find_places().
 Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& name);
 /// For compile(); refers to the inventory.
 World world_of(const Inventory& inventory, const Clock& clock);
-/// Both, with a world that owns its inventory.
+/// Does both; the world owns its inventory.
 std::optional<World> world_of(const policy::Policy& policy, const NameFiles& name,
                               const Clock& clock);
 
-/// Warnings of lines whose cgroup or unit does not exist now, and of users with subordinate ids.
+/// Warns of lines whose cgroup or unit does not exist now, and of users with subordinate ids.
 std::vector<policy::Diagnostic> check_system(const policy::Policy& policy);
 
-/// Lines "user:first:count" of subuid(5), the user by name or number: what is lent to `id`.
+/// The ranges of `id` in a subuid(5) file: lines "user:first:count", the user by name or number.
 std::vector<IdRange> read_subordinate(const std::string& file, const std::string& passwd,
                                       std::uint32_t id);
 
