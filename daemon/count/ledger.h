@@ -118,7 +118,7 @@ class Ledger final : public TrustedReporters {
     void distrust();
     /// Puts every row into the feed that the firewall has not confirmed.
     void add_pending(BlockFeed& feed) const;
-    /// A block found in the firewall that nobody remembers: a crash came before its commit.
+    /// Takes over a block of the firewall without a row: a crash came before its commit.
     void adopt(const Element& element);
     /// All set names that rules or rows use.
     std::vector<std::string> names() const;

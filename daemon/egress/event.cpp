@@ -75,7 +75,7 @@ void add_flow(json& out, const egress_event& event) {
     out["type"] = type_text(flow.type);
     out["protocol"] = protocol_name(flow.protocol);
     if (event.hook == EGRESS_HOOK_CREATE) {
-        return; // a socket goes nowhere yet
+        return; // a new socket has no destination yet
     }
     const auto address = Address::from_bytes(flow.address);
     out["family"] = address->is_v4() ? "ipv4" : "ipv6";
@@ -96,7 +96,7 @@ void add_process(json& out, const egress_event& event, const bpf::Loader* loader
         out["exe"] = text_of(event.path);
     }
     if (event.known == EGRESS_KNOWN_PROGRAM) {
-        return; // it has ended: nobody knows any more from whom it came
+        return; // it has exited: its ancestors are unknown
     }
     json ancestors = json::array();
     for (std::uint32_t i = 0;

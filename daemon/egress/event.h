@@ -1,7 +1,7 @@
-// One look of the kernel's hooks -> one JSON object.
+// One event of the kernel's hooks -> one JSON object.
 //
-// The keys are fixed (egressctl(8) lists them); what is not known is absent. Everything that a
-// process could have chosen (names, paths, the host name) is text from outside.
+// The keys are fixed (egressctl(8) lists them); an unknown value has no key. Everything that a
+// process could have chosen (names, paths, the host name) is untrusted text.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -26,14 +26,14 @@ class OwnerNames {
     Ids groups_;
 };
 
-/// `rule` is null for what no rule matched. `loader` knows the paths of ancestors; may be null.
+/// `rule`, null: none matched. `loader` provides the paths of ancestors; null: without them.
 nlohmann::json event_json(const egress_event& event, const policy::EgressRule* rule,
                           const OwnerNames& names, const bpf::Loader* loader, const Clock& clock);
 
 /// "BLOCKED", "ALLOWED" or "MONITOR".
 std::string_view action_text(const egress_event& event);
 
-/// What is remembered of an event.
+/// The row that the store keeps of an event.
 store::EventRow event_row(const egress_event& event, const policy::EgressRule* rule,
                           const Clock& clock);
 

@@ -22,7 +22,7 @@ bool one_of(const std::vector<T>& wanted, const U& value) {
 
 Result<EventFilter> EventFilter::of(const Query& query) {
     if (query.size() > most_values) {
-        return fail(fmt::format("a filter takes {} values", most_values));
+        return fail(fmt::format("a filter takes at most {} values", most_values));
     }
     EventFilter filter;
     for (const auto& [name, value] : query) {
@@ -70,7 +70,7 @@ Result<> EventFilter::take(const std::string& name, const std::string& value) {
     return {};
 }
 
-/// "FILE:LINE:COLUMN", by its line alone or by as much of it as was given.
+/// Compares "FILE:LINE:COLUMN" with a line number or with the parts that the watcher gave.
 bool EventFilter::passes_rule(const policy::EgressRule* rule) const {
     if (rules_.empty()) {
         return true;

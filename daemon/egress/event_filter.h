@@ -1,4 +1,4 @@
-// Which events a watcher wants: those that have one of the values of each column that it names.
+// Selects a watcher's events: those that have one of the given values in each column that it names.
 #pragma once
 
 #include <string>
@@ -17,9 +17,9 @@ class EventFilter {
     static constexpr std::size_t most_values = 64;
     using Query = std::vector<std::pair<std::string, std::string>>;
 
-    /// "action", "exe", "uid", "addr", "port" and "rule", each as often as wanted.
+    /// Columns "action", "exe", "uid", "addr", "port" and "rule", each any number of times.
     static Result<EventFilter> of(const Query& query);
-    /// `rule` is null for what no rule matched.
+    /// `rule`, null: none matched.
     bool passes(const egress_event& event, const policy::EgressRule* rule) const;
 
   private:

@@ -44,16 +44,16 @@ EventLog::Limits EventLog::limits_of(Kind kind) {
     return {30, 60, 300, 5, 150};
 }
 
-void EventLog::Share::miss(std::uint64_t looks_more, std::int64_t now) {
+void EventLog::Share::miss(std::uint64_t more_checks, std::int64_t now) {
     since = events == 0 ? now : since;
     ++events;
-    looks += looks_more;
+    checks += more_checks;
 }
 
 void EventLog::Share::take(const Share& other) {
     since = events == 0 ? other.since : std::min(since, other.since);
     events += other.events;
-    looks += other.looks;
+    checks += other.checks;
 }
 
 bool EventLog::is_free(const Limits& limits, Window& in, std::uint32_t uid, const User& user,
@@ -64,7 +64,7 @@ bool EventLog::is_free(const Limits& limits, Window& in, std::uint32_t uid, cons
         return false;
     }
     if (uid == 0) {
-        return true; // root has its share, whatever the others do
+        return true; // root has its own share, whatever the others use
     }
     unsigned& part = user.written < limits.first_of_user && in.all_first < limits.all_first
                          ? in.all_first
@@ -107,7 +107,7 @@ void EventLog::add(const Event& event, const std::function<std::string()>& text)
     auto found = in.users.find(event.uid);
     if (found == in.users.end()) {
         if (in.users.size() >= most_users && event.uid != 0) {
-            in.rest.miss(event.looks, wall);
+            in.rest.miss(event.checks, wall);
             counters_[kind].summed_up += 1;
             return;
         }
@@ -128,28 +128,28 @@ void EventLog::add(const Event& event, const std::function<std::string()>& text)
     if (&share != &user.rest && share.events == 0) {
         share.rule = event.rule;
     }
-    share.miss(event.looks, wall);
+    share.miss(event.checks, wall);
     counters_[kind].summed_up += 1;
 }
 
-bool EventLog::tell(Kind kind, Scope scope, std::uint32_t uid, const Share& share) {
+bool EventLog::write_summary(Kind kind, Scope scope, std::uint32_t uid, const Share& share) {
     constexpr const char* scopes[] = {"line", "user", "all"};
-    nlohmann::json told = {{"time", store::iso_time(clock_.to_wall(clock_.now()))},
-                           {"since", store::iso_time(share.since)},
-                           {"kind", kind_names[static_cast<std::size_t>(kind)]},
-                           {"scope", scopes[static_cast<std::size_t>(scope)]},
-                           {"events", share.events},
-                           {"looks", share.looks}};
+    nlohmann::json summary = {{"time", store::iso_time(clock_.to_wall(clock_.now()))},
+                              {"since", store::iso_time(share.since)},
+                              {"kind", kind_names[static_cast<std::size_t>(kind)]},
+                              {"scope", scopes[static_cast<std::size_t>(scope)]},
+                              {"events", share.events},
+                              {"looks", share.checks}};
     if (scope != Scope::all) {
-        told["uid"] = uid;
+        summary["uid"] = uid;
         if (const auto* const name = names_.users().name(uid)) {
-            told["user"] = *name;
+            summary["user"] = *name;
         }
     }
     if (scope == Scope::line && !share.rule.empty()) {
-        told["rule"] = share.rule;
+        summary["rule"] = share.rule;
     }
-    return write_(kind, nlohmann::json({{"summary", told}})
+    return write_(kind, nlohmann::json({{"summary", summary}})
                             .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
 }
 
@@ -174,12 +174,12 @@ void EventLog::settle(Kind kind) {
     });
     for (std::size_t i = 0; i < owed.size(); ++i) {
         const auto& [scope, uid, share] = owed[i];
-        if (i >= most_summaries || !tell(kind, scope, uid, *share)) {
+        if (i >= most_summaries || !write_summary(kind, scope, uid, *share)) {
             ended.rest.take(*share);
         }
     }
-    if (ended.rest.events > 0 && !tell(kind, Scope::all, 0, ended.rest)) {
-        Window& next = windows_[static_cast<std::size_t>(kind)]; // when there is room again
+    if (ended.rest.events > 0 && !write_summary(kind, Scope::all, 0, ended.rest)) {
+        Window& next = windows_[static_cast<std::size_t>(kind)]; // retry when there is room again
         next.rest = ended.rest;
         next.start = clock_.now();
     }

@@ -31,8 +31,8 @@ constexpr std::size_t most_earlier = 20;
 constexpr std::size_t most_path = 4096;
 constexpr std::uint64_t second = 1'000'000'000;
 
-/// The kernel's entry of a process. The number is the one that this side shows, which is not the
-/// kernel's own within a pid namespace; when it started tells then which it is.
+/// The kernel's entry of a process. Inside a pid namespace our number of the process is not the
+/// kernel's; the start time then identifies it.
 std::optional<egress_process> entry_of(const Question& question, const bpf::Loader& loader) {
     const auto ticks = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
     const auto same = [&](const egress_process& process) {
@@ -53,7 +53,7 @@ std::optional<egress_process> entry_of(const Question& question, const bpf::Load
     return count == 1 ? found : std::nullopt;
 }
 
-/// What exec would have made of the program.
+/// The entry that exec would record for the program.
 Result<egress_process> imagined(const Question& question, const bpf::Loader& loader) {
     std::error_code code;
     const auto real = std::filesystem::canonical(question.exe, code);
@@ -103,7 +103,7 @@ const char* subject_name(const policy::EgressRule& rule) {
     return !lineage ? "program" : program ? "program or ancestry" : "ancestry";
 }
 
-/// Each dimension's part in one rule, in the order of the columns.
+/// Whether each dimension of one rule matches, in the order of the columns.
 std::vector<std::pair<const char*, bool>> parts_of(const bpf::EffectiveRule& decision,
                                                    const policy::EgressRule& rule, std::size_t i,
                                                    bool timely) {
@@ -164,7 +164,7 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
     }
     if (!known) {
         return {Answered::no_process,
-                fmt::format("the kernel half knows no process {}", question.pid)};
+                fmt::format("the kernel side knows no process {}", question.pid)};
     }
     const auto settings = loader.settings();
     egress_flow flow = question.flow;
@@ -173,7 +173,7 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
     const auto decision =
         bpf::native_decide(tables, *known, flow, question.cgroup, now, settings.week_at_boot);
     if (decision.rule == EGRESS_BROKEN) {
-        return {Answered::failed, "the tables do not hang together"};
+        return {Answered::failed, "the kernel's tables are inconsistent"};
     }
     const bool matched = decision.rule < policy.egress.size();
     json out = {{"action", "ALLOWED"},
@@ -202,7 +202,7 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
             }
         }
         if (failed.empty()) {
-            failed.push_back("time"); // everything else holds, and yet it was passed over
+            failed.push_back("time"); // everything else matches, and yet it did not decide
         }
         earlier.push_back(
             {{"rule", rule.place.text()}, {"text", policy::print(rule)}, {"because", failed}});

@@ -1,7 +1,8 @@
-// Which line of [egress] decides for a process and a destination, and why none before it does.
+// Explains which rule of [egress] decides for a process and a destination, and why no earlier one
+// does.
 //
-// The answer is worked out by the text that the kernel runs (bpf/verdict.h), over tables made from
-// the rules in force. Questions are checked in the loop and answered on the builder's thread.
+// It runs the kernel's code (bpf/verdict.h) over tables made from the rules in force. The loop
+// parses questions, the builder's thread answers them.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +18,21 @@
 namespace egress {
 
 struct Question {
-    // A process that runs, by what the kernel half knows of it; or one that might.
-    std::uint32_t pid = 0;                    ///< 0: one that might
+    // A running process, as the kernel side knows it; or a hypothetical one.
+    std::uint32_t pid = 0;                    ///< 0: a hypothetical one
     std::optional<std::uint64_t> started;     ///< its start, clock ticks since boot
     std::optional<std::uint32_t> mount_space; ///< its namespaces, by inode number
     std::optional<std::uint32_t> pid_space;
     std::string exe;
     std::string command;              ///< empty: the last component of exe
-    std::vector<std::string> parents; ///< programs; who forked it first
-    // What may be said of both.
+    std::vector<std::string> parents; ///< programs, the nearest first
+    // For both.
     std::string cgroup; ///< below the cgroup2 root
     std::optional<bool> container;
     egress_flow flow{};
 };
 
-/// JSON, or why there is no answer. Looks files and cgroups up: not for the loop.
+/// JSON, or why there is no answer. Reads files and cgroups: not for the loop.
 Reply explain(const Question& question, const bpf::Loader& loader, const policy::Policy& policy,
               const bpf::Tables& tables);
 

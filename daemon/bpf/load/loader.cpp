@@ -309,8 +309,8 @@ Result<> Loader::attach(bpf_object* object) {
             coverage_.push_back({name, false, std::strerror(errno), for_cgroup});
             continue;
         }
-        unlink(pin.c_str()); // the old link goes with its last descriptor, after the new one is
-                             // attached
+        // The old link goes with its last descriptor, after the new one is attached.
+        unlink(pin.c_str());
         if (const int code = bpf_link__pin(link.get(), pin.c_str()); code != 0) {
             return fail_errno("cannot pin " + pin, -code);
         }
