@@ -1,7 +1,7 @@
 #include "ctl/row.h"
 
 #include "daemon/base/protocol.h"
-#include "daemon/policy/print/print.h"
+#include "daemon/policy/text/number.h"
 #include "daemon/store/json.h"
 
 namespace egress::ctl {

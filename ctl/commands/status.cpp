@@ -3,7 +3,7 @@
 #include "ctl/http.h"
 #include "ctl/out.h"
 #include "ctl/trial.h"
-#include "daemon/policy/print/print.h"
+#include "daemon/policy/text/number.h"
 
 namespace egress::ctl {
 

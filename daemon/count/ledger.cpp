@@ -6,6 +6,7 @@
 #include "daemon/base/log.h"
 #include "daemon/count/ledger_bits.h"
 #include "daemon/policy/print/print.h"
+#include "daemon/policy/text/number.h"
 
 namespace egress {
 

@@ -3,6 +3,7 @@
 
 #include <netinet/in.h>
 
+#include "daemon/policy/egress/check.h"
 #include "daemon/policy/print/print.h"
 #include "test/policy/build.h"
 #include "test/policy/corpus.h"

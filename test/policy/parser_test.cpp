@@ -3,6 +3,7 @@
 #include "daemon/base/suggest.h"
 #include "daemon/policy/print/print.h"
 #include "daemon/policy/text/diagnostics.h"
+#include "daemon/policy/text/number.h"
 #include "test/policy/build.h"
 
 namespace egress::policy {

@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "daemon/policy/egress/check.h"
+
 namespace egress::bpf {
 
 namespace {

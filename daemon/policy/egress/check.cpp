@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/policy/egress/columns.h"
+#include "daemon/policy/egress/options.h"
 #include "daemon/policy/text/names.h"
 #include "lib/fd.h"
 
@@ -25,12 +27,6 @@ using Kind = Destination::Kind;
 /// True if a program's path is the one that exec recorded in the container, not a file of the host.
 bool by_recorded_path(const EgressOptions& options) {
     return options.container.value_or(false) || !options.cgroup.empty() || !options.unit.empty();
-}
-
-bool same_or_below(std::string_view path, std::string_view directory) {
-    return path.starts_with(directory) &&
-           (path.size() == directory.size() || directory.ends_with('/') ||
-            path[directory.size()] == '/');
 }
 
 /// `name` has one label or more before "." and `base`; with `one`, exactly one.
@@ -95,20 +91,11 @@ bool covers_value(const std::optional<T>& a, const std::optional<T>& b) {
     return !a || a == b;
 }
 
-bool covers_text(const std::string& a, const std::string& b) {
-    return a.empty() || a == b;
-}
-
 bool covers_options(const EgressOptions& a, const EgressOptions& b) {
-    const bool token =
-        !a.token || (b.token && a.token->least <= b.token->least && b.token->most <= a.token->most);
-    const bool cgroup =
-        a.cgroup.empty() || (!b.cgroup.empty() && same_or_below(b.cgroup, a.cgroup));
-    const bool when = a.when.empty() || a.when == b.when;
-    const bool until = !a.until || (b.until && *b.until <= *a.until);
-    return token && cgroup && when && until && covers_text(a.parent, b.parent) &&
-           covers_text(a.under, b.under) && covers_text(a.unit, b.unit) &&
-           covers_value(a.container, b.container);
+    const auto covers = [&](const EgressOptionRow& row) {
+        return row.covers == nullptr || row.covers(a, b);
+    };
+    return std::ranges::all_of(egress_option_table(), covers);
 }
 
 /// AF_INET, AF_INET6; AF_UNSPEC: the line is for both.
@@ -302,6 +289,30 @@ bool covers(const EgressRule& first, const EgressRule& second) {
            covers_value(first.owner.uid, second.owner.uid) &&
            covers_value(first.owner.gid, second.owner.gid) && covers_program(first, second) &&
            covers_options(first.options, second.options);
+}
+
+std::string not_yet(const EgressRule& rule) {
+    // A later version drops what it can do from here and from the table of options.
+    const auto kind = rule.destination.kind;
+    if (kind == Kind::name || kind == Kind::below || kind == Kind::any_below) {
+        return "destinations by name are not there yet";
+    }
+    if (rule.verdict.kind == Verdict::Kind::redirect) {
+        return "the action redirect is not there yet";
+    }
+    if (rule.verdict.kind == Verdict::Kind::ask) {
+        return "the action ask is not there yet";
+    }
+    for (const auto& row : egress_option_table()) {
+        if (row.enforced == EgressOptionRow::Enforced::later && !row.values(rule.options).empty()) {
+            return fmt::format("the option {} is not there yet", row.key);
+        }
+    }
+    return "";
+}
+
+std::string not_yet(const AddressList& list) {
+    return list.names.empty() ? "" : "names in lists are not there yet";
 }
 
 void check_egress(const Policy& policy, const Sources& sources, Diagnostics& out) {

@@ -11,6 +11,11 @@ namespace egress::policy {
 /// uncertain.
 bool covers(const EgressRule& first, const EgressRule& second);
 
+/// Why this version cannot enforce the line ("the option token is not there yet"); empty: it can.
+std::string not_yet(const EgressRule& rule);
+/// The same of a list: whether it has names. Its prefixes work.
+std::string not_yet(const AddressList& list);
+
 void check_egress(const Policy& policy, const Sources& sources, Diagnostics& out);
 
 } // namespace egress::policy

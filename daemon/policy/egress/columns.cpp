@@ -234,4 +234,10 @@ std::optional<EgressRule> parse_egress(const Line& line, const Context& context)
     return good ? std::optional(std::move(rule)) : std::nullopt;
 }
 
+bool same_or_below(std::string_view path, std::string_view directory) {
+    return path.starts_with(directory) &&
+           (path.size() == directory.size() || directory.ends_with('/') ||
+            path[directory.size()] == '/');
+}
+
 } // namespace egress::policy

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <limits>
 
 #include <fmt/format.h>
@@ -20,20 +21,15 @@ constexpr std::size_t max_cgroup = 1023; // bytes of a cgroup's path
 constexpr std::size_t max_windows = 64;  // as written; see max_spans
 constexpr std::size_t max_unit = 255;    // systemd's UNIT_NAME_MAX - 1
 constexpr auto most_token = std::numeric_limits<std::uint64_t>::max();
-constexpr std::array<std::string_view, 18> known = {
-    "token", "parent", "under", "cgroup", "unit", "container", "host",  "when",    "until",
-    "audit", "log",    "quiet", "alarm",  "trap", "kill",      "nfail", "disable", "level"};
 // Kinds of units that have processes.
 constexpr std::array<std::string_view, 6> unit_kinds = {".service", ".scope", ".slice",
                                                         ".socket",  ".mount", ".swap"};
 constexpr std::array<std::string_view, 5> other_kinds = {".target", ".timer", ".path", ".device",
                                                          ".automount"};
+constexpr std::array<std::string_view, 3> levels = {"internet", "network", "all"};
 
 /// "6", "5-6", ">=5".
 bool set_token(const Option& option, const Context& context, EgressOptions& out) {
-    if (!needs_value(option, context, "token=6")) {
-        return false;
-    }
     std::optional<std::uint64_t> least;
     std::optional<std::uint64_t> most = most_token;
     const Cell& value = option.value;
@@ -60,15 +56,28 @@ bool set_token(const Option& option, const Context& context, EgressOptions& out)
     return true;
 }
 
-bool set_path(const Option& option, const Context& context, std::string& out) {
-    const bool cgroup = option.key.text == "cgroup";
-    if (!needs_value(option, context, cgroup ? "cgroup=/guests.slice" : "under=/usr/sbin/sshd") ||
-        !check_path(option.value, context, option.key.text,
-                    cgroup ? max_cgroup : max_program_path)) {
+std::string print_token(const TokenRange& token) {
+    return token.least == token.most  ? fmt::format("{}", token.least)
+           : token.most == most_token ? fmt::format(">={}", token.least)
+                                      : fmt::format("{}-{}", token.least, token.most);
+}
+
+bool covers_token(const EgressOptions& a, const EgressOptions& b) {
+    return !a.token ||
+           (b.token && a.token->least <= b.token->least && b.token->most <= a.token->most);
+}
+
+template <std::string EgressOptions::*path, std::size_t most>
+bool set_path(const Option& option, const Context& context, EgressOptions& out) {
+    if (!check_path(option.value, context, option.key.text, most)) {
         return false;
     }
-    out = option.value.text;
+    out.*path = option.value.text;
     return true;
+}
+
+bool covers_cgroup(const EgressOptions& a, const EgressOptions& b) {
+    return a.cgroup.empty() || (!b.cgroup.empty() && same_or_below(b.cgroup, a.cgroup));
 }
 
 bool is_unit_character(char c) {
@@ -78,9 +87,6 @@ bool is_unit_character(char c) {
 
 /// "nginx.service"; "nginx" is short for it, as with systemctl.
 bool set_unit(const Option& option, const Context& context, EgressOptions& out) {
-    if (!needs_value(option, context, "unit=nginx.service")) {
-        return false;
-    }
     const auto text = option.value.text;
     const auto ends = [text](std::string_view kind) {
         return text.ends_with(kind) && text.size() > kind.size();
@@ -101,19 +107,26 @@ bool set_unit(const Option& option, const Context& context, EgressOptions& out) 
     return true;
 }
 
+template <bool container>
 bool set_place(const Option& option, const Context& context, EgressOptions& out) {
     if (out.container) {
         context.error(option.whole, "container and host exclude each other", "one may stand, once");
         return false;
     }
-    out.container = option.key.text == "container";
+    out.container = container;
     return true;
 }
 
+template <bool container>
+OptionValues place_values(const EgressOptions& from) {
+    return OptionValues(from.container == container ? 1 : 0);
+}
+
+bool covers_place(const EgressOptions& a, const EgressOptions& b) {
+    return !a.container || a.container == b.container;
+}
+
 bool set_nfail(const Option& option, const Context& context, EgressOptions& out) {
-    if (!needs_value(option, context, "nfail=3")) {
-        return false;
-    }
     if (const auto number = parse_number(option.value, context, "nfail", 1, 2147483647)) {
         out.nfail = static_cast<std::uint32_t>(*number);
     }
@@ -122,9 +135,6 @@ bool set_nfail(const Option& option, const Context& context, EgressOptions& out)
 
 bool set_disable(const Option& option, const Context& context, EgressOptions& out) {
     using Kind = Setting<Seconds>::Kind;
-    if (!needs_value(option, context, "disable=10m")) {
-        return false;
-    }
     if (option.value.text == "*") {
         out.disable = Setting<Seconds>{Kind::unlimited, 0};
         return true;
@@ -140,26 +150,27 @@ bool set_disable(const Option& option, const Context& context, EgressOptions& ou
     return seconds.has_value();
 }
 
+std::string print_disable(const Setting<Seconds>& disable) {
+    return disable.kind == Setting<Seconds>::Kind::unlimited ? "*" : print_duration(disable.value);
+}
+
 bool set_level(const Option& option, const Context& context, EgressOptions& out) {
-    constexpr std::array<std::string_view, 3> words = {"internet", "network", "all"};
-    if (!needs_value(option, context, "level=internet")) {
-        return false;
-    }
-    const auto at = std::ranges::find(words, option.value.text);
-    if (at == words.end()) {
+    const auto at = std::ranges::find(levels, option.value.text);
+    if (at == levels.end()) {
         context.error(option.value, fmt::format("unknown level {}", quote(option.value.text)),
-                      suggestion(option.value.text, words, "write internet, network or all"));
+                      suggestion(option.value.text, levels, "write internet, network or all"));
         return false;
     }
-    out.level = static_cast<EgressOptions::Level>(at - words.begin());
+    out.level = static_cast<EgressOptions::Level>(at - levels.begin());
     return true;
+}
+
+std::string print_level(EgressOptions::Level level) {
+    return std::string(levels.at(static_cast<std::size_t>(level)));
 }
 
 /// May stand several times: each is one more window.
 bool set_when(const Option& option, const Context& context, EgressOptions& out) {
-    if (!needs_value(option, context, "when=Mon-Fri/08:00-18:00")) {
-        return false;
-    }
     if (out.when.size() == max_windows) {
         context.error(
             option.whole, "too many windows",
@@ -173,86 +184,95 @@ bool set_when(const Option& option, const Context& context, EgressOptions& out) 
     return window.has_value();
 }
 
+OptionValues when_values(const EgressOptions& from) {
+    OptionValues out;
+    std::ranges::transform(from.when, std::back_inserter(out), print_window);
+    return out;
+}
+
+bool covers_when(const EgressOptions& a, const EgressOptions& b) {
+    return a.when.empty() || a.when == b.when;
+}
+
 bool set_until(const Option& option, const Context& context, EgressOptions& out) {
-    if (!needs_value(option, context, "until=2026-12-01T08:00:00Z")) {
-        return false;
-    }
     out.until = parse_instant(option.value, context);
     return out.until.has_value();
 }
 
-/// A flag's place in the options; null: the option is no flag.
-bool* flag_of(std::string_view key, EgressOptions& out) {
-    return key == "audit"   ? &out.audit
-           : key == "log"   ? &out.log
-           : key == "quiet" ? &out.quiet
-           : key == "alarm" ? &out.alarm
-           : key == "trap"  ? &out.trap
-           : key == "kill"  ? &out.kill
-                            : nullptr;
+bool covers_until(const EgressOptions& a, const EgressOptions& b) {
+    return !a.until || (b.until && *b.until <= *a.until);
 }
 
-/// Whether an option that may stand once stands there already.
-bool given_before(std::string_view key, const EgressOptions& out) {
-    return (key == "token" && out.token) || (key == "parent" && !out.parent.empty()) ||
-           (key == "under" && !out.under.empty()) || (key == "cgroup" && !out.cgroup.empty()) ||
-           (key == "unit" && !out.unit.empty()) || (key == "until" && out.until) ||
-           (key == "nfail" && out.nfail) || (key == "disable" && out.disable) ||
-           (key == "level" && out.level);
+template <std::string EgressOptions::*text>
+OptionValues text_values(const EgressOptions& from) {
+    return (from.*text).empty() ? OptionValues{} : OptionValues{from.*text};
 }
 
-bool set_flag(const Option& option, const Context& context, bool& flag) {
-    if (flag) {
-        return twice(option, context);
-    }
-    flag = true;
-    return true;
+template <std::string EgressOptions::*text>
+bool covers_text(const EgressOptions& a, const EgressOptions& b) {
+    return (a.*text).empty() || a.*text == b.*text;
 }
 
-bool set_valued(const Option& option, const Context& context, EgressOptions& out) {
-    using Set = bool (*)(const Option&, const Context&, EgressOptions&);
-    struct Entry {
-        std::string_view key;
-        Set set;
+using Row = EgressOptionRow;
+constexpr auto value = Row::Takes::value;
+constexpr auto later = Row::Enforced::later;
+
+template <bool EgressOptions::*member>
+constexpr Row flag(std::string_view key, Row::Enforced enforced = Row::Enforced::now) {
+    const auto set = [](const Option&, const Context&, EgressOptions& out) {
+        return out.*member = true;
     };
-    static constexpr std::array<Entry, 7> setters = {{{"token", set_token},
-                                                      {"unit", set_unit},
-                                                      {"when", set_when},
-                                                      {"until", set_until},
-                                                      {"nfail", set_nfail},
-                                                      {"disable", set_disable},
-                                                      {"level", set_level}}};
-    const auto key = option.key.text;
-    if (given_before(key, out)) {
-        return twice(option, context);
-    }
-    if (key == "parent" || key == "under" || key == "cgroup") {
-        return set_path(option, context,
-                        key == "parent"  ? out.parent
-                        : key == "under" ? out.under
-                                         : out.cgroup);
-    }
-    return std::ranges::find(setters, key, &Entry::key)->set(option, context, out);
+    const auto values = [](const EgressOptions& from) {
+        return OptionValues(from.*member ? 1 : 0);
+    };
+    return {{key, Row::Takes::nothing, "", set, values}, nullptr, enforced};
 }
 
-bool set_option(const Option& option, const Context& context, EgressOptions& out) {
-    const auto key = option.key.text;
-    if (std::ranges::find(known, key) == known.end()) {
-        context.error(option.whole, fmt::format("unknown option {}", quote(key)),
-                      suggestion(key, known, fmt::format("known are {}", fmt::join(known, ", "))));
-        return false;
-    }
-    bool* const flag = flag_of(key, out);
-    const bool place = key == "container" || key == "host";
-    if (flag == nullptr && !place) {
-        return set_valued(option, context, out);
-    }
-    if (option.given) {
-        context.error(option.whole, fmt::format("option {} takes no value", key));
-        return false;
-    }
-    return place ? set_place(option, context, out) : set_flag(option, context, *flag);
+template <std::string EgressOptions::*member, std::size_t most>
+constexpr Row path(std::string_view key, std::string_view example,
+                   decltype(Row::covers) covers = covers_text<member>) {
+    return {{key, value, example, set_path<member, most>, text_values<member>}, covers};
 }
+
+template <bool container>
+constexpr Row place(std::string_view key) {
+    return {{key, Row::Takes::nothing, "", set_place<container>, place_values<container>,
+             Row::Again::allowed},
+            covers_place};
+}
+
+using Values = EgressOptions;
+/// The order in which options are printed.
+constexpr auto table = std::to_array<Row>({
+    {{"token", value, "6", set_token, value_of<&Values::token, print_token>}, covers_token, later},
+    path<&Values::parent, max_program_path>("parent", "/usr/sbin/sshd"),
+    path<&Values::under, max_program_path>("under", "/usr/sbin/sshd"),
+    path<&Values::cgroup, max_cgroup>("cgroup", "/guests.slice", covers_cgroup),
+    {{"unit", value, "nginx.service", set_unit, text_values<&Values::unit>},
+     covers_text<&Values::unit>},
+    place<true>("container"),
+    place<false>("host"),
+    {{"when", value, "Mon-Fri/08:00-18:00", set_when, when_values, Row::Again::allowed},
+     covers_when},
+    {{"until", value, "2026-12-01T08:00:00Z", set_until, value_of<&Values::until, print_instant>},
+     covers_until},
+    flag<&Values::audit>("audit"),
+    flag<&Values::log>("log"),
+    flag<&Values::quiet>("quiet"),
+    flag<&Values::alarm>("alarm"),
+    flag<&Values::trap>("trap", later),
+    flag<&Values::kill>("kill", later),
+    {{"nfail", value, "3", set_nfail,
+      value_of<&Values::nfail, [](std::uint32_t number) { return fmt::format("{}", number); }>},
+     nullptr,
+     later},
+    {{"disable", value, "10m", set_disable, value_of<&Values::disable, print_disable>},
+     nullptr,
+     later},
+    {{"level", value, "internet", set_level, value_of<&Values::level, print_level>},
+     nullptr,
+     later},
+});
 
 /// False: reported that options contradict each other, or that one lacks another.
 bool agree(const Cell& cell, const Context& context, const EgressOptions& out) {
@@ -290,11 +310,21 @@ bool agree(const Cell& cell, const Context& context, const EgressOptions& out) {
 
 } // namespace
 
+std::span<const EgressOptionRow> egress_option_table() {
+    return table;
+}
+
 std::optional<EgressOptions> parse_egress_options(const Cell& cell, const Context& context) {
     EgressOptions out;
-    const auto set = [&](const Option& option) { return set_option(option, context, out); };
+    const auto set = [&](const Option& option) {
+        return set_option(option, context, egress_option_table(), out);
+    };
     return each_option(cell, context, set) && agree(cell, context, out) ? std::optional(out)
                                                                         : std::nullopt;
+}
+
+std::string print_options(const EgressOptions& options) {
+    return print_options(options, egress_option_table());
 }
 
 } // namespace egress::policy

@@ -15,14 +15,9 @@ namespace {
 
 constexpr std::uint32_t most_escalation = 1000;
 constexpr std::uint32_t most_grow = 1000000;
-constexpr std::array<std::string_view, 8> known = {"escalate", "max",    "window", "grow",
-                                                   "kill",     "reject", "drop",   "spoofable"};
 
 /// "2", "1.5", "1.25" -> 200, 150, 125.
 bool set_escalate(const Option& option, const Context& context, Options& out) {
-    if (!needs_value(option, context, "escalate=2")) {
-        return false;
-    }
     const auto text = option.value.text;
     const auto point = std::min(text.find('.'), text.size());
     const auto fraction = point == text.size() ? std::string_view{} : text.substr(point + 1);
@@ -47,12 +42,17 @@ bool set_escalate(const Option& option, const Context& context, Options& out) {
     return true;
 }
 
-bool set_time(const Option& option, const Context& context, std::optional<Seconds>& out) {
-    if (!needs_value(option, context, fmt::format("{}=7d", option.key.text))) {
-        return false;
-    }
+std::string print_factor(std::uint32_t percent) {
+    const auto rest = percent % 100;
+    return rest == 0        ? fmt::format("{}", percent / 100)
+           : rest % 10 == 0 ? fmt::format("{}.{}", percent / 100, rest / 10)
+                            : fmt::format("{}.{:02}", percent / 100, rest);
+}
+
+template <std::optional<Seconds> Options::*time>
+bool set_time(const Option& option, const Context& context, Options& out) {
     if (option.value.text == "*") {
-        out = forever;
+        out.*time = forever;
         return true;
     }
     const auto seconds = parse_duration(option.value, context);
@@ -61,15 +61,12 @@ bool set_time(const Option& option, const Context& context, std::optional<Second
                       "write a longer time, or '*' for no bound");
         return false;
     }
-    out = seconds;
+    out.*time = seconds;
     return seconds.has_value();
 }
 
 /// "LEN:N".
 bool set_grow(const Option& option, const Context& context, Options& out) {
-    if (!needs_value(option, context, "grow=24:5")) {
-        return false;
-    }
     const Cell length = option.value.before(':');
     if (length.text.size() == option.value.text.size()) {
         context.error(option.value, fmt::format("bad value {} of grow", quote(length.text)),
@@ -95,6 +92,14 @@ bool set_grow(const Option& option, const Context& context, Options& out) {
     return true;
 }
 
+OptionValues grow_values(const Options& from) {
+    OptionValues out;
+    for (const auto& grow : from.grow) {
+        out.push_back(fmt::format("{}:{}", grow.length, grow.count));
+    }
+    return out;
+}
+
 /// A flag that is on where it stands alone or with the value `on`, off with the value `off`.
 bool set_flag(const Option& option, const Context& context, std::string_view on,
               std::string_view off, std::optional<bool>& out) {
@@ -109,53 +114,63 @@ bool set_flag(const Option& option, const Context& context, std::string_view on,
     return true;
 }
 
+bool set_kill(const Option& option, const Context& context, Options& out) {
+    return set_flag(option, context, "yes", "no", out.kill);
+}
+
+bool set_spoofable(const Option& option, const Context& context, Options& out) {
+    return set_flag(option, context, "count", "ignore", out.spoofable);
+}
+
+template <bool reject>
 bool set_verdict(const Option& option, const Context& context, Options& out) {
-    if (option.given) {
-        context.error(option.whole, fmt::format("option {} takes no value", option.key.text));
-        return false;
-    }
     if (out.reject) {
         context.error(option.whole, "drop and reject exclude each other", "each may stand once");
         return false;
     }
-    out.reject = option.key.text == "reject";
+    out.reject = reject;
     return true;
 }
 
-bool set_option(const Option& option, const Context& context, Options& out) {
-    const auto key = option.key.text;
-    if (key == "escalate") {
-        return out.escalate_percent ? twice(option, context) : set_escalate(option, context, out);
-    }
-    if (key == "max" || key == "window") {
-        auto& time = key == "max" ? out.max : out.window;
-        return time ? twice(option, context) : set_time(option, context, time);
-    }
-    if (key == "grow") {
-        return set_grow(option, context, out);
-    }
-    if (key == "kill") {
-        return out.kill ? twice(option, context) : set_flag(option, context, "yes", "no", out.kill);
-    }
-    if (key == "spoofable") {
-        return needs_value(option, context, "spoofable=count") &&
-               (out.spoofable ? twice(option, context)
-                              : set_flag(option, context, "count", "ignore", out.spoofable));
-    }
-    if (key == "drop" || key == "reject") {
-        return set_verdict(option, context, out);
-    }
-    context.error(option.whole, fmt::format("unknown option {}", quote(key)),
-                  suggestion(key, known, fmt::format("known are {}", fmt::join(known, ", "))));
-    return false;
-}
+using Row = OptionRow<Options>;
+
+/// The order in which options are printed.
+constexpr auto table = std::to_array<Row>({
+    {"escalate", Row::Takes::value, "2", set_escalate,
+     value_of<&Options::escalate_percent, print_factor>},
+    {"max", Row::Takes::value, "7d", set_time<&Options::max>,
+     value_of<&Options::max, print_duration>},
+    {"window", Row::Takes::value, "7d", set_time<&Options::window>,
+     value_of<&Options::window, print_duration>},
+    {"grow", Row::Takes::value, "24:5", set_grow, grow_values, Row::Again::allowed},
+    {"kill", Row::Takes::either, "no", set_kill,
+     value_of<&Options::kill, [](bool kill) { return kill ? "" : "no"; }>},
+    {"reject", Row::Takes::nothing, "", set_verdict<true>,
+     [](const Options& from) { return OptionValues(from.reject == true ? 1 : 0); },
+     Row::Again::allowed},
+    {"drop", Row::Takes::nothing, "", set_verdict<false>,
+     [](const Options& from) { return OptionValues(from.reject == false ? 1 : 0); },
+     Row::Again::allowed},
+    {"spoofable", Row::Takes::value, "count", set_spoofable,
+     value_of<&Options::spoofable, [](bool count) { return count ? "count" : "ignore"; }>},
+});
 
 } // namespace
 
+std::span<const OptionRow<Options>> option_table() {
+    return table;
+}
+
 std::optional<Options> parse_options(const Cell& cell, const Context& context) {
     Options out;
-    const auto set = [&](const Option& option) { return set_option(option, context, out); };
+    const auto set = [&](const Option& option) {
+        return set_option(option, context, option_table(), out);
+    };
     return each_option(cell, context, set) ? std::optional(out) : std::nullopt;
+}
+
+std::string print_options(const Options& options) {
+    return print_options(options, option_table());
 }
 
 } // namespace egress::policy

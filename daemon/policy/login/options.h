@@ -2,12 +2,20 @@
 #pragma once
 
 #include <optional>
+#include <span>
+#include <string>
 
 #include "daemon/policy/rules/rule.h"
 #include "daemon/policy/text/context.h"
+#include "daemon/policy/text/option.h"
 
 namespace egress::policy {
 
+/// Every option; a new one is a row of it.
+std::span<const OptionRow<Options>> option_table();
+
 std::optional<Options> parse_options(const Cell& cell, const Context& context);
+/// The column as text; empty: no option is set.
+std::string print_options(const Options& options);
 
 } // namespace egress::policy

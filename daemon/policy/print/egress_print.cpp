@@ -1,13 +1,11 @@
 #include "daemon/policy/print/egress_print.h"
 
 #include <array>
-#include <limits>
 
 #include <fmt/format.h>
 #include <sys/socket.h>
 
-#include "daemon/policy/egress/time.h"
-#include "daemon/policy/print/print.h"
+#include "daemon/policy/egress/options.h"
 
 namespace egress::policy {
 
@@ -67,66 +65,6 @@ std::string print_verdict(const Verdict& verdict) {
         out += fmt::format("={}:{}", host, verdict.target.port);
     }
     return out;
-}
-
-std::string print_token(const TokenRange& token) {
-    return token.least == token.most ? fmt::format("{}", token.least)
-           : token.most == std::numeric_limits<std::uint64_t>::max()
-               ? fmt::format(">={}", token.least)
-               : fmt::format("{}-{}", token.least, token.most);
-}
-
-void print_subject(const EgressOptions& options, Row& out) {
-    if (options.token) {
-        out.push_back("token=" + print_token(*options.token));
-    }
-    const std::array<std::pair<const char*, const std::string*>, 4> texts = {
-        {{"parent=", &options.parent},
-         {"under=", &options.under},
-         {"cgroup=", &options.cgroup},
-         {"unit=", &options.unit}}};
-    for (const auto& [key, text] : texts) {
-        if (!text->empty()) {
-            out.push_back(key + *text);
-        }
-    }
-    if (options.container) {
-        out.emplace_back(*options.container ? "container" : "host");
-    }
-}
-
-std::string print_options(const EgressOptions& options) {
-    constexpr std::array<const char*, 3> levels = {"internet", "network", "all"};
-    Row out;
-    print_subject(options, out);
-    for (const auto& window : options.when) {
-        out.push_back("when=" + print_window(window));
-    }
-    if (options.until) {
-        out.push_back("until=" + print_instant(*options.until));
-    }
-    const std::array<std::pair<const char*, bool>, 6> flags = {{{"audit", options.audit},
-                                                                {"log", options.log},
-                                                                {"quiet", options.quiet},
-                                                                {"alarm", options.alarm},
-                                                                {"trap", options.trap},
-                                                                {"kill", options.kill}}};
-    for (const auto& [word, set] : flags) {
-        if (set) {
-            out.emplace_back(word);
-        }
-    }
-    if (options.nfail) {
-        out.push_back(fmt::format("nfail={}", *options.nfail));
-    }
-    if (options.disable) {
-        const bool ever = options.disable->kind == Setting<Seconds>::Kind::unlimited;
-        out.push_back("disable=" + (ever ? "*" : print_duration(options.disable->value)));
-    }
-    if (options.level) {
-        out.push_back(fmt::format("level={}", levels[static_cast<std::size_t>(*options.level)]));
-    }
-    return fmt::format("{}", fmt::join(out, ","));
 }
 
 std::string escaped(const std::string& text) {

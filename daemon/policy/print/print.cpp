@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 
+#include "daemon/policy/login/options.h"
 #include "daemon/policy/print/egress_print.h"
 #include "daemon/policy/print/print_columns.h"
+#include "daemon/policy/text/number.h"
 
 namespace egress::policy {
 
@@ -29,7 +31,7 @@ std::string print_location(const Location& location) {
 std::string print_name(const Name& name) {
     std::string out = name.text;
     if (name.kind == Name::Kind::standard || name.kind == Name::Kind::inherit) {
-        out = name.kind == Name::Kind::standard ? "*" : "=";
+        out = name.kind == Name::Kind::standard ? '*' : '=';
     }
     if (name.aggregate.inherit) {
         return out + "/=";
@@ -46,39 +48,6 @@ template <typename T>
 std::string print_setting(const Setting<T>& setting, std::string value) {
     using Kind = typename Setting<T>::Kind;
     return setting.kind == Kind::unlimited ? "*" : setting.kind == Kind::inherit ? "=" : value;
-}
-
-std::string print_factor(std::uint32_t percent) {
-    const auto rest = percent % 100;
-    return rest == 0        ? fmt::format("{}", percent / 100)
-           : rest % 10 == 0 ? fmt::format("{}.{}", percent / 100, rest / 10)
-                            : fmt::format("{}.{:02}", percent / 100, rest);
-}
-
-std::string print_options(const Options& options) {
-    Row out;
-    if (options.escalate_percent) {
-        out.push_back("escalate=" + print_factor(*options.escalate_percent));
-    }
-    if (options.max) {
-        out.push_back("max=" + print_duration(*options.max));
-    }
-    if (options.window) {
-        out.push_back("window=" + print_duration(*options.window));
-    }
-    for (const auto& grow : options.grow) {
-        out.push_back(fmt::format("grow={}:{}", grow.length, grow.count));
-    }
-    if (options.kill) {
-        out.emplace_back(*options.kill ? "kill" : "kill=no");
-    }
-    if (options.reject) {
-        out.emplace_back(*options.reject ? "reject" : "drop");
-    }
-    if (options.spoofable) {
-        out.emplace_back(*options.spoofable ? "spoofable=count" : "spoofable=ignore");
-    }
-    return fmt::format("{}", fmt::join(out, ","));
 }
 
 std::string print_owner(const std::optional<std::uint32_t>& owner) {
@@ -160,25 +129,6 @@ std::string print_protocol(const Protocol& protocol) {
     return *protocol.number == IPPROTO_TCP   ? fmt::format("tcp{}", family)
            : *protocol.number == IPPROTO_UDP ? fmt::format("udp{}", family)
                                              : fmt::format("{}", *protocol.number);
-}
-
-std::string print_duration(Seconds seconds) {
-    if (seconds == forever) {
-        return "*";
-    }
-    struct Unit {
-        Seconds length;
-        char letter;
-    };
-    constexpr std::array<Unit, 4> units = {{{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}}};
-    std::string out;
-    for (const auto& unit : units) {
-        if (const Seconds count = seconds / unit.length; count > 0) {
-            out += fmt::format("{}{}", count, unit.letter);
-        }
-        seconds %= unit.length;
-    }
-    return out.empty() ? "0s" : out;
 }
 
 std::string print(const Rule& rule) {

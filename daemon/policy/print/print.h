@@ -14,7 +14,5 @@ std::string print(const Policy& policy);
 /// logs and explain).
 std::string print(const Rule& rule);
 std::string print(const EgressRule& rule);
-/// "1h30m", "7d", "0s"; "*": for ever.
-std::string print_duration(Seconds seconds);
 
 } // namespace egress::policy

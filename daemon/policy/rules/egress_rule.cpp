@@ -44,32 +44,6 @@ std::optional<Destination::Kind> class_of(std::string_view name) {
     return at != classes.end() ? std::optional(at->second) : std::nullopt;
 }
 
-std::string not_yet(const EgressRule& rule) {
-    // A later version removes from here what it can enforce; no other place has to change.
-    using Kind = Destination::Kind;
-    const auto kind = rule.destination.kind;
-    const auto& options = rule.options;
-    if (kind == Kind::name || kind == Kind::below || kind == Kind::any_below) {
-        return "destinations by name are not there yet";
-    }
-    if (rule.verdict.kind == Verdict::Kind::redirect) {
-        return "the action redirect is not there yet";
-    }
-    if (rule.verdict.kind == Verdict::Kind::ask) {
-        return "the action ask is not there yet";
-    }
-    const char* option = options.token                                       ? "token"
-                         : options.trap                                      ? "trap"
-                         : options.kill                                      ? "kill"
-                         : options.nfail || options.disable || options.level ? "nfail"
-                                                                             : nullptr;
-    return option == nullptr ? "" : std::string("the option ") + option + " is not there yet";
-}
-
-std::string not_yet(const AddressList& list) {
-    return list.names.empty() ? "" : "names in lists are not there yet";
-}
-
 std::size_t count_spans(const std::vector<Window>& windows) {
     constexpr std::size_t day = 1440; // minutes
     constexpr std::size_t week = 7 * day;

@@ -160,11 +160,6 @@ struct AddressList {
 std::string_view class_name(Destination::Kind kind);
 std::optional<Destination::Kind> class_of(std::string_view name);
 
-/// Why this version cannot enforce the line ("the option token is not there yet"); empty: it can.
-std::string not_yet(const EgressRule& rule);
-/// The same for a list: it cannot enforce names, only prefixes.
-std::string not_yet(const AddressList& list);
-
 /// Number of spans of the week in the windows. Adjoining spans count as one; a span across Sunday's
 /// midnight counts as two. At most max_spans in a parsed rule.
 std::size_t count_spans(const std::vector<Window>& windows);

@@ -82,4 +82,23 @@ std::optional<Seconds> parse_duration(const Cell& cell, const Context& context) 
     return total;
 }
 
+std::string print_duration(Seconds seconds) {
+    if (seconds == forever) {
+        return "*";
+    }
+    struct Unit {
+        Seconds length;
+        char letter;
+    };
+    constexpr std::array<Unit, 4> units = {{{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}}};
+    std::string out;
+    for (const auto& unit : units) {
+        if (const Seconds count = seconds / unit.length; count > 0) {
+            out += fmt::format("{}{}", count, unit.letter);
+        }
+        seconds %= unit.length;
+    }
+    return out.empty() ? "0s" : out;
+}
+
 } // namespace egress::policy

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "daemon/base/clock.h"
@@ -17,5 +18,7 @@ std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& conte
                                           std::uint64_t most);
 /// "90", "1h30m", ...: seconds; compounds add up. At most max_duration.
 std::optional<Seconds> parse_duration(const Cell& cell, const Context& context);
+/// "1h30m", "7d", "*" for ever, "0s".
+std::string print_duration(Seconds seconds);
 
 } // namespace egress::policy

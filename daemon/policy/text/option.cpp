@@ -21,6 +21,21 @@ bool twice(const Option& option, const Context& context) {
     return false;
 }
 
+bool takes_no_value(const Option& option, const Context& context) {
+    if (option.given) {
+        context.error(option.whole, fmt::format("option {} takes no value", option.key.text));
+    }
+    return !option.given;
+}
+
+bool unknown(const Option& option, const Context& context,
+             std::span<const std::string_view> known) {
+    const auto key = option.key.text;
+    context.error(option.whole, fmt::format("unknown option {}", quote(key)),
+                  suggestion(key, known, fmt::format("known are {}", fmt::join(known, ", "))));
+    return false;
+}
+
 bool each_option(const Cell& cell, const Context& context,
                  const std::function<bool(const Option&)>& set) {
     bool good = true;
