@@ -38,7 +38,8 @@ std::string parent_of(const std::string& pid) {
 }
 
 /// What a failed log-in from there would meet; nothing: no line is for it.
-std::optional<policy::EffectiveRule> decision(const Session& session, const policy::Matcher& matcher) {
+std::optional<policy::EffectiveRule> decision(const Session& session,
+                                              const policy::Matcher& matcher) {
     policy::Subject subject;
     subject.local = session.local;
     subject.remote = session.remote;
