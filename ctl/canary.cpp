@@ -56,7 +56,7 @@ Fd make(int family, int type, int protocol = 0) {
     return Fd(socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
 }
 
-/// A socket that takes what comes; its port, 0 where there is none.
+/// Opens a socket that receives; its port, 0: failed.
 Fd receiver(const Place& at, int type, std::uint16_t& port) {
     Fd fd = make(at.any.sa_family, type);
     Place bound{};
@@ -70,7 +70,7 @@ Fd receiver(const Place& at, int type, std::uint16_t& port) {
     return fd;
 }
 
-/// Protocols that the kernel has loaded: asking for another would load it.
+/// Whether the kernel has loaded the protocol: to request one would load it.
 bool knows(std::string_view protocol) {
     std::ifstream file("/proc/net/protocols");
     for (std::string line; std::getline(file, line);) {
@@ -102,11 +102,11 @@ struct Canary::Sockets {
     bool raw = may_make_raw();
     Fd tcp4_fd, tcp6_fd, udp4_fd, udp6_fd;
     Fd udp_before; ///< connected before the mark
-    Fd raw_before; ///< made before it
+    Fd raw_before; ///< created before it
     int udp_error = 0;
     int raw_error = 0;
     Fd handed;     ///< TCP, connected by another process before the mark
-    Fd handed_end; ///< the other end of it
+    Fd handed_end; ///< the other end
     int handed_error = 0;
 };
 
@@ -270,7 +270,7 @@ Attempt raw_before(const Sockets& to) {
     return tried(sendto(to.raw_before.get(), "x", 1, MSG_NOSIGNAL, &place.any, size_of(place)));
 }
 
-/// Held back until it leaves by the kernel's timer, when no process sends.
+/// Data held back until the kernel's timer sends it, when no process sends.
 Attempt delayed(const Sockets& to) {
     if (to.handed_end.get() < 0) {
         return Attempt::untried(to.handed_error == EPERM ? "the rules refuse loopback"
@@ -281,7 +281,7 @@ Attempt delayed(const Sockets& to) {
         send(to.handed.get(), "x", 1, MSG_NOSIGNAL) < 0) {
         return tried(-1);
     }
-    constexpr int long_enough_ms = 600; // the timer has 200
+    constexpr int long_enough_ms = 600; // the timer takes 200
     pollfd wait{to.handed_end.get(), POLLIN, 0};
     return poll(&wait, 1, long_enough_ms) == 0 ? Attempt{Attempt::Kind::refused, {}}
                                                : Attempt::passed();
@@ -339,7 +339,7 @@ constexpr Way all_ways[] = {
 
 namespace {
 
-/// Has a child connect the socket, so that the connection is another process'.
+/// Lets a child connect the socket, so that another process owns the connection.
 void connect_by_another(Sockets& s) {
     s.handed = make(AF_INET, SOCK_STREAM);
     const Place place = place4("127.0.0.1", s.tcp4);

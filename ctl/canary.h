@@ -1,6 +1,6 @@
-// The ways out of a process, each really tried: by a process whose every look the hooks refuse.
+// Tries every way out of a process, as a process of which the hooks refuse every check.
 //
-// Nothing leaves the host: all destinations are sockets of this process on the loopback device.
+// Nothing leaves the host: all destinations are this process' own sockets on the loopback device.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,7 @@
 
 namespace egress::ctl {
 
-/// What trying a way out came to.
+/// The result of trying a way out.
 struct Attempt {
     enum class Kind : unsigned char { passed, refused, untried };
     Kind kind = Kind::untried;
@@ -20,14 +20,14 @@ struct Attempt {
 
     static Attempt passed() { return {Kind::passed, {}}; }
     static Attempt untried(std::string why) { return {Kind::untried, std::move(why)}; }
-    /// By what a system call gave.
+    /// From the result of a system call.
     static Attempt of(long result, int error);
 };
 
-/// Sockets to try the ways to, and some that are older than the mark.
+/// The sockets to which the ways lead, and some created before the mark.
 class Canary {
   public:
-    /// Before the process is marked.
+    /// Call it before the process is marked.
     Canary();
     ~Canary();
 
@@ -40,7 +40,7 @@ class Canary {
 
 struct Way {
     std::string_view name;
-    std::string_view hook; ///< that has to see it; "": no hook of the cgroup level does
+    std::string_view hook; ///< that should see it; "": no cgroup hook does
     Attempt (*attempt)(const Canary::Sockets&);
 };
 

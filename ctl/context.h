@@ -1,6 +1,6 @@
-// What every command works with: where to write, whom to ask, and how it ends.
+// What every command works with: output streams, the daemon's socket, exit status.
 //
-// Streams, clock and settings are given by the owner (main, or a test); commands own nothing.
+// The owner (main, or a test) provides streams, clock and settings; commands own nothing.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ enum class Exit : int {
 struct Failure {
     Exit status = Exit::unreachable;
     std::string text;
-    bool nobody = false; ///< no daemon listens at the socket
-    bool cut = false;    ///< it hung up in the middle of its answer
+    bool no_daemon = false; ///< no daemon listens at the socket
+    bool cut = false;       ///< it hung up in the middle of its answer
 };
 
 template <typename T>
@@ -43,7 +43,7 @@ struct Context {
     std::FILE* in = stdin;
     const Clock* clock = nullptr; ///< never null while a command runs
     std::string socket;           ///< of the daemon's control API
-    std::string pins;             ///< where the kernel half is pinned
+    std::string pins;             ///< pins of the kernel side
     long timeout_ms = 30'000;     ///< for one whole exchange with the daemon
     bool json = false;            ///< --json
 };

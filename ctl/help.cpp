@@ -1,4 +1,4 @@
-// Texts that are made from the table: help and completion scripts.
+// Texts made from the table: help and completion scripts.
 #include <algorithm>
 
 #include "ctl/commands/commands.h"
@@ -51,7 +51,7 @@ std::string command_names() {
     return names;
 }
 
-/// Bash: what to offer for an argument of this kind, or "" for nothing.
+/// The bash command that completes an argument of this kind; "": none.
 std::string bash_offer(Kind kind) {
     switch (kind) {
     case Kind::file:
@@ -194,7 +194,7 @@ std::string help_text() {
     text +=
         fmt::format("\noptions, before or after any command:\n{}", option_lines(global_options()));
     text += "\nexit status: 0 yes, 1 no, 2 wrong usage, 3 cannot reach or read\n"
-            "'egressctl help COMMAND' tells more; the manual is egressctl(8)\n";
+            "'egressctl help COMMAND' shows its options; the manual is egressctl(8)\n";
     return text;
 }
 

@@ -42,7 +42,7 @@ Failure unreachable(const Context& context, std::string_view why) {
             .text = fmt::format("cannot reach egressd at {}: {}", printable(context.socket), why)};
 }
 
-/// The system's reason why connect() failed, with the next step for whoever reads it at night.
+/// The system's reason why connect() failed, and what to do.
 Failure connect_failure(const Context& context, int code) {
     const char* const reason = std::strerror(code);
     switch (code) {
@@ -50,7 +50,7 @@ Failure connect_failure(const Context& context, int code) {
     case ECONNREFUSED: {
         auto failure = unreachable(
             context, fmt::format("{}; is it running? (systemctl status egressd)", reason));
-        failure.nobody = true;
+        failure.no_daemon = true;
         return failure;
     }
     case EACCES:
@@ -104,7 +104,7 @@ void prepare(CURL* handle, const Context& context, const Request& request) {
     curl_easy_setopt(handle, CURLOPT_URL, ("http://egressd" + request.path).c_str());
     curl_easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
     curl_easy_setopt(handle, CURLOPT_PROTOCOLS_STR, "http");
-    curl_easy_setopt(handle, CURLOPT_PROXY, ""); // whatever http_proxy says, we stay on the host
+    curl_easy_setopt(handle, CURLOPT_PROXY, ""); // ignore http_proxy: stay on the host
     curl_easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(handle, CURLOPT_TIMEOUT_MS, context.timeout_ms);
     curl_easy_setopt(handle, CURLOPT_CONNECTTIMEOUT_MS, context.timeout_ms);
@@ -136,9 +136,9 @@ Outcome<void> check_socket_path(const Context& context) {
 struct Stream {
     CURL* handle = nullptr;
     const OnLine* on_line = nullptr;
-    std::size_t limit = 0; ///< bytes of a line, or of a refusal
+    std::size_t limit = 0; ///< bytes of a line or a refusal
     long status = 0;
-    std::string rest; ///< the line that is not complete, or the refusal
+    std::string rest; ///< the incomplete line, or the refusal
     bool enough = false;
     bool overflowed = false;
 };
@@ -163,8 +163,8 @@ std::size_t take_lines(char* data, std::size_t size, std::size_t count, void* to
     return stream.overflowed ? 0 : bytes;
 }
 
-/// A handle that is ready but for what takes the answer, and the header lines, which it needs as
-/// long as it lives.
+/// A handle, complete except for the receiver of the answer, and the header lines, which must
+/// outlive it.
 Outcome<std::pair<Headers, Handle>> open_handle(const Context& context, const Request& request) {
     if (const auto checked = check_socket_path(context); !checked) {
         return std::unexpected(checked.error());
@@ -232,7 +232,7 @@ Failure refusal(const Reply& reply) {
     auto text = body ? text_at(*body, "error") : std::string{};
     if (reply.status == 401 || reply.status == 403) {
         constexpr std::string_view remedy = "you must be root or in the group egress";
-        const bool said = text.find(remedy) != std::string::npos; // the daemon knows it too
+        const bool said = text.find(remedy) != std::string::npos; // the daemon has said it
         text = text.empty() ? "permission denied" : text;
         return {Exit::unreachable,
                 fmt::format("egressd refuses: {}{}{}", text, said ? "" : "; ", said ? "" : remedy)};

@@ -18,7 +18,7 @@ struct Request {
     std::string method = "GET";
     std::string path = "/";         ///< begins with '/'
     std::string body = {};          ///< JSON, or empty
-    std::size_t limit = 16u << 20u; ///< bytes of answer that are taken
+    std::size_t limit = 16u << 20u; ///< bytes of answer that are accepted
 };
 
 struct Reply {
@@ -26,19 +26,20 @@ struct Reply {
     std::string body;
 };
 
-/// Sends the request to context.socket and gives whatever was answered.
+/// Sends the request to context.socket and returns any answer.
 Outcome<Reply> exchange(const Context& context, const Request& request);
 
-/// Takes one line of an answer that goes on, without its end; false: it is enough.
+/// Receives one line of a continuing answer, without its newline; false: stop.
 using OnLine = std::function<bool(std::string_view line)>;
-/// The same context for what puts rules in force: egressd says itself when that takes too long.
-/// `given`: --timeout was.
+/// The context for requests that put rules in force: egressd itself reports when that takes too
+/// long. `given`: --timeout was given.
 Context patient(Context context, bool given);
-/// Sends the request and hands over the lines of the answer until it ends, as long as that takes.
-/// A refusal is a failure as of refusal().
+/// Sends the request and hands over the lines of the answer until it ends, without a time limit. A
+/// refusal is a failure as from refusal().
 Outcome<void> follow(const Context& context, const Request& request, const OnLine& on_line);
 
-/// What a reply of 400 or more means: 4xx is a no (403: no right), 5xx a daemon that cannot.
+/// The failure for a reply of 400 or more: 4xx refuses (403: no right), 5xx: the daemon cannot do
+/// it.
 Failure refusal(const Reply& reply);
 
 /// exchange(), then refusal() for anything but 2xx, then the body as JSON.

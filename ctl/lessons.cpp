@@ -21,7 +21,7 @@ namespace {
 
 using store::EventRow;
 
-/// Who sends what: the columns of a line but the destination.
+/// All columns of a line except the destination.
 struct Subject {
     std::string program;
     bool nameless = false;
@@ -32,7 +32,7 @@ struct Subject {
     friend auto operator<=>(const Subject&, const Subject&) = default;
 };
 
-/// What was seen of one destination.
+/// The traffic seen to one destination.
 struct Seen {
     std::set<std::uint16_t> ports;
     std::set<std::string> refusing;
@@ -61,8 +61,8 @@ struct Seen {
 
 struct Destinations {
     std::map<Prefix, Seen> prefixes;
-    std::optional<Seen> beyond;  ///< of more addresses than are remembered
-    std::optional<Seen> sockets; ///< made, going nowhere yet
+    std::optional<Seen> beyond;  ///< of addresses beyond those that are kept
+    std::optional<Seen> sockets; ///< created, without a destination
 };
 
 void fill(std::optional<Seen>& into, const EventRow& row) {
@@ -76,7 +76,7 @@ Prefix neighbourhood(const Prefix& host) {
     return Prefix::around(host.base, host.base.is_v4() ? 24 : 64);
 }
 
-/// Neighbours that were asked for the same ports become their prefix, where they are many.
+/// Turns neighbours with the same ports into their prefix, if there are many.
 void join_neighbours(std::map<Prefix, Seen>& prefixes) {
     std::map<std::pair<Prefix, std::set<std::uint16_t>>, std::vector<Prefix>> groups;
     for (const auto& [prefix, seen] : prefixes) {
@@ -93,7 +93,7 @@ void join_neighbours(std::map<Prefix, Seen>& prefixes) {
             all.add(prefixes.at(member));
             prefixes.erase(member);
         }
-        // Other ports of the same prefix make a line of their own below.
+        // Other ports of the same prefix get their own line below.
         if (const auto [at, fresh] = prefixes.emplace(key.first, all); !fresh) {
             at->second.add(all);
             at->second.ports.insert(all.ports.begin(), all.ports.end());
@@ -131,7 +131,7 @@ policy::EgressRule rule_of(const Subject& subject) {
     return rule;
 }
 
-/// The line as text, if reading it gives the same rule again.
+/// The line as text, if it parses to the same rule again.
 std::string text_of(const policy::EgressRule& rule) {
     auto text = policy::print(rule);
     const auto parsed = policy::parse_text("[egress]\n" + text + "\n", "learn");
@@ -161,13 +161,12 @@ class Class {
                 prefix.is_host() ? "" : fmt::format("for {} addresses", seen.addresses));
         }
         if (destinations.beyond) {
-            add(subject, {}, *destinations.beyond,
-                "for more addresses than are remembered one by one");
+            add(subject, {}, *destinations.beyond, "for more addresses than are kept singly");
         }
         if (destinations.sockets) {
             destinations.sockets->ports.clear();
             add(subject, {}, *destinations.sockets,
-                "for the making of sockets; where they send is not known");
+                "for creating sockets; their destinations are unknown");
         }
     }
     std::vector<Lesson> take() { return std::move(out_); }
@@ -175,7 +174,7 @@ class Class {
   private:
     void add(const Subject& subject, policy::Destination destination, const Seen& seen,
              std::string remark) {
-        // A line holds so many ranges; more of them make more lines.
+        // A line has a maximum of ranges; more of them make more lines.
         auto ranges = ranges_of(seen.ports);
         do {
             const auto part = std::min(ranges.size(), policy::max_port_ranges);
@@ -199,11 +198,11 @@ class Class {
         lesson.refusing = seen.refusing;
         lesson.remark = remark;
         if (subject.nameless) {
-            lesson.remark = "its program is not known, only the command name that it gave itself";
+            lesson.remark = "its program is unknown; only the command name that it chose is known";
         } else if (lesson.line = text_of(lesson.rule); lesson.line.empty()) {
-            lesson.remark = "the rules have no way to write it";
+            lesson.remark = "the rules cannot express it";
         } else if (options_.files && !subject.container && !is_there(subject.program)) {
-            lesson.remark = "the program is not there any more";
+            lesson.remark = "the program no longer exists";
             lesson.line.clear();
         }
         if (lesson.line.empty()) {

@@ -66,7 +66,7 @@ std::string to_text(const Json& value, int indent) {
 }
 
 std::optional<Json> parse_json(std::string_view text) {
-    // Printing recurses once per level, so the depth has to be bounded here.
+    // Printing recurses once per level, so the depth is bounded here.
     constexpr int deepest = 32;
     bool too_deep = false;
     const auto watch = [&](int depth, Json::parse_event_t, Json&) {

@@ -10,7 +10,7 @@ std::optional<std::uint64_t> start_of(const std::string& file) {
     std::stringstream text;
     text << in.rdbuf();
     const auto all = text.str();
-    // The 20th field after the name, which may hold anything.
+    // The 20th field after the name, which may contain anything.
     const auto name_end = all.rfind(')');
     if (name_end == std::string::npos) {
         return std::nullopt;

@@ -1,4 +1,4 @@
-// What /proc says of processes; they choose some of it themselves.
+// Reads /proc; processes choose some of its contents themselves.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +7,9 @@
 
 namespace egress::ctl {
 
-/// When a process began, in clock ticks since boot, by its "/proc/PID/stat".
+/// Start of a process, in clock ticks since boot, from its "/proc/PID/stat".
 std::optional<std::uint64_t> start_of(const std::string& file);
-/// Its cgroup below the cgroup2 root, by its "/proc/PID/cgroup"; "" where there is none.
+/// Its cgroup below the cgroup2 root, from its "/proc/PID/cgroup"; "": none.
 std::string cgroup_in(const std::string& file);
 
 } // namespace egress::ctl

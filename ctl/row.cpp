@@ -30,7 +30,7 @@ std::string or_dash(std::string text) {
     return text.empty() ? "-" : text;
 }
 
-/// The last column: when it was last seen, or what is left of its time.
+/// The last column: the last access, or the remaining time.
 std::string time_column(const store::Row& row, bool remaining, std::int64_t now) {
     if (!remaining) {
         return row.last == 0 ? "-" : local_time(row.last);
@@ -80,7 +80,7 @@ std::string row_header(const RowStyle& style) {
 }
 
 std::string row_line(const store::Row& row, const RowStyle& style, std::int64_t now) {
-    // An address that needs more room than its column takes it: cut, it would be another address.
+    // An address wider than its column overflows it: truncated, it would be another address.
     auto line =
         fmt::format("{:>{}}/{}:{}\t{}\t{}/{}\t{}", row.address.base.text(), style.wide ? 39 : 15,
                     row.address.length, any_or(row.port), printable(row.id), row.count, limit(row),

@@ -9,18 +9,18 @@
 
 namespace egress::ctl {
 
-/// The row as the daemon would have it now: whether or not one ran to see it, a block that is past
-/// its end blocks nobody and counts from zero, and a count past its time counts nothing.
+/// The row as a daemon would have it now, even if none has run since: a block past its end is no
+/// block and counts from zero, and an expired count is zero.
 store::Row as_of(store::Row row, std::int64_t now);
-/// A count whose time is over; the next daemon forgets it.
+/// Whether the count has expired; the next daemon removes it.
 bool is_forgotten(const store::Row& row, std::int64_t now);
 
-// What follows takes rows that went through as_of().
+// The functions below expect rows from as_of().
 
 struct RowStyle {
     bool header = true;
-    bool remaining = false; ///< instead of the last access
-    bool wide = false;      ///< room for IPv6 addresses
+    bool remaining = false; ///< remaining time instead of the last access
+    bool wide = false;      ///< columns wide enough for IPv6 addresses
     bool detailed = false;  ///< all columns
 };
 

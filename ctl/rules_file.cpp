@@ -22,7 +22,7 @@ struct CloseFile {
     void operator()(std::FILE* file) const { std::fclose(file); }
 };
 
-constexpr std::size_t largest = 64u << 20u; ///< bytes of rules; far more than anyone writes
+constexpr std::size_t largest = 64u << 20u; ///< bytes of rules; far more than in any real file
 
 Outcome<std::string> read_stream(std::FILE* file, std::string_view name) {
     std::string text;
@@ -41,7 +41,7 @@ Outcome<std::string> read_stream(std::FILE* file, std::string_view name) {
     return text;
 }
 
-/// Where the path leads to: a symbolic link is to stay one.
+/// Resolves the path, so that a symbolic link stays one.
 std::string target_of(const std::string& path) {
     const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr),
                                                            std::free);
@@ -120,7 +120,7 @@ Result<> Replacement::put() {
     const std::string link_name = fresh_ + ".old";
     if (had_ && (link(path_.c_str(), link_name.c_str()) != 0 ||
                  rename(link_name.c_str(), old().c_str()) != 0)) {
-        auto failed = egress::fail_errno("cannot keep the rules before as " + old());
+        auto failed = egress::fail_errno("cannot keep the previous rules as " + old());
         unlink(link_name.c_str());
         return failed;
     }
@@ -135,7 +135,7 @@ Result<> Replacement::put() {
 Result<> Replacement::undo() {
     const int code = had_ ? rename(old().c_str(), path_.c_str()) : unlink(path_.c_str());
     if (code != 0) {
-        return egress::fail_errno("cannot put the rules before back into " + path_);
+        return egress::fail_errno("cannot restore the previous rules in " + path_);
     }
     sync_directory(path_);
     return {};

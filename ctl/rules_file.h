@@ -1,4 +1,4 @@
-// Rules as a file: read whole, replaced whole.
+// A rules file: read and replaced as a whole.
 #pragma once
 
 #include <string>
@@ -9,25 +9,25 @@
 
 namespace egress::ctl {
 
-/// The text of the file, or of standard input where the path is "-".
+/// The text of the file; path "-": standard input.
 Outcome<std::string> read_rules(const Context& context, const std::string& path);
 
-/// A rules file on its way to another content. Until put() nothing but a file beside it changes.
+/// Replaces the text of a rules file. Until put() it only writes a file beside it.
 class Replacement {
   public:
-    /// Writes the text beside the file (or beside what a symbolic link points to), with its mode
-    /// and owner.
+    /// Writes the text beside the file (or beside the target of a symbolic link), with its mode and
+    /// owner.
     static Result<Replacement> prepare(const std::string& path, std::string_view text);
     Replacement(Replacement&& other) noexcept;
     Replacement& operator=(Replacement&&) = delete;
-    ~Replacement(); ///< removes what was not put
+    ~Replacement(); ///< removes the new file unless put
 
-    /// Atomically; the file before stays beside it as "FILE.old".
+    /// Replaces the file atomically; the previous one stays beside it as "FILE.old".
     Result<> put();
-    /// The file before, again.
+    /// Restores the previous file.
     Result<> undo();
     const std::string& path() const { return path_; }
-    /// Where the file before is; empty: there was none.
+    /// Path of the previous file; empty: there was none.
     std::string old() const { return had_ ? path_ + ".old" : std::string(); }
 
   private:

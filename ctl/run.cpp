@@ -42,7 +42,7 @@ Exit run(Context context, std::span<const std::string> words) {
         return complain(context, set.error());
     }
     const auto status = dispatch(*set, *line);
-    // A list that was cut by a full disk must not look complete.
+    // A list truncated by a full disk must not seem complete.
     if (std::fflush(context.out) != 0 || std::ferror(context.out) != 0) {
         return complain(context, {Exit::unreachable, "cannot write the output; it is incomplete"});
     }

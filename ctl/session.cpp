@@ -37,7 +37,7 @@ std::string parent_of(const std::string& pid) {
     return "0";
 }
 
-/// What a failed log-in from there would meet; nothing: no line is for it.
+/// The rule for a failed log-in from there; nullopt: no line matches.
 std::optional<policy::EffectiveRule> decision(const Session& session,
                                               const policy::Matcher& matcher) {
     policy::Subject subject;

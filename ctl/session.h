@@ -1,4 +1,4 @@
-// The log-in from which a command is given, and rules that would let it be blocked.
+// The log-in session in which a command runs, and rules under which it could be blocked.
 #pragma once
 
 #include <optional>
@@ -16,12 +16,12 @@ struct Session {
     Endpoint local;
 };
 
-/// Of this process, or of one that it descends from (sudo drops the variable that tells).
+/// The session of this process or of an ancestor (sudo drops the variable).
 std::optional<Session> own_session();
-/// "REMOTE PORT LOCAL PORT", as sshd puts it into SSH_CONNECTION.
+/// Parses "REMOTE PORT LOCAL PORT", the form of SSH_CONNECTION.
 std::optional<Session> parse_session(const std::string& text);
 
-/// A warning where failures never blocked the session's address and now do.
+/// Warns if failures now block the session's address and did not before.
 std::vector<policy::Diagnostic>
 exemptions_lost(const Session& session, const policy::Policy& before, const policy::Policy& after);
 

@@ -34,7 +34,7 @@ constexpr Option check_options[] = {
 
 constexpr Option apply_options[] = {
     {'\0', "confirm", "time", "go back after 60s, 5m, ... unless \"confirm\" comes"},
-    {'\0', "wait", "", "with --confirm: stay until the trial has ended, and tell how"},
+    {'\0', "wait", "", "with --confirm: wait until the trial has ended, and report how"},
     {'\0', "force", "", "even if the rules cut off what the system needs"},
 };
 
@@ -43,7 +43,7 @@ constexpr Option reload_options[] = {
 };
 
 constexpr Option confirm_options[] = {
-    {'\0', "back", "", "end the trial: the rules before come back"},
+    {'\0', "back", "", "end the trial: the previous rules return"},
 };
 
 constexpr Option block_options[] = {
@@ -68,49 +68,49 @@ constexpr Option watch_options[] = {
 };
 
 constexpr Option learn_options[] = {
-    {'\0', "since", "time", "only what was seen in the last 2h, 7d, ..."},
+    {'\0', "since", "time", "only traffic seen in the last 2h, 7d, ..."},
     {'\0', "exact", "", "no prefixes for neighbours"},
-    {'\0', "refused", "", "what was refused, too"},
+    {'\0', "refused", "", "include refused traffic"},
     {'D', "", "db", "directory of the database", Kind::directory},
 };
 
 constexpr Option explain_options[] = {
-    {'\0', "pid", "pid", "a process that runs"},
-    {'\0', "exe", "path", "a program that might", Kind::file},
+    {'\0', "pid", "pid", "a running process"},
+    {'\0', "exe", "path", "a program that need not run", Kind::file},
     {'\0', "command", "name", "its command name, else the last part of the path"},
-    {'\0', "parent", "path", "program that forked it; again: that one's, and so on", Kind::file,
-     true},
+    {'\0', "parent", "path", "program that forked it; again: the one that forked that, and so on",
+     Kind::file, true},
     {'\0', "uid", "user", "its user, a name or a number; with --exe else root"},
     {'\0', "gid", "group", "its group; else the user's"},
-    {'\0', "cgroup", "path", "its cgroup, below the root of them"},
+    {'\0', "cgroup", "path", "its cgroup, below the root of the hierarchy"},
     {'\0', "container", "", "it is in a container"},
     {'\0', "host", "", "it is on the host"},
-    {'\0', "type", "type", "stream, dgram or raw; else what the protocol has"},
-    {'\0', "proto", "protocol", "tcp, udp or a number; else what the type has"},
+    {'\0', "type", "type", "stream, dgram or raw; else the protocol's"},
+    {'\0', "proto", "protocol", "tcp, udp or a number; else the type's"},
 };
 
 constexpr std::span<const Option> none{};
 constexpr std::string_view target = "ADDR[/LEN][:PORT]";
 
 constexpr Command all_commands[] = {
-    {"dump", "", "list what the database remembers, with or without the daemon", dump_options,
+    {"dump", "", "list the rows of the database, with or without the daemon", dump_options,
      run_dump},
-    {"status", "", "tell how the daemon, its helper and its database are", none, run_status},
+    {"status", "", "show the state of the daemon, its helper and its database", none, run_status},
     {"reload", "", "read the rules files again, all or nothing", reload_options, run_reload},
     {"check", "[FILE]", "check rules without touching the daemon", check_options, run_check,
      Kind::file},
     {"apply", "FILE", "put other rules in force, for a trial or for good", apply_options, run_apply,
      Kind::file},
-    {"confirm", "", "keep the rules that are tried out", confirm_options, run_confirm},
+    {"confirm", "", "keep the rules on trial", confirm_options, run_confirm},
     {"block", target, "block an address by hand", block_options, run_block},
     {"unblock", target, "lift the blocks of an address", unblock_options, run_unblock},
-    {"watch", "", "show what the kernel half sees, as it comes", watch_options, run_watch},
+    {"watch", "", "show the events of [egress] as they come", watch_options, run_watch},
     {"learn", "", "print the lines of [egress] that the traffic seen needs", learn_options,
      run_learn},
-    {"explain", "DEST[:PORT]", "tell which line of [egress] decides, and why", explain_options,
+    {"explain", "DEST[:PORT]", "explain which line of [egress] decides, and why", explain_options,
      run_explain},
-    {"selftest", "", "try every way out and tell what is enforced here", none, run_selftest},
-    {"detach", "", "take the kernel half of egress out of the kernel", none, run_detach},
+    {"selftest", "", "try every way out and report what is enforced here", none, run_selftest},
+    {"detach", "", "remove egress from the kernel: hooks, pins and tables", none, run_detach},
     {"rules", "", "print the rules that are in force", none, run_rules},
     {"metrics", "", "print the daemon's counters in Prometheus form", none, run_metrics},
     {"version", "", "print the versions of egressctl and of the daemon", none, run_version},

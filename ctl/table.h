@@ -1,4 +1,4 @@
-// The one table of subcommands. Parsing, --help, completion and the manual's test all read it.
+// The one table of subcommands. Parsing, --help, completion and the test of the manual use it.
 #pragma once
 
 #include <map>
@@ -22,12 +22,12 @@ struct Option {
     Kind kind = Kind::word;
     bool many = false; ///< may be given several times
 
-    /// What Arguments are keyed by: the long name, or the letter where there is none.
+    /// The key in Arguments: the long name, or the letter if there is none.
     std::string key() const { return name.empty() ? std::string(1, letter) : std::string(name); }
-    std::string text() const; ///< "--for", or "-D" where there is no long name
+    std::string text() const; ///< "--for", or "-D" if there is no long name
 };
 
-/// A command line that was checked against the table.
+/// A command line, checked against the table.
 struct Arguments {
     std::map<std::string, std::string, std::less<>> values; ///< by Option::key(); flags hold ""
     std::map<std::string, std::vector<std::string>, std::less<>> all; ///< in the order given
@@ -62,7 +62,7 @@ struct Command {
 std::span<const Command> commands();
 /// Options that stand before or after any command: -S, --json, --timeout, -h.
 std::span<const Option> global_options();
-/// Null where there is none of this name.
+/// null: no command has this name.
 const Command* find_command(std::string_view name);
 
 struct Line {

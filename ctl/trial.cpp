@@ -13,7 +13,7 @@ namespace egress::ctl {
 
 namespace {
 
-constexpr Seconds more = 15; ///< for a daemon that is late, or started again
+constexpr Seconds more = 15; ///< for a daemon that is late or restarted
 
 /// Canonical text of the rules in force.
 Outcome<std::string> rules_in_force(const Context& context) {
@@ -25,25 +25,26 @@ Outcome<std::string> rules_in_force(const Context& context) {
     return text != nullptr && text->is_string() ? text->get<std::string>() : std::string();
 }
 
-void tell(const Context& context, bool kept) {
+void report_end(const Context& context, bool kept) {
     if (context.json) {
         print(context.out, "{}\n", to_text({{"confirmed", kept}}, -1));
     } else {
         print(context.out, "{}\n",
               kept ? "the trial has ended: its rules were kept"
-                   : "the trial has ended: the rules before are in force");
+                   : "the trial has ended: the previous rules are in force");
     }
     std::fflush(context.out);
 }
 
 Failure lost(const Failure& why) {
-    return {Exit::unreachable,
-            fmt::format("egressd does not answer during the trial ({}). Until it is started "
-                        "(systemctl start egressd) nobody ends it: the kernel goes on with the "
-                        "[egress] that is tried out. Started in time, egressd goes on with the "
-                        "trial, later it starts with the rules of its files; \"egressctl detach\" "
-                        "takes all of [egress] out of the kernel without it",
-                        why.text)};
+    return {
+        Exit::unreachable,
+        fmt::format("egressd does not answer during the trial ({}). Until it is started "
+                    "(systemctl start egressd) the trial does not end: the kernel goes on with the "
+                    "[egress] on trial. Started in time, egressd continues the "
+                    "trial, later it starts with the rules of its files; \"egressctl detach\" "
+                    "removes [egress] from the kernel without it",
+                    why.text)};
 }
 
 } // namespace
@@ -52,34 +53,35 @@ std::string left_in_kernel(const Context& context) {
     if (access((context.pins + "/config").c_str(), F_OK) != 0) {
         return {};
     }
-    return "the kernel goes on with the [egress] that was in force last, that of a trial included; "
+    return "the kernel goes on with the last [egress] in force, even one on trial; "
            "start egressd (systemctl start egressd), which ends a trial whose time is over, or "
-           "take all of it out with \"egressctl detach\"";
+           "remove it with \"egressctl detach\"";
 }
 
 Exit wait_for_end(const Context& context, Seconds seconds) {
     using Clock = std::chrono::steady_clock;
     const auto tried = rules_in_force(context);
     const auto end = Clock::now() + std::chrono::seconds(seconds + more);
-    bool told = false;
+    bool reported = false;
     for (;;) {
         const auto reply = exchange(context, {"GET", "/v1/trial"});
         if (reply && reply->status == 404) {
             const auto now = rules_in_force(context);
             if (tried && now) {
-                tell(context, *now == *tried);
+                report_end(context, *now == *tried);
                 return *now == *tried ? Exit::ok : Exit::no;
             }
         }
         if (reply) {
-            told = false;
-        } else if (!std::exchange(told, true)) {
+            reported = false;
+        } else if (!std::exchange(reported, true)) {
             complain(context, lost(reply.error()));
         }
         if (Clock::now() >= end) {
-            return told ? Exit::unreachable
-                        : complain(context, {Exit::unreachable, "the trial does not end; "
-                                                                "\"egressctl status\" tells more"});
+            return reported
+                       ? Exit::unreachable
+                       : complain(context, {Exit::unreachable, "the trial does not end; "
+                                                               "\"egressctl status\" shows more"});
         }
         std::this_thread::sleep_for(std::chrono::seconds(1));
     }

@@ -1,4 +1,4 @@
-// One operation through io_uring, by bare system calls: the way out that no libc function takes.
+// One operation through io_uring, by bare system calls: a way out that no libc function takes.
 #pragma once
 
 #include <cerrno>
@@ -12,10 +12,10 @@
 
 namespace egress::ctl {
 
-/// A ring for a single operation. Everything is given back with it.
+/// A ring for a single operation. Its destructor frees everything.
 class Uring {
   public:
-    /// `flags` as of io_uring_setup(2). good() is false where the kernel refuses; errno says why.
+    /// `flags` as in io_uring_setup(2). good() is false if the kernel refuses; errno says why.
     explicit Uring(unsigned flags = 0) {
         params_.flags = flags;
         fd_ = static_cast<int>(syscall(__NR_io_uring_setup, 4, &params_));
@@ -45,7 +45,7 @@ class Uring {
         return submit_.start != nullptr && complete_.start != nullptr && entries_.start != nullptr;
     }
 
-    /// Submits and waits: what the operation gave, or minus an errno.
+    /// Submits and waits; returns the operation's result, or minus an errno.
     int run(const io_uring_sqe& entry) {
         std::memcpy(entries_.start, &entry, sizeof entry);
         at(submit_, params_.sq_off.array) = 0;

@@ -33,7 +33,7 @@ std::optional<T> whole_number(std::string_view digits, T most) {
     return good ? std::optional(value) : std::nullopt;
 }
 
-/// Port number or name of the system's services; nothing: neither.
+/// Port number or name of the system's services; nullopt: neither.
 std::optional<std::uint16_t> port_of(std::string_view text) {
     if (const auto number = whole_number<std::uint32_t>(text, 65535); number && *number > 0) {
         return static_cast<std::uint16_t>(*number);
@@ -50,14 +50,14 @@ std::optional<std::uint16_t> port_of(std::string_view text) {
                             : std::optional(ntohs(static_cast<std::uint16_t>(found->s_port)));
 }
 
-/// The parts of a target: what stands before the port's colon and after it.
+/// The parts of a target, before and after the port's colon.
 struct Split {
     std::string address; ///< without brackets
     std::optional<std::string_view> length;
     std::optional<std::string_view> port;
 };
 
-/// Splits by the brackets, the slash and the last colon; nothing: brackets that do not fit.
+/// Splits by the brackets, the slash and the last colon; nullopt: unbalanced brackets.
 std::optional<Split> split_target(std::string_view text) {
     Split split;
     std::string_view rest;

@@ -1,5 +1,5 @@
 // Operands and option values of the command line: text -> checked values, or a usage failure that
-// names the wrong word. What the daemon would refuse is refused here first, with a better hint.
+// names the wrong word. Refuses what the daemon would refuse, with a better hint.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace egress::ctl {
 /// ADDR[/LEN][:PORT], [V6][/LEN][:PORT], or what dump prints: V6/LEN:PORT, with "*" for any port.
 struct Target {
     Prefix prefix;
-    std::optional<std::uint16_t> port; ///< host byte order; nothing: every port
+    std::optional<std::uint16_t> port; ///< host byte order; nullopt: every port
     std::string text() const;          ///< in the form that parse_target() reads
 };
 
@@ -29,7 +29,7 @@ Outcome<std::string> parse_name(std::string_view text);
 Outcome<std::string> parse_reason(std::string_view text);
 struct User {
     std::uint32_t uid = 0;
-    std::optional<std::uint32_t> gid; ///< primary group; nothing: the system does not know the user
+    std::optional<std::uint32_t> gid; ///< primary group; nullopt: unknown user
 };
 /// A user's name or number.
 Outcome<User> parse_user(std::string_view text);

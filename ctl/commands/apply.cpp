@@ -1,6 +1,6 @@
 // apply and confirm: other rules, for a trial or for good.
 //
-// The daemon tries the rules out and knows when to go back; the file is written here, as the daemon
+// The daemon runs the trial and goes back by itself; this command writes the file, as the daemon
 // may have no right to.
 #include <filesystem>
 
@@ -18,11 +18,11 @@ namespace egress::ctl {
 
 namespace {
 
-constexpr Seconds meanwhile = 60; ///< of the trial that precedes what is for good
+constexpr Seconds meanwhile = 60; ///< of the trial that precedes a permanent change
 constexpr Seconds longest = 24 * 60 * 60;
 
-/// A refusal with the list of what is wrong, as check writes it.
-Failure tell_refusal(const Context& context, const Reply& reply) {
+/// A refusal with the list of errors, in the form of check.
+Failure print_refusal(const Context& context, const Reply& reply) {
     const auto body = parse_json(reply.body);
     for (const char* key : {"errors", "warnings"}) {
         const auto* const list = body ? member(*body, key) : nullptr;
@@ -35,14 +35,14 @@ Failure tell_refusal(const Context& context, const Reply& reply) {
     return refusal(reply);
 }
 
-/// exchange(), with every refusal told in full.
+/// exchange(), which reports every refusal in full.
 Outcome<Json> ask(const Context& context, const Request& request) {
     const auto reply = exchange(context, request);
     if (!reply) {
         return std::unexpected(reply.error());
     }
     if (reply->status < 200 || reply->status > 299) {
-        return std::unexpected(tell_refusal(context, *reply));
+        return std::unexpected(print_refusal(context, *reply));
     }
     auto body = parse_json(reply->body);
     if (!body) {
@@ -61,7 +61,7 @@ Outcome<Replacement> prepare(const std::string& path, const std::string& text) {
     return std::move(*made);
 }
 
-/// The rules that are tried out become those of the file, and stay.
+/// Writes the rules on trial to the file and keeps them in force.
 Outcome<void> keep(const Context& context, Replacement& file) {
     if (const auto put = file.put(); !put) {
         return fail(Exit::unreachable, printable(put.error().text));
@@ -78,7 +78,7 @@ Outcome<void> keep(const Context& context, Replacement& file) {
     return std::unexpected(failure);
 }
 
-void tell_kept(const Context& context, const Replacement& file) {
+void print_kept(const Context& context, const Replacement& file) {
     if (context.json) {
         Json out = {{"confirmed", true}, {"file", file.path()}};
         if (!file.old().empty()) {
@@ -88,10 +88,10 @@ void tell_kept(const Context& context, const Replacement& file) {
         return;
     }
     print(context.out, "in force for good, written to {}{}{}\n", printable(file.path()),
-          file.old().empty() ? "" : "; the rules before are in ", printable(file.old()));
+          file.old().empty() ? "" : "; the previous rules are in ", printable(file.old()));
 }
 
-/// What the daemon has.
+/// The daemon's rules.
 struct Rules {
     std::string file;
     std::string text; ///< in force
@@ -105,7 +105,7 @@ Outcome<Rules> rules_of_daemon(const Context& context) {
     const auto* const file = member(*rules, "file");
     const auto* const text = member(*rules, "text");
     if (file == nullptr || !file->is_string() || text == nullptr || !text->is_string()) {
-        return fail(Exit::unreachable, "egressd does not tell what its rules are");
+        return fail(Exit::unreachable, "egressd did not report its rules");
     }
     return Rules{*file, *text};
 }
@@ -130,7 +130,7 @@ Outcome<Request> request_of(const std::string& path, const std::string& text, Se
     return request;
 }
 
-/// For good: a trial that is confirmed as soon as it is in force.
+/// A permanent change: a trial that is confirmed as soon as it is in force.
 Outcome<void> apply_for_good(const Context& context, const std::string& path,
                              const std::string& text, bool force) {
     const auto rules = rules_of_daemon(context);
@@ -148,10 +148,10 @@ Outcome<void> apply_for_good(const Context& context, const std::string& path,
     }
     auto kept = keep(context, *file);
     if (!kept) {
-        (void)exchange(context, {"DELETE", "/v1/trial"}); // else the time brings them back
+        (void)exchange(context, {"DELETE", "/v1/trial"}); // else they return when the time is over
         return kept;
     }
-    tell_kept(context, *file);
+    print_kept(context, *file);
     return {};
 }
 
@@ -176,7 +176,7 @@ Outcome<void> apply_for(const Context& context, const std::string& path, const s
               "--back\" ends the trial\n",
               seconds);
     }
-    std::fflush(context.out); // the trial has begun, whatever becomes of us
+    std::fflush(context.out); // the trial has begun, even if this process ends
     return {};
 }
 
@@ -221,16 +221,16 @@ Outcome<std::optional<Seconds>> time_of(const Arguments& arguments) {
         return fail(Exit::usage, "--confirm: " + time.error().text);
     }
     if (*time > longest) {
-        return fail(Exit::usage, "--confirm: a day is the most");
+        return fail(Exit::usage, "--confirm: at most a day");
     }
     return *time;
 }
 
-/// What is left in the kernel, too, where nobody answers.
-Exit complain_and_tell(const Context& context, const Failure& failure) {
+/// The failure, and what remains in the kernel if no daemon answers.
+Exit complain_with_rest(const Context& context, const Failure& failure) {
     const auto status = complain(context, failure);
     const auto left = status == Exit::unreachable ? left_in_kernel(context) : "";
-    if (!left.empty() && failure.nobody) {
+    if (!left.empty() && failure.no_daemon) {
         print(context.err, "{}\n", left);
     } else if (!left.empty() && failure.cut) {
         print(context.err, "if it has ended, {}\n", left);
@@ -263,7 +263,7 @@ Exit run_apply(const Context& given, const Arguments& arguments) {
     const auto done = *time ? apply_for(context, path, *text, **time, force)
                             : apply_for_good(context, path, *text, force);
     if (!done) {
-        return complain_and_tell(context, done.error());
+        return complain_with_rest(context, done.error());
     }
     return arguments.has("wait") ? wait_for_end(context, **time) : Exit::ok;
 }
@@ -273,15 +273,15 @@ Exit run_confirm(const Context& given, const Arguments& arguments) {
     if (arguments.has("back")) {
         const auto ended = ask(context, {"DELETE", "/v1/trial"});
         if (!ended) {
-            return complain_and_tell(context, ended.error());
+            return complain_with_rest(context, ended.error());
         }
         print(context.out, "{}\n",
-              context.json ? to_text({{"confirmed", false}}) : "the rules before are in force");
+              context.json ? to_text({{"confirmed", false}}) : "the previous rules are in force");
         return Exit::ok;
     }
     const auto trial = ask(context, {"GET", "/v1/trial"});
     if (!trial) {
-        return complain_and_tell(context, trial.error());
+        return complain_with_rest(context, trial.error());
     }
     const auto* const text = member(*trial, "text");
     const auto* const target = member(*trial, "file");
@@ -295,7 +295,7 @@ Exit run_confirm(const Context& given, const Arguments& arguments) {
     if (const auto kept = keep(context, *file); !kept) {
         return complain(context, kept.error());
     }
-    tell_kept(context, *file);
+    print_kept(context, *file);
     return Exit::ok;
 }
 

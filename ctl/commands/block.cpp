@@ -1,4 +1,4 @@
-// block and unblock: what the operator wants, answered when it is durable.
+// block and unblock: answered when the change is durable.
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
@@ -69,7 +69,7 @@ Outcome<Json> block_body(const Arguments& arguments) {
     return body;
 }
 
-void tell_blocked(const Context& context, const Json& row) {
+void print_blocked(const Context& context, const Json& row) {
     const auto port = number_at(row, "port").value_or(0);
     const auto protocol = text_at(row, "protocol");
     const auto until = text_at(row, "until");
@@ -79,7 +79,7 @@ void tell_blocked(const Context& context, const Json& row) {
           until.empty() ? "for ever" : "until " + until);
     if (text_at(row, "state") == "wanted") {
         print(context.out,
-              "durable; the firewall has yet to confirm it ('egressctl status' tells)\n");
+              "durable; the firewall has yet to confirm it ('egressctl status' shows it)\n");
     }
 }
 
@@ -97,7 +97,7 @@ Exit run_block(const Context& context, const Arguments& arguments) {
     if (context.json) {
         print(context.out, "{}\n", to_text(*row));
     } else {
-        tell_blocked(context, *row);
+        print_blocked(context, *row);
     }
     return Exit::ok;
 }

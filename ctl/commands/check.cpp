@@ -14,7 +14,7 @@ namespace egress::ctl {
 
 namespace {
 
-/// By the functions that the daemon reads its rules with, so that both say the same.
+/// Uses the daemon's own functions, so that both report the same.
 Outcome<policy::Parsed> parse(const Context& context, const Arguments& arguments) {
     const std::string path = arguments.operands.empty() ? EGRESS_CONF : arguments.operands[0];
     const bool piped = path == "-";
@@ -27,7 +27,7 @@ Outcome<policy::Parsed> parse(const Context& context, const Arguments& arguments
     if (!piped && std::filesystem::is_regular_file(path, code)) {
         return policy::parse_files(path, path + ".d");
     }
-    // From a pipe: in the place of the installed ones, as apply takes it.
+    // From a pipe: replaces the installed file, as in apply.
     return policy::parse_instead(*text, piped ? "stdin" : path, EGRESS_CONF, EGRESS_CONF_DIR);
 }
 

@@ -1,4 +1,4 @@
-// detach: the kernel half out of the kernel, by the daemon or, where none runs, by hand.
+// detach: removes the kernel side, by the daemon or, if none runs, directly.
 #include <cerrno>
 
 #include "ctl/commands/commands.h"
@@ -10,7 +10,7 @@ namespace egress::ctl {
 
 namespace {
 
-Exit tell(const Context& context, std::int64_t removed, bool by_daemon) {
+Exit print_answer(const Context& context, std::int64_t removed, bool by_daemon) {
     if (context.json) {
         print(context.out, "{}\n", to_text({{"removed", removed}, {"daemon", by_daemon}}));
         return Exit::ok;
@@ -26,7 +26,7 @@ Exit tell(const Context& context, std::int64_t removed, bool by_daemon) {
     return Exit::ok;
 }
 
-/// No daemon is there to do it.
+/// Removes the pins without a daemon.
 Exit by_hand(const Context& context) {
     if (bpf::pins_held(context.pins)) {
         return complain(context, {Exit::unreachable,
@@ -42,14 +42,14 @@ Exit by_hand(const Context& context) {
                          fmt::format("no egressd runs, and {}{}", printable(removed.error().text),
                                      no_right ? "; you must be root" : "")});
     }
-    return tell(context, static_cast<std::int64_t>(*removed), false);
+    return print_answer(context, static_cast<std::int64_t>(*removed), false);
 }
 
 } // namespace
 
 Exit run_detach(const Context& context, const Arguments&) {
     const auto answer = call(context, {"DELETE", "/v1/egress"});
-    if (!answer && answer.error().nobody) {
+    if (!answer && answer.error().no_daemon) {
         return by_hand(context);
     }
     if (!answer) {
@@ -59,7 +59,7 @@ Exit run_detach(const Context& context, const Arguments&) {
     if (!removed) {
         return complain(context, {Exit::unreachable, "egressd's answer is not understood"});
     }
-    return tell(context, *removed, true);
+    return print_answer(context, *removed, true);
 }
 
 } // namespace egress::ctl

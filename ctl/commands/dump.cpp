@@ -1,4 +1,4 @@
-// dump: what the database remembers, in blocklistctl's columns. Reads the files, asks nobody.
+// dump: the rows of the database, in blocklistctl's columns. Reads the files, without the daemon.
 
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
@@ -33,8 +33,8 @@ bool is_wanted(const store::Row& row, Wanted wanted, std::int64_t now) {
     return true;
 }
 
-/// Collects the text of the rows. Nothing is written while the database is open: a pager that
-/// stands still would hold LMDB's reader, and the daemon's file would grow meanwhile.
+/// Collects the text of the rows. Writes nothing while the database is open: a waiting pager would
+/// hold LMDB's reader, and the daemon's file would grow meanwhile.
 class Listing {
   public:
     Listing(const Context& context, const RowStyle& style, std::int64_t now)
@@ -81,7 +81,7 @@ std::string hex(const std::vector<std::uint8_t>& bytes) {
     return out;
 }
 
-/// What was damaged, bytes and all, for people who want to see what can be made of it.
+/// Collects the damaged rows with their bytes, for people to examine.
 class DamageListing {
   public:
     explicit DamageListing(const Context& context) : json_(context.json) {}
@@ -127,7 +127,7 @@ Exit dump_damaged(const Context& context, const std::string& directory) {
     return Exit::ok;
 }
 
-/// Walks the database and closes it again. Gives the names of damaged rows.
+/// Walks the database and closes it again. Returns the names of damaged rows.
 Result<std::vector<std::string>> collect(const std::string& directory, Wanted wanted,
                                          std::int64_t now, Listing& listing) {
     const auto env = open_to_read(directory);

@@ -1,4 +1,4 @@
-// explain: which line of [egress] decides, and why none before it does.
+// explain: which line of [egress] decides, and why no earlier line does.
 #include <charconv>
 #include <filesystem>
 #include <fstream>
@@ -21,7 +21,7 @@ Failure about(std::string_view option, Failure failure) {
     return failure;
 }
 
-/// "mnt:[4026531841]" behind a link of /proc/PID/ns.
+/// The number in "mnt:[4026531841]", the target of a link in /proc/PID/ns.
 std::optional<std::uint64_t> namespace_at(const std::string& link) {
     std::error_code code;
     const auto text = std::filesystem::read_symlink(link, code).string();
@@ -49,7 +49,7 @@ std::optional<std::uint32_t> id_in(const std::string& file, std::string_view key
     return std::nullopt;
 }
 
-/// What /proc says of a process. The daemon may not be able to see it.
+/// Reads /proc of a process, which the daemon may not be able to see.
 Outcome<Json> running(const std::string& text) {
     const auto pid = parse_decimal<std::uint32_t>(text).value_or(0);
     if (pid == 0) {
@@ -61,8 +61,7 @@ Outcome<Json> running(const std::string& text) {
     const auto gid = id_in(at + "status", "Gid:");
     const auto start = start_of(at + "stat");
     if (!uid || !gid || !start) {
-        return fail(Exit::no,
-                    fmt::format("there is no process {}, or it is not yours to see", pid));
+        return fail(Exit::no, fmt::format("there is no process {}, or you may not see it", pid));
     }
     Json body = {{"pid", pid}, {"uid", *uid}, {"gid", *gid}, {"started", *start}};
     std::ifstream name(at + "comm");
@@ -187,7 +186,7 @@ std::string joined(const Json* words) {
     return text;
 }
 
-void tell_process(const Context& context, const Json& process) {
+void print_process(const Context& context, const Json& process) {
     std::string text = text_at(process, "exe");
     text = text.empty() ? "(" + text_at(process, "comm") + ")" : text;
     if (const auto pid = number_at(process, "pid")) {
@@ -205,7 +204,7 @@ void tell_process(const Context& context, const Json& process) {
     }
 }
 
-void tell(const Context& context, const Json& answer) {
+void print_answer(const Context& context, const Json& answer) {
     const auto rule = text_at(answer, "rule");
     if (rule.empty()) {
         print(context.out, "{}: no line matches\n", text_at(answer, "action"));
@@ -214,7 +213,7 @@ void tell(const Context& context, const Json& answer) {
               text_at(answer, "text"));
     }
     if (const auto* const process = member(answer, "process")) {
-        tell_process(context, *process);
+        print_process(context, *process);
     }
     if (const auto* const parts = member(answer, "dimensions"); parts && parts->is_object()) {
         std::string text;
@@ -255,7 +254,7 @@ Exit run_explain(const Context& context, const Arguments& arguments) {
     if (context.json) {
         print(context.out, "{}\n", to_text(*answer));
     } else {
-        tell(context, *answer);
+        print_answer(context, *answer);
     }
     return Exit::ok;
 }

@@ -1,5 +1,5 @@
-// learn: the lines of [egress] that the traffic needs which the kernel half saw. Reads the
-// database, asks nobody.
+// learn: the lines of [egress] that the traffic seen by the kernel side needs. Reads the database,
+// without the daemon.
 
 #include "ctl/commands/commands.h"
 #include "ctl/lessons.h"
@@ -16,12 +16,12 @@ namespace egress::ctl {
 
 namespace {
 
-/// What the database has, sorted out.
+/// The contents of the database, by kind.
 struct Record {
     std::vector<store::EventRow> rows; ///< to learn from
-    std::uint64_t events = 0;          ///< that they count
+    std::uint64_t events = 0;          ///< that the rows count
     std::uint64_t refused = 0;         ///< refused, and left out
-    std::uint64_t unknown = 0;         ///< found no row of their own
+    std::uint64_t unknown = 0;         ///< events without a row of their own
     std::uint64_t damaged = 0;         ///< rows that cannot be read
 };
 

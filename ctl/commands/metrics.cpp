@@ -1,4 +1,4 @@
-// metrics: the daemon's counters, as they are scraped or as JSON.
+// metrics: the daemon's counters, in Prometheus' form or as JSON.
 #include <algorithm>
 #include <charconv>
 
@@ -10,7 +10,7 @@ namespace egress::ctl {
 
 namespace {
 
-/// The value of one sample: a number, or its text where JSON has no such number (NaN, +Inf).
+/// The value of one sample: a number, or its text if JSON has no such number (NaN, +Inf).
 Json sample_value(std::string_view text) {
     std::int64_t whole = 0;
     double real = 0;
@@ -24,7 +24,7 @@ Json sample_value(std::string_view text) {
                                                                    : Json(std::string(text));
 }
 
-/// `name="value",...` after the opening brace; nothing: not of this form.
+/// `name="value",...` after the opening brace; nullopt: not of this form.
 std::optional<Json> sample_labels(std::string_view& rest) {
     Json labels = Json::object();
     while (!rest.empty() && rest[0] != '}') {
@@ -51,7 +51,7 @@ std::optional<Json> sample_labels(std::string_view& rest) {
     return labels;
 }
 
-/// {"name","labels","value"} of a line; nothing: a comment, or no sample.
+/// {"name","labels","value"} of a line; nullopt: a comment, or no sample.
 std::optional<Json> sample(std::string_view line) {
     if (line.empty() || line[0] == '#') {
         return std::nullopt;

@@ -1,4 +1,4 @@
-// reload and rules: what the daemon reads, and what it made of it.
+// reload and rules: has the daemon read its rules, and prints those in force.
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
@@ -34,7 +34,7 @@ Exit run_reload(const Context& context, const Arguments& arguments) {
     }
     if (!good) {
         if (body && !context.json) {
-            // Errors, or the lockouts for which it was refused.
+            // Errors, or the lockouts that caused the refusal.
             tell_each(context, member(*body, "errors"));
             tell_each(context, member(*body, "warnings"));
         }
@@ -57,7 +57,7 @@ Exit run_rules(const Context& context, const Arguments&) {
     }
     const auto* const text = member(*rules, "text");
     if (text == nullptr || !text->is_string()) {
-        return complain(context, {Exit::unreachable, "egressd's answer holds no rules"});
+        return complain(context, {Exit::unreachable, "egressd's answer has no rules"});
     }
     print(context.out, "{}",
           context.json ? to_text(*rules) + "\n"

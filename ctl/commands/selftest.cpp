@@ -1,4 +1,4 @@
-// selftest: every way out really tried, as a process of which the hooks refuse everything.
+// selftest: tries every way out, as a process of which the hooks refuse every check.
 #include <filesystem>
 #include <fstream>
 
@@ -18,7 +18,7 @@ struct Line {
     std::string_view name;
     std::string_view hook;
     Found found = Found::untried;
-    std::string why; ///< where there is more to say
+    std::string why; ///< details, if any
 };
 
 std::string_view text_of(Found found) {
@@ -53,14 +53,14 @@ bool is_inside(const std::string& attached) {
     }
     const auto own = cgroup_in("/proc/self/cgroup");
     if (at.empty() || own.empty()) {
-        return true; // not known: what is tried will show it
+        return true; // unknown: the tries will show it
     }
     for (std::filesystem::path here = at.string() + own;; here = here.parent_path()) {
         if (std::filesystem::equivalent(here, top, code)) {
             return true;
         }
         if (here == at || !here.has_relative_path()) {
-            // What cannot be looked at proves nothing.
+            // An unreadable directory proves nothing.
             return !std::filesystem::exists(top, code) ||
                    std::filesystem::equivalent(at, top, code);
         }
@@ -99,8 +99,7 @@ Extra extra_hooks(const Json& mark) {
     if (hooks == nullptr || !hooks->is_object()) {
         return {};
     }
-    // A hook that was attached and is gone leaves a way open; one that the kernel has not covers
-    // none.
+    // A hook that was detached leaves a way open; one that the kernel lacks covers none.
     const auto was_attached = [&](const char* hook) {
         const auto text = text_at(*hooks, hook);
         return text == "attached" || text == "its pin is gone" || text == "it was taken off";
@@ -109,7 +108,7 @@ Extra extra_hooks(const Json& mark) {
             was_attached("egress_write") || was_attached("egress_write_fn")};
 }
 
-/// What is never tried, as it would take others' help.
+/// The ways that are never tried, as they need other processes' help.
 void add_open(std::vector<Line>& lines, const Json& mark) {
     const auto* const hooks = member(mark, "hooks");
     const bool families =
@@ -122,7 +121,7 @@ void add_open(std::vector<Line>& lines, const Json& mark) {
     }
 }
 
-/// Refusals that came from something else than the hooks prove nothing.
+/// Refusals that did not come from the hooks prove nothing.
 void check_count(std::vector<Line>& lines, const Outcome<Json>& end) {
     std::int64_t seen = 0;
     for (const auto& line : lines) {
@@ -131,14 +130,14 @@ void check_count(std::vector<Line>& lines, const Outcome<Json>& end) {
     const auto refused = end ? number_at(*end, "refused") : std::nullopt;
     if (!refused) {
         lines.push_back({"count of refusals", "", Found::open,
-                         end ? "egressd does not tell it" : end.error().text});
+                         end ? "egressd did not report it" : end.error().text});
     } else if (*refused < seen) {
         lines.push_back({"count of refusals", "", Found::open,
-                         fmt::format("{} seen, but the hooks made {}", seen, *refused)});
+                         fmt::format("{} seen, but the hooks count {}", seen, *refused)});
     }
 }
 
-/// Whether the rules are in force, and refuse, by what the kernel goes by.
+/// Whether the rules are in force and enforced, as the kernel has them.
 bool in_force(const Json& mark) {
     return text_at(mark, "state") == "in force" && !true_at(mark, "monitor");
 }
@@ -174,7 +173,7 @@ void tell_json(const Context& context, const Json& mark, const std::vector<Line>
     print(context.out, "{}\n", to_text(out));
 }
 
-void tell(const Context& context, const Json& mark, const std::vector<Line>& lines) {
+void print_answer(const Context& context, const Json& mark, const std::vector<Line>& lines) {
     int open = 0;
     for (const auto& line : lines) {
         open += line.found == Found::open ? 1 : 0;
@@ -207,7 +206,7 @@ Exit run_in(const Context& context, const Json& mark, const Canary& canary) {
     if (context.json) {
         tell_json(context, mark, lines);
     } else {
-        tell(context, mark, lines);
+        print_answer(context, mark, lines);
     }
     return is_good(mark, lines) ? Exit::ok : Exit::no;
 }
@@ -219,7 +218,8 @@ Exit run_selftest(const Context& context, const Arguments&) {
     if (!started) {
         return complain(context, {Exit::unreachable, "cannot read /proc/self/stat"});
     }
-    // What is made before the mark, from which on the kernel refuses, is no traffic either.
+    // Sockets created before the mark, after which the kernel refuses, do not count as traffic
+    // either.
     const auto noted = call(
         context, {"POST", "/v1/selftest", to_text({{"started", *started}, {"prepare", true}}, -1)});
     if (!noted) {

@@ -1,4 +1,4 @@
-// status: what an operator needs first stands first, troubles above all.
+// status: prints problems first, then the rest by importance.
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int column = 14; ///< width of the first column
 
-/// Writes "label  text" lines, leaving out what is not known.
+/// Writes "label  text" lines, without unknown values.
 class Page {
   public:
     explicit Page(std::FILE* to) : to_(to) {}
@@ -72,8 +72,8 @@ std::string first_line(const Json& status) {
     return text + (text_at(part(status, "egress"), "state") == "not enforced" ? "" : ", enforcing");
 }
 
-/// What of [egress] is not as the rules say.
-void tell_egress_troubles(const Page& page, const Json& status) {
+/// How the kernel deviates from the rules of [egress].
+void print_egress_troubles(const Page& page, const Json& status) {
     const auto& egress = part(status, "egress");
     const auto wanted = number_at(part(status, "rules"), "egress").value_or(0);
     const auto state = text_at(egress, "state");
@@ -81,7 +81,8 @@ void tell_egress_troubles(const Page& page, const Json& status) {
         page.line("NOT ENFORCED", fmt::format("{} rules of [egress]: {}", wanted, state));
     }
     if (const auto broken = number_at(egress, "broken").value_or(0); broken > 0) {
-        page.line("NOT ENFORCED", fmt::format("{} looks found no whole tables and passed", broken));
+        page.line("NOT ENFORCED",
+                  fmt::format("{} checks found incomplete tables and passed", broken));
     }
     const auto& hooks = part(egress, "hooks");
     for (const auto& [hook, how] : hooks.items()) {
@@ -92,15 +93,15 @@ void tell_egress_troubles(const Page& page, const Json& status) {
     }
 }
 
-/// What is wrong now, each with the part that it hurts.
-void tell_troubles(const Page& page, const Json& status) {
+/// The current problems, each with the part that it affects.
+void print_troubles(const Page& page, const Json& status) {
     const auto waiting = number_at(status, "not_in_force").value_or(0);
     if (waiting > 0) {
         page.line("NOT IN FORCE", fmt::format("{} blocks are wanted that the firewall has not "
                                               "confirmed",
                                               waiting));
     }
-    tell_egress_troubles(page, status);
+    print_egress_troubles(page, status);
     if (const auto damaged = number_at(part(status, "store"), "damaged").value_or(0); damaged > 0) {
         page.line("DAMAGED", fmt::format("{} rows of the database are set aside (egressctl dump -x "
                                          "lists them)",
@@ -118,7 +119,7 @@ void tell_troubles(const Page& page, const Json& status) {
     }
 }
 
-void tell_users(const Page& page, const Json& users) {
+void print_users(const Page& page, const Json& users) {
     if (!users.is_array()) {
         return;
     }
@@ -136,7 +137,7 @@ std::string with_path(const Json& object, const std::string& rest) {
     return path.empty() ? rest : rest.empty() ? path : fmt::format("{}, {}", path, rest);
 }
 
-void tell_helper(const Page& page, const Json& helper) {
+void print_helper(const Page& page, const Json& helper) {
     auto text = text_at(helper, "state");
     const auto implementation = text_at(helper, "implementation");
     text += implementation.empty() ? "" : fmt::format(" ({})", implementation);
@@ -148,7 +149,7 @@ void tell_helper(const Page& page, const Json& helper) {
     page.line("helper", with_path(helper, text));
 }
 
-void tell_rules(const Page& page, const Json& rules) {
+void print_rules(const Page& page, const Json& rules) {
     auto text = counts(
         rules,
         {{"local", "local"}, {"remote", "remote"}, {"trusted", "trusted"}, {"egress", "egress"}});
@@ -174,7 +175,7 @@ void tell_rules(const Page& page, const Json& rules) {
     }
 }
 
-void tell_egress(const Page& page, const Json& egress) {
+void print_egress(const Page& page, const Json& egress) {
     auto text = text_at(egress, "state");
     if (text.empty() || text == "off") {
         page.line("egress", text);
@@ -191,7 +192,7 @@ void tell_egress(const Page& page, const Json& egress) {
                                                           {"lost", "lost"},
                                                           {"missed", "of them while nobody read"},
                                                           {"watchers", "watchers"}}));
-    page.line("  looks", tally(part(egress, "looks")));
+    page.line("  checks", tally(part(egress, "looks")));
     if (const auto lost = number_at(egress, "processes_lost").value_or(0); lost > 0) {
         page.line("  processes", fmt::format("{} found no room in the table", lost));
     }
@@ -210,7 +211,7 @@ void tell_egress(const Page& page, const Json& egress) {
     page.line("  not covered", uncovered);
 }
 
-void tell_refused(const Page& page, const Json& refused) {
+void print_refused(const Page& page, const Json& refused) {
     if (!refused.is_object()) {
         return;
     }
@@ -228,7 +229,7 @@ void tell_refused(const Page& page, const Json& refused) {
 Exit run_status(const Context& context, const Arguments&) {
     const auto status = call(context, {"GET", "/v1/status"});
     if (!status) {
-        const auto left = status.error().nobody ? left_in_kernel(context) : "";
+        const auto left = status.error().no_daemon ? left_in_kernel(context) : "";
         const auto code = complain(context, status.error());
         print(context.err, "{}{}", left, left.empty() ? "" : "\n");
         return code;
@@ -242,7 +243,7 @@ Exit run_status(const Context& context, const Arguments&) {
     }
     const Page page(context.out);
     print(context.out, "{}\n", first_line(*status));
-    tell_troubles(page, *status);
+    print_troubles(page, *status);
     page.line("rows", counts(*status, {{"rows", "rows"},
                                        {"rows_max", "at most"},
                                        {"counting", "counting"},
@@ -250,15 +251,15 @@ Exit run_status(const Context& context, const Arguments&) {
                                        {"releasing", "releasing"},
                                        {"not_in_force", "not in force"},
                                        {"evicted", "evicted"}}));
-    tell_helper(page, part(*status, "helper"));
+    print_helper(page, part(*status, "helper"));
     const auto& store = part(*status, "store");
     page.line("store", with_path(store, counts(store, {{"pending", "pending"},
                                                        {"commits", "commits"},
                                                        {"failures", "failures"}})));
-    tell_rules(page, part(*status, "rules"));
-    tell_egress(page, part(*status, "egress"));
+    print_rules(page, part(*status, "rules"));
+    print_egress(page, part(*status, "egress"));
     page.line("reports", tally(part(*status, "reports")));
-    tell_refused(page, part(*status, "refused"));
+    print_refused(page, part(*status, "refused"));
     if (const auto& control = part(*status, "control"); !control.empty()) {
         page.line("control", counts(control, {{"connections", "connections"},
                                               {"turned_away", "turned away"},
@@ -268,7 +269,7 @@ Exit run_status(const Context& context, const Arguments&) {
                                                        {"busy", "busy"},
                                                        {"lost", "lost"},
                                                        {"given_up", "given up"}}));
-    tell_users(page, part(*status, "users"));
+    print_users(page, part(*status, "users"));
     return Exit::ok;
 }
 

@@ -1,4 +1,4 @@
-// version: of this program, and of the daemon where one answers.
+// version: of this program, and of the daemon if one answers.
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"

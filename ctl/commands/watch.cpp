@@ -1,4 +1,4 @@
-// watch: the events of the kernel half as they come.
+// watch: the events of the kernel side as they come.
 #include <algorithm>
 #include <cctype>
 
@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t longest_line = 64 << 10;
 
-/// What the daemon is to filter by, as the arguments of the request.
+/// The filters for the daemon, as arguments of the request.
 class Query {
   public:
     void add(std::string_view name, std::string_view value) {
@@ -160,7 +160,7 @@ Exit run_watch(const Context& context, const Arguments& arguments) {
         } else {
             print(context.out, "{}\n", event_line(*event));
         }
-        return std::fflush(context.out) == 0; // run() tells of it
+        return std::fflush(context.out) == 0; // run() reports a failure
     };
     const auto ended =
         follow(context, {"GET", "/v1/events" + query->text(), {}, longest_line}, on_line);
@@ -168,7 +168,7 @@ Exit run_watch(const Context& context, const Arguments& arguments) {
         return complain(context, ended.error());
     }
     if (!understood) {
-        return complain(context, {Exit::unreachable, "what egressd tells is not understood"});
+        return complain(context, {Exit::unreachable, "egressd's answer is not understood"});
     }
     if (std::ferror(context.out) != 0) {
         return Exit::unreachable;

@@ -206,7 +206,7 @@ def test_waiting_for_the_end(world):
         process = waiting(world, guard, "10m")
         assert world.ctl("confirm", "--back", environment=at(guard)).returncode == 0
         out, errors = process.communicate(timeout=60)
-        assert process.returncode == 1 and "the rules before are in force" in out and not errors, out
+        assert process.returncode == 1 and "the previous rules are in force" in out and not errors, out
         process = waiting(world, guard, "10m")
         assert world.ctl("confirm", environment=at(guard)).returncode == 0
         out, errors = process.communicate(timeout=60)
@@ -230,7 +230,7 @@ def test_the_daemon_is_lost_during_the_trial(world):
             assert "systemctl start egressd" in done.stderr and "detach" in done.stderr, done
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 3 and "does not answer during the trial" in errors, errors
-        assert errors.count("nobody ends it") == 1 and "detach" in errors, errors
+        assert errors.count("the trial does not end:") == 1 and "detach" in errors, errors
         # What it says is so.
         guard.start_with(conf)
         assert probe(guard, TARGET) == ["ok"] and not trial(guard)

@@ -104,10 +104,10 @@ TEST_CASE("status: the kernel half") {
     CHECK(ran.status == 0);
     CAPTURE(ran.out);
     for (const auto* const part :
-         {"NOT ENFORCED  2 rules of [egress]: not enforced\n", "NOT ENFORCED  8 looks",
+         {"NOT ENFORCED  2 rules of [egress]: not enforced\n", "NOT ENFORCED  8 checks",
           "NOT ATTACHED  egress_fork: Invalid\\x07 argument\n", "egress: no \\x1b memory\n",
           "egress        not enforced, 2 rules, 9 prefixes, generation 4\n",
-          "  events      7 made, 6 read, 1 lost, 0 watchers\n", "  looks       3 connect4\n",
+          "  events      7 made, 6 read, 1 lost, 0 watchers\n", "  checks      3 connect4\n",
           "  processes   5 found no room", "  sockets     6 had no room",
           "  not covered AF_PACKET sockets, vsock\n"}) {
         CHECK(has(ran.out, part));
