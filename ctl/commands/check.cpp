@@ -50,7 +50,7 @@ Json diagnostic_json(const policy::Diagnostic& diagnostic) {
     return json;
 }
 
-void tell_json(const Context& context, const policy::Parsed& parsed, bool with_text) {
+void print_json(const Context& context, const policy::Parsed& parsed, bool with_text) {
     Json json;
     json["ok"] = parsed.ok();
     json["diagnostics"] = Json::array();
@@ -63,7 +63,7 @@ void tell_json(const Context& context, const policy::Parsed& parsed, bool with_t
     print(context.out, "{}\n", to_text(json));
 }
 
-void tell_text(const Context& context, const policy::Parsed& parsed, bool with_text) {
+void print_text(const Context& context, const policy::Parsed& parsed, bool with_text) {
     for (const auto& diagnostic : parsed.diagnostics) {
         print(context.err, "{}\n", printable(diagnostic.message()));
     }
@@ -96,9 +96,9 @@ Exit run_check(const Context& context, const Arguments& arguments) {
     }
     const bool with_text = arguments.has("print");
     if (context.json) {
-        tell_json(context, *parsed, with_text);
+        print_json(context, *parsed, with_text);
     } else {
-        tell_text(context, *parsed, with_text);
+        print_text(context, *parsed, with_text);
     }
     return parsed->ok() ? Exit::ok : Exit::no;
 }

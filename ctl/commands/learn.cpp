@@ -77,7 +77,7 @@ std::string comment_of(const Lesson& lesson) {
     return text;
 }
 
-void tell_text(const Context& context, const std::vector<Lesson>& lessons, const Record& record) {
+void print_text(const Context& context, const std::vector<Lesson>& lessons, const Record& record) {
     print(
         context.out,
         "# {} events seen. A line is for the user, whatever the group, and for the program on the "
@@ -105,7 +105,7 @@ void tell_text(const Context& context, const std::vector<Lesson>& lessons, const
     }
 }
 
-void tell_json(const Context& context, const std::vector<Lesson>& lessons) {
+void print_json(const Context& context, const std::vector<Lesson>& lessons) {
     Json out = Json::array();
     for (const auto& lesson : lessons) {
         const auto& rule = lesson.rule;
@@ -167,9 +167,9 @@ Exit run_learn(const Context& context, const Arguments& arguments) {
     options.exact = arguments.has("exact");
     const auto lessons = learn(record->rows, options);
     if (context.json) {
-        tell_json(context, lessons);
+        print_json(context, lessons);
     } else {
-        tell_text(context, lessons, *record);
+        print_text(context, lessons, *record);
     }
     if (lessons.size() > policy::max_egress_rules) {
         print(context.err, "egressctl: {} lines; a rules file takes {}\n", lessons.size(),

@@ -7,7 +7,7 @@ namespace egress::ctl {
 
 namespace {
 
-void tell_each(const Context& context, const Json* list) {
+void print_each(const Context& context, const Json* list) {
     if (list == nullptr || !list->is_array()) {
         return;
     }
@@ -35,8 +35,8 @@ Exit run_reload(const Context& context, const Arguments& arguments) {
     if (!good) {
         if (body && !context.json) {
             // Errors, or the lockouts that caused the refusal.
-            tell_each(context, member(*body, "errors"));
-            tell_each(context, member(*body, "warnings"));
+            print_each(context, member(*body, "errors"));
+            print_each(context, member(*body, "warnings"));
         }
         return complain(context, refusal(*reply));
     }
@@ -44,7 +44,7 @@ Exit run_reload(const Context& context, const Arguments& arguments) {
         return complain(context, {Exit::unreachable, "egressd's answer is not JSON"});
     }
     if (!context.json) {
-        tell_each(context, member(*body, "warnings"));
+        print_each(context, member(*body, "warnings"));
         print(context.out, "rules reloaded\n");
     }
     return Exit::ok;

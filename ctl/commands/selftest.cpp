@@ -153,7 +153,7 @@ bool is_good(const Json& mark, const std::vector<Line>& lines) {
     return any && in_force(mark);
 }
 
-void tell_json(const Context& context, const Json& mark, const std::vector<Line>& lines) {
+void print_json(const Context& context, const Json& mark, const std::vector<Line>& lines) {
     Json out = {{"enforced", is_good(mark, lines)},
                 {"state", text_at(mark, "state")},
                 {"generation", number_at(mark, "generation").value_or(0)},
@@ -204,7 +204,7 @@ Exit run_in(const Context& context, const Json& mark, const Canary& canary) {
     add_open(lines, mark);
     check_count(lines, call(context, {"DELETE", "/v1/selftest"}));
     if (context.json) {
-        tell_json(context, mark, lines);
+        print_json(context, mark, lines);
     } else {
         print_answer(context, mark, lines);
     }
