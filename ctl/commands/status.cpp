@@ -144,6 +144,7 @@ void print_helper(const Page& page, const Json& helper) {
     const auto more = counts(helper, {{"pending", "pending"},
                                       {"errors", "errors"},
                                       {"restarts", "restarts"},
+                                      {"kills", "connections cut"},
                                       {"reconciled", "times reconciled"}});
     text += !text.empty() && !more.empty() ? ", " + more : more;
     page.line("helper", with_path(helper, text));
@@ -265,10 +266,12 @@ Exit run_status(const Context& context, const Arguments&) {
                                               {"turned_away", "turned away"},
                                               {"timed_out", "timed out"}}));
     }
-    page.line("lanes", counts(part(*status, "lanes"), {{"running", "running"},
-                                                       {"busy", "busy"},
-                                                       {"lost", "lost"},
-                                                       {"given_up", "given up"}}));
+    page.line("lanes",
+              counts(part(*status, "lanes"), {{"running", "running"},
+                                              {"busy", "busy"},
+                                              {"lost", "lost"},
+                                              {"given_up", "given up"},
+                                              {"closed_idle", "idle connections closed"}}));
     print_users(page, part(*status, "users"));
     return Exit::ok;
 }

@@ -49,6 +49,7 @@ json helper_json(const Parts& parts) {
             {"requests", status.requests},
             {"errors", status.errors},
             {"restarts", status.restarts},
+            {"kills", parts.ledger.counters().killed},
             {"reconciled", status.reconciled},
             {"last_error", status.last_error}};
 }
@@ -187,7 +188,8 @@ json lanes_json(const Parts& parts) {
     return {{"running", counted.running},
             {"busy", counted.busy},
             {"lost", counted.lost},
-            {"given_up", counted.given_up}};
+            {"given_up", counted.given_up},
+            {"closed_idle", parts.receiver.counters().closed_idle}};
 }
 
 json users_json(const Parts& parts) {

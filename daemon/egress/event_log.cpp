@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "daemon/base/json_text.h"
 #include "daemon/store/json.h"
 
 namespace egress {
@@ -149,8 +150,7 @@ bool EventLog::write_summary(Kind kind, Scope scope, std::uint32_t uid, const Sh
     if (scope == Scope::line && !share.rule.empty()) {
         summary["rule"] = share.rule;
     }
-    return write_(kind, nlohmann::json({{"summary", summary}})
-                            .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
+    return write_(kind, json_text(nlohmann::json({{"summary", summary}}), true));
 }
 
 void EventLog::settle(Kind kind) {

@@ -423,10 +423,6 @@ std::vector<Coverage> Loader::coverage() const {
     return out;
 }
 
-void Loader::set_monitor(bool monitor) {
-    std::atomic_ref(kernel_->config->monitor).store(monitor ? 1 : 0);
-}
-
 void Loader::set_week_at_boot(std::uint64_t at_boot) {
     std::atomic_ref(kernel_->config->week_at_boot).store(at_boot);
 }

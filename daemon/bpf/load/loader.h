@@ -69,7 +69,6 @@ class Loader {
     std::uint64_t generation() const; ///< in force; 0: none
     InForce in_force() const;
 
-    void set_monitor(bool monitor);
     /// Second of the local week when the boot clock was 0.
     void set_week_at_boot(std::uint64_t at_boot);
 
