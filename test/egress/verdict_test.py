@@ -43,6 +43,41 @@ def servers(world, *ports):
         world.listener("fd66::1", port)
 
 
+def flows():
+    """The groups of test/flows/flows.txt: (name, rules, [(the line, word for PROBE, uid, gid, result)])."""
+    groups = []
+    with open(os.path.join(harness.SOURCE, "test/flows/flows.txt")) as table:
+        for line in table.read().splitlines():
+            if line.startswith("== "):
+                groups.append((line[3:], [], []))
+            elif line.startswith("? "):
+                _, kind, address, port, *options, _, result = line.split()
+                ids = dict(option.split("=") for option in options)
+                groups[-1][2].append((line, f"{kind},{address},{port}", int(ids.get("uid", 0)),
+                                      int(ids.get("gid", 0)), result))
+            elif line and not line.startswith("#"):
+                groups[-1][1].append(line)
+    return groups
+
+
+def test_table_of_flows(world):
+    """What test/bpf/flows_test.cpp asks of the native verdict, asked of the kernel."""
+    servers(world, 80, 443)
+    local = "[local]\n2222 stream tcp * * 3 1h\n[egress]\n"
+    with guarded(world) as guard:
+        daemon = guard.start("192.0.2.1 * * * * deny\n")
+        asked = 0
+        for name, rules, table in flows():
+            with open(daemon.conf, "w") as conf:
+                conf.write(local + "\n".join(rules) + "\n")
+            assert daemon.request("POST", "/v1/reload?force=1")[0] == 200, name
+            for line, word, uid, gid, result in table:
+                ids = {"user": uid, "group": gid} if uid or gid else {}
+                assert probe(guard, word, **ids) == [result], (name, line)
+                asked += 1
+        assert asked > 40, asked
+
+
 def test_address_and_port(world):
     servers(world, 80, 443)
     with guarded(world) as guard:
