@@ -11,8 +11,9 @@
 #include <linux/types.h>
 #endif
 
-/* Raise it with every change of a structure below. The daemon does not adopt pinned maps of another
- * number; their programs stay in force until it has replaced them. */
+/* A change of any structure below gets another number; pinned maps of another number are not
+ * adopted, but go on beside until they are replaced. The end of this file holds the layout to the
+ * number. */
 #define EGRESS_ABI 6
 
 #define EGRESS_MAX_RULES 1024
@@ -173,6 +174,43 @@ struct egress_id_range {
     __u32 bits;
     __u32 id;
 };
+
+struct egress_key6 {
+    __u8 address[16];
+};
+struct egress_key_command {
+    char text[EGRESS_COMMAND_SIZE];
+};
+
+/* The tables of a policy beside its base: name, kind of map, flags, key, value. An index is one
+ * into the vectors. The hooks' maps, what the installer fills and empties, and the members of
+ * struct Tables follow this list. */
+#define EGRESS_ARRAY_FLAGS (BPF_F_MMAPABLE | BPF_F_INNER_MAP)
+#define EGRESS_TABLES(X)                                                                           \
+    X(vectors, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_vector)                \
+    X(runs, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_runs)                     \
+    X(hosts6, BPF_MAP_TYPE_HASH, 0, struct egress_key6, __u32)                                     \
+    X(prefixes6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_prefix6, __u32)           \
+    X(uids, BPF_MAP_TYPE_HASH, 0, __u32, __u32)                                                    \
+    X(gids, BPF_MAP_TYPE_HASH, 0, __u32, __u32)                                                    \
+    X(uid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32)         \
+    X(gid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32)         \
+    X(commands, BPF_MAP_TYPE_HASH, 0, struct egress_key_command, __u32)                            \
+    X(programs, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32)                                   \
+    X(parents, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32)                                    \
+    X(unders, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32)                                     \
+    X(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree, struct egress_path_rules)
+
+/* The dimensions of a question, of which each leaves a set of rules, and how explain calls them. */
+#define EGRESS_DIMENSIONS(X)                                                                       \
+    X(destination, "destination")                                                                  \
+    X(port, "port")                                                                                \
+    X(protocol, "protocol")                                                                        \
+    X(uid, "user")                                                                                 \
+    X(gid, "group")                                                                                \
+    X(subject, "program") /* and ancestry */                                                       \
+    X(place, "place")     /* container or host */                                                  \
+    X(cgroup, "cgroup")
 
 enum egress_process_flag {
     EGRESS_PROCESS_HOST_PATH = 1, /* `path` was walked in the host's own mount namespace */
@@ -396,5 +434,75 @@ struct egress_config {
 #define EGRESS_UNREAD 0xfffffffcU         /* no rule: a packet with a route that cannot be read */
 #define EGRESS_CLOSED 0xfffffffbU         /* no rule allows a family whose packets nothing checks */
 #define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a mark lasts */
+
+/* The layout that EGRESS_ABI stands for. Where one of these fails, raise EGRESS_ABI, and write the
+ * new number and the new layout here. */
+#ifdef __cplusplus
+#define EGRESS_ASSERT(what) static_assert(what, "a change of layout needs another EGRESS_ABI")
+#else
+#define EGRESS_ASSERT(what) _Static_assert(what, "a change of layout needs another EGRESS_ABI")
+#endif
+#define EGRESS_LAYOUT 6
+#define EGRESS_SIZE(type, size)                                                                    \
+    EGRESS_ASSERT(EGRESS_LAYOUT == EGRESS_ABI && sizeof(struct type) == (size))
+#define EGRESS_OFFSET(type, member, offset)                                                        \
+    EGRESS_ASSERT(__builtin_offsetof(struct type, member) == (offset))
+EGRESS_SIZE(egress_vector, 136);
+EGRESS_SIZE(egress_file, 24);
+EGRESS_SIZE(egress_window, 8);
+EGRESS_SIZE(egress_rule, 144);
+EGRESS_SIZE(egress_base, 1205520);
+EGRESS_SIZE(egress_runs, 64);
+EGRESS_SIZE(egress_prefix6, 20);
+EGRESS_SIZE(egress_tree, 260);
+EGRESS_SIZE(egress_path_rules, 8);
+EGRESS_SIZE(egress_id_range, 8);
+EGRESS_SIZE(egress_key6, 16);
+EGRESS_SIZE(egress_key_command, 16);
+EGRESS_SIZE(egress_subject, 152);
+EGRESS_SIZE(egress_cgroup_key, 16);
+EGRESS_SIZE(egress_named, 296);
+EGRESS_SIZE(egress_process, 1592);
+EGRESS_SIZE(egress_socket, 64);
+EGRESS_SIZE(egress_writer, 72);
+EGRESS_SIZE(egress_writers, 1168);
+EGRESS_SIZE(egress_flow, 32);
+EGRESS_SIZE(egress_event, 848);
+EGRESS_SIZE(egress_fold_key, 40);
+EGRESS_SIZE(egress_fold, 104);
+EGRESS_SIZE(egress_config, 104);
+EGRESS_OFFSET(egress_rule, flags, 12);
+EGRESS_OFFSET(egress_rule, windows, 16);
+EGRESS_OFFSET(egress_base, refusals, 72);
+EGRESS_OFFSET(egress_base, places, 616);
+EGRESS_OFFSET(egress_base, rules, 1296);
+EGRESS_OFFSET(egress_base, protocols, 148752);
+EGRESS_OFFSET(egress_base, ports, 156944);
+EGRESS_OFFSET(egress_base, v4_top, 419088);
+EGRESS_OFFSET(egress_base, v6_top, 943376);
+EGRESS_OFFSET(egress_process, program, 16);
+EGRESS_OFFSET(egress_process, ancestors, 40);
+EGRESS_OFFSET(egress_process, flags, 436);
+EGRESS_OFFSET(egress_process, place, 464);
+EGRESS_OFFSET(egress_process, path, 724);
+EGRESS_OFFSET(egress_process, subjects, 984);
+EGRESS_OFFSET(egress_socket, tgid, 32);
+EGRESS_OFFSET(egress_socket, cgroup, 48);
+EGRESS_OFFSET(egress_flow, port, 16);
+EGRESS_OFFSET(egress_event, flow, 40);
+EGRESS_OFFSET(egress_event, action, 88);
+EGRESS_OFFSET(egress_event, program, 104);
+EGRESS_OFFSET(egress_event, comm, 512);
+EGRESS_OFFSET(egress_event, path, 593);
+EGRESS_OFFSET(egress_fold, program, 40);
+EGRESS_OFFSET(egress_fold, comm, 88);
+EGRESS_OFFSET(egress_config, monitor, 32);
+EGRESS_OFFSET(egress_config, abi, 44);
+EGRESS_OFFSET(egress_config, canary, 56);
+EGRESS_OFFSET(egress_config, path_key, 88);
+#undef EGRESS_OFFSET
+#undef EGRESS_SIZE
+#undef EGRESS_LAYOUT
+#undef EGRESS_ASSERT
 
 #endif

@@ -267,17 +267,12 @@ EGRESS_INLINE int egress_in_force(const struct egress_rule* rule, __u64 now, __u
     return inside && (!rule->until || now < rule->until);
 }
 
-/* The vectors of one check, one per dimension. */
+/* The vectors of one question, one per dimension. */
+#define EGRESS_VECTOR_OF(dimension, label) const struct egress_vector* dimension;
 struct egress_question {
-    const struct egress_vector* destination;
-    const struct egress_vector* port;
-    const struct egress_vector* protocol;
-    const struct egress_vector* uid;
-    const struct egress_vector* gid;
-    const struct egress_vector* place;   /* container or host */
-    const struct egress_vector* subject; /* program and ancestry */
-    const struct egress_vector* cgroup;
+    EGRESS_DIMENSIONS(EGRESS_VECTOR_OF)
 };
+#undef EGRESS_VECTOR_OF
 
 /* Looks up the vectors of a flow. The caller has computed `subject` and `cgroup`. `creates`: only
  * the kind of the socket is known. */
@@ -331,9 +326,9 @@ EGRESS_INLINE void egress_take_word(struct egress_search* search) {
     const __u32 w = egress_lowest(search->any) & (EGRESS_WORDS - 1);
     search->any &= search->any - 1;
     search->at = w;
-    search->word = q->destination->words[w] & q->port->words[w] & q->protocol->words[w] &
-                   q->uid->words[w] & q->gid->words[w] & q->place->words[w] & q->subject->words[w] &
-                   q->cgroup->words[w];
+#define EGRESS_AND_WORD(dimension, label) &(q->dimension->words[w])
+    search->word = ~0ULL EGRESS_DIMENSIONS(EGRESS_AND_WORD);
+#undef EGRESS_AND_WORD
 }
 
 EGRESS_INLINE __u32 egress_index(const struct egress_search* search) {
@@ -365,15 +360,15 @@ static long egress_step(__u32 number, struct egress_search* search) {
  * week when that clock was 0. */
 EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct egress_question* q,
                                  __u64 now, __u64 week_at_boot) {
-    if (!q->destination || !q->port || !q->protocol || !q->uid || !q->gid || !q->subject ||
-        !q->cgroup) {
+#define EGRESS_OR_MISSING(dimension, label) || !q->dimension
+#define EGRESS_AND_ANY(dimension, label) &(q->dimension->any)
+    if (0 EGRESS_DIMENSIONS(EGRESS_OR_MISSING)) {
         return EGRESS_BROKEN;
     }
     struct egress_search search = {
         .view = view,
         .question = q,
-        .any = q->destination->any & q->port->any & q->protocol->any & q->uid->any & q->gid->any &
-               q->place->any & q->subject->any & q->cgroup->any,
+        .any = ~0ULL EGRESS_DIMENSIONS(EGRESS_AND_ANY),
         .word = egress_zero(q->destination->any),
         .now = now,
         .week =
@@ -381,7 +376,9 @@ EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct eg
         .at = 0,
         .rule = EGRESS_BROKEN,
     };
-    /* Usually a rule without a time in the first word decides, and no loop is needed. */
+#undef EGRESS_OR_MISSING
+#undef EGRESS_AND_ANY
+    /* Mostly the first word decides, by a rule without a time: no need for the loop then. */
     if (!search.any) {
         return EGRESS_UNMATCHED;
     }

@@ -97,7 +97,11 @@ bool in(const egress_vector& set, std::size_t rule) {
     return (set.words[rule / 64] >> rule % 64 & 1) != 0;
 }
 
-const char* subject_name(const policy::EgressRule& rule) {
+/// How a dimension is called; "program" may stand for the ancestry that the line asks for.
+const char* name_of(const char* label, const policy::EgressRule& rule) {
+    if (label != std::string_view("program")) {
+        return label;
+    }
     const bool program = rule.program.kind != policy::Program::Kind::any;
     const bool lineage = !rule.options.parent.empty() || !rule.options.under.empty();
     return !lineage ? "program" : program ? "program or ancestry" : "ancestry";
@@ -107,15 +111,11 @@ const char* subject_name(const policy::EgressRule& rule) {
 std::vector<std::pair<const char*, bool>> parts_of(const bpf::EffectiveRule& decision,
                                                    const policy::EgressRule& rule, std::size_t i,
                                                    bool timely) {
-    return {{"destination", in(decision.destination, i)},
-            {"port", in(decision.port, i)},
-            {"protocol", in(decision.protocol, i)},
-            {"user", in(decision.uid, i)},
-            {"group", in(decision.gid, i)},
-            {subject_name(rule), in(decision.subject, i)},
-            {"place", in(decision.place, i)},
-            {"cgroup", in(decision.cgroup, i)},
-            {"time", timely}};
+#define EGRESS_PART(dimension, label) {name_of(label, rule), in(decision.dimension, i)},
+    std::vector<std::pair<const char*, bool>> parts = {EGRESS_DIMENSIONS(EGRESS_PART)};
+#undef EGRESS_PART
+    parts.emplace_back("time", timely);
+    return parts;
 }
 
 const char* action_of(const policy::EgressRule& rule, bool monitor) {

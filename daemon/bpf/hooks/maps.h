@@ -80,14 +80,7 @@ struct {
     __type(value, struct egress_name);
 } names SEC(".maps");
 
-struct egress_key6 {
-    __u8 address[16];
-};
-struct egress_key_command {
-    char text[EGRESS_COMMAND_SIZE];
-};
-
-/* clang emits a structure's full BTF only if a pointer refers to it; inner maps are not enough.
+/* clang describes a structure in full only where something points to it; inner maps are not enough.
  */
 #define EGRESS_DESCRIBE(name) const struct name* name##_described __attribute__((unused))
 EGRESS_DESCRIBE(egress_base);
@@ -117,26 +110,11 @@ EGRESS_DESCRIBE(egress_key_command);
         __uint(max_entries, EGRESS_SLOTS);                                                         \
         __type(key, __u32);                                                                        \
         __array(values, struct name##_inner);                                                      \
-    } name SEC(".maps")
+    } name SEC(".maps");
 
-#define EGRESS_ARRAY_FLAGS (BPF_F_MMAPABLE | BPF_F_INNER_MAP)
-
-/* Always one entry: the kernel inlines the lookup in a table of fixed size. */
-EGRESS_TABLE(bases, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, __u32, struct egress_base);
-EGRESS_TABLE(vectors, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_vector);
-EGRESS_TABLE(runs, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_runs);
-EGRESS_TABLE(hosts6, BPF_MAP_TYPE_HASH, 0, struct egress_key6, __u32);
-EGRESS_TABLE(prefixes6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_prefix6, __u32);
-EGRESS_TABLE(uids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
-EGRESS_TABLE(gids, BPF_MAP_TYPE_HASH, 0, __u32, __u32);
-EGRESS_TABLE(uid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32);
-EGRESS_TABLE(gid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32);
-EGRESS_TABLE(commands, BPF_MAP_TYPE_HASH, 0, struct egress_key_command, __u32);
-EGRESS_TABLE(programs, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
-EGRESS_TABLE(parents, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
-EGRESS_TABLE(unders, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32);
-EGRESS_TABLE(trees, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_tree,
-             struct egress_path_rules);
+/* Always one entry: of a table whose size is fixed, the kernel needs no call to find it. */
+EGRESS_TABLE(bases, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, __u32, struct egress_base)
+EGRESS_TABLES(EGRESS_TABLE)
 
 #define EGRESS_INLINE static __always_inline
 #define EGRESS_LOOP(times, step, context) bpf_loop(times, step, context, 0)

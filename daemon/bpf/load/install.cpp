@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <span>
+#include <type_traits>
 
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -14,59 +15,76 @@ namespace egress::bpf {
 
 namespace {
 
-constexpr std::uint32_t array_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
-constexpr std::array<std::string_view, 14> names = {
-    "bases",      "vectors",    "runs",     "hosts6",   "prefixes6", "uids",   "gids",
-    "uid_ranges", "gid_ranges", "commands", "programs", "parents",   "unders", "trees"};
+constexpr std::array names = {"bases",
+#define EGRESS_NAME(name, ...) #name,
+                              EGRESS_TABLES(EGRESS_NAME)
+#undef EGRESS_NAME
+};
+
+// Keys as the kernel has them.
+template <typename Key>
+const Key& key_of(const Key& key) {
+    return key;
+}
+
+egress_prefix6 key_of(const Prefix6Key& key) {
+    egress_prefix6 out{key.length, {}};
+    std::copy(key.address.begin(), key.address.end(), out.address);
+    return out;
+}
+
+egress_tree key_of(const Place& place) {
+    egress_tree out{};
+    const std::size_t size = std::min(place.path.size(), sizeof out.path);
+    out.bits = static_cast<std::uint32_t>(EGRESS_DEVICE_BITS + size * 8);
+    out.device = place.device;
+    std::copy_n(place.path.begin(), size, out.path);
+    return out;
+}
+
+egress_id_range key_of(const IdPrefix& prefix) {
+    return {prefix.length, htonl(prefix.id)};
+}
 
 class Slot {
   public:
     Slot(std::uint32_t slot, const OuterMap& outer) : slot_(slot), outer_(outer) {}
 
-    template <typename Value>
-    void array(std::string_view name, const Value* values, std::size_t count,
-               std::uint32_t flags = array_flags) {
-        const MapShape shape{BPF_MAP_TYPE_ARRAY, std::string(name), sizeof(std::uint32_t),
-                             sizeof(Value),      entries(count),    flags};
-        put(shape,
-            [&](const Fd& map) { return fill_array(map, shape, values, count * sizeof(Value)); });
+    template <typename Key, typename Value>
+    void fill(std::string_view name, int type, std::uint32_t flags, std::span<const Value> values) {
+        const MapShape shape = shape_of<Key, Value>(name, type, flags, values.size());
+        put(shape, [&](const Fd& map) {
+            return fill_array(map, shape, values.data(), values.size_bytes());
+        });
     }
 
-    /// `convert` returns each entry's key in the kernel's form.
-    template <typename Key, typename Value, typename Entries, typename Convert>
-    void table(std::string_view name, int type, const Entries& from, Convert convert) {
-        std::vector<Key> keys;
+    template <typename Key, typename Value, typename From>
+    void fill(std::string_view name, int type, std::uint32_t flags,
+              const std::vector<std::pair<From, Value>>& entries) {
+        static_assert(sizeof(key_of(entries.front().first)) == sizeof(Key));
+        std::vector<std::remove_cvref_t<decltype(key_of(entries.front().first))>> keys;
         std::vector<Value> values;
-        keys.reserve(from.size());
-        values.reserve(from.size());
-        for (const auto& [key, value] : from) {
-            keys.push_back(convert(key));
+        keys.reserve(entries.size());
+        values.reserve(entries.size());
+        for (const auto& [key, value] : entries) {
+            keys.push_back(key_of(key));
             values.push_back(value);
         }
-        const std::uint32_t flags = type == BPF_MAP_TYPE_LPM_TRIE ? BPF_F_NO_PREALLOC : 0;
-        const MapShape shape{type,          std::string(name),    sizeof(Key),
-                             sizeof(Value), entries(from.size()), flags};
+        const MapShape shape = shape_of<Key, Value>(name, type, flags, entries.size());
         put(shape, [&](const Fd& map) {
             return fill_table(map, shape, keys.data(), values.data(),
                               static_cast<std::uint32_t>(keys.size()));
         });
     }
 
-    template <typename Key, typename Entries>
-    void hash(std::string_view name, const Entries& from) {
-        table<Key, Index>(name, BPF_MAP_TYPE_HASH, from, [](const auto& key) {
-            Key out;
-            static_assert(sizeof out == sizeof key);
-            std::memcpy(&out, &key, sizeof out);
-            return out;
-        });
-    }
-
     Result<> result() { return std::move(result_); }
 
   private:
-    static std::uint32_t entries(std::size_t count) {
-        return static_cast<std::uint32_t>(std::max<std::size_t>(count, 1));
+    template <typename Key, typename Value>
+    static MapShape shape_of(std::string_view name, int type, std::uint32_t flags,
+                             std::size_t count) {
+        const auto entries = static_cast<std::uint32_t>(std::max<std::size_t>(count, 1));
+        return {type, std::string(name), sizeof(Key), sizeof(Value), entries, flags};
     }
 
     template <typename Fill>
@@ -91,46 +109,16 @@ class Slot {
     Result<> result_;
 };
 
-egress_prefix6 key6(const Prefix6Key& key) {
-    egress_prefix6 out{key.length, {}};
-    std::copy(key.address.begin(), key.address.end(), out.address);
-    return out;
-}
-
-egress_tree key_of_tree(const Place& place) {
-    egress_tree out{};
-    const std::size_t size = std::min(place.path.size(), sizeof out.path);
-    out.bits = static_cast<std::uint32_t>(EGRESS_DEVICE_BITS + size * 8);
-    out.device = place.device;
-    std::copy_n(place.path.begin(), size, out.path);
-    return out;
-}
-
-egress_id_range key_of_range(const IdPrefix& prefix) {
-    return {prefix.length, htonl(prefix.id)};
-}
-
 } // namespace
 
 Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& outer) {
     Slot to(slot, outer);
-    to.array("vectors", tables.vectors.data(), tables.vectors.size());
-    to.array("runs", tables.runs.data(), tables.runs.size());
-    to.hash<Host6Key>("hosts6", tables.hosts6);
-    to.table<egress_prefix6, Index>("prefixes6", BPF_MAP_TYPE_LPM_TRIE, tables.prefixes6, key6);
-    to.hash<std::uint32_t>("uids", tables.uids);
-    to.hash<std::uint32_t>("gids", tables.gids);
-    to.table<egress_id_range, Index>("uid_ranges", BPF_MAP_TYPE_LPM_TRIE, tables.uid_ranges,
-                                     key_of_range);
-    to.table<egress_id_range, Index>("gid_ranges", BPF_MAP_TYPE_LPM_TRIE, tables.gid_ranges,
-                                     key_of_range);
-    to.hash<Command>("commands", tables.commands);
-    to.hash<egress_file>("programs", tables.programs);
-    to.hash<egress_file>("parents", tables.parents);
-    to.hash<egress_file>("unders", tables.unders);
-    to.table<egress_tree, egress_path_rules>("trees", BPF_MAP_TYPE_LPM_TRIE, tables.trees,
-                                             key_of_tree);
-    to.array("bases", tables.base.get(), 1, BPF_F_MMAPABLE);
+#define EGRESS_FILL(name, type, flags, key, value)                                                 \
+    to.fill<key, value>(#name, type, flags, tables.name);
+    EGRESS_TABLES(EGRESS_FILL)
+#undef EGRESS_FILL
+    to.fill<std::uint32_t, egress_base>("bases", BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE,
+                                        std::span(tables.base.get(), 1));
     return to.result();
 }
 

@@ -161,12 +161,9 @@ EffectiveRule native_decide(const Tables& tables, const egress_process& process,
     egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, &question);
     out.rule = egress_first(&view, &question, now, week_at_boot);
     const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };
-    out.destination = copy(question.destination);
-    out.port = copy(question.port);
-    out.protocol = copy(question.protocol);
-    out.uid = copy(question.uid);
-    out.gid = copy(question.gid);
-    out.place = copy(question.place);
+#define EGRESS_COPY(dimension, label) out.dimension = copy(question.dimension);
+    EGRESS_DIMENSIONS(EGRESS_COPY)
+#undef EGRESS_COPY
     return out;
 }
 

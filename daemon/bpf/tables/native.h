@@ -8,10 +8,12 @@ namespace egress::bpf {
 
 /// What native_decide() found.
 struct EffectiveRule {
-    /// Index into policy.egress; or EGRESS_UNMATCHED, EGRESS_BROKEN.
-    std::uint32_t rule = EGRESS_UNMATCHED;
-    // The set of rules that each dimension leaves, for explain.
-    egress_vector destination, port, protocol, uid, gid, place, subject, cgroup;
+    std::uint32_t rule =
+        EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
+    // The sets of rules that each dimension leaves, for explaining.
+#define EGRESS_SET_OF(dimension, label) egress_vector dimension;
+    EGRESS_DIMENSIONS(EGRESS_SET_OF)
+#undef EGRESS_SET_OF
 };
 
 /// `cgroup` is the path of the process' cgroup; root made every part of it.
