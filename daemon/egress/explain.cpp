@@ -108,7 +108,7 @@ const char* name_of(const char* label, const policy::EgressRule& rule) {
 }
 
 /// Whether each dimension of one rule matches, in the order of the columns.
-std::vector<std::pair<const char*, bool>> parts_of(const bpf::EffectiveRule& decision,
+std::vector<std::pair<const char*, bool>> parts_of(const bpf::Decision& decision,
                                                    const policy::EgressRule& rule, std::size_t i,
                                                    bool timely) {
 #define EGRESS_PART(dimension, label) {name_of(label, rule), in(decision.dimension, i)},

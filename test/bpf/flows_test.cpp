@@ -2,9 +2,6 @@
 #include <fstream>
 #include <sstream>
 
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include "test/bpf/build.h"
 
 using namespace egress;
@@ -33,10 +30,8 @@ Flow flow_from(const std::string& line) {
     std::string address;
     words >> mark >> kind >> address >> flow.scene.port;
     flow.scene.destination = Address::parse(address).value();
-    flow.scene.type = kind == "tcp" ? SOCK_STREAM : kind == "udp" ? SOCK_DGRAM : SOCK_RAW;
-    flow.scene.protocol = kind == "tcp"   ? IPPROTO_TCP
-                          : kind == "udp" ? IPPROTO_UDP
-                                          : flow.scene.port;
+    flow.scene.type = kind == "tcp" ? 1 : kind == "udp" ? 2 : 3; // SOCK_STREAM, _DGRAM, _RAW
+    flow.scene.protocol = kind == "tcp" ? 6 : kind == "udp" ? 17 : int{flow.scene.port};
     flow.scene.path = "/usr/bin/python3";
     flow.scene.command = "python3";
     for (std::string word; words >> word;) {

@@ -168,7 +168,7 @@ egress_flow flow_of(const Scene& scene) {
     return out;
 }
 
-EffectiveRule decide_compiled(const Tables& tables, const Scene& scene) {
+Decision decide_compiled(const Tables& tables, const Scene& scene) {
     constexpr std::int64_t week = 7 * 86400;
     const auto week_at_boot = ((boot_time - monday + scene.offset) % week + week) % week;
     return native_decide(

@@ -57,7 +57,7 @@ inline constexpr egress_file unnamed_file{999, host_device, 0, 0};
 egress_process process_of(const Scene& scene);
 egress_flow flow_of(const Scene& scene);
 /// What the compiled form says.
-EffectiveRule decide_compiled(const Tables& tables, const Scene& scene);
+Decision decide_compiled(const Tables& tables, const Scene& scene);
 
 /// The first line that fits as egress.conf(5) has it, by the reference's parts; programs and
 /// ancestors are files here, as on a real machine.

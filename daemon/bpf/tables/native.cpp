@@ -147,11 +147,10 @@ egress_vector cgroup_rules(const egress_view& view, std::string_view cgroup) {
 
 } // namespace
 
-EffectiveRule native_decide(const Tables& tables, const egress_process& process,
-                            const egress_flow& flow, std::string_view cgroup, std::uint64_t now,
-                            std::uint64_t week_at_boot) {
+Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
+                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot) {
     const egress_view view{tables.base.get(), &tables};
-    EffectiveRule out;
+    Decision out;
     if (!egress_select(&view, &process, &out.subject)) {
         out.rule = EGRESS_BROKEN;
         return out;

@@ -7,7 +7,7 @@
 namespace egress::bpf {
 
 /// What native_decide() found.
-struct EffectiveRule {
+struct Decision {
     std::uint32_t rule =
         EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
     // The sets of rules that each dimension leaves, for explaining.
@@ -17,9 +17,8 @@ struct EffectiveRule {
 };
 
 /// `cgroup` is the path of the process' cgroup; root made every part of it.
-EffectiveRule native_decide(const Tables& tables, const egress_process& process,
-                            const egress_flow& flow, std::string_view cgroup, std::uint64_t now,
-                            std::uint64_t week_at_boot);
+Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
+                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot);
 
 /// Whether the cgroup at this path below the cgroup2 root, or one around it, is a container's.
 bool is_in_container(std::string_view cgroup);
