@@ -28,7 +28,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t most_earlier = 20;
-constexpr std::size_t most_path = 4096;
 constexpr std::uint64_t second = 1'000'000'000;
 
 /// The kernel's entry of a process. Inside a pid namespace our number of the process is not the
