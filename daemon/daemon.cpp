@@ -35,7 +35,7 @@ std::vector<std::string> paths_in(const std::string& file) {
     return paths;
 }
 
-/// What opening the database found.
+/// Logs what opening the database found.
 void tell_findings(const store::Env& env) {
     const auto& found = env.findings();
     for (const auto& note : found.notes) {
@@ -140,8 +140,7 @@ Result<> Daemon::open_store() {
     keeper_ = std::move(*keeper);
     keeper_->attach(event_counts_);
     if (anew) {
-        // Only when it is on disk that nothing is in force may the disk say that this boot is
-        // known.
+        // The disk may name this boot only after it says that no block is in force.
         if (auto flushed = keeper_->flush(); !flushed) {
             return flushed;
         }
@@ -294,7 +293,7 @@ Result<> Daemon::run(std::function<void()> ready) {
     return finished;
 }
 
-/// "systemctl status" shows it: whoever looks there must see when nothing is enforced.
+/// "systemctl status" shows this line, and must show when nothing is enforced.
 void Daemon::tell_state() {
     if (getenv("NOTIFY_SOCKET") == nullptr) {
         return;
@@ -306,8 +305,8 @@ void Daemon::tell_state() {
     }
 }
 
-/// The rules with which it started are in force, or will not be for a while: who waits for the
-/// start must not wait for ever.
+/// The rules of the start are in force, or will not be for a while: the service manager must not
+/// wait for ever.
 void Daemon::on_force(const ApplyOutcome& outcome) {
     if (!outcome.in_force()) {
         log::error("egress", "started without its rules of [egress] in force: {}", outcome.error);

@@ -12,7 +12,7 @@ using reply::error;
 using reply::good;
 
 void detach(Parts& parts, const Request& request, const Answer& answer) {
-    log::notice("control", "uid {} detaches the kernel half", request.uid);
+    log::notice("control", "uid {} detaches the kernel side", request.uid);
     parts.enforcer.detach([answer](const Result<std::size_t>& removed) {
         answer.send(removed ? good({{"removed", *removed}}) : error(500, removed.error().text));
     });

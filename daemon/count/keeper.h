@@ -1,4 +1,4 @@
-// Hands the ledger's changes to the store, batch after batch, and tells who waits for durability.
+// Hands the ledger's changes to the store in batches, and answers callers that wait for durability.
 #pragma once
 
 #include <cstdint>
@@ -26,22 +26,22 @@ class Keeper {
     static Result<std::unique_ptr<Keeper>> make(sd_event* event, Ledger& ledger,
                                                 std::unique_ptr<store::Store> store);
 
-    /// Where the traffic that was seen is counted; asked once a second, at most.
+    /// The counts of events, which it collects at most once a second.
     void attach(EventCounts& counts) { counts_ = &counts; }
-    /// Sets a key of the database's "meta" (an empty value deletes it); `done` as of
-    /// when_durable().
+    /// Sets a key of the database's "meta" (an empty value deletes it). Calls `done` as
+    /// when_durable() does.
     void set_meta(std::string key, std::string value, std::function<void(bool)> done);
     /// Submits what changed, if the writer is idle: at once where a caller waits for it, else 10 ms
     /// after the submit before. Called at the end of every turn of the loop.
     void pump();
-    /// Once a second: after a burst, gives its memory back.
+    /// Once a second: frees the memory of a burst.
     void tick();
-    /// Calls `done(true)` once everything that has changed until now is durable, `done(false)` if
-    /// the next commit fails (the change stays, and is tried again).
+    /// Calls `done(true)` when all changes until now are durable, `done(false)` if the next commit
+    /// fails (the change stays, and is tried again).
     void when_durable(std::function<void(bool)> done);
     /// Writes everything that has changed, and waits for it: before the loop runs.
     Result<> flush();
-    /// The same at the end, when no loop runs any more; answers all who wait.
+    /// The same at the end, after the loop; answers all waiting callers.
     Result<> finish();
 
     const Counters& counters() const { return counters_; }

@@ -77,7 +77,7 @@ Enforcer::Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent
 
 Enforcer::~Enforcer() = default;
 
-/// The kernel half is loaded on the builder's thread; started() follows.
+/// The builder loads the kernel side on its thread; started() follows.
 Result<> Enforcer::start() {
     auto builder = PolicyBuilder::start({options_.cgroup, options_.pins, options_.monitor}, clock_);
     if (!builder) {
@@ -93,7 +93,7 @@ Result<> Enforcer::start() {
     return {};
 }
 
-/// Takes over what the builder has loaded.
+/// Takes over the loader that the builder has started.
 Result<> Enforcer::attend() {
     loader_ = &builder_->loader();
     for (const auto& remark : loader_->remarks()) {
@@ -110,7 +110,7 @@ Result<> Enforcer::attend() {
     std::ranges::copy(counters.losses, reported_.begin());
     if (counters.sequence > 0) {
         log::write(status_.missed > 0 ? log::Level::warning : log::Level::info, "egress-missed",
-                   fmt::format("the kernel half went on by itself: {} events missed while nobody "
+                   fmt::format("the kernel side went on by itself: {} events missed while nobody "
                                "read them, {} wait to be read",
                                status_.missed, counters.waiting));
     }
@@ -152,7 +152,7 @@ void Enforcer::apply(ApplyRequest request) {
             return finish({Applied::unavailable, started.error().text});
         }
     }
-    // Rules that are being made may come into force before: their asker is told then.
+    // Rules under way may come into force before: their own caller gets that answer.
     const auto number = builder_->apply(part_of(std::move(request.policy)), request.asker);
     if (request.done) {
         waiting_.push_back({number, std::move(request.done), after(clock_.now(), patience)});
@@ -185,7 +185,7 @@ Reply Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_no
     }
     const auto marked = loader_->mark_canary(pid, start, only_note);
     if (marked) {
-        // Bounded, as its number is another process' one day.
+        // Bounded: the kernel gives the number to another process one day.
         canary_ = loader_->settings().canary;
         canary_until_ = after(clock_.now(), EGRESS_CANARY_TIME / 1'000'000'000 + 1);
     }
@@ -193,7 +193,7 @@ Reply Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_no
 }
 
 std::optional<std::uint64_t> Enforcer::unmark_canary() {
-    // `canary_` stays for its short time: the ring may still have looks of it.
+    // `canary_` stays for its short time: the ring may still hold events of it.
     return loader_ ? loader_->unmark_canary() : std::nullopt;
 }
 
@@ -333,7 +333,7 @@ void Enforcer::installed(const PolicyBuilder::Outcome& outcome) {
         log::warning("rules", "{}", lockout.message());
     }
     if (outcome.lockout) {
-        // Nothing has failed: whoever asked is told.
+        // Not a failure: the caller gets the outcome.
         status_.state = in_force() ? Status::State::in_force : Status::State::off;
     } else if (!outcome.result) {
         fail_with(outcome.result.error());
@@ -380,7 +380,7 @@ std::size_t Enforcer::take_events() {
     return read;
 }
 
-/// What the ring holds, then what it had no room for; bounded, as there may always be more.
+/// Reads the ring, then what did not fit into it; bounded, since more may come all the time.
 void Enforcer::take_all_events() {
     constexpr int most_rounds = 8;
     constexpr int most_turns = 16;
@@ -421,7 +421,7 @@ void Enforcer::tell_losses() {
     }
 }
 
-/// What the kernel half could not hold or look up, since the daemon said so last.
+/// Logs what the kernel side could not hold or look up since the last time.
 void Enforcer::report_troubles() {
     struct Trouble {
         egress_loss reason;
@@ -432,7 +432,7 @@ void Enforcer::report_troubles() {
         {EGRESS_LOST_BROKEN, "flows were refused: the kernel's tables do not hang together"},
         {EGRESS_LOST_SOCKET, "sockets were refused: the kernel has no memory to keep their owners"},
         {EGRESS_LOST_SUSPECT,
-         "flows of processes or cgroups that the kernel half does not know were "
+         "flows of processes or cgroups that the kernel side does not know were "
          "judged by every refusal that could be meant for them"},
         {EGRESS_LOST_FOLD,
          "repeats became events of their own: the kernel's table of repeats is full"},

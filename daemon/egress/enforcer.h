@@ -1,9 +1,8 @@
-// The egress half within the daemon: the rules of [egress] in force in the kernel, what the kernel
-// sees handed on.
+// The kernel side within the daemon: puts the rules of [egress] in force and hands the hooks'
+// events on.
 //
-// Nothing of it is started before there is something to enforce or to record. Where the kernel
-// cannot do it, the daemon goes on guarding the other direction, and says so in the log and in the
-// status.
+// It starts with the first rule of [egress]. If the kernel cannot enforce them, the daemon goes on
+// guarding the other direction, and the log and the status say so.
 #pragma once
 
 #include <array>
@@ -35,14 +34,14 @@ class Enforcer {
         State state = State::off;
         std::string last_error;
         bpf::InForce kernel; ///< what decides there
-        bool own = false;    ///< this daemon put that there: the next two are of it
+        bool own = false;    ///< this daemon put it there; the next two describe it
         std::size_t rules = 0;
         std::size_t prefixes = 0;
         std::uint64_t events = 0; ///< read by this daemon
-        std::uint64_t missed = 0; ///< of those lost, before this daemon read
+        std::uint64_t missed = 0; ///< lost before this daemon read
         bpf::KernelCounters counters;
         std::vector<bpf::Coverage> coverage;
-        bool knows_sender = false; ///< the packets' hook sees which process sends
+        bool knows_sender = false; ///< the packet hook knows the sending process
     };
     using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule)>;
     using OnDetach = std::function<void(const Result<std::size_t>&)>; ///< pins that were removed
@@ -50,33 +49,33 @@ class Enforcer {
     Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
     ~Enforcer();
 
-    /// Of who waits for rules to be in force; a slow machine takes long to verify the programs.
+    /// How long a request waits for its rules; a slow machine takes long to verify the programs.
     static constexpr Seconds patience = 60;
 
-    /// Puts the [egress] of the rules in force. Where they cannot be, the ones before stay.
+    /// Puts the [egress] part of the rules in force. On failure the previous rules stay.
     void apply(ApplyRequest request);
-    /// Takes everything out of the kernel; the next apply() starts anew. `done` is called once, now
-    /// or when a policy that is being made is done with.
+    /// Removes everything from the kernel; the next apply() starts again. Calls `done` once, now or
+    /// when the policy under way is finished.
     void detach(OnDetach done);
-    /// Says which rule decides and why; `done` is called once, now or later.
+    /// Finds out which rule decides and why. Calls `done` once, now or later.
     using OnAnswer = std::function<void(const Reply& json)>;
     void explain(Question question, OnAnswer done);
     /// Marks a process that tests the hooks; see Loader::mark_canary().
     Reply mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note);
     std::optional<std::uint64_t> unmark_canary();
-    /// Whether it is a look of the process that tests the hooks, or gets ready to.
+    /// Whether the event is of a process that tests the hooks, or prepares to.
     bool is_canary(const egress_event& event) const;
     void tick();
-    /// Takes what the kernel has seen so far, with all repeats; for the end.
+    /// Reads all events so far, with all repeats; for the end.
     void finish();
 
     Status status() const;
-    /// Lines of the rules that were applied last which cut off what a root shell needs.
+    /// Lines of the last applied rules that cut off what a root shell needs.
     const std::vector<policy::Diagnostic>& lockouts() const { return lockouts_; }
-    /// Some policy of [egress] is, even if not the last that was tried and not of this daemon.
+    /// Whether any policy of [egress] is in force, of whichever attempt or daemon.
     bool in_force() const { return in_kernel().something(); }
     static std::string_view text(Status::State state);
-    /// The state in a line, for the service manager.
+    /// The state as one line, for the service manager.
     static std::string line(const Status& status);
     const Options& options() const { return options_; }
     const bpf::Loader* loader() const { return loader_; }
@@ -84,7 +83,7 @@ class Enforcer {
   private:
     Result<> start();
     Result<> attend();
-    /// What decides there, from the one place that the hooks read it from.
+    /// What decides there, read from the same place as the hooks read it.
     bpf::InForce in_kernel() const;
     void started(const Result<>& result);
     void installed(const PolicyBuilder::Outcome& outcome);
@@ -108,7 +107,7 @@ class Enforcer {
     bpf::Loader* loader_ = nullptr; ///< the builder's; null until it is loaded
     Source outcome_source_;
     Source ring_source_;
-    /// The rules by generation, for the events that are still under the one before.
+    /// The rules by generation: queued events may be of the previous one.
     std::vector<std::pair<std::uint64_t, std::vector<policy::EgressRule>>> rules_;
     struct Waiting {
         std::uint64_t number; ///< of the policy
@@ -117,8 +116,8 @@ class Enforcer {
     };
     std::vector<Waiting> waiting_;                           ///< the oldest first
     std::vector<std::pair<std::uint64_t, OnAnswer>> asking_; ///< by the number of the question
-    std::vector<OnDetach> detaching_;   ///< who waits for it; empty: it is not under way
-    std::optional<ApplyRequest> after_; ///< when it is done
+    std::vector<OnDetach> detaching_;   ///< callers that wait for it; empty: it is not under way
+    std::optional<ApplyRequest> after_; ///< applied once the detach is done
     std::vector<policy::Diagnostic> lockouts_;
     std::uint32_t canary_ = 0; ///< tgid; 0: none
     Moment canary_until_ = 0;

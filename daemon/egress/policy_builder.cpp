@@ -18,7 +18,7 @@ namespace {
 constexpr std::size_t most_asked = 64;
 constexpr auto look_again = std::chrono::seconds(1);
 
-/// Of one path, with those that were replaced and still run.
+/// Files of one path, with replaced ones that still run.
 constexpr std::size_t most_files = 16;
 
 } // namespace
@@ -56,8 +56,8 @@ std::optional<std::uint64_t> PolicyBuilder::ask(Question question) {
 }
 
 void PolicyBuilder::answer(std::vector<std::pair<std::uint64_t, Question>> asked) {
-    // The tables are large and not kept: with long lists this takes as long as it took to put them
-    // in force.
+    // The tables are large, so they are not kept: with long lists this takes as long as the
+    // installation took.
     auto tables =
         generation_ == 0
             ? fail("no rules that this egressd knows are in force")
@@ -175,7 +175,7 @@ void PolicyBuilder::unfold() {
     }
 }
 
-/// nullopt: nothing is known that was not before.
+/// nullopt: nothing new is known.
 std::optional<bpf::Inventory> PolicyBuilder::take_inventory(bool fresh) {
     auto now = bpf::take_inventory(current_, [this] { return loader_->name_files(); });
     if (!now) {
@@ -197,12 +197,12 @@ std::optional<bpf::Inventory> PolicyBuilder::take_inventory(bool fresh) {
     return std::move(*now);
 }
 
-/// A program that was replaced stays what the rules call it for as long as it runs: a process that
-/// was started before the upgrade of a package keeps its rules, and so do those that it starts.
+/// A replaced program keeps the name that the rules give it for as long as it runs: a process from
+/// before a package's upgrade keeps its rules, and so do its children.
 void PolicyBuilder::keep_running(bpf::Inventory& now, bool fresh) const {
     const bool changed = now.paths != inventory_.paths;
     if (!fresh && !changed) {
-        now.running = inventory_.running; // which is nearly always: the table is not walked then
+        now.running = inventory_.running; // the usual case: no walk over the table
         return;
     }
     loader_->each_process([&](const egress_process& process) {
@@ -231,7 +231,7 @@ void PolicyBuilder::keep_running(bpf::Inventory& now, bool fresh) const {
     });
     std::erase_if(now.running, [](const auto& one) { return one.second.empty(); });
     for (auto& [name, files] : now.running) {
-        // The table has no order of its own, and nothing has changed where only the order has.
+        // The table has no order; a difference in order alone is no change.
         std::ranges::sort(files, bpf::FileLess());
     }
 }
@@ -259,7 +259,7 @@ PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
         generation_ = out.generation;
         tidy(out);
     } else if (generation_ != 0) {
-        // What was refused must not come into force later, when a program has changed.
+        // Refused rules must not come into force later, when a program has changed.
         current_ = in_force_;
         inventory_ = in_force_inventory_;
     } else if (out.lockout) {
@@ -269,7 +269,7 @@ PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
     return out;
 }
 
-/// What is in force is in force, whatever becomes of what was before.
+/// The new policy stays in force even if the previous one cannot be removed.
 void PolicyBuilder::tidy(Outcome& out) {
     untidy_.reset();
     if (const auto tidied = loader_->tidy(); !tidied) {
@@ -291,7 +291,7 @@ void PolicyBuilder::find_lockouts(const bpf::Tables& tables, Outcome& out) const
     auto insiders =
         current_asker_ ? bpf::shells_of(*current_asker_) : std::vector{bpf::root_shell()};
     if (!bpf::name_programs(insiders, [this] { return loader_->name_files(); })) {
-        return; // the inventory has said so
+        return; // the inventory has logged why
     }
     out.lockouts = bpf::lockouts(current_, tables, insiders, bpf::resolvers("/etc/resolv.conf"),
                                  week_at_boot(clock_));

@@ -1,10 +1,10 @@
-// Loads the kernel half, makes policies and puts them in force, on a thread of its own: the kernel
-// takes seconds to look the programs over, long lists take a second, and the paths and cgroups that
+// Loads the kernel side, builds policies and puts them in force, on a thread of its own: the kernel
+// takes seconds to verify the programs, long lists take a second, and the paths and cgroups that
 // rules name may lie on a disk that hangs.
 //
-// Once a second it looks again at what the rules name in the system (a program replaced, a cgroup
-// made anew) and makes the policy anew where that has changed; and it has the kernel tell of
-// repeats that nothing followed.
+// Once a second it takes inventory of what the rules name in the system (a replaced program, a new
+// cgroup), and builds the policy again if that has changed. It also flushes folded repeats that no
+// later event will report.
 #pragma once
 
 #include <condition_variable>
@@ -35,33 +35,33 @@ class PolicyBuilder {
         std::optional<Reply> answer;              ///< to the question with that number
         bool lockout = false;                     ///< not installed, because of lockouts
         std::vector<policy::EgressRule> rules;    ///< those that were built
-        std::vector<policy::Diagnostic> lockouts; ///< of those rules; see bpf/guard.h
-        std::string untidy; ///< in force, but what was before cannot be taken away: why; see tidy()
-        bool again = false; ///< made anew because the system changed, not because of apply()
-        bool started = false; ///< `result` is that of the loading; on an error nothing follows
+        std::vector<policy::Diagnostic> lockouts; ///< of those rules; see tables/lockout.h
+        std::string untidy;   ///< why the previous policy cannot be removed; see tidy()
+        bool again = false;   ///< built again because the system changed
+        bool started = false; ///< `result` is of the loading; on an error nothing follows
     };
 
-    /// The first outcome tells how the loading went.
+    /// The first outcome is that of the loading.
     static Result<std::unique_ptr<PolicyBuilder>> start(const bpf::LoaderOptions& options,
                                                         const Clock& clock);
     ~PolicyBuilder();
 
-    /// Hands a policy over; its number. One that has not been begun is forgotten. With an asker, it
-    /// is not installed where it has lockouts; without, they are only told.
+    /// Hands a policy over; returns its number. It replaces one that is not begun yet. With an
+    /// asker, a policy with lockouts is not installed; without, they are only reported.
     std::uint64_t apply(policy::Policy policy, std::optional<bpf::Asker> asker = {});
 
     /// Answers a question about the policy in force; runs on the builder's thread.
     using Question = std::function<Reply(const policy::Policy&, const bpf::Tables&)>;
-    /// The number that the outcome with its answer will have. Nothing: too many wait.
+    /// The number of the outcome that will have the answer; nullopt: too many wait.
     std::optional<std::uint64_t> ask(Question question);
 
-    /// Begins nothing more. When what is under way has ended, fd() is readable and ended() true.
+    /// Begins nothing more. After the work under way fd() is readable and ended() is true.
     void end();
     bool ended();
 
     int fd() const { return ready_.fd(); } ///< readable when there is an outcome
     std::optional<Outcome> take();
-    /// Once the outcome of a loading that went well has been taken.
+    /// Valid after the outcome of a successful loading was taken.
     bpf::Loader& loader() { return *loader_; }
 
   private:
@@ -95,15 +95,15 @@ class PolicyBuilder {
     bool ended_ = false;
     std::uint64_t number_ = 0;
     std::uint64_t questions_ = 0;
-    policy::Policy current_; // the thread's own from here on
+    policy::Policy current_; // only the thread uses what follows
     std::uint64_t current_number_ = 0;
     std::optional<bpf::Asker> current_asker_;
     bpf::Inventory inventory_;
-    policy::Policy in_force_; ///< what the kernel has, and what the system said then
+    policy::Policy in_force_; ///< the policy in the kernel, with the inventory of then
     bpf::Inventory in_force_inventory_;
     std::uint64_t generation_ = 0;  ///< 0: nothing yet
-    std::optional<Outcome> untidy_; ///< of the policy in force, until what was before it is gone
-    bool told_ = false;             ///< that repeats cannot be told
+    std::optional<Outcome> untidy_; ///< of the policy in force, until the previous one is removed
+    bool told_ = false;             ///< the log says that repeats cannot be flushed
     bool blind_ = false;            ///< the log says that paths can't be resolved
     Worker worker_;
 };

@@ -36,7 +36,7 @@ inline std::string how(const Element& element) {
                        element.reject ? "reject" : "drop");
 }
 
-/// Reads "PROTO ADDR MASKLEN PORT SECONDS ACTION ..."; nothing: the helper wrote something else.
+/// Reads "PROTO ADDR MASKLEN PORT SECONDS ACTION ..."; nullopt: the helper wrote something else.
 inline std::optional<Element> element(std::string_view name, std::string_view rest) {
     Element out;
     out.name = name;

@@ -287,7 +287,7 @@ void Lanes::wait(int milliseconds) {
     }
 }
 
-/// Counts ticks and not time: what stops the whole machine, or only us, is nobody's fault.
+/// Counts ticks, not time: a pause of the machine or of this daemon must not count against a lane.
 void Lanes::tick() {
     std::size_t idle = 0;
     bool slow = false;

@@ -1,9 +1,9 @@
-// The lanes of the daemon (lane.h): which there are, what each does, and which are given up.
+// The lanes of the daemon (lane.h): starts them, gives them work, and gives up those that hang.
 //
 // A turn is one request to one lane, for one uid. Lanes are alike: any idle one serves any uid, and
 // one that hangs belongs, from then on, to the uid whose turn it was. All uids together that are
 // neither root nor named by the rules may keep a bounded number of lanes busy, and a bounded number
-// lost; those that are have lanes beyond that. So whoever runs out of lanes, it is not root.
+// lost; the others have lanes beyond that. So strangers may run out of lanes, and root does not.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,7 @@ class Lanes {
                 ///< it were not read
     };
     struct Counters {
-        std::size_t running = 0; ///< that have said a word
+        std::size_t running = 0; ///< that have sent their first message
         std::size_t busy = 0;
         std::size_t lost = 0;       ///< given up, and not gone yet
         std::uint64_t given_up = 0; ///< ever
@@ -51,7 +51,7 @@ class Lanes {
     /// The board is valid during the call.
     using Judged = std::function<void(const Turn&, const lane::Board&, End)>;
 
-    /// `judged` hears of each turn once, `freed` whenever a lane may be had again.
+    /// Calls `judged` once for each turn, `freed` whenever a lane is available again.
     Lanes(sd_event* event, lane::Spawner spawner, Judged judged, std::function<void()> freed);
     ~Lanes();
     Lanes(const Lanes&) = delete;
@@ -59,15 +59,15 @@ class Lanes {
 
     /// Begins a turn with these descriptors; false: no lane for this uid now.
     bool begin(Turn turn, std::span<const int> fds, std::span<const std::uint8_t> most);
-    /// A lane works for that uid, and has not been slow about it so far.
+    /// A lane works for that uid, and has not been slow so far.
     bool moves(std::uint32_t uid) const;
     /// Closes a connection in whose queue descriptors may wait, where that may take its time.
     void discard(Fd connection);
-    /// Without the loop: waits so long at most for a lane to say something, and hears it.
+    /// Without the loop: waits for a message of a lane, at most that long, and handles it.
     void wait(int milliseconds);
 
     Counters counters() const;
-    /// Lanes that were given up because of that uid, and are not gone yet.
+    /// Lanes that were given up because of that uid and still exist.
     std::size_t lost(std::uint32_t uid) const;
     Limits& limits() { return limits_; }
 

@@ -1,15 +1,15 @@
-// The report sockets: accept, have lanes read what came (lanes.h), keep every user within its
+// The report sockets: accepts, has lanes read the messages (lanes.h), keeps every user within its
 // share.
 //
 // The loop itself never receives what a stranger sends: it watches the connections, and a lane
-// reads those that are ready. A uid whose message kept a lane waiting is not read for a while, at
-// each repetition longer; the connection that brought it is closed.
+// reads those that are ready. If a message keeps its lane waiting, its connection is closed and its
+// uid is not read for a while, longer with each repetition.
 //
 // Fairness: a connection reads one bounded batch per turn, turns go round; each uid but root has a
 // bucket of reports per second. A uid whose bucket is empty is not read for a moment: its messages
-// wait in its own sockets, and its next report fails with EAGAIN in its own process. Nothing that
-// was accepted by the kernel is thrown away. A uid that holds too many connections loses the one
-// that was idle longest, after what it had sent was read.
+// wait in its own sockets, and its next report fails with EAGAIN in its own process. No message
+// that the kernel accepted is dropped. A uid with too many connections loses the one that was idle
+// longest, after its messages were read.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ class Receiver {
         std::size_t connections = 16384;
         double reports_per_second = 20000; ///< per uid other than root
     };
-    /// What a uid holds and how often it had to wait, for status.
+    /// The connections of a uid and how often it had to wait, for status.
     struct User {
         std::uint32_t uid = 0;
         std::size_t connections = 0;
@@ -64,8 +64,8 @@ class Receiver {
     /// Takes a non-blocking listening socket of the service manager's.
     Result<> adopt(Fd listener);
 
-    /// The end: what comes from now on fails at its sender, what was taken is read. What waits in a
-    /// service manager's socket is left to the next daemon.
+    /// The end: new reports fail at their sender, accepted ones are read. What waits in a service
+    /// manager's socket is left to the next daemon.
     void drain();
 
     const Counters& counters() const { return counters_; }
@@ -109,7 +109,7 @@ class Receiver {
     struct Listener {
         Fd fd;
         Source source;
-        bool kept = false; ///< by the service manager, together with what waits in it
+        bool kept = false; ///< the service manager keeps it, with what waits in it
     };
     std::vector<Listener> listeners_;
     Source refill_;

@@ -309,7 +309,7 @@ def test_the_daemon_refuses_own_goals(world):
 
 
 def test_own_goals_of_the_first_rules(world):
-    """The kernel half is loaded for them, and stays without rules."""
+    """The kernel side is loaded for them, and stays without rules."""
     servers(world, 80)
     with guarded(world) as guard:
         daemon = guard.daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n", "-G", guard.cgroup)

@@ -1,4 +1,4 @@
-"""egressctl and the kernel half: detach, watch, explain, status."""
+"""egressctl and the kernel side: detach, watch, explain, status."""
 
 import json
 import os

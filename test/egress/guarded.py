@@ -1,4 +1,4 @@
-"""A world with the kernel half in it: a cgroup, a bpf file system and a host of the test's own.
+"""A world with the kernel side in it: a cgroup, a bpf file system and a host of the test's own.
 
 Programs are attached to a cgroup that the test made, so that they see nothing else of the machine.
 The test's processes get a pid namespace whose first process has their mount namespace: that is "the

@@ -128,7 +128,7 @@ def knows_sender(guard):
 
 
 def number_of(guard, agent):
-    """The process as the kernel half numbers it, which is not as it is numbered in the test's namespace:
+    """The process as the kernel side numbers it, which is not as it is numbered in the test's namespace:
     taken from an event of its own. The rules have to begin with MARK."""
     agent("socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('10.66.9.9', os.getpid()))")
     inside = agent("os.getpid()")

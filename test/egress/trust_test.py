@@ -332,7 +332,7 @@ def words(what):
 
 
 def test_process_that_no_table_has(world):
-    """B6: a process that the kernel half does not know is refused what it could be refused."""
+    """B6: a process that the kernel side does not know is refused what it could be refused."""
     servers(world, 80)
     world.listener("10.66.0.1", 81)
     with guarded(world) as guard:

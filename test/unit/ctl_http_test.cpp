@@ -94,7 +94,7 @@ TEST_CASE("status: troubles above, every kind by name") {
     CHECK(!has(json.out, "\x1b"));
 }
 
-TEST_CASE("status: the kernel half") {
+TEST_CASE("status: the kernel side") {
     const FakeServer server(FakeServer::says(200, R"({"rules":{"egress":2},"egress":{
 "state":"not enforced","rules":2,"prefixes":9,"generation":4,"last_error":"no \u001b memory",
 "hooks":{"egress_connect4":"attached","egress_fork":"Invalid\u0007 argument"},

@@ -170,7 +170,7 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     const bool adopted = there.has_value();
     done = !done      ? done
            : skeleton ? loader->load(*skeleton)
-                      : fail_errno("cannot open the kernel half");
+                      : fail_errno("cannot open the kernel side");
     done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_host)) : done;
     done = done ? loader->attach(skeleton->obj) : done;
     done = done ? walk_processes(bpf_program__fd(skeleton->progs.egress_sweep)) : done;
