@@ -21,6 +21,7 @@ namespace egress {
 namespace {
 
 constexpr std::size_t deadlines_per_turn = 2'000;
+constexpr const char* clean_key = "stopped"; ///< of the database's "meta": set by a clean stop
 constexpr std::uint64_t tick_usec = 1'000'000;
 constexpr std::int64_t fold_every = 60;
 
@@ -59,7 +60,7 @@ void tell_findings(const store::Env& env) {
 
 } // namespace
 
-Daemon::Daemon(const Options& options, lane::Spawner spawner)
+Daemon::Daemon(const DaemonOptions& options, lane::Spawner spawner)
     : options_(options), spawner_(std::move(spawner)), counts_sink_(event_counts_),
       event_log_(clock_, owner_names_, EventLog::write_line) {
     sinks_.add(watchers_);
@@ -73,7 +74,7 @@ Daemon::~Daemon() {
     }
 }
 
-Result<std::unique_ptr<Daemon>> Daemon::make(const Options& options, policy::Policy policy,
+Result<std::unique_ptr<Daemon>> Daemon::make(const DaemonOptions& options, policy::Policy policy,
                                              lane::Spawner spawner) {
     std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(spawner)));
     sd_event* event = nullptr;
@@ -127,6 +128,16 @@ Result<> Daemon::open_store() {
     const bool anew = *before != boot || options_.restore;
     if (anew) {
         ledger_->distrust(); // the firewall of another boot is gone
+    }
+    const auto ended = env->meta(clean_key);
+    if (!ended) {
+        return std::unexpected(ended.error());
+    }
+    stopped_cleanly_ = !ended->empty();
+    if (stopped_cleanly_) {
+        if (auto unset = env->set_meta(clean_key, ""); !unset) { // a crash may follow
+            return unset;
+        }
     }
     log::info("database", "{} rows in {}", rows, options_.database);
     auto store = store::Store::start(std::move(*env));
@@ -215,7 +226,9 @@ Result<> Daemon::open_sources() {
     wanted.helper = options_.helper;
     wanted.reconcile = options_.reconcile;
     wanted.flush = options_.flush;
-    wanted.adopt = !options_.flush;
+    // After a clean stop the database knows all blocks: what only the firewall holds was put there
+    // by another, as a saved ruleset is.
+    wanted.adopt = !options_.flush && !stopped_cleanly_;
     firewall_ = std::make_unique<Firewall>(event, *reaper_, *ledger_, clock_, wanted);
     const std::string cgroup = options_.cgroup.empty() ? bpf::cgroup_root() : options_.cgroup;
     enforcer_ = std::make_unique<Enforcer>(
@@ -225,7 +238,7 @@ Result<> Daemon::open_sources() {
             sinks_.emit(
                 {seen, rule, selftest, owner_names_, enforcer_->loader(), clock_, std::string()});
         });
-    reader_ = std::make_unique<Reader>(event);
+    reader_ = std::make_unique<RulesReader>(event);
     rulebook_ =
         std::make_unique<Rulebook>(clock_, *ledger_, *enforcer_, *keeper_, *reader_, options_.conf);
     const auto reload_rules = [this](Rulebook::Done done, std::optional<bpf::Asker> asker) {
@@ -284,6 +297,9 @@ Result<> Daemon::run(std::function<void()> ready) {
     enforcer_->finish();
     event_log_.flush();
     auto finished = keeper_->finish();
+    if (finished) {
+        finished = keeper_->store().env().set_meta(clean_key, "yes");
+    }
     log::notice("end", "stopped; blocks stay in force until their time ends");
     log::flush();
     log::stop_thread();

@@ -20,7 +20,7 @@ class Daemon {
   public:
     /// Opens everything; `spawner` was started before. Must be called with all signals blocked and
     /// before any thread exists.
-    static Result<std::unique_ptr<Daemon>> make(const Options& options, policy::Policy policy,
+    static Result<std::unique_ptr<Daemon>> make(const DaemonOptions& options, policy::Policy policy,
                                                 lane::Spawner spawner);
     ~Daemon();
 
@@ -29,7 +29,7 @@ class Daemon {
     Result<> run(std::function<void()> ready);
 
   private:
-    Daemon(const Options& options, lane::Spawner spawner);
+    Daemon(const DaemonOptions& options, lane::Spawner spawner);
     Result<> open_store();
     Result<> open_sockets();
     Result<> open_sources();
@@ -39,7 +39,7 @@ class Daemon {
     void tell_state();
     void on_force(const ApplyOutcome& outcome);
 
-    Options options_;
+    DaemonOptions options_;
     lane::Spawner spawner_; ///< the receiver takes it
     SystemClock clock_;
     Moment started_ = 0;
@@ -56,7 +56,7 @@ class Daemon {
     EventLog event_log_;
     EventSinks sinks_;
     std::unique_ptr<Enforcer> enforcer_;
-    std::unique_ptr<Reader> reader_;
+    std::unique_ptr<RulesReader> reader_;
     std::unique_ptr<Rulebook> rulebook_;
     Watchers watchers_;
     std::unique_ptr<Control> control_;
@@ -66,6 +66,7 @@ class Daemon {
     std::vector<std::string> made_; ///< sockets to remove at the end
     std::function<void()> ready_;   ///< not called yet
     std::string told_state_;        ///< to the service manager
+    bool stopped_cleanly_ = false;  ///< the daemon before this one
     bool expiring_ = false;         ///< more deadlines are due than one turn may apply
 };
 

@@ -90,7 +90,7 @@ void leave_terminal(Fd& ready) {
     ready.reset();
 }
 
-int serve(const Options& options, policy::Policy policy, lane::Spawner spawner) {
+int serve(const DaemonOptions& options, policy::Policy policy, lane::Spawner spawner) {
     const bool foreground = options.foreground || getenv("NOTIFY_SOCKET") != nullptr;
     const auto in_run = [](const std::string& path) {
         return path.starts_with(EGRESS_RUN_DIR "/");

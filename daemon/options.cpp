@@ -34,8 +34,8 @@ Result<std::string> parse_name(std::string_view text) {
 
 } // namespace
 
-Result<Options> parse_options(int argc, char** argv) {
-    Options options;
+Result<DaemonOptions> parse_options(int argc, char** argv) {
+    DaemonOptions options;
     options.conf = EGRESS_CONF;
     options.helper = EGRESS_HELPER;
     options.database = EGRESS_DB_DIR;

@@ -9,7 +9,7 @@
 
 namespace egress {
 
-struct Options {
+struct DaemonOptions {
     std::string conf;           ///< -c; its ".d" directory is read after it
     std::string helper;         ///< -C
     std::string database;       ///< -D
@@ -30,7 +30,7 @@ struct Options {
 };
 
 /// An error is one line that names the wrong word.
-Result<Options> parse_options(int argc, char** argv);
+Result<DaemonOptions> parse_options(int argc, char** argv);
 std::string usage();
 
 } // namespace egress

@@ -1,12 +1,15 @@
 #include "daemon/base/fields.h"
 
+#include "daemon/base/log.h"
 #include "daemon/base/protocol.h"
+#include "daemon/base/suggest.h"
 
 namespace egress {
 
 using nlohmann::json;
 
 const json* Fields::find(const char* key) const {
+    known_.insert(key);
     const auto found = body_.find(key);
     return found == body_.end() ? nullptr : &*found;
 }
@@ -67,7 +70,22 @@ void Fields::wrong(std::string_view key, std::string_view what) {
 }
 
 Result<> Fields::good() const {
-    return error_.empty() ? Result<>() : fail(error_);
+    const auto what = error_.empty() ? unknown() : error_;
+    return what.empty() ? Result<>() : fail(what);
+}
+
+/// A key that is ignored may be a mistyped one that matters: "for" in the place of "seconds".
+std::string Fields::unknown() const {
+    for (const auto& [key, value] : body_.items()) {
+        if (!known_.contains(key)) {
+            const std::vector<std::string_view> known(known_.begin(), known_.end());
+            const auto near = nearest(key, known);
+            return fmt::format("\"{}\" is no key here; {}", escape(key, 64),
+                               near.empty() ? fmt::format("known are {}", fmt::join(known, ", "))
+                                            : fmt::format("did you mean \"{}\"?", near));
+        }
+    }
+    return {};
 }
 
 std::optional<std::string> Fields::checked(const char* key, const json& value, Kind kind) {

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,14 +52,16 @@ class Fields {
     bool has(const char* key) const { return find(key) != nullptr; }
     /// Stores the error of a field, unless there is one already.
     void wrong(std::string_view key, std::string_view what);
-    /// The first error, if any.
+    /// The first error; or an error for a key of the object that no call has asked for.
     Result<> good() const;
 
   private:
     const nlohmann::json* find(const char* key) const;
+    std::string unknown() const;
     std::optional<std::string> checked(const char* key, const nlohmann::json& value, Kind kind);
 
     const nlohmann::json& body_;
+    mutable std::set<std::string, std::less<>> known_; ///< keys that were asked for
     std::string error_;
 };
 

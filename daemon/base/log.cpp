@@ -46,6 +46,14 @@ std::string escape(std::string_view text, std::size_t limit) {
     return out;
 }
 
+std::string quoted(std::string_view text, std::size_t limit) {
+    std::string out = "\"";
+    for (const char c : escape(text, limit)) {
+        out += c == '"' ? "\\\"" : std::string(1, c);
+    }
+    return out + '"';
+}
+
 namespace log {
 
 namespace {

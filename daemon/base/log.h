@@ -20,6 +20,8 @@ namespace egress {
 /// Keeps printable ASCII and valid printable UTF-8; writes the rest as \n, \t, \xHH and doubles a
 /// backslash. Cuts at `limit` bytes and appends "...".
 std::string escape(std::string_view text, std::size_t limit = 256);
+/// The same in double quotes, which the text cannot end.
+std::string quoted(std::string_view text, std::size_t limit = 256);
 
 namespace log {
 

@@ -74,8 +74,8 @@ Moment forgotten_at(const policy::EffectiveRule& rule, const Count& counted) {
     return after(counted.last, memory);
 }
 
-Outcome succeed(const policy::EffectiveRule& rule, const Count& before, Past& past) {
-    Outcome outcome{before, Effect::none};
+RowChange succeed(const policy::EffectiveRule& rule, const Count& before, Past& past) {
+    RowChange outcome{before, Effect::none};
     if (before.state == State::blocked && (before.by_hand || before.until == never)) {
         return outcome;
     }
@@ -109,12 +109,12 @@ Seconds block_time(const policy::EffectiveRule& rule, std::uint16_t strikes) {
     return std::max(rule.disable, std::min(time, rule.max));
 }
 
-Outcome decide(const policy::EffectiveRule& rule, const Count& before, Past& past, Action action,
-               Moment now) {
+RowChange decide(const policy::EffectiveRule& rule, const Count& before, Past& past, Action action,
+                 Moment now) {
     if (action == Action::ok) {
         return succeed(rule, before, past);
     }
-    Outcome outcome{before, Effect::none};
+    RowChange outcome{before, Effect::none};
     Count& next = outcome.next;
     next.count = counted_after(rule, before, past, action, now);
     next.last = now;
@@ -144,8 +144,8 @@ Outcome decide(const policy::EffectiveRule& rule, const Count& before, Past& pas
     return outcome;
 }
 
-Outcome expire(const Count& counted) {
-    Outcome outcome{counted, Effect::forget};
+RowChange expire(const Count& counted) {
+    RowChange outcome{counted, Effect::forget};
     if (counted.state == State::blocked) {
         outcome.next.state = State::releasing;
         outcome.next.count = 0;
@@ -156,8 +156,8 @@ Outcome expire(const Count& counted) {
     return outcome;
 }
 
-Outcome released(const Count& counted, Moment now) {
-    Outcome outcome{counted, Effect::none};
+RowChange released(const Count& counted, Moment now) {
+    RowChange outcome{counted, Effect::none};
     outcome.next.state = State::counting;
     outcome.next.until = after(now, least_memory);
     if (counted.count == 0 && counted.strikes == 0) {

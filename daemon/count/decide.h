@@ -33,20 +33,20 @@ enum class Effect : std::uint8_t {
     forget, ///< the row can be deleted
 };
 
-struct Outcome {
+struct RowChange {
     Count next;
     Effect effect = Effect::none;
 };
 
 /// `past` is the row's failure history; read and updated if the rule has a window, else ignored.
-Outcome decide(const policy::EffectiveRule& rule, const Count& now_counted, Past& past,
-               Action action, Moment now);
+RowChange decide(const policy::EffectiveRule& rule, const Count& now_counted, Past& past,
+                 Action action, Moment now);
 
 /// The outcome for a row whose `until` has passed.
-Outcome expire(const Count& counted);
+RowChange expire(const Count& counted);
 
 /// The outcome for a releasing row once the firewall has confirmed the removal of the block.
-Outcome released(const Count& counted, Moment now);
+RowChange released(const Count& counted, Moment now);
 
 /// Time of the block that follows `strikes` (>= 1) blocks under this rule; `forever` for "*".
 Seconds block_time(const policy::EffectiveRule& rule, std::uint16_t strikes);

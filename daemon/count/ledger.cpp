@@ -124,7 +124,7 @@ void Ledger::report(const Report& report) {
     no_past.clear();
     const bool windowed = rule.window != forever;
     Past& past = windowed ? table_.past(id) : no_past;
-    const Outcome outcome = decide(rule, count_of(table_[id]), past, report.action, clock_.now());
+    const RowChange outcome = decide(rule, count_of(table_[id]), past, report.action, clock_.now());
     table_[id].nfail = rule.limited ? rule.nfail : 0;
     counters_.lifted += outcome.effect == Effect::lift;
     apply(id, outcome);
@@ -133,7 +133,7 @@ void Ledger::report(const Report& report) {
         log_block(id, rule, report);
     } else if (log::threshold() >= log::Level::debug) {
         log::debug("counted", "{}: {}/{} ({}) {}", rule.counted.text(), outcome.next.count,
-                   rule.nfail, policy::print(*rule.local), escape(report.message));
+                   rule.nfail, policy::print(*rule.local), quoted(report.message));
     }
 }
 
@@ -169,7 +169,7 @@ void Ledger::set_in_force(TableRow& row, bool in_force) {
     row.flags = with(row.flags, store::in_force, in_force);
 }
 
-void Ledger::apply(RowId id, const Outcome& outcome) {
+void Ledger::apply(RowId id, const RowChange& outcome) {
     TableRow& row = table_[id];
     const bool was_blocked = row.state == State::blocked;
     if (outcome.effect == Effect::forget) {
@@ -222,10 +222,10 @@ void Ledger::log_block(RowId id, const policy::EffectiveRule& rule, const Report
     const TableRow& row = table_[id];
     const Seconds time = row.until == never32 ? forever : unpack(row.until) - unpack(row.since);
     const std::string text =
-        fmt::format("{}{} port {} for {}: {} failures, rule {}; \"{}\"",
+        fmt::format("{}{} port {} for {}: {} failures, rule {}; {}",
                     options_.monitor ? "would block " : "block ", rule.counted.text(), row.key.port,
                     time == forever ? "ever" : policy::print_duration(time), row.count,
-                    rule.local->place.text(), escape(report.message));
+                    rule.local->place.text(), quoted(report.message));
     log::write(log::Level::notice, "block", text,
                {{"EGRESS_ADDRESS", rule.counted.text()},
                 {"EGRESS_REMOTE", report.remote.address.text()},
@@ -257,7 +257,7 @@ void Ledger::join_group(RowId id, const policy::EffectiveRule& rule) {
     group_rule.nfail = rule.grow.count;
     group_rule.window = forever;
     Past none;
-    const Outcome outcome =
+    const RowChange outcome =
         decide(group_rule, count_of(table_[group_id]), none, Action::fail, clock_.now());
     table_[group_id].nfail = rule.grow.count;
     apply(group_id, outcome);
@@ -296,7 +296,7 @@ void Ledger::lift(RowId id) {
     const TableRow& row = table_[id];
     log::info("lift", "lift the block of {} port {}", row.key.prefix().text(), row.key.port);
     if (options_.monitor) {
-        const Outcome outcome = released(count_of(row), clock_.now());
+        const RowChange outcome = released(count_of(row), clock_.now());
         apply(id, outcome);
         return;
     }
@@ -310,7 +310,7 @@ bool Ledger::expire(std::size_t most) {
         if (!id || unpack(table_[*id].until) > now) {
             return false;
         }
-        const Outcome outcome = egress::expire(count_of(table_[*id]));
+        const RowChange outcome = egress::expire(count_of(table_[*id]));
         if (outcome.effect == Effect::lift) {
             counters_.expired += 1;
             table_.drop_past(*id);
@@ -344,7 +344,7 @@ Result<store::Row> Ledger::block(const ManualBlock& request) {
     counted.by_hand = true;
     counted.last = now;
     counted.until = after(now, request.seconds);
-    apply(id, Outcome{counted, Effect::block});
+    apply(id, RowChange{counted, Effect::block});
     table_[id].reason = reasons_.number(request.reason.empty() ? "by hand" : request.reason);
     log::notice("hand", "block {} port {} by hand: {}", request.address.text(), request.port,
                 escape(request.reason));
@@ -371,7 +371,7 @@ std::size_t Ledger::unblock(const ManualUnblock& request) {
         counted.until = never;
         table_.drop_past(id);
         counters_.lifted += 1;
-        apply(id, Outcome{counted, Effect::lift});
+        apply(id, RowChange{counted, Effect::lift});
         ++lifted;
     }
     return lifted;

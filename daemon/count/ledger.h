@@ -135,7 +135,7 @@ class Ledger final : public TrustedReporters {
   private:
     bool proves_knock(const Report& report, const policy::Rule& rule) const;
     RowId row_for(const Key& key);
-    void apply(RowId id, const Outcome& outcome);
+    void apply(RowId id, const RowChange& outcome);
     void set_state(TableRow& row, store::State state);
     void set_in_force(TableRow& row, bool in_force);
     void join_group(RowId id, const policy::EffectiveRule& rule);

@@ -126,7 +126,7 @@ void Ledger::adopt(const Element& element) {
     if (counted.state == State::blocked) {
         if (until > counted.until) { // a crash came before the extension was durable
             counted.until = until;
-            apply(id, Outcome{counted, Effect::none});
+            apply(id, RowChange{counted, Effect::none});
         }
         return;
     }
@@ -136,7 +136,7 @@ void Ledger::adopt(const Element& element) {
     counted.last = now;
     counted.since = now;
     counted.until = until;
-    apply(id, Outcome{counted, Effect::none});
+    apply(id, RowChange{counted, Effect::none});
     TableRow& row = table_[id];
     row.flags = with(row.flags, store::reject, element.reject);
     row.reason = reasons_.number("found in the firewall at start");

@@ -9,8 +9,8 @@
 
 namespace egress {
 
-/// Data that both threads share. The reading thread keeps it when the Reader is destroyed.
-struct Reader::Lane {
+/// Data that both threads share. The reading thread keeps it when the RulesReader is destroyed.
+struct RulesReader::Lane {
     Bell ready;       ///< rings when a read is done
     std::mutex mutex; ///< guards the rest
     std::condition_variable changed;
@@ -36,7 +36,7 @@ struct Reader::Lane {
     }
 };
 
-Reader::~Reader() {
+RulesReader::~RulesReader() {
     if (lane_) {
         const std::scoped_lock lock(lane_->mutex);
         lane_->stop = true;
@@ -44,7 +44,7 @@ Reader::~Reader() {
     }
 }
 
-bool Reader::start() {
+bool RulesReader::start() {
     if (lane_) {
         return true;
     }
@@ -64,7 +64,7 @@ bool Reader::start() {
     return true;
 }
 
-void Reader::read(Read read, Then then) {
+void RulesReader::read(Read read, Then then) {
     if (!start()) {
         then(read());
         return;
@@ -75,7 +75,7 @@ void Reader::read(Read read, Then then) {
     lane_->changed.notify_one();
 }
 
-void Reader::take_read() {
+void RulesReader::take_read() {
     Lane& lane = *lane_;
     lane.ready.quiet();
     std::unique_lock lock(lane.mutex);

@@ -13,14 +13,14 @@
 
 namespace egress {
 
-class Reader {
+class RulesReader {
   public:
     /// Runs on the thread; must not use the loop's data.
     using Read = std::function<policy::Parsed()>;
     using Then = std::function<void(policy::Parsed&&)>; ///< runs in the loop
 
-    explicit Reader(sd_event* event) : event_(event) {}
-    ~Reader(); ///< does not wait for a hanging read, which ends with the process
+    explicit RulesReader(sd_event* event) : event_(event) {}
+    ~RulesReader(); ///< does not wait for a hanging read, which ends with the process
 
     /// Calls `then` with the result of `read`, in the order of the calls. Without a thread it reads
     /// at once.

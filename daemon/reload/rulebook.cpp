@@ -32,7 +32,7 @@ Rulebook::Report failed(std::string text, bool misplaced) {
 } // namespace
 
 Rulebook::Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper,
-                   Reader& reader, std::string conf)
+                   RulesReader& reader, std::string conf)
     : clock_(clock), ledger_(ledger), enforcer_(enforcer), keeper_(keeper), reader_(reader),
       conf_(std::move(conf)) {
     state_.files = {conf_, directory_of(conf_)};

@@ -55,8 +55,8 @@ class Rulebook {
     };
     using Done = std::function<void(const Report&)>;
 
-    Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper, Reader& reader,
-             std::string conf);
+    Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper,
+             RulesReader& reader, std::string conf);
 
     /// Puts in force the ledger's initial rules, or those of the current trial.
     void begin(OnApplied done);
@@ -98,7 +98,7 @@ class Rulebook {
     Ledger& ledger_;
     Enforcer& enforcer_;
     Keeper& keeper_;
-    Reader& reader_;
+    RulesReader& reader_;
     std::string conf_;
     RulesState state_;
     std::optional<Trial> trial_;

@@ -368,12 +368,12 @@ std::size_t Receiver::handle(const lane::Board& board, std::size_t first, std::s
         const std::size_t length = std::min<std::size_t>(found.message_length, wire::max_message);
         const std::string_view text(
             reinterpret_cast<const char*>(board.slot[i].bytes.data()) + sizeof(wire::Head), length);
-        const auto verdict = conclude(found, text, trusted_);
-        if (const auto* refusal = std::get_if<Refusal>(&verdict)) {
-            refuse(*refusal, found.has_sender ? &found.sender : nullptr);
-        } else {
+        const auto report = conclude(found, text, trusted_);
+        if (report) {
             counters_.taken += 1;
-            sink_(std::get<Report>(verdict));
+            sink_(*report);
+        } else {
+            refuse(report.error(), found.has_sender ? &found.sender : nullptr);
         }
     }
     return end > first ? end - first : 0;

@@ -121,7 +121,7 @@ Refusal examine_socket(int fd, Finding& found) {
     return Refusal::count_;
 }
 
-using Verdict = std::variant<Report, Refusal>;
+using Verdict = std::expected<Report, Refusal>;
 
 bool is_trusted(std::uint32_t uid, const TrustedReporters& trusted) {
     Endpoint local;
@@ -133,10 +133,10 @@ bool is_trusted(std::uint32_t uid, const TrustedReporters& trusted) {
 /// No descriptor: the address comes from the reporter, whom the rules must trust.
 Verdict without_fd(Report report, const Finding& found, const TrustedReporters& trusted) {
     if (!trusted.service_of(report.uid, report.local, report.type, report.protocol)) {
-        return Refusal::no_fd;
+        return std::unexpected(Refusal::no_fd);
     }
     if (!found.said_well) {
-        return Refusal::no_address;
+        return std::unexpected(Refusal::no_address);
     }
     report.remote = found.said;
     return report;
@@ -148,13 +148,13 @@ Verdict without_fd(Report report, const Finding& found, const TrustedReporters& 
 Verdict without_peer(Report report, const Finding& found, const TrustedReporters& trusted) {
     const bool datagram = report.type == SOCK_DGRAM;
     if (!datagram && ((!found.listens && !found.says) || !is_trusted(report.uid, trusted))) {
-        return found.listens ? Refusal::listening : Refusal::not_connected;
+        return std::unexpected(found.listens ? Refusal::listening : Refusal::not_connected);
     }
     if (!found.said_well) {
-        return Refusal::no_address;
+        return std::unexpected(Refusal::no_address);
     }
     if (!found.speaks_said) {
-        return Refusal::wrong_family;
+        return std::unexpected(Refusal::wrong_family);
     }
     report.remote = found.said;
     report.forgeable = datagram && !found.verified;
@@ -200,10 +200,10 @@ Finding examine(const wire::Record& record, int fd, const Sender& sender) {
     return found;
 }
 
-std::variant<Report, Refusal> conclude(const Finding& found, std::string_view message,
-                                       const TrustedReporters& trusted) {
+std::expected<Report, Refusal> conclude(const Finding& found, std::string_view message,
+                                        const TrustedReporters& trusted) {
     if (found.refusal != Refusal::count_) {
-        return found.refusal;
+        return std::unexpected(found.refusal);
     }
     Report report;
     report.action = found.action;
@@ -219,14 +219,13 @@ std::variant<Report, Refusal> conclude(const Finding& found, std::string_view me
     // In his own network namespace a user is root and may have any address: its sockets prove
     // nothing, unless root (a container's server) or a trusted reporter vouches for them.
     if (found.other_namespace && report.uid != 0 && !is_trusted(report.uid, trusted)) {
-        return Refusal::other_namespace;
+        return std::unexpected(Refusal::other_namespace);
     }
     Verdict verdict = !found.by_socket  ? without_fd(report, found, trusted)
                       : found.connected ? Verdict(report)
                                         : without_peer(report, found, trusted);
-    if (const auto* accepted = std::get_if<Report>(&verdict);
-        accepted != nullptr && accepted->remote.address.is_unspecified()) {
-        return Refusal::unusable_address;
+    if (verdict && verdict->remote.address.is_unspecified()) {
+        return std::unexpected(Refusal::unusable_address);
     }
     return verdict;
 }

@@ -10,9 +10,9 @@
 
 #include <array>
 #include <cstdint>
+#include <expected>
 #include <span>
 #include <string_view>
-#include <variant>
 
 #include "daemon/base/address.h"
 #include "daemon/count/report.h"
@@ -89,8 +89,8 @@ struct Finding {
 Finding examine(const wire::Record& record, int fd, const Sender& sender);
 
 /// Turns a finding into a Report if the rules allow it. `message` is the record's text.
-std::variant<Report, Refusal> conclude(const Finding& finding, std::string_view message,
-                                       const TrustedReporters& trusted);
+std::expected<Report, Refusal> conclude(const Finding& finding, std::string_view message,
+                                        const TrustedReporters& trusted);
 
 Refusal refusal_of(wire::Fault fault);
 

@@ -25,9 +25,9 @@ inline void put_text(Bytes& out, std::string_view text, std::size_t limit, int l
 }
 
 /// Reads from the front. Once there are too few bytes, every result is empty and ok() is false.
-class Reader {
+class ByteReader {
   public:
-    explicit Reader(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+    explicit ByteReader(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
 
     std::span<const std::uint8_t> take(std::size_t count) {
         if (count > bytes_.size()) {

@@ -13,7 +13,7 @@ constexpr std::uint8_t key_version = 1;
 constexpr std::uint8_t value_version = 1;
 
 bool decode_key(std::span<const std::uint8_t> key, EventRow& row) {
-    Reader in(key);
+    ByteReader in(key);
     if (in.number(1) != kind_event || in.number(1) != key_version) {
         return false;
     }
@@ -67,7 +67,7 @@ void encode_value(const EventRow& row, std::vector<std::uint8_t>& out) {
 std::optional<EventRow> decode_event(std::span<const std::uint8_t> key,
                                      std::span<const std::uint8_t> value) {
     EventRow row;
-    Reader in(value);
+    ByteReader in(value);
     if (!decode_key(key, row) || in.number(1) != value_version) {
         return std::nullopt;
     }

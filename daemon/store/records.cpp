@@ -16,7 +16,7 @@ constexpr std::uint8_t key_version = 1;
 constexpr std::uint8_t value_version = 1;
 
 bool decode_key(std::span<const std::uint8_t> key, Row& row) {
-    Reader in(key);
+    ByteReader in(key);
     if (in.number(1) != kind_row || in.number(1) != key_version) {
         return false;
     }
@@ -35,7 +35,7 @@ bool decode_key(std::span<const std::uint8_t> key, Row& row) {
 }
 
 bool decode_value(std::span<const std::uint8_t> value, Row& row) {
-    Reader in(value);
+    ByteReader in(value);
     if (in.number(1) != value_version) {
         return false;
     }

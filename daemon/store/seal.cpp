@@ -27,7 +27,7 @@ void append_checksum(View key, Bytes& value) {
 }
 
 std::uint32_t checksum_of(View value) {
-    return value.size() < checksum_bytes ? 0 : Reader(value.last(checksum_bytes)).number(4);
+    return value.size() < checksum_bytes ? 0 : ByteReader(value.last(checksum_bytes)).number(4);
 }
 
 std::optional<View> checked(View key, View value) {
@@ -56,7 +56,7 @@ std::optional<Seal> decode_seal(View value) {
     if (!body) {
         return std::nullopt;
     }
-    Reader in(*body);
+    ByteReader in(*body);
     Seal seal;
     const bool ours = in.number(1) == seal_version;
     seal.transaction = in.large(8);

@@ -26,7 +26,7 @@ void encode(const Damage& damage, Bytes& out) {
 }
 
 std::optional<Damage> decode_damage(View value) {
-    Reader in(value);
+    ByteReader in(value);
     Damage out;
     const bool ours = in.number(1) == damage_version;
     out.time = in.large(8);
@@ -144,7 +144,7 @@ int Transaction::set_aside(const Damage& damage) {
     MDB_val key{};
     MDB_val value{};
     int code = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
-    const std::uint64_t last = code == 0 ? Reader(view_of(key)).large(8) : 0;
+    const std::uint64_t last = code == 0 ? ByteReader(view_of(key)).large(8) : 0;
     if (code == 0 || code == MDB_NOTFOUND) {
         Bytes number;
         store::put(number, last + 1, 8);

@@ -90,7 +90,7 @@ void decide_failure(benchmark::State& state) {
     Past past;
     Moment now = 1000;
     for (auto _ : state) {
-        const Outcome outcome = decide(decision, counted, past, egress::Action::fail, now);
+        const RowChange outcome = decide(decision, counted, past, egress::Action::fail, now);
         benchmark::DoNotOptimize(outcome);
         counted = outcome.next;
         if (outcome.effect == Effect::block) {

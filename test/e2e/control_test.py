@@ -52,6 +52,24 @@ def test_bad_requests_get_a_reason_and_change_nothing(world):
     assert daemon.status()["rows"] == 0
 
 
+def test_unknown_keys_are_errors(world):
+    """A key that is ignored may be a mistyped one that matters: a block without "seconds" has no end."""
+    daemon = world.daemon(CONF)
+    explained = {"addr": "192.0.2.1", "exe": "/bin/sh"}
+    tried = {"name": "new", "text": CONF, "seconds": 10}
+    for method, path, good, wrong, hint in (
+            ("POST", "/v1/blocks", {"addr": "192.0.2.1"}, "second", 'did you mean "seconds"?'),
+            ("POST", "/v1/blocks", {"addr": "192.0.2.1"}, "for", "known are addr, name, port"),
+            ("DELETE", "/v1/blocks", {"addr": "192.0.2.1"}, "seconds", "known are addr, name"),
+            ("POST", "/v1/explain", explained, "ports", 'did you mean "port"?'),
+            ("PUT", "/v1/trial", tried, "wait", "known are name, seconds, text"),
+            ("POST", "/v1/selftest", {"started": 1}, "x", "known are prepare, started")):
+        status, answer = daemon.request(method, path, {**good, wrong: 1})
+        assert status == 400 and f'"{wrong}" is no key here' in answer["error"], (path, status, answer)
+        assert hint in answer["error"], (path, answer)
+    assert daemon.status()["rows"] == 0 and "trial" not in daemon.status()["rules"]
+
+
 def test_a_reason_is_text_and_nothing_more(world):
     daemon = world.daemon(CONF)
     body = {"addr": "192.0.2.1", "reason": "one\n\x1b[2Jtwo\u202ethree"}

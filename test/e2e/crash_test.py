@@ -54,6 +54,37 @@ def test_kill_9_after_each_of_60_blocks(world):
     assert daemon.stop() == 0
 
 
+def saved_ruleset(world):
+    """What the administrator's `nft list ruleset >f` would put into f."""
+    return world.write("saved.nft", harness.run("nft", "list", "ruleset").stdout)
+
+
+def test_a_saved_ruleset_revives_nothing_after_a_clean_stop(world):
+    """The database decides after a clean stop; only after a crash is a block adopted from the firewall."""
+    daemon = world.daemon(CONF)
+    for address in ("10.66.1.1", "10.66.1.2"):
+        world.fail(world.tcp(address), 2)
+        world.wait_element(address)
+    saved = saved_ruleset(world)
+    assert daemon.request("DELETE", "/v1/blocks", {"addr": "10.66.1.1"})[0] == 200
+    wait_for(lambda: world.element("10.66.1.1") is None, what="the block to be lifted")
+    assert daemon.stop() == 0
+    harness.run("nft", "flush", "ruleset")
+    harness.run("nft", "-f", saved)
+    assert world.element("10.66.1.1"), "the saved ruleset brings it back"
+    daemon = world.daemon(CONF)
+    wait_for(lambda: world.element("10.66.1.1") is None, what="what was lifted to be gone again")
+    assert world.element("10.66.1.2") and daemon.row("10.66.1.1") is None, daemon.blocks()
+    assert "stood in the firewall" not in daemon.log(), daemon.log()
+
+    # The same after a crash: the database may have missed the block.
+    daemon.stop(signal.SIGKILL)
+    harness.run("nft", "flush", "ruleset")
+    harness.run("nft", "-f", saved)
+    daemon = world.daemon(CONF)
+    wait_for(lambda: (daemon.row("10.66.1.1") or {}).get("state") == "blocked", what="its adoption")
+
+
 def test_kill_9_of_the_whole_family(world):
     """The helper dies with the daemon; the kernel keeps what it was given."""
     daemon = world.daemon(CONF)

@@ -27,6 +27,7 @@ EXPECTED = """
 {prefix}/libexec/egress/egress-helper
 {prefix}/sbin/egressctl
 {prefix}/sbin/egressd
+{prefix}/share/egress/egress.conf
 {prefix}/share/egress/helper-example.sh
 {prefix}/share/egress/egress-openapi.yaml
 {prefix}/share/man/man3/egress.3
@@ -64,6 +65,21 @@ def test_installed_files(world):
     for path in found:
         mode = os.stat(root + path).st_mode
         assert not mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID), (path, mode)
+
+
+def test_rules_of_the_administrator_stay(world):
+    """Installing again writes over the programs, never over /etc/egress.conf."""
+    root = world.path("root")
+    environment = {**os.environ, "DESTDIR": root, "LD_PRELOAD": ""}
+    run("cmake", "--install", harness.BUILD, env=environment)
+    with open(root + "/etc/egress.conf") as file, open(f"{harness.SOURCE}/etc/egress.conf") as shipped:
+        assert file.read() == shipped.read()
+    with open(root + "/etc/egress.conf", "w") as file:
+        file.write("# mine\n")
+    done = run("cmake", "--install", harness.BUILD, env=environment)
+    assert "Kept: " + root + "/etc/egress.conf" in done.stdout + done.stderr, done
+    with open(root + "/etc/egress.conf") as file:
+        assert file.read() == "# mine\n"
 
 
 def test_units_are_valid(world):

@@ -96,8 +96,8 @@ TEST_CASE("options are replaced one by one") {
     CHECK(same.kill);
     CHECK(same.reject);
     CHECK_FALSE(same.spoofable);
-    CHECK(same.grow == Options::Grow{24, 5});
-    CHECK(merged(local, "* * * * = = =", "2001:db8::1").grow == Options::Grow{48, 6});
+    CHECK(same.grow == LoginOptions::Grow{24, 5});
+    CHECK(merged(local, "* * * * = = =", "2001:db8::1").grow == LoginOptions::Grow{48, 6});
     const auto other = merged(
         local, "* * * * = = = escalate=1,max=*,window=*,kill=no,drop,spoofable=count,grow=16:9",
         "198.51.100.7");
@@ -107,9 +107,9 @@ TEST_CASE("options are replaced one by one") {
     CHECK_FALSE(other.kill);
     CHECK_FALSE(other.reject);
     CHECK(other.spoofable);
-    CHECK(other.grow == Options::Grow{16, 9});
+    CHECK(other.grow == LoginOptions::Grow{16, 9});
     const auto one = merged(local, "* * * * = = = grow=16:9", "2001:db8::1");
-    CHECK(one.grow == Options::Grow{48, 6});
+    CHECK(one.grow == LoginOptions::Grow{48, 6});
     CHECK(one.kill);
 }
 

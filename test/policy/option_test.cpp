@@ -87,8 +87,8 @@ void there_and_back(const Row& row, const std::string& line, OptionsOf options_o
 } // namespace
 
 TEST_CASE("every option is in the manual page, and every option there is one") {
-    CHECK(keys_of(option_table()) == documented("Options"));
-    CHECK(keys_of(egress_option_table()) == documented("Options of [egress]"));
+    CHECK(keys_of(option_table()) == documented("LoginOptions"));
+    CHECK(keys_of(egress_option_table()) == documented("LoginOptions of [egress]"));
 }
 
 TEST_CASE("every option of [local] and [remote] is printed as it was read") {

@@ -133,8 +133,8 @@ Setting<T> random_setting(Random& random, bool remote, T most) {
     return {Kind::value, static_cast<T>(1 + below(random, bound))};
 }
 
-Options random_options(Random& random) {
-    Options options;
+LoginOptions random_options(Random& random) {
+    LoginOptions options;
     const auto time = [&]() -> Seconds {
         return chance(random, 10) ? forever : static_cast<Seconds>(1 + below(random, max_duration));
     };

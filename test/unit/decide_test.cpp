@@ -254,7 +254,7 @@ TEST_CASE("decide: fixtures") {
         policy::EffectiveRule rule = one.rule;
         one.tweak(rule);
         Past past;
-        const Outcome outcome = decide(rule, one.before, past, one.action, now);
+        const RowChange outcome = decide(rule, one.before, past, one.action, now);
         CHECK(outcome.effect == one.effect);
         CHECK(outcome.next.count == one.count);
         if (one.effect != Effect::forget) {
@@ -275,19 +275,19 @@ TEST_CASE("escalation multiplies at each repeat, up to max, and is remembered ov
     Count row;
     Moment time = now;
     for (const Seconds expected : {60, 120, 240, 480, 960, 1000, 1000}) {
-        const Outcome block = decide(rule, row, past, Action::fail, time);
+        const RowChange block = decide(rule, row, past, Action::fail, time);
         REQUIRE(block.effect == Effect::block);
         CHECK(block.next.until == time + expected);
         time = block.next.until;
-        const Outcome lifted = expire(block.next);
+        const RowChange lifted = expire(block.next);
         REQUIRE(lifted.effect == Effect::lift);
-        const Outcome gone = released(lifted.next, time);
+        const RowChange gone = released(lifted.next, time);
         CHECK(gone.effect == Effect::none); // strikes are kept
         CHECK(gone.next.until == time + 24 * 60 * 60);
         row = gone.next;
         time += 5;
     }
-    const Outcome good = decide(rule, row, past, Action::ok, time);
+    const RowChange good = decide(rule, row, past, Action::ok, time);
     CHECK(good.effect == Effect::none);
     CHECK(good.next.strikes == 7);
 }
@@ -313,7 +313,7 @@ TEST_CASE("block_time: no overflow, max never shortens disable, escalate 1 is fl
 
 TEST_CASE("without escalation nothing is left after a block") {
     Past past;
-    const Outcome block = decide(rule_of(1, 60), {}, past, Action::fail, now);
+    const RowChange block = decide(rule_of(1, 60), {}, past, Action::fail, now);
     CHECK(block.next.strikes == 0);
     CHECK(released(expire(block.next).next, now + 60).effect == Effect::forget);
     CHECK(expire(counting(2)).effect == Effect::forget);
@@ -325,7 +325,7 @@ TEST_CASE("window: failures older than it no longer count") {
     Past past;
     Count row;
     const auto fail_at = [&](Moment time) {
-        const Outcome outcome = decide(rule, row, past, Action::fail, time);
+        const RowChange outcome = decide(rule, row, past, Action::fail, time);
         row = outcome.next;
         return outcome;
     };
@@ -341,9 +341,9 @@ TEST_CASE("window: a count from before the rule had one is taken over, a success
     policy::EffectiveRule rule = rule_of(5, 600);
     rule.window = 60;
     Past past;
-    const Outcome taken = decide(rule, counting(3, now - 30), past, Action::fail, now);
+    const RowChange taken = decide(rule, counting(3, now - 30), past, Action::fail, now);
     CHECK(taken.next.count == 4);
-    const Outcome late = decide(rule, taken.next, past, Action::fail, now + 31);
+    const RowChange late = decide(rule, taken.next, past, Action::fail, now + 31);
     CHECK(late.next.count == 2); // the three went with their time
     CHECK(decide(rule, late.next, past, Action::ok, now + 32).effect == Effect::forget);
     CHECK(past.empty());
@@ -354,7 +354,7 @@ TEST_CASE("window: abuse blocks at once whatever nfail is") {
         policy::EffectiveRule rule = rule_of(nfail, 600);
         rule.window = 60;
         Past past;
-        const Outcome outcome = decide(rule, {}, past, Action::abusive, now);
+        const RowChange outcome = decide(rule, {}, past, Action::abusive, now);
         CHECK(outcome.effect == Effect::block);
         CHECK(outcome.next.count == nfail);
     }
@@ -369,7 +369,7 @@ TEST_CASE("window: a failure while blocked extends, however old the others are")
         row = decide(rule, row, past, Action::fail, now).next;
     }
     REQUIRE(row.state == State::blocked);
-    const Outcome outcome = decide(rule, row, past, Action::fail, now + 300);
+    const RowChange outcome = decide(rule, row, past, Action::fail, now + 300);
     CHECK(outcome.effect == Effect::extend);
     CHECK(outcome.next.until == now + 900);
 }
@@ -417,16 +417,16 @@ TEST_CASE("properties over random histories and rules that change between report
             rule.window = pick(3) == 0 ? 1 + pick(200) : forever;
             time += pick(120);
             if (row.until <= time) {
-                const Outcome outcome = expire(row);
+                const RowChange outcome = expire(row);
                 row = outcome.effect == Effect::forget ? Count{} : outcome.next;
                 past.clear();
             }
             if (row.state == State::releasing && pick(2) == 0) {
-                const Outcome outcome = released(row, time);
+                const RowChange outcome = released(row, time);
                 row = outcome.effect == Effect::forget ? Count{} : outcome.next;
             }
             const auto action = static_cast<Action>(pick(4));
-            const Outcome outcome = decide(rule, row, past, action, time);
+            const RowChange outcome = decide(rule, row, past, action, time);
             const Count& next = outcome.next;
             if (row.state == State::blocked && next.state == State::blocked) {
                 REQUIRE(next.until >= row.until);

@@ -81,6 +81,13 @@ TEST_CASE("escape: what a reader may see stays, everything else is written out")
     }
 }
 
+TEST_CASE("quoted: the text cannot end its quotes") {
+    CHECK(quoted("plain") == "\"plain\"");
+    CHECK(quoted("x\"; rule egress.conf:1") == "\"x\\\"; rule egress.conf:1\"");
+    CHECK(quoted("\\\"") == "\"\\\\\\\"\"");
+    CHECK(quoted("a\nb") == "\"a\\nb\"");
+}
+
 TEST_CASE("escape: the Arabic letter mark and invisible tags do not pass") {
     CHECK(escape("\xd8\x9c") == "\\xd8\\x9c");
     CHECK(escape("\xf3\xa0\x81\x81") == "\\xf3\\xa0\\x81\\x81");

@@ -91,7 +91,7 @@ struct Connected {
 
 class Judge {
   public:
-    std::variant<Report, Refusal> operator()(const Fd& fd, std::string_view remote = {}) const {
+    std::expected<Report, Refusal> operator()(const Fd& fd, std::string_view remote = {}) const {
         wire::Record record;
         record.action = 1;
         record.verified = verified;
@@ -105,15 +105,14 @@ class Judge {
     }
     Refusal refused(const Fd& fd, std::string_view remote = {}) const {
         const auto verdict = (*this)(fd, remote);
-        REQUIRE(std::holds_alternative<Refusal>(verdict));
-        return std::get<Refusal>(verdict);
+        REQUIRE_FALSE(verdict.has_value());
+        return verdict.error();
     }
     Report taken(const Fd& fd, std::string_view remote = {}) const {
         const auto verdict = (*this)(fd, remote);
-        const auto* const refusal = std::get_if<Refusal>(&verdict);
-        INFO((refusal ? refusal_names[static_cast<std::size_t>(*refusal)] : ""));
-        REQUIRE(std::holds_alternative<Report>(verdict));
-        return std::get<Report>(verdict);
+        INFO((verdict ? "" : refusal_names[static_cast<std::size_t>(verdict.error())]));
+        REQUIRE(verdict.has_value());
+        return *verdict;
     }
     std::uint32_t uid = 1000;
     bool verified = false;

@@ -27,7 +27,7 @@ int aggregate_of(const Rule& local, const Rule* remote, const Address& address) 
 }
 
 /// Replaces the fields that the options give.
-void apply(const Options& options, EffectiveRule& out) {
+void apply(const LoginOptions& options, EffectiveRule& out) {
     out.escalate_percent = options.escalate_percent.value_or(out.escalate_percent);
     out.max = options.max.value_or(out.max);
     out.window = options.window.value_or(out.window);

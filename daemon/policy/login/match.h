@@ -44,7 +44,7 @@ struct EffectiveRule {
     std::uint32_t escalate_percent = 100;
     Seconds max = forever;
     Seconds window = forever; ///< forever: only `disable` ages a count
-    Options::Grow grow;       ///< for the counted address's family, shorter than it; count 0: none
+    LoginOptions::Grow grow;  ///< for the counted address's family, shorter than it; count 0: none
     bool kill = false;
     bool reject = false;
     bool spoofable = false;

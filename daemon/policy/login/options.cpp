@@ -17,7 +17,7 @@ constexpr std::uint32_t most_escalation = 1000;
 constexpr std::uint32_t most_grow = 1000000;
 
 /// "2", "1.5", "1.25" -> 200, 150, 125.
-bool set_escalate(const Option& option, const Context& context, Options& out) {
+bool set_escalate(const Option& option, const Context& context, LoginOptions& out) {
     const auto text = option.value.text;
     const auto point = std::min(text.find('.'), text.size());
     const auto fraction = point == text.size() ? std::string_view{} : text.substr(point + 1);
@@ -49,8 +49,8 @@ std::string print_factor(std::uint32_t percent) {
                             : fmt::format("{}.{:02}", percent / 100, rest);
 }
 
-template <std::optional<Seconds> Options::*time>
-bool set_time(const Option& option, const Context& context, Options& out) {
+template <std::optional<Seconds> LoginOptions::*time>
+bool set_time(const Option& option, const Context& context, LoginOptions& out) {
     if (option.value.text == "*") {
         out.*time = forever;
         return true;
@@ -66,7 +66,7 @@ bool set_time(const Option& option, const Context& context, Options& out) {
 }
 
 /// "LEN:N".
-bool set_grow(const Option& option, const Context& context, Options& out) {
+bool set_grow(const Option& option, const Context& context, LoginOptions& out) {
     const Cell length = option.value.before(':');
     if (length.text.size() == option.value.text.size()) {
         context.error(option.value, fmt::format("bad value {} of grow", quote(length.text)),
@@ -79,7 +79,7 @@ bool set_grow(const Option& option, const Context& context, Options& out) {
     if (!bits || !count) {
         return false;
     }
-    const auto same_family = [&](const Options::Grow& grow) {
+    const auto same_family = [&](const LoginOptions::Grow& grow) {
         return (grow.length > 32) == (*bits > 32);
     };
     if (std::ranges::any_of(out.grow, same_family)) {
@@ -88,11 +88,11 @@ bool set_grow(const Option& option, const Context& context, Options& out) {
         return false;
     }
     out.grow.push_back({static_cast<std::uint8_t>(*bits), static_cast<std::uint32_t>(*count)});
-    std::ranges::sort(out.grow, {}, &Options::Grow::length);
+    std::ranges::sort(out.grow, {}, &LoginOptions::Grow::length);
     return true;
 }
 
-OptionValues grow_values(const Options& from) {
+OptionValues grow_values(const LoginOptions& from) {
     OptionValues out;
     for (const auto& grow : from.grow) {
         out.push_back(fmt::format("{}:{}", grow.length, grow.count));
@@ -114,16 +114,16 @@ bool set_flag(const Option& option, const Context& context, std::string_view on,
     return true;
 }
 
-bool set_kill(const Option& option, const Context& context, Options& out) {
+bool set_kill(const Option& option, const Context& context, LoginOptions& out) {
     return set_flag(option, context, "yes", "no", out.kill);
 }
 
-bool set_spoofable(const Option& option, const Context& context, Options& out) {
+bool set_spoofable(const Option& option, const Context& context, LoginOptions& out) {
     return set_flag(option, context, "count", "ignore", out.spoofable);
 }
 
 template <bool reject>
-bool set_verdict(const Option& option, const Context& context, Options& out) {
+bool set_verdict(const Option& option, const Context& context, LoginOptions& out) {
     if (out.reject) {
         context.error(option.whole, "drop and reject exclude each other", "each may stand once");
         return false;
@@ -132,44 +132,44 @@ bool set_verdict(const Option& option, const Context& context, Options& out) {
     return true;
 }
 
-using Row = OptionRow<Options>;
+using Row = OptionRow<LoginOptions>;
 
 /// The order in which options are printed.
 constexpr auto table = std::to_array<Row>({
     {"escalate", Row::Takes::value, "2", set_escalate,
-     value_of<&Options::escalate_percent, print_factor>},
-    {"max", Row::Takes::value, "7d", set_time<&Options::max>,
-     value_of<&Options::max, print_duration>},
-    {"window", Row::Takes::value, "7d", set_time<&Options::window>,
-     value_of<&Options::window, print_duration>},
+     value_of<&LoginOptions::escalate_percent, print_factor>},
+    {"max", Row::Takes::value, "7d", set_time<&LoginOptions::max>,
+     value_of<&LoginOptions::max, print_duration>},
+    {"window", Row::Takes::value, "7d", set_time<&LoginOptions::window>,
+     value_of<&LoginOptions::window, print_duration>},
     {"grow", Row::Takes::value, "24:5", set_grow, grow_values, Row::Again::allowed},
     {"kill", Row::Takes::either, "no", set_kill,
-     value_of<&Options::kill, [](bool kill) { return kill ? "" : "no"; }>},
+     value_of<&LoginOptions::kill, [](bool kill) { return kill ? "" : "no"; }>},
     {"reject", Row::Takes::nothing, "", set_verdict<true>,
-     [](const Options& from) { return OptionValues(from.reject == true ? 1 : 0); },
+     [](const LoginOptions& from) { return OptionValues(from.reject == true ? 1 : 0); },
      Row::Again::allowed},
     {"drop", Row::Takes::nothing, "", set_verdict<false>,
-     [](const Options& from) { return OptionValues(from.reject == false ? 1 : 0); },
+     [](const LoginOptions& from) { return OptionValues(from.reject == false ? 1 : 0); },
      Row::Again::allowed},
     {"spoofable", Row::Takes::value, "count", set_spoofable,
-     value_of<&Options::spoofable, [](bool count) { return count ? "count" : "ignore"; }>},
+     value_of<&LoginOptions::spoofable, [](bool count) { return count ? "count" : "ignore"; }>},
 });
 
 } // namespace
 
-std::span<const OptionRow<Options>> option_table() {
+std::span<const OptionRow<LoginOptions>> option_table() {
     return table;
 }
 
-std::optional<Options> parse_options(const Cell& cell, const Context& context) {
-    Options out;
+std::optional<LoginOptions> parse_options(const Cell& cell, const Context& context) {
+    LoginOptions out;
     const auto set = [&](const Option& option) {
         return set_option(option, context, option_table(), out);
     };
     return each_option(cell, context, set) ? std::optional(out) : std::nullopt;
 }
 
-std::string print_options(const Options& options) {
+std::string print_options(const LoginOptions& options) {
     return print_options(options, option_table());
 }
 

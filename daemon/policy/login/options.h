@@ -12,10 +12,10 @@
 namespace egress::policy {
 
 /// Every option; a new one is a row of it.
-std::span<const OptionRow<Options>> option_table();
+std::span<const OptionRow<LoginOptions>> option_table();
 
-std::optional<Options> parse_options(const Cell& cell, const Context& context);
+std::optional<LoginOptions> parse_options(const Cell& cell, const Context& context);
 /// The column as text; empty: no option is set.
-std::string print_options(const Options& options);
+std::string print_options(const LoginOptions& options);
 
 } // namespace egress::policy

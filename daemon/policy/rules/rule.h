@@ -53,7 +53,7 @@ struct Name {
 };
 
 /// Eighth column: "key=value" and flags, separated by commas. nullopt: not given.
-struct Options {
+struct LoginOptions {
     struct Grow {
         std::uint8_t length = 0; ///< up to 32: for IPv4 addresses; above 32: for IPv6
         std::uint32_t count = 0;
@@ -67,7 +67,7 @@ struct Options {
     std::optional<bool> kill;      ///< close the connections of a blocked address
     std::optional<bool> reject;    ///< true "reject", false "drop" (the default)
     std::optional<bool> spoofable; ///< count unverified UDP sources
-    friend bool operator==(const Options&, const Options&) = default;
+    friend bool operator==(const LoginOptions&, const LoginOptions&) = default;
 };
 
 /// A line of [local] or [remote].
@@ -80,7 +80,7 @@ struct Rule {
     Name name;
     Setting<std::uint32_t> nfail; ///< unlimited: never blocks
     Setting<Seconds> disable;     ///< unlimited: for ever
-    Options options;
+    LoginOptions options;
 };
 
 /// A line of [trusted]: this owner may report for this service without a descriptor.
