@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <fstream>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -19,6 +20,7 @@ namespace {
 
 constexpr std::uint64_t tick_usec = 200'000;
 constexpr unsigned birth_patience = 50; // ticks until the first word of a new process
+constexpr unsigned slow_factor = 5;     // more patience with a lane that may not be waiting at all
 constexpr unsigned idle_ticks = 10;     // an idle lane that is not the last goes after so many
 constexpr std::size_t discards_at_once = 64;
 static_assert(lane::connections <= lane::Channel::most_fds);
@@ -26,6 +28,21 @@ static_assert(lane::connections <= lane::Channel::most_fds);
 lane::Board* map_board(int fd) {
     void* const at = mmap(nullptr, sizeof(lane::Board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     return at == MAP_FAILED ? nullptr : static_cast<lane::Board*>(at);
+}
+
+/// Whether a process runs or waits for a processor; false where /proc does not tell.
+bool is_runnable(int pidfd) {
+    std::ifstream info(fmt::format("/proc/self/fdinfo/{}", pidfd));
+    for (std::string line; std::getline(info, line);) {
+        if (line.starts_with("Pid:\t")) {
+            std::ifstream file(fmt::format("/proc/{}/stat", line.substr(5)));
+            std::string stat;
+            std::getline(file, stat);
+            const auto name_end = stat.rfind(')'); // the name may have anything in it
+            return name_end != std::string::npos && stat.substr(name_end + 1).starts_with(" R");
+        }
+    }
+    return false;
 }
 
 } // namespace
@@ -287,6 +304,18 @@ void Lanes::wait(int milliseconds) {
     }
 }
 
+/// A lane that hangs sleeps in the kernel. One that runs, or would if it got a processor, is only
+/// slow: a machine under attack has others to run. Root's messages are no attack, and the lock of a
+/// socket may be held by a process that gets no processor.
+unsigned Lanes::patience_with(const Lane& lane) const {
+    if (!lane.pidfd) {
+        return birth_patience;
+    }
+    const bool waits_longer =
+        lane.ticks > limits_.patience && (lane.turn.uid == 0 || is_runnable(lane.pidfd.get()));
+    return waits_longer ? slow_factor * limits_.patience : limits_.patience;
+}
+
 /// Counts ticks, not time: a pause of the machine or of this daemon must not count against a lane.
 void Lanes::tick() {
     std::size_t idle = 0;
@@ -296,7 +325,7 @@ void Lanes::tick() {
     for (const auto& lane : lanes_) {
         lane->ticks += 1;
         slow = slow || (lane->busy() && lane->ticks == 1);
-        if (lane->busy() && lane->ticks > (lane->pidfd ? limits_.patience : birth_patience)) {
+        if (lane->busy() && lane->ticks > patience_with(*lane)) {
             late.push_back(lane.get());
         } else if (lane->state == Lane::State::idle && lane.get() != bin_) {
             idle += 1;

@@ -30,7 +30,7 @@ class Lanes {
         std::size_t lost_per_uid = 4;
         std::size_t reserved_busy = 2; ///< lanes at work for one uid that has lanes reserved
         std::size_t reserved_lost = 16;
-        unsigned patience = 5; ///< ticks of 200 ms that a lane may take
+        unsigned patience = 5; ///< ticks of 200 ms that a lane may sleep in the kernel
     };
     struct Turn {
         std::uint32_t uid = 0;
@@ -83,6 +83,7 @@ class Lanes {
     void bury(Lane& lane);
     void remove(Lane& lane);
     void tick();
+    unsigned patience_with(const Lane& lane) const;
     void watch_time();
 
     sd_event* event_;
