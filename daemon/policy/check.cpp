@@ -1,4 +1,5 @@
-// Warnings for lines that are valid but have no effect.
+#include "daemon/policy/check.h"
+
 #include <algorithm>
 #include <map>
 #include <set>
@@ -8,7 +9,6 @@
 #include <netinet/in.h>
 
 #include "daemon/policy/egress/check.h"
-#include "daemon/policy/parser.h"
 #include "daemon/policy/text/diagnostics.h"
 #include "daemon/policy/text/names.h"
 

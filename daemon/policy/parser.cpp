@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "daemon/policy/check.h"
 #include "daemon/policy/egress/check.h"
 #include "daemon/policy/egress/columns.h"
 #include "daemon/policy/egress/list.h"

@@ -35,10 +35,4 @@ Parsed parse_files(const std::string& file, const std::string& directory, Source
 Parsed parse_instead(std::string_view text, const std::string& name, const std::string& file,
                      const std::string& directory, Sources sources = {});
 
-/// Warnings for lines that can never decide: shadowed by an earlier line, or impossible in
-/// themselves (type stream with proto udp; an IPv4 address with tcp6; grow shorter than the
-/// aggregate; a program that does not exist; ...), and for [egress] lines that are weaker than they
-/// seem. Reads the files and users of this system.
-std::vector<Diagnostic> check(const Policy& policy, const Sources& sources = {});
-
 } // namespace egress::policy

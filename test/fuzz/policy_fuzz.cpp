@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "daemon/policy/check.h"
 #include "daemon/policy/login/match.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print/print.h"

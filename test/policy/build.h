@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 #include <netinet/in.h>
 
+#include "daemon/policy/check.h"
 #include "daemon/policy/login/match.h"
 #include "daemon/policy/parser.h"
 

@@ -2,6 +2,7 @@
 // said now over the expectations; read the difference before you keep it.
 #include <algorithm>
 
+#include "daemon/policy/check.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print/print.h"
 #include "test/policy/corpus.h"

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
-#include <regex>
 #include <set>
 #include <utility>
 
@@ -35,7 +34,7 @@ std::string keys_of(std::span<const Row> table) {
 /// The words that the items of a section of egress.conf(5) begin with: ".It Cm token= Ns Ar N".
 std::string documented(const std::string& heading) {
     std::ifstream page(source_root() / "man/egress.conf.5");
-    const std::regex word("Cm ([a-z]+)");
+    constexpr std::string_view command = "Cm ";
     std::set<std::string> out;
     bool inside = false;
     for (std::string line; std::getline(page, line);) {
@@ -43,8 +42,12 @@ std::string documented(const std::string& heading) {
             inside = line == ".Ss " + heading;
         }
         if (inside && line.starts_with(".It ")) {
-            for (std::sregex_iterator at(line.begin(), line.end(), word), end; at != end; ++at) {
-                out.insert((*at)[1]);
+            for (auto at = line.find(command); at != line.npos; at = line.find(command, at)) {
+                at += command.size();
+                const auto end = line.find_first_not_of("abcdefghijklmnopqrstuvwxyz", at);
+                if (end != at) {
+                    out.insert(line.substr(at, end - at));
+                }
             }
         }
     }
@@ -87,8 +90,8 @@ void there_and_back(const Row& row, const std::string& line, OptionsOf options_o
 } // namespace
 
 TEST_CASE("every option is in the manual page, and every option there is one") {
-    CHECK(keys_of(option_table()) == documented("LoginOptions"));
-    CHECK(keys_of(egress_option_table()) == documented("LoginOptions of [egress]"));
+    CHECK(keys_of(option_table()) == documented("Options"));
+    CHECK(keys_of(egress_option_table()) == documented("Options of [egress]"));
 }
 
 TEST_CASE("every option of [local] and [remote] is printed as it was read") {

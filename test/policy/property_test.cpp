@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include "daemon/policy/check.h"
 #include "daemon/policy/egress/check.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print/print.h"
