@@ -72,7 +72,9 @@ struct Lanes::Lane {
     Fd pidfd; // empty: it has not said a word yet
     Source source;
     State state = State::idle;
-    unsigned ticks = 0; // in this state
+    unsigned ticks = 0;         // in this state
+    unsigned stalled = 0;       // of them, since it got further
+    std::uint32_t progress = 0; // what its board said then
     Turn turn;
     Place place;
 };
@@ -152,7 +154,7 @@ bool Lanes::begin(Turn turn, std::span<const int> fds, std::span<const std::uint
     }
     chosen->turn = std::move(turn);
     chosen->state = Lane::State::reading;
-    chosen->ticks = 0;
+    chosen->ticks = chosen->stalled = 0;
     lanes_.splice(lanes_.begin(), lanes_, chosen->place);
     watch_time();
     return true;
@@ -304,16 +306,16 @@ void Lanes::wait(int milliseconds) {
     }
 }
 
-/// A lane that hangs sleeps in the kernel. One that runs, or would if it got a processor, is only
-/// slow: a machine under attack has others to run. Root's messages are no attack, and the lock of a
-/// socket may be held by a process that gets no processor.
-unsigned Lanes::patience_with(const Lane& lane) const {
+/// A lane that hangs sleeps in the kernel and gets no further. One that goes on, or that would if
+/// it got a processor, is only slow: a machine under attack has others to run, and the lock of a
+/// socket may be held by a process that waits for a processor, too. Root's messages are no attack.
+bool Lanes::is_late(const Lane& lane) const {
     if (!lane.pidfd) {
-        return birth_patience;
+        return lane.ticks > birth_patience;
     }
-    const bool waits_longer =
-        lane.ticks > limits_.patience && (lane.turn.uid == 0 || is_runnable(lane.pidfd.get()));
-    return waits_longer ? slow_factor * limits_.patience : limits_.patience;
+    const bool goes_on =
+        lane.stalled <= limits_.patience || lane.turn.uid == 0 || is_runnable(lane.pidfd.get());
+    return lane.ticks > (goes_on ? slow_factor * limits_.patience : limits_.patience);
 }
 
 /// Counts ticks, not time: a pause of the machine or of this daemon must not count against a lane.
@@ -325,7 +327,9 @@ void Lanes::tick() {
     for (const auto& lane : lanes_) {
         lane->ticks += 1;
         slow = slow || (lane->busy() && lane->ticks == 1);
-        if (lane->busy() && lane->ticks > patience_with(*lane)) {
+        const std::uint32_t progress = lane->board->judged + lane->board->done;
+        lane->stalled = progress == std::exchange(lane->progress, progress) ? lane->stalled + 1 : 0;
+        if (lane->busy() && is_late(*lane)) {
             late.push_back(lane.get());
         } else if (lane->state == Lane::State::idle && lane.get() != bin_) {
             idle += 1;

@@ -83,7 +83,7 @@ class Lanes {
     void bury(Lane& lane);
     void remove(Lane& lane);
     void tick();
-    unsigned patience_with(const Lane& lane) const;
+    bool is_late(const Lane& lane) const;
     void watch_time();
 
     sd_event* event_;
