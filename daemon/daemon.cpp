@@ -37,7 +37,7 @@ std::vector<std::string> paths_in(const std::string& file) {
 }
 
 /// Logs what opening the database found.
-void tell_findings(const store::Env& env) {
+void log_findings(const store::Env& env) {
     const auto& found = env.findings();
     for (const auto& note : found.notes) {
         log::warning("database-damaged", "the database in {} is damaged: {}", env.directory(),
@@ -105,7 +105,7 @@ Result<> Daemon::open_store() {
     if (!env) {
         return std::unexpected(env.error());
     }
-    tell_findings(*env);
+    log_findings(*env);
     if (options_.flush) {
         if (auto cleared = env->clear(); !cleared) {
             return cleared;
@@ -310,14 +310,14 @@ Result<> Daemon::run(std::function<void()> ready) {
 }
 
 /// "systemctl status" shows this line, and must show when nothing is enforced.
-void Daemon::tell_state() {
+void Daemon::report_state() {
     if (getenv("NOTIFY_SOCKET") == nullptr) {
         return;
     }
     auto line = Enforcer::line(enforcer_->status());
-    if (line != told_state_) {
+    if (line != reported_state_) {
         sd_notify(0, ("STATUS=" + line).c_str());
-        told_state_ = std::move(line);
+        reported_state_ = std::move(line);
     }
 }
 
@@ -329,7 +329,7 @@ void Daemon::on_force(const ApplyOutcome& outcome) {
     }
     log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
                 ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
-    tell_state();
+    report_state();
     sd_notify(0, "READY=1");
     if (const auto ready = std::exchange(ready_, {})) {
         ready();
@@ -344,7 +344,7 @@ void Daemon::tick() {
     enforcer_->tick();
     rulebook_->tick();
     control_->tick();
-    tell_state();
+    report_state();
     event_log_.tick();
     if (clock_.now() % fold_every == 0) {
         log::flush();
@@ -355,7 +355,7 @@ void Daemon::reload(Rulebook::Done done, std::optional<bpf::Asker> asker) {
     sd_notify(0, "RELOADING=1");
     owner_names_.load();
     const auto finish = [this, done = std::move(done)](const Rulebook::Report& report) {
-        tell_state();
+        report_state();
         sd_notify(0, "READY=1");
         done(report);
     };

@@ -36,7 +36,7 @@ class Daemon {
     /// Reads the rules files again, and tells the service manager meanwhile.
     void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
     void tick();
-    void tell_state();
+    void report_state();
     void on_force(const ApplyOutcome& outcome);
 
     DaemonOptions options_;
@@ -65,7 +65,7 @@ class Daemon {
     std::vector<Source> sources_;
     std::vector<std::string> made_; ///< sockets to remove at the end
     std::function<void()> ready_;   ///< not called yet
-    std::string told_state_;        ///< to the service manager
+    std::string reported_state_;    ///< to the service manager
     bool stopped_cleanly_ = false;  ///< the daemon before this one
     bool expiring_ = false;         ///< more deadlines are due than one turn may apply
 };

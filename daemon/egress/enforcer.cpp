@@ -104,8 +104,8 @@ Result<> Enforcer::attend() {
             log::warning("egress", "hook {} is not attached: {}", hook.hook, hook.why);
         }
     }
-    status_.missed = loader_->untold_losses();
-    loader_->told_losses(status_.missed);
+    status_.missed = loader_->unreported_losses();
+    loader_->note_reported_losses(status_.missed);
     const auto counters = loader_->counters();
     std::ranges::copy(counters.losses, reported_.begin());
     if (counters.sequence > 0) {
@@ -407,16 +407,16 @@ void Enforcer::finish() {
 void Enforcer::tick() {
     if (loader_ != nullptr) {
         loader_->set_week_at_boot(week_at_boot(clock_));
-        tell_losses();
+        report_losses();
         report_troubles();
         loader_->tick();
     }
     give_up_waiting();
 }
 
-void Enforcer::tell_losses() {
-    if (const auto lost = loader_->untold_losses(); lost > 0) {
-        loader_->told_losses(lost);
+void Enforcer::report_losses() {
+    if (const auto lost = loader_->unreported_losses(); lost > 0) {
+        loader_->note_reported_losses(lost);
         log::warning("egress-lost", "{} events lost: they came faster than they were read", lost);
     }
 }

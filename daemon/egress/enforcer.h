@@ -88,7 +88,7 @@ class Enforcer {
     void started(const Result<>& result);
     void installed(const PolicyBuilder::Outcome& outcome);
     void note_in_force(const PolicyBuilder::Outcome& outcome);
-    void tell_losses();
+    void report_losses();
     void report_troubles();
     void fail_with(const Error& error);
     void take_outcomes();

@@ -67,7 +67,7 @@ void PolicyBuilder::answer(std::vector<std::pair<std::uint64_t, Question>> asked
         outcome.number = number;
         outcome.answer =
             tables ? question(in_force_, *tables) : Reply{Answered::failed, tables.error().text};
-        tell(std::move(outcome));
+        post(std::move(outcome));
     }
 }
 
@@ -101,7 +101,7 @@ std::optional<PolicyBuilder::Outcome> PolicyBuilder::take() {
     return first;
 }
 
-void PolicyBuilder::tell(Outcome&& outcome) {
+void PolicyBuilder::post(Outcome&& outcome) {
     const std::lock_guard lock(mutex_);
     outcomes_.push_back(std::move(outcome));
     ready_.ring();
@@ -134,7 +134,7 @@ bool PolicyBuilder::load() {
         outcome.result = std::unexpected(loader.error());
     }
     const bool well = outcome.result.has_value();
-    tell(std::move(outcome));
+    post(std::move(outcome));
     return well;
 }
 
@@ -156,7 +156,7 @@ void PolicyBuilder::serve() {
         auto now = take_inventory(fresh);
         if (now && (fresh || *now != inventory_)) {
             inventory_ = std::move(*now);
-            tell(build(!fresh));
+            post(build(!fresh));
         }
         if (!asked.empty()) {
             answer(std::move(asked));
@@ -169,7 +169,7 @@ void PolicyBuilder::serve() {
 
 void PolicyBuilder::unfold() {
     const auto done = loader_->unfold(false);
-    if (!done && !std::exchange(told_, true)) {
+    if (!done && !std::exchange(logged_, true)) {
         log::warning("egress", "{}: counts of repeats that nothing follows are missing",
                      done.error().text);
     }
@@ -283,7 +283,7 @@ void PolicyBuilder::tidy_again() {
         Outcome out = std::move(*std::exchange(untidy_, std::nullopt));
         out.untidy.clear();
         out.again = true;
-        tell(std::move(out));
+        post(std::move(out));
     }
 }
 

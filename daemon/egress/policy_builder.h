@@ -77,7 +77,7 @@ class PolicyBuilder {
     void answer(std::vector<std::pair<std::uint64_t, Question>> asked);
     std::optional<bpf::Inventory> take_inventory(bool fresh);
     void keep_running(bpf::Inventory& now, bool fresh) const;
-    void tell(Outcome&& outcome);
+    void post(Outcome&& outcome);
     void unfold();
 
     const bpf::LoaderOptions options_;
@@ -103,7 +103,7 @@ class PolicyBuilder {
     bpf::Inventory in_force_inventory_;
     std::uint64_t generation_ = 0;  ///< 0: nothing yet
     std::optional<Outcome> untidy_; ///< of the policy in force, until the previous one is removed
-    bool told_ = false;             ///< the log says that repeats cannot be flushed
+    bool logged_ = false;           ///< the log says that repeats cannot be flushed
     bool blind_ = false;            ///< the log says that paths can't be resolved
     Worker worker_;
 };

@@ -31,7 +31,7 @@ int BPF_PROG(egress_family, int family, int type, int protocol, int of_kernel) {
     egress_place(&found);
     egress_count(&looks, EGRESS_HOOK_CREATE);
     decide_fully(&found);
-    if (found.tell) {
+    if (found.post) {
         egress_tell(&found);
     }
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;

@@ -61,7 +61,7 @@ EGRESS_INLINE int judge(struct egress_case* found, const struct egress_config* s
         egress_place(found);
     }
     decide_fully(found);
-    if (found->tell) {
+    if (found->post) {
         if (!view.base->has_places) {
             egress_place(found);
         }

@@ -39,7 +39,7 @@ struct egress_case {
     __u8 prepared; /* egress_prepare() has run for the owner's rules */
     __u8 verdict;  /* EGRESS_PASS... */
     __u8 action;
-    __u8 tell;        /* post an event */
+    __u8 post;        /* an event is posted */
     __u8 denies;      /* the rule refuses, even if the flow passes */
     __u8 asks_cgroup; /* its cgroup's rules may have to be computed */
     __u8 creates;     /* EGRESS_CREATES... */
@@ -190,7 +190,7 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
     const __u32 index = found->rule;
     found->action = EGRESS_EVENT_ALLOWED;
     found->flags = 0;
-    found->tell = 0;
+    found->post = 0;
     found->denies = 0;
     if (index == EGRESS_BROKEN) {
         refuse_broken(found, settings);
@@ -202,13 +202,13 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
             __sync_fetch_and_add((__u64*)&settings->canary_refused, 1);
         }
         found->verdict = only_seen ? EGRESS_PASS : EGRESS_REFUSE;
-        found->tell = 1;
+        found->post = 1;
         found->action = only_seen ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
         found->denies = 1;
         return;
     }
     if (index >= EGRESS_MAX_RULES) {
-        found->tell = 1;
+        found->post = 1;
         return;
     }
     const struct egress_rule* rule = &base->rules[index];
@@ -217,7 +217,7 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
     const int only_seen = (flags & EGRESS_RULE_AUDIT) || (refused && settings->monitor);
     found->flags = flags;
     found->denies = refused;
-    found->tell = !(flags & EGRESS_RULE_QUIET) &&
+    found->post = !(flags & EGRESS_RULE_QUIET) &&
                   (refused || (flags & (EGRESS_RULE_AUDIT | EGRESS_RULE_LOG | EGRESS_RULE_ALARM)));
     found->action = only_seen ? EGRESS_EVENT_MONITOR
                     : refused ? EGRESS_EVENT_BLOCKED

@@ -398,9 +398,9 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
         }
         egress_note(skb, &found);
         /* Do not report again what the connect has reported. */
-        found.tell = found.tell && found.denies && (is_refused(&found) || !found.known);
+        found.post = found.post && found.denies && (is_refused(&found) || !found.known);
     }
-    if (found.tell) {
+    if (found.post) {
         egress_tell(&found);
     }
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
@@ -427,7 +427,7 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
     }
     for (int i = 0; i <= EGRESS_MAX_STOPS; ++i) {
         decide_fully(&found);
-        if (found.tell && found.denies) {
+        if (found.post && found.denies) {
             egress_tell(&found);
         }
         if (is_refused(&found)) {

@@ -30,7 +30,7 @@ EGRESS_INLINE int is_before(__u32 a, __u32 b) {
 EGRESS_INLINE void judge_owner(struct egress_case* found) {
     egress_count(&looks, EGRESS_HOOK_PACKET);
     decide_fully(found);
-    if (found->tell && found->denies && (is_refused(found) || !found->known)) {
+    if (found->post && found->denies && (is_refused(found) || !found->known)) {
         egress_tell(found);
     }
 }

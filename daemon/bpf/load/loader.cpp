@@ -497,11 +497,11 @@ KernelCounters Loader::counters() const {
     return out;
 }
 
-std::uint64_t Loader::untold_losses() const {
+std::uint64_t Loader::unreported_losses() const {
     return sum_over_cpus(kernel_->map("losses"), EGRESS_LOST_RING) - kernel_->config->losses_told;
 }
 
-void Loader::told_losses(std::uint64_t more) {
+void Loader::note_reported_losses(std::uint64_t more) {
     kernel_->config->losses_told += more;
 }
 

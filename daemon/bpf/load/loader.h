@@ -93,9 +93,9 @@ class Loader {
 
     KernelCounters counters() const;
     /// Events that the ring lost and no daemon has reported yet.
-    std::uint64_t untold_losses() const;
+    std::uint64_t unreported_losses() const;
     /// Records that the daemon has reported that many more.
-    void told_losses(std::uint64_t more);
+    void note_reported_losses(std::uint64_t more);
     /// Messages of libbpf during the load, as lines that are safe to log.
     const std::vector<std::string>& remarks() const { return remarks_; }
     /// Each hook as it is now: another program may have detached it.
