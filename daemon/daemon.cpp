@@ -133,8 +133,9 @@ Result<> Daemon::open_store() {
     if (!ended) {
         return std::unexpected(ended.error());
     }
-    stopped_cleanly_ = !ended->empty();
-    if (stopped_cleanly_) {
+    // Damaged rows are set aside: what the firewall has of them must be adopted.
+    stopped_cleanly_ = !ended->empty() && env->findings().notes.empty();
+    if (!ended->empty()) {
         if (auto unset = env->set_meta(clean_key, ""); !unset) { // a crash may follow
             return unset;
         }

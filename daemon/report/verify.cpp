@@ -130,7 +130,7 @@ bool is_trusted(std::uint32_t uid, const TrustedReporters& trusted) {
     return trusted.service_of(uid, local, type, protocol);
 }
 
-/// No descriptor: the address comes from the reporter, whom the rules must trust.
+/// No descriptor: the address comes from the reporter, so the rules must trust it.
 Verdict without_fd(Report report, const Finding& found, const TrustedReporters& trusted) {
     if (!trusted.service_of(report.uid, report.local, report.type, report.protocol)) {
         return std::unexpected(Refusal::no_fd);

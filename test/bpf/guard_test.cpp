@@ -14,13 +14,13 @@ std::vector<policy::Diagnostic> found(const std::string& lines, const Asker& ask
 
 } // namespace
 
-TEST_CASE("a lockout is one of root's or of who asks") {
+TEST_CASE("a lockout concerns root or the asker") {
     constexpr Asker root{0, 0};
     constexpr Asker admin{1000, 1000};
     CHECK(found("* * * 1000 * deny\n", root).empty());
     const auto goals = found("* * * 1000 * deny\n", admin);
     REQUIRE(goals.size() == 1);
-    CHECK(goals[0].text == "lockout: the line refuses name resolution to a shell of who asks (uid "
+    CHECK(goals[0].text == "lockout: the line refuses name resolution to a shell of the asker (uid "
                            "1000), by 127.0.0.53 port 53/udp");
     CHECK(found("* * * :1000 * deny\n", admin).size() == 1);
     CHECK(found("* * * root * deny\n", admin).size() == 1);

@@ -85,6 +85,30 @@ def test_a_saved_ruleset_revives_nothing_after_a_clean_stop(world):
     wait_for(lambda: (daemon.row("10.66.1.1") or {}).get("state") == "blocked", what="its adoption")
 
 
+def test_a_damaged_row_is_adopted_after_a_clean_stop_too(world):
+    """The database does not decide over what it has lost: the firewall still has the block."""
+    daemon = world.daemon(CONF)
+    world.fail(world.tcp("10.66.1.3"), 2)
+    world.wait_element("10.66.1.3")
+    wait_for(lambda: daemon.row("10.66.1.3")["state"] == "blocked", what="its confirmation")
+    assert daemon.stop() == 0
+    key = bytes((10, 66, 1, 3))
+    path = f"{daemon.database}/data.mdb"
+    with open(path, "rb") as file:
+        content = bytearray(file.read())
+    at = content.find(key)
+    assert at > 0, "the row's key is in the file"
+    while at > 0:
+        content[at + len(key) + 20] ^= 0x40  # of its value, or of the end of its key
+        at = content.find(key, at + 1)
+    with open(path, "wb") as file:
+        file.write(content)
+    daemon = world.daemon(CONF)
+    assert "damaged" in daemon.log(), daemon.log()
+    wait_for(lambda: (daemon.row("10.66.1.3") or {}).get("state") == "blocked", what="its adoption")
+    assert world.element("10.66.1.3") and "stood in the firewall" in daemon.log(), daemon.log()
+
+
 def test_kill_9_of_the_whole_family(world):
     """The helper dies with the daemon; the kernel keeps what it was given."""
     daemon = world.daemon(CONF)

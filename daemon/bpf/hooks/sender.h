@@ -56,9 +56,10 @@ EGRESS_INLINE __u32 interrupts_now(void) {
     return count;
 }
 
-/* The process that is sending; null if none is (an interrupt, a timer, a kernel thread) or if it is
- * unknown. The kernel answers packets that arrive through a tun device or by busy polling during an
- * unrelated process' system call, but with soft interrupts disabled; no process sends like that.
+/* The process that is sending; null for other senders (an interrupt, a timer, a kernel thread) or
+ * if it is unknown. The kernel answers packets that arrive through a tun device or by busy polling
+ * during an unrelated process' system call, but with soft interrupts disabled; no process sends
+ * like that.
  */
 EGRESS_INLINE struct task_struct* sender_now(void) {
     struct task_struct* task = bpf_get_current_task_btf();

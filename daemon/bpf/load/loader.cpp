@@ -107,7 +107,7 @@ std::uint32_t processes_possible() {
     return std::max(least, static_cast<std::uint32_t>(possible));
 }
 
-/// Entries of the map pinned there; nullopt: none is pinned. It cannot be adopted with another
+/// Entries of the map pinned there; nullopt: there is no pin. It cannot be adopted with another
 /// size.
 std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
     const Fd map(bpf_obj_get(pin.c_str()));
@@ -156,8 +156,8 @@ Result<std::unique_ptr<Loader>> Loader::start(const LoaderOptions& options) {
     // libbpf's own copy of programs and types takes ten times what is used afterwards. Pinned
     // objects stay when it is freed.
     Skeleton skeleton(egress_bpf__open());
-    // New processes first, then the running ones: none is missed, and the sweep never overwrites
-    // what a hook has written.
+    // New processes first, then the running ones: so the daemon misses no process, and the sweep
+    // never overwrites what a hook has written.
     auto there = pinned_abi(options.pins);
     Result<> done;
     if (there && *there != EGRESS_ABI) {

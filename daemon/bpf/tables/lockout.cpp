@@ -112,7 +112,7 @@ std::vector<Insider> shells_of(const Asker& asker) {
     std::vector<Insider> out = {root_shell()};
     if (asker.uid != 0) {
         auto own = root_shell();
-        own.name = "a shell of who asks";
+        own.name = "a shell of the asker";
         own.uid = asker.uid;
         own.gid = asker.gid;
         out.push_back(std::move(own));
