@@ -126,6 +126,7 @@ void Table::write(Batch& batch, Round& round) {
     const auto adds = [&](std::size_t change) { return round.changes[change].add; };
     if (std::ranges::any_of(round.todo, adds)) {
         put_base(batch, layout_);
+        write_exemptions(batch);
     }
     for (std::size_t i = 0; i < round.todo.size(); ++i) {
         const std::size_t index = round.todo[i];

@@ -165,7 +165,17 @@ bool is_name(std::string_view text) {
 }
 
 std::string_view action_name(Action action) {
-    return action == Action::drop ? "drop" : "reject";
+    switch (action) {
+    case Action::drop:
+        return "drop";
+    case Action::reject:
+        return "reject";
+    case Action::pass:
+        return "pass";
+    case Action::hold:
+        break;
+    }
+    return "hold";
 }
 
 std::optional<std::uint64_t> parse_id(std::string_view line) {

@@ -64,7 +64,8 @@ void put_filter(nlmsghdr* request, const Prefix& source) {
 }
 
 /// True if the kernel's answer matches the target: no other socket may be destroyed.
-bool matches(const inet_diag_msg& socket, const Target& target) {
+bool matches(const inet_diag_msg& socket, std::uint8_t protocol, const Target& target,
+             const Exemptions& exemptions) {
     const std::size_t size = socket.idiag_family == AF_INET ? 4 : 16;
     std::array<std::uint8_t, 16> raw{};
     std::memcpy(raw.data(), socket.id.idiag_dst, raw.size());
@@ -72,11 +73,11 @@ bool matches(const inet_diag_msg& socket, const Target& target) {
     const std::uint16_t port = ntohs(socket.id.idiag_sport);
     const bool peerless = socket.id.idiag_dport == 0;
     return !peerless && remote && target.source.contains(*remote) &&
-           (target.port == 0 || target.port == port);
+           (target.port == 0 || target.port == port) && !exemptions.pass(*remote, protocol, port);
 }
 
 Result<std::vector<Socket>> find(Netlink& netlink, int family, std::uint8_t protocol,
-                                 const Target& target) {
+                                 const Target& target, const Exemptions& exemptions) {
     char buffer[buffer_size];
     request_body(buffer, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, protocol)->idiag_states =
         connected_states;
@@ -87,7 +88,7 @@ Result<std::vector<Socket>> find(Netlink& netlink, int family, std::uint8_t prot
         inet_diag_msg socket{};
         if (mnl_nlmsg_get_payload_len(message) >= sizeof socket) {
             std::memcpy(&socket, mnl_nlmsg_get_payload(message), sizeof socket);
-            if (matches(socket, target)) {
+            if (matches(socket, protocol, target, exemptions)) {
                 found.push_back(Socket{socket.idiag_family, socket.id});
             }
         }
@@ -117,7 +118,7 @@ Result<bool> destroy(Netlink& netlink, const Socket& socket, std::uint8_t protoc
 
 } // namespace
 
-Result<std::size_t> kill_sockets(const Target& target) {
+Result<std::size_t> kill_sockets(const Target& target, const Exemptions& exemptions) {
     std::vector<std::uint8_t> protocols;
     for (const std::uint8_t protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
         if (target.protocol == 0 || target.protocol == protocol) {
@@ -138,7 +139,7 @@ Result<std::size_t> kill_sockets(const Target& target) {
             if (family == AF_INET && !target.source.base.is_v4()) {
                 continue;
             }
-            const auto sockets = find(*netlink, family, protocol, target);
+            const auto sockets = find(*netlink, family, protocol, target, exemptions);
             if (!sockets) {
                 return std::unexpected(sockets.error());
             }

@@ -46,6 +46,7 @@ std::string set_name(const SetId& set) {
 
 std::optional<SetId> parse_set_name(std::string_view text) {
     SetId set;
+    set.action = Action::reject;
     auto rest = text;
     for (const auto shape : {Shape::protocol, Shape::port, Shape::all}) {
         const auto suffix = shape_suffixes[static_cast<std::size_t>(shape)];
@@ -55,7 +56,10 @@ std::optional<SetId> parse_set_name(std::string_view text) {
             break;
         }
     }
-    set.action = take_last(rest) == "drop" ? Action::drop : Action::reject;
+    const auto action = take_last(rest);
+    for (const auto known : {Action::drop, Action::pass, Action::hold}) {
+        set.action = action == action_name(known) ? known : set.action;
+    }
     const auto length = take_last(rest);
     std::from_chars(length.data(), length.data() + length.size(), set.length);
     set.v6 = take_last(rest) == "v6";

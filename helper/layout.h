@@ -1,9 +1,12 @@
 // The layout of `table inet egress`: names, sets and rules, and which of them exist.
 //
 //   table inet egress {
+//     set exempt.v4.32.pass.all { type ipv4_addr; }
 //     set egress.v4.24.drop { type ipv4_addr . inet_proto . inet_service; flags timeout; counter; }
 //     chain refuse { meta l4proto tcp reject with tcp reset; reject; }
+//     chain exempt { ip saddr @exempt.v4.32.pass.all accept; }
 //     chain prerouting { type filter hook prerouting priority raw; policy accept;
+//       jump exempt
 //       ip saddr & 255.255.255.0 . meta l4proto . th dport @egress.v4.24.drop drop
 //     }
 //   }
@@ -12,6 +15,9 @@
 // the source address before the look-up. So a prefix costs as much as a host, in a hash set: adding
 // to an interval set of 100,000 takes a second. Because of shapes "any port" needs no element per
 // port. Once a set and its rule exist, only elements change.
+//
+// The chain `exempt` comes before all blocks: "accept" there ends this table's part, "return" goes
+// on to the blocks. Its rules stand from the most specific to the least.
 //
 // The chain hooks prerouting at raw priority, -300: before connection tracking (-200), so that it
 // also blocks established flows, and before destination NAT (-100), so that the port is the one
@@ -33,6 +39,7 @@ namespace egress::helper {
 
 inline constexpr const char* hook_chain = "prerouting";
 inline constexpr const char* refuse_chain = "refuse"; ///< "reject" is a keyword of nft
+inline constexpr const char* exempt_chain = "exempt"; ///< also the name of its sets
 inline constexpr std::int32_t hook_priority = -300;
 
 /// Which of protocol and port a target gives.
@@ -77,8 +84,15 @@ struct Layout {
     bool hooked = false;          ///< the hook chain exists
     bool refuses = false;         ///< the refuse chain exists with its rules
     bool changed = false;         ///< describes the result of a batch, no longer the kernel's state
-    std::map<std::string, Set, std::less<>> sets; ///< by set_name
+    std::map<std::string, Set, std::less<>> sets; ///< by set_name; without those of exempt_chain
+
+    std::vector<std::uint64_t> jumps;      ///< handles of the rules that lead to exempt_chain
+    bool exempts = false;                  ///< the hook chain begins with such a rule
+    std::map<std::string, SetId> passes;   ///< the sets of exempt_chain that fit, by set_name
+    std::vector<std::string> exempt_order; ///< the sets that its rules ask, in order
 };
+
+class Exemptions;
 
 Result<Layout> read_layout(Netlink& netlink);
 
@@ -89,6 +103,10 @@ void put_base(Batch& batch, Layout& layout);
 /// Makes the set, its rule and (if the set needs it) the refuse chain if they are missing, also a
 /// deleted rule. The kernel's refusals count for `owner`.
 void put_set(Batch& batch, Layout& layout, const SetId& set, int owner);
+/// Makes the exemptions anew: the chain, its sets with their elements, and the jump to it.
+void put_exemptions(Batch& batch, Layout& layout, const Exemptions& exemptions);
+/// True if the chain, the jump and the sets are there; compares no elements.
+bool has_exemptions(const Layout& layout, const Exemptions& exemptions);
 /// Removes a set with its elements and its rule.
 void drop_set(Batch& batch, Layout& layout, const std::string& name);
 

@@ -1,5 +1,6 @@
 // Reads the existing parts of our table.
 #include <memory>
+#include <utility>
 
 #include <libnftnl/chain.h>
 #include <libnftnl/common.h>
@@ -72,13 +73,21 @@ Result<> read_sets(Netlink& netlink, Layout& layout) {
             const std::uint32_t flags = nftnl_set_get_u32(set.get(), NFTNL_SET_FLAGS);
             constexpr std::uint32_t other = NFT_SET_ANONYMOUS | NFT_SET_CONSTANT |
                                             NFT_SET_INTERVAL | NFT_SET_MAP | NFT_SET_OBJECT;
-            const bool fits = (flags & NFT_SET_TIMEOUT) != 0 && (flags & other) == 0 &&
+            const bool fits = (flags & other) == 0 &&
                               nftnl_set_get_u32(set.get(), NFTNL_SET_KEY_LEN) == key_size(*id);
-            layout.sets[name] = Layout::Set{std::move(*id), fits, {}};
+            if (id->action == Action::pass || id->action == Action::hold) {
+                layout.passes.emplace(name, std::move(*id));
+                return;
+            }
+            layout.sets[name] =
+                Layout::Set{std::move(*id), fits && (flags & NFT_SET_TIMEOUT) != 0, {}};
         }
     };
-    return ask_if_there(
-        netlink, request, [&] { layout.sets.clear(); }, take);
+    const auto restart = [&] {
+        layout.sets.clear();
+        layout.passes.clear();
+    };
+    return ask_if_there(netlink, request, restart, take);
 }
 
 /// The comment of a rule, which for our rules is the name of the set.
@@ -118,17 +127,34 @@ Result<> read_rules(Netlink& netlink, const char* chain, const std::function<voi
 }
 
 Result<> read_hook_rules(Netlink& netlink, Layout& layout) {
+    bool first = true;
     const auto restart = [&] {
         for (auto& [name, set] : layout.sets) {
             set.rules.clear();
         }
+        layout.jumps.clear();
+        layout.exempts = false;
+        first = true;
     };
     return read_rules(netlink, hook_chain, restart, [&](const nftnl_rule* rule) {
-        const auto set = layout.sets.find(comment_of(rule));
+        const std::string comment = comment_of(rule);
+        const bool begins = std::exchange(first, false);
+        if (comment == exempt_chain) {
+            layout.exempts = layout.exempts || begins;
+            layout.jumps.push_back(nftnl_rule_get_u64(rule, NFTNL_RULE_HANDLE));
+            return;
+        }
+        const auto set = layout.sets.find(comment);
         if (set != layout.sets.end()) {
             set->second.rules.push_back(nftnl_rule_get_u64(rule, NFTNL_RULE_HANDLE));
         }
     });
+}
+
+Result<> read_exempt_rules(Netlink& netlink, Layout& layout) {
+    return read_rules(
+        netlink, exempt_chain, [&] { layout.exempt_order.clear(); },
+        [&](const nftnl_rule* rule) { layout.exempt_order.push_back(comment_of(rule)); });
 }
 
 Result<> read_refuse_rules(Netlink& netlink, Layout& layout) {
@@ -149,8 +175,8 @@ Result<Layout> read_layout(Netlink& netlink) {
     }
     // Read it first, so that a concurrent change makes a commit on this layout stale.
     layout.generation = *now;
-    for (const auto part :
-         {read_table, read_chain, read_sets, read_hook_rules, read_refuse_rules}) {
+    for (const auto part : {read_table, read_chain, read_sets, read_hook_rules, read_exempt_rules,
+                            read_refuse_rules}) {
         if (auto read = part(netlink, layout); !read) {
             return std::unexpected(read.error());
         }

@@ -1,4 +1,5 @@
 // Messages that make and remove the parts of our table.
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -13,6 +14,8 @@
 #include <linux/netfilter/nf_tables.h>
 #include <netinet/in.h>
 
+#include "helper/elements.h"
+#include "helper/exempt.h"
 #include "helper/layout.h"
 #include "helper/nftnl.h"
 
@@ -106,9 +109,11 @@ class Rule {
         nftnl_rule_set_data(rule_.get(), NFTNL_RULE_USERDATA, nftnl_udata_buf_data(data.get()),
                             nftnl_udata_buf_len(data.get()));
     }
-    void put(Batch& batch, int owner) const {
-        nlmsghdr* const message =
-            batch.open(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, room, owner);
+    /// At the end of its chain, or at the beginning.
+    void put(Batch& batch, int owner, bool first = false) const {
+        const auto flags =
+            static_cast<std::uint16_t>(first ? NLM_F_CREATE : NLM_F_CREATE | NLM_F_APPEND);
+        nlmsghdr* const message = batch.open(NFT_MSG_NEWRULE, flags, room, owner);
         nftnl_rule_nlmsg_build_payload(message, rule_.get());
         batch.close();
     }
@@ -124,12 +129,27 @@ class Rule {
                                                                    nftnl_rule_free};
 };
 
+/// Ends a rule with what happens to a packet that the set has.
+void put_verdict(Rule& rule, Action action) {
+    switch (action) {
+    case Action::drop:
+        return rule.verdict(NF_DROP);
+    case Action::reject:
+        return rule.verdict(NFT_GOTO, refuse_chain);
+    case Action::pass:
+        return rule.verdict(NF_ACCEPT);
+    case Action::hold:
+        return rule.verdict(NFT_RETURN);
+    }
+}
+
 /// The rule that matches a packet against the set.
-void put_set_rule(Batch& batch, const SetId& set, const std::string& name, int owner) {
+void put_set_rule(Batch& batch, const char* chain, const SetId& set, const std::string& name,
+                  int owner) {
     constexpr std::uint32_t key = NFT_REG32_00; // registers of 4 bytes; the key is contiguous
     const std::uint32_t address_size = set.v6 ? 16 : 4;
     std::uint32_t next = key + address_size / 4;
-    Rule rule(hook_chain);
+    Rule rule(chain);
     if (set.shape == Shape::port) {
         // "Any protocol" with a port means protocols with ports; others have different data there.
         // The kernel also finds the transport header after IPv6 extension headers.
@@ -150,11 +170,7 @@ void put_set_rule(Batch& batch, const SetId& set, const std::string& name, int o
         rule.payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, next++);
     }
     rule.lookup(key, name);
-    if (set.action == Action::drop) {
-        rule.verdict(NF_DROP);
-    } else {
-        rule.verdict(NFT_GOTO, refuse_chain);
-    }
+    put_verdict(rule, set.action);
     rule.comment(name);
     rule.put(batch, owner);
 }
@@ -174,13 +190,32 @@ void put_chain(Batch& batch, const char* name, bool hooked, int owner) {
     batch.close();
 }
 
+void empty_chain(Batch& batch, const char* chain, int owner) {
+    nlmsghdr* const message = batch.open(NFT_MSG_DELRULE, 0, room, owner);
+    mnl_attr_put_strz(message, NFTA_RULE_TABLE, table_name);
+    mnl_attr_put_strz(message, NFTA_RULE_CHAIN, chain);
+    batch.close();
+}
+
+void delete_rule(Batch& batch, const char* chain, std::uint64_t handle) {
+    nlmsghdr* const message = batch.open(NFT_MSG_DELRULE, 0, room);
+    mnl_attr_put_strz(message, NFTA_RULE_TABLE, table_name);
+    mnl_attr_put_strz(message, NFTA_RULE_CHAIN, chain);
+    mnl_attr_put_u64(message, NFTA_RULE_HANDLE, htobe64(handle));
+    batch.close();
+}
+
+void delete_set(Batch& batch, const std::string& name) {
+    nlmsghdr* const message = batch.open(NFT_MSG_DELSET, 0, room);
+    mnl_attr_put_strz(message, NFTA_SET_TABLE, table_name);
+    mnl_attr_put_strz(message, NFTA_SET_NAME, name.c_str());
+    batch.close();
+}
+
 /// The chain that rejects: TCP with a reset, the rest with "port unreachable".
 void put_refuse_chain(Batch& batch, int owner) {
     put_chain(batch, refuse_chain, false, owner);
-    nlmsghdr* const emptied = batch.open(NFT_MSG_DELRULE, 0, room, owner);
-    mnl_attr_put_strz(emptied, NFTA_RULE_TABLE, table_name);
-    mnl_attr_put_strz(emptied, NFTA_RULE_CHAIN, refuse_chain);
-    batch.close();
+    empty_chain(batch, refuse_chain, owner);
     Rule reset(refuse_chain);
     reset.meta(NFT_META_L4PROTO, NFT_REG32_00);
     reset.compare(NFT_REG32_00, NFT_CMP_EQ, IPPROTO_TCP);
@@ -191,17 +226,24 @@ void put_refuse_chain(Batch& batch, int owner) {
     unreachable.put(batch, owner);
 }
 
+bool is_block(const SetId& set) {
+    return set.action == Action::drop || set.action == Action::reject;
+}
+
 void put_empty_set(Batch& batch, const SetId& set, const std::string& name, int owner) {
     const auto made = make_nftnl(nftnl_set_alloc(), nftnl_set_free);
     nftnl_set_set_str(made.get(), NFTNL_SET_TABLE, table_name);
     nftnl_set_set_str(made.get(), NFTNL_SET_NAME, name.c_str());
     nftnl_set_set_u32(made.get(), NFTNL_SET_FAMILY, NFPROTO_INET);
-    nftnl_set_set_u32(made.get(), NFTNL_SET_FLAGS, NFT_SET_TIMEOUT);
+    nftnl_set_set_u32(made.get(), NFTNL_SET_FLAGS,
+                      is_block(set) ? std::uint32_t{NFT_SET_TIMEOUT} : 0);
     nftnl_set_set_u32(made.get(), NFTNL_SET_KEY_TYPE, key_type(set));
     nftnl_set_set_u32(made.get(), NFTNL_SET_KEY_LEN, key_size(set));
     nftnl_set_set_u32(made.get(), NFTNL_SET_ID, static_cast<std::uint32_t>(batch.size()));
-    // The kernel gives every element a counter of its own.
-    nftnl_set_add_expr(made.get(), nftnl_expr_alloc("counter"));
+    if (is_block(set)) {
+        // The kernel gives every element a counter of its own.
+        nftnl_set_add_expr(made.get(), nftnl_expr_alloc("counter"));
+    }
     // nft prints a key of one part by its byte order, which it learns only from this.
     const auto data = make_nftnl(nftnl_udata_buf_alloc(64), nftnl_udata_buf_free);
     nftnl_udata_put_u32(data.get(), NFTNL_UDATA_SET_KEYBYTEORDER,
@@ -242,24 +284,63 @@ void put_set(Batch& batch, Layout& layout, const SetId& set, int owner) {
     if (missing) {
         put_empty_set(batch, set, name, owner);
     }
-    put_set_rule(batch, set, name, owner);
+    put_set_rule(batch, hook_chain, set, name, owner);
     known->second.rules.push_back(Layout::planned);
+    layout.changed = true;
+}
+
+bool has_exemptions(const Layout& layout, const Exemptions& exemptions) {
+    const auto same = [](const std::string& name, const Exemptions::Group& group) {
+        return name == set_name(group.set);
+    };
+    return layout.exempts != exemptions.empty() &&
+           std::ranges::equal(layout.exempt_order, exemptions.groups(), same) &&
+           layout.passes.size() == exemptions.groups().size();
+}
+
+void put_exemptions(Batch& batch, Layout& layout, const Exemptions& exemptions) {
+    // Makes the chain first, so that it surely exists.
+    put_chain(batch, exempt_chain, false, Batch::nobody);
+    empty_chain(batch, exempt_chain, Batch::nobody);
+    for (const auto handle : layout.jumps) {
+        delete_rule(batch, hook_chain, handle);
+    }
+    for (const auto& [name, set] : layout.passes) {
+        delete_set(batch, name);
+    }
+    layout.jumps.clear();
+    layout.passes.clear();
+    layout.exempt_order.clear();
+    for (const auto& [set, targets] : exemptions.groups()) {
+        const std::string name = set_name(set);
+        put_empty_set(batch, set, name, Batch::nobody);
+        {
+            ElementWriter writer(batch, NFT_MSG_NEWSETELEM, name);
+            for (const Target& target : targets) {
+                writer.put(target);
+            }
+        }
+        put_set_rule(batch, exempt_chain, set, name, Batch::nobody);
+        layout.passes.emplace(name, set);
+        layout.exempt_order.push_back(name);
+    }
+    layout.exempts = !exemptions.empty();
+    if (layout.exempts) {
+        Rule jump(hook_chain);
+        jump.verdict(NFT_JUMP, exempt_chain);
+        jump.comment(exempt_chain);
+        jump.put(batch, Batch::nobody, true);
+        layout.jumps.push_back(Layout::planned);
+    }
     layout.changed = true;
 }
 
 void drop_set(Batch& batch, Layout& layout, const std::string& name) {
     const auto known = layout.sets.find(name);
     for (const auto handle : known->second.rules) {
-        nlmsghdr* const rule = batch.open(NFT_MSG_DELRULE, 0, room);
-        mnl_attr_put_strz(rule, NFTA_RULE_TABLE, table_name);
-        mnl_attr_put_strz(rule, NFTA_RULE_CHAIN, hook_chain);
-        mnl_attr_put_u64(rule, NFTA_RULE_HANDLE, htobe64(handle));
-        batch.close();
+        delete_rule(batch, hook_chain, handle);
     }
-    nlmsghdr* const message = batch.open(NFT_MSG_DELSET, 0, room);
-    mnl_attr_put_strz(message, NFTA_SET_TABLE, table_name);
-    mnl_attr_put_strz(message, NFTA_SET_NAME, name.c_str());
-    batch.close();
+    delete_set(batch, name);
     layout.sets.erase(known);
     layout.changed = true;
 }

@@ -92,6 +92,13 @@ Result<Netlink> Netlink::open(int bus) {
     return netlink;
 }
 
+Result<> Netlink::join(int group) {
+    if (mnl_socket_setsockopt(socket_.get(), NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0) {
+        return std::unexpected(kernel_error("cannot listen to changes of the firewall", errno));
+    }
+    return {};
+}
+
 Result<> Netlink::send(const void* data, std::size_t size) {
     if (2 * size > send_buffer_) {
         const int wanted = static_cast<int>(std::min(2 * size + 65536, largest_send));

@@ -23,6 +23,12 @@ class Netlink {
     /// `bus` is NETLINK_*.
     static Result<Netlink> open(int bus);
 
+    int fd() const { return mnl_socket_get_fd(socket_.get()); }
+    /// The number by which the kernel names this socket.
+    std::uint32_t port() const { return mnl_socket_get_portid(socket_.get()); }
+    /// Receives the notifications of a group, NFNLGRP_*.
+    Result<> join(int group);
+
     /// A number that no earlier request of this socket used.
     std::uint32_t next_sequence() { return ++sequence_; }
     /// Marks numbers up to `last` as used.

@@ -12,8 +12,9 @@ namespace egress::helper {
 
 namespace {
 
-constexpr std::array<std::string_view, 10> verbs = {"add",  "rem",  "flush", "list", "names",
-                                                    "sync", "elem", "end",   "kill", "ping"};
+constexpr std::array<std::string_view, 13> verbs = {"add",    "rem",  "flush", "list", "names",
+                                                    "sync",   "elem", "end",   "kill", "ping",
+                                                    "exempt", "pass", "hold"};
 
 /// The form of the fields after "ID VERB", for each verb.
 struct Form {
@@ -36,9 +37,12 @@ Form form_of(Verb verb) {
     case Verb::elem:
         return {false, true, true, "PROTO ADDR MASKLEN PORT SECONDS ACTION"};
     case Verb::kill:
+    case Verb::pass:
+    case Verb::hold:
         return {false, true, false, "PROTO ADDR MASKLEN PORT"};
     case Verb::names:
     case Verb::end:
+    case Verb::exempt:
     case Verb::ping:
         break;
     }

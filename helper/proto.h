@@ -19,7 +19,8 @@
 namespace egress::helper {
 
 inline constexpr std::size_t max_line = 256; ///< bytes of one line, its '\n' included
-inline constexpr std::string_view hello = "HELLO egress-helper 1";
+inline constexpr std::string_view hello = "HELLO egress-helper ";
+inline constexpr unsigned newest_version = 2; ///< has exempt, pass, hold and the line "0 changed"
 
 /// The kernel's limit: its milliseconds must fit 64 bits as nanoseconds, 584 years.
 inline constexpr std::uint64_t max_seconds = 18'446'744'073;
@@ -27,7 +28,8 @@ inline constexpr std::uint64_t for_ever = 0; ///< in place of seconds
 /// The kernel gets at most this: with ticks of 1/300 s its arithmetic overflows at 65 years.
 inline constexpr std::uint64_t longest_timeout = 2'000'000'000;
 
-enum class Action : std::uint8_t { drop, reject };
+/// What a set's rule does with a packet: the first two are a block's, the others an exemption's.
+enum class Action : std::uint8_t { drop, reject, pass, hold };
 
 /// The packets that a block matches; also the key of its element.
 struct Target {
@@ -51,7 +53,21 @@ struct Element {
     std::uint64_t bytes = 0;
 };
 
-enum class Verb : std::uint8_t { add, rem, flush, list, names, sync, elem, end, kill, ping };
+enum class Verb : std::uint8_t {
+    add,
+    rem,
+    flush,
+    list,
+    names,
+    sync,
+    elem,
+    end,
+    kill,
+    ping,
+    exempt,
+    pass,
+    hold
+};
 
 struct Request {
     std::uint64_t id = 0; ///< never 0 on the wire: replies to lines without a readable id carry 0

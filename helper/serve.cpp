@@ -2,7 +2,9 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <iterator>
+#include <utility>
 
 #include <egress-paths.h>
 #include <fmt/format.h>
@@ -10,6 +12,7 @@
 #include <unistd.h>
 
 #include "helper/kill.h"
+#include "helper/memory.h"
 
 namespace egress::helper {
 
@@ -17,15 +20,7 @@ namespace {
 
 constexpr std::size_t output_limit = 64 * 1024; ///< written before it grows further
 
-/// True if read() would not block. With `wait`, waits for that.
-bool readable(int fd, bool wait) {
-    pollfd poll_for{fd, POLLIN, 0};
-    int ready = 0;
-    do {
-        ready = ::poll(&poll_for, 1, wait ? -1 : 0);
-    } while (ready < 0 && errno == EINTR);
-    return ready != 0;
-}
+constexpr std::int64_t hear_again_ms = 100; ///< others may change the table very often
 
 } // namespace
 
@@ -33,10 +28,14 @@ int Server::run() {
     bool more = true;
     while (more && !mute_ && !refused_) {
         // All available requests go into one transaction, committed once there are no more.
-        if (readable(in_, changes_.empty())) {
+        const Ready ready = wait();
+        if (ready.input) {
             more = take_input();
-        } else {
+        } else if (!changes_.empty()) {
             commit_changes();
+        }
+        if (ready.notifications) {
+            hear();
         }
         if (changes_.empty()) {
             flush_output();
@@ -45,6 +44,26 @@ int Server::run() {
     commit_changes();
     flush_output();
     return refused_ ? 1 : 0;
+}
+
+/// What can be read: input, and notifications unless they came a moment ago. Waits unless there is
+/// work to do.
+Server::Ready Server::wait() const {
+    const auto pause = listener_ ? hear_at_ - kernel_now() : 0;
+    const int listens = listener_ && pause <= 0 ? listener_->fd() : -1;
+    const int patience = !changes_.empty() ? 0 : pause > 0 ? static_cast<int>(pause) : -1;
+    std::array<pollfd, 2> poll_for{{{in_, POLLIN, 0}, {listens, POLLIN, 0}}};
+    while (::poll(poll_for.data(), poll_for.size(), patience) < 0 && errno == EINTR) {
+    }
+    return {poll_for[0].revents != 0, poll_for[1].revents != 0};
+}
+
+/// Tells the peer, unasked, that another program has changed our table.
+void Server::hear() {
+    if (listener_->changed(table_.port())) {
+        output_ += "0 changed\n";
+        hear_at_ = kernel_now() + hear_again_ms;
+    }
 }
 
 /// Reads once; false at the end of the input. A last line without '\n' is incomplete and ignored.
@@ -77,15 +96,30 @@ void Server::line(std::string_view text) {
     }
 }
 
-/// Answers any version with ours: the peer decides whether it supports that.
+/// Answers with the peer's version, or with ours if that is older: the peer decides whether it
+/// supports that.
 void Server::greet(std::string_view text) {
-    constexpr std::string_view opening = "HELLO egress-helper ";
-    if (text.starts_with(opening) && text.size() > opening.size() && text.size() < max_line) {
-        output_ += fmt::format("{} egress-nftables/{}\n", hello, EGRESS_VERSION);
-        greeted_ = true;
-    } else {
-        output_ += error_line(0, fmt::format("expected {}", hello));
+    if (!text.starts_with(hello) || text.size() == hello.size() || text.size() >= max_line) {
+        output_ += error_line(0, fmt::format("expected {}{}", hello, newest_version));
         refused_ = true;
+        return;
+    }
+    const auto asked = text.substr(hello.size());
+    const bool first = asked == "1" || asked.starts_with("1 ");
+    output_ +=
+        fmt::format("{}{} egress-nftables/{}\n", hello, first ? 1 : newest_version, EGRESS_VERSION);
+    greeted_ = true;
+    if (!first) {
+        listen();
+    }
+}
+
+/// Without notifications the peer finds changes at its next comparison.
+void Server::listen() {
+    if (auto listener = Listener::open()) {
+        listener_.emplace(std::move(*listener));
+    } else {
+        fmt::print(stderr, "{}\n", listener.error().text);
     }
 }
 
@@ -116,7 +150,11 @@ void Server::request(Request request) {
         return;
     case Verb::sync:
         return begin_sync(request);
+    case Verb::exempt:
+        return begin_sync(request);
     case Verb::elem:
+    case Verb::pass:
+    case Verb::hold:
         return element(request);
     default:
         break;
@@ -133,7 +171,7 @@ void Server::request(Request request) {
     case Verb::names:
         return names(request);
     case Verb::kill:
-        if (const auto killed = kill_sockets(request.block.target); killed) {
+        if (const auto killed = kill_sockets(request.block.target, table_.exemptions()); killed) {
             fmt::format_to(std::back_inserter(output_), "{} ok {}\n", request.id, *killed);
         } else {
             refuse(request.id, killed.error());
@@ -146,29 +184,41 @@ void Server::request(Request request) {
 
 void Server::begin_sync(Request& request) {
     if (syncs_.contains(request.id)) {
-        return bad_line(fmt::format("{} sync", request.id),
+        return bad_line(fmt::format("{} {}", request.id, verb_name(request.verb)),
                         Error{"a sync with this id is open already", 0});
     }
     if (syncs_.size() >= max_syncs) {
         return refuse(request.id, Error{fmt::format("{} syncs are open already", max_syncs), 0});
     }
-    syncs_[request.id].name = std::move(request.name);
+    OpenSync& opened = syncs_[request.id];
+    opened.exempts = request.verb == Verb::exempt;
+    opened.name = std::move(request.name);
 }
 
 void Server::element(const Request& request) {
     const auto open = syncs_.find(request.id);
     if (open == syncs_.end()) {
-        return refuse(request.id, Error{"elem outside a sync", 0});
+        return refuse(request.id,
+                      Error{fmt::format("{} outside a sync", verb_name(request.verb)), 0});
     }
     OpenSync& sync = open->second;
     ++sync.lines;
     if (elements_ >= max_elements && sync.error.empty()) {
         sync.error = fmt::format("more than {} elements", max_elements);
     }
-    if (sync.error.empty()) {
-        sync.wanted.push_back(request.block);
-        ++elements_;
+    if (sync.exempts == (request.verb == Verb::elem) && sync.error.empty()) {
+        sync.error = fmt::format("line {} of the sync: no {} belongs there", sync.lines,
+                                 verb_name(request.verb));
     }
+    if (!sync.error.empty()) {
+        return;
+    }
+    if (sync.exempts) {
+        sync.exemptions.push_back({request.block.target, request.verb == Verb::pass});
+    } else {
+        sync.wanted.push_back(request.block);
+    }
+    ++elements_;
 }
 
 void Server::end_sync(std::uint64_t id) {
@@ -176,10 +226,13 @@ void Server::end_sync(std::uint64_t id) {
     if (ended.empty()) {
         return refuse(id, Error{"end outside a sync", 0});
     }
-    const OpenSync& sync = ended.mapped();
-    elements_ -= sync.wanted.size();
+    OpenSync& sync = ended.mapped();
+    elements_ -= sync.wanted.size() + sync.exemptions.size();
     if (!sync.error.empty()) {
         return refuse(id, Error{sync.error, 0});
+    }
+    if (sync.exempts) {
+        return end_exempt(id, sync);
     }
     const auto synced = table_.sync(sync.name, sync.wanted);
     if (!synced) {
@@ -187,6 +240,14 @@ void Server::end_sync(std::uint64_t id) {
     }
     fmt::format_to(std::back_inserter(output_), "{} ok {} {}\n", id, synced->added,
                    synced->removed);
+}
+
+void Server::end_exempt(std::uint64_t id, OpenSync& sync) {
+    const auto passing = table_.exempt(Exemptions(std::move(sync.exemptions)));
+    if (!passing) {
+        return refuse(id, passing.error());
+    }
+    fmt::format_to(std::back_inserter(output_), "{} ok {}\n", id, *passing);
 }
 
 /// Writes items as it reads them: a large set takes seconds, and the peer sees that the helper

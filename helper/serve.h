@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "helper/lines.h"
+#include "helper/listener.h"
 #include "helper/table.h"
 
 namespace egress::helper {
@@ -27,13 +29,22 @@ class Server {
     int run();
 
   private:
+    /// A `sync`, or an `exempt`, before its `end`.
     struct OpenSync {
+        bool exempts = false;
         std::string name;
         std::vector<Block> wanted;
+        std::vector<Exemption> exemptions;
         std::size_t lines = 0;
         std::string error; ///< of its first bad line; the reply to `end` has it
     };
 
+    struct Ready {
+        bool input = false;
+        bool notifications = false;
+    };
+
+    Ready wait() const;
     bool take_input();
     void line(std::string_view text);
     void greet(std::string_view text);
@@ -42,6 +53,9 @@ class Server {
     void begin_sync(Request& request);
     void element(const Request& request);
     void end_sync(std::uint64_t id);
+    void end_exempt(std::uint64_t id, OpenSync& sync);
+    void listen();
+    void hear();
     void list(const Request& request);
     void names(const Request& request);
     void commit_changes();
@@ -57,7 +71,9 @@ class Server {
     std::vector<Change> changes_;    ///< read, not yet committed
     std::vector<std::uint64_t> ids_; ///< of changes_
     std::map<std::uint64_t, OpenSync> syncs_;
-    std::size_t elements_ = 0; ///< in syncs_
+    std::size_t elements_ = 0;         ///< in syncs_
+    std::optional<Listener> listener_; ///< from the greeting on, with a peer that knows "changed"
+    std::int64_t hear_at_ = 0; ///< time of kernel_now() from which notifications are read again
     bool greeted_ = false;
     bool mute_ = false;    ///< the reader of our output is gone
     bool refused_ = false; ///< the peer sent no greeting

@@ -127,6 +127,7 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
                            const Plan& plan) {
     if (!wanted.empty()) {
         put_base(batch, layout_);
+        write_exemptions(batch);
     }
     const auto shelves = shelve(name, wanted);
     std::vector<std::string> empty;

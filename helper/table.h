@@ -12,6 +12,7 @@
 
 #include "helper/diff.h"
 #include "helper/elements.h"
+#include "helper/exempt.h"
 #include "helper/memory.h"
 
 namespace egress::helper {
@@ -48,6 +49,14 @@ class Table {
     /// Puts exactly `wanted` in force under this name; no packet sees a state in between.
     Result<Synced> sync(const std::string& name, const std::vector<Block>& wanted);
 
+    /// Lets these pass whatever is blocked, and only these; also wherever the table is made anew.
+    /// Returns their number.
+    Result<std::size_t> exempt(Exemptions wanted);
+    const Exemptions& exemptions() const { return exemptions_; }
+
+    /// The number by which the kernel tells that a change is ours.
+    std::uint32_t port() const { return netlink_.port(); }
+
   private:
     struct Round; ///< remaining work of apply()
 
@@ -65,6 +74,9 @@ class Table {
     bool fits(const std::string& set) const;
     Result<> show_sets(const std::string& name, const Show& show);
 
+    Result<bool> exempts_exactly(const Exemptions& wanted);
+    void write_exemptions(Batch& batch);
+
     Result<std::vector<Element>> elements(const std::string& name);
     Result<> read_counters(const std::string& name, std::vector<Element>& renewals);
     Result<> write_plan(Batch& batch, const std::string& name, const std::vector<Block>& wanted,
@@ -76,8 +88,9 @@ class Table {
     Netlink netlink_;
     bool renews_; ///< the kernel changes the time of an existing element in place
     Layout layout_;
-    Memory memory_;       ///< valid for the layout's generation
-    bool guarded_ = true; ///< the current batch commits only on that generation
+    Exemptions exemptions_; ///< wanted
+    Memory memory_;         ///< valid for the layout's generation
+    bool guarded_ = true;   ///< the current batch commits only on that generation
 };
 
 /// Commits of others that may make ours stale before we give up.

@@ -44,6 +44,7 @@ void Ledger::replace(policy::Policy policy) {
     note(policy.local);
     note(policy.remote);
     note(policy.trusted);
+    rules_number_ += 1;
     matcher_ = std::make_unique<policy::Matcher>(
         std::move(policy), options_.standard_name,
         [this](std::string_view name) { return names_.number(name); });

@@ -86,6 +86,8 @@ class Ledger final : public TrustedReporters {
     // Rules.
     void replace(policy::Policy policy);
     const policy::Policy& policy() const { return matcher_->policy(); }
+    /// Grows with every replace().
+    std::uint64_t rules_number() const { return rules_number_; }
     bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const override;
     bool is_known(std::uint32_t uid) const override;
 
@@ -157,6 +159,7 @@ class Ledger final : public TrustedReporters {
     Intern reasons_;
     std::unordered_map<const policy::Rule*, std::uint16_t> rule_reasons_;
     std::unique_ptr<policy::Matcher> matcher_;
+    std::uint64_t rules_number_ = 0;
     Table table_;
     Counters counters_;
     std::size_t blocked_ = 0;

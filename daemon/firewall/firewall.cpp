@@ -7,6 +7,7 @@
 #include "daemon/base/number.h"
 #include "daemon/base/set_name.h"
 #include "daemon/firewall/lines.h"
+#include "daemon/policy/login/exempt.h"
 
 namespace egress {
 
@@ -32,7 +33,7 @@ Firewall::Firewall(sd_event* event, Reaper& reaper, Ledger& ledger, const Clock&
               [this](const Request& request, bool ok, std::string_view rest) {
                   on_answer(request, ok, rest);
               },
-              [this](const std::string& why) { on_broken(why); }}),
+              [this] { on_changed(); }, [this](const std::string& why) { on_broken(why); }}),
       per_event_(event, reaper, options_.helper,
                  {[this](const Request& request, bool ok, std::string_view text) {
                       changed(request, ok, text);
@@ -105,6 +106,7 @@ void Firewall::become_per_event() {
     stop_serving();
     enter(State::per_event);
     implementation_.clear();
+    warn_of_exemptions();
     // A sync that did not come to its end was going to carry these.
     ledger_.add_pending(feed_);
 }
@@ -177,9 +179,59 @@ void Firewall::on_answer(const Request& request, bool ok, std::string_view rest)
         }
         synced(request.name);
         break;
+    case Kind::exempt:
+        sync_failed_ = sync_failed_ || !ok; // then all of it is tried again
+        break;
     case Kind::kill:
     case Kind::flush:
         break;
+    }
+}
+
+/// Another program emptied the table, or deleted or added something: everything is compared at
+/// once. Until that has ended, no block is sent, so that it ends soon.
+void Firewall::on_changed() {
+    if (changed_at_ == 0) {
+        changed_at_ = now_ms();
+        reconciled_then_ = reconciled_;
+    }
+    reconcile_wanted_ = true;
+}
+
+void Firewall::end_reconciling() {
+    if (changed_at_ != 0 && !reconcile_wanted_) {
+        log::warning("firewall-changed",
+                     "another program changed or emptied the firewall's table: {} blocks were put "
+                     "back within {} ms",
+                     reconciled_ - reconciled_then_, now_ms() - changed_at_);
+        changed_at_ = 0;
+    }
+}
+
+void Firewall::send_exemptions() {
+    exempt_rules_ = ledger_.rules_number();
+    if (serve_.version() < 2) {
+        warn_of_exemptions();
+        return;
+    }
+    const auto id = serve_.send({Request::Kind::exempt, {}, {}, 0}, "exempt");
+    std::string chunk;
+    for (const auto& each : policy::exemptions(ledger_.policy().remote)) {
+        const Element at{{}, each.source, each.protocol, each.port, forever, false, {}};
+        fmt::format_to(std::back_inserter(chunk), "{} {} {}\n", id, each.passes ? "pass" : "hold",
+                       lines::where(at));
+    }
+    fmt::format_to(std::back_inserter(chunk), "{} end\n", id);
+    serve_.write(chunk);
+}
+
+void Firewall::warn_of_exemptions() const {
+    if (!policy::exemptions(ledger_.policy().remote).empty()) {
+        log::warning("exemptions",
+                     "helper {} cannot let exempt addresses through a wider block (it does not "
+                     "speak version 2 of serve): lines of [remote] without a limit protect only "
+                     "from blocks of their own",
+                     options_.helper);
     }
 }
 
@@ -233,6 +285,7 @@ void Firewall::begin_sync() {
     reconcile_wanted_ = false;
     sync_failed_ = false;
     feed_.drop(); // the sync sends everything
+    send_exemptions();
     next_sync();
 }
 
@@ -244,6 +297,7 @@ void Firewall::next_sync() {
             back_off();
         } else {
             went_well();
+            end_reconciling();
         }
         reconcile_at_ =
             now_ms() + (sync_failed_ ? backoff_ms_ : options_.reconcile * 1000 * factor);
@@ -311,6 +365,15 @@ void Firewall::pump() {
 }
 
 void Firewall::pump_serving() {
+    if (reconcile_wanted_ && changed_at_ != 0) {
+        if (serve_.in_flight() == 0) {
+            list_names();
+        }
+        return;
+    }
+    if (exempt_rules_ != ledger_.rules_number()) {
+        send_exemptions();
+    }
     while (serve_.has_room()) {
         const auto key = feed_.next();
         if (!key) {

@@ -79,6 +79,13 @@ class Firewall {
     void become_per_event();
     void complain(const std::string& why);
 
+    void on_changed();
+    void end_reconciling();
+
+    // Who is never blocked.
+    void send_exemptions();
+    void warn_of_exemptions() const;
+
     // What the firewall holds, and then all that it should hold.
     void list_names();
     void list_next();
@@ -119,6 +126,9 @@ class Firewall {
     std::int64_t retry_at_ = 0;
     std::int64_t reconcile_at_ = 0;
     bool reconcile_wanted_ = false;
+    std::int64_t changed_at_ = 0;       ///< when another program changed the firewall; 0: put right
+    std::uint64_t reconciled_then_ = 0; ///< reconciled_ at that time
+    std::uint64_t exempt_rules_ = 0;    ///< number of the rules whose exemptions were sent
 
     std::uint64_t errors_ = 0;
     std::uint64_t restarts_ = 0;

@@ -13,7 +13,8 @@
 
 namespace egress::lines {
 
-inline constexpr std::string_view hello = "HELLO egress-helper 1";
+inline constexpr std::string_view hello = "HELLO egress-helper ";
+inline constexpr unsigned newest_version = 2; ///< has `exempt`, and "0 changed" unasked
 
 /// Takes the first word off the front; empty at the end.
 inline std::string_view word(std::string_view& rest) {

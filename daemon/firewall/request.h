@@ -15,7 +15,7 @@
 namespace egress {
 
 struct HelperRequest {
-    enum class Kind : std::uint8_t { add, rem, kill, names, list, sync, flush };
+    enum class Kind : std::uint8_t { add, rem, kill, names, list, sync, flush, exempt };
     Kind kind = Kind::add;
     Key key;                   ///< of add, rem and kill
     std::string name;          ///< of list, sync and flush

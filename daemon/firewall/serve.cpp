@@ -29,8 +29,9 @@ Result<> Serve::start(const std::string& helper) {
     }
     child_ = std::move(*child);
     shaken_ = false;
+    version_ = 0;
     last_sign_ = now_ms();
-    child_->write(fmt::format("{}\n", lines::hello));
+    child_->write(fmt::format("{}{}\n", lines::hello, lines::newest_version));
     child_->flush();
     return {};
 }
@@ -101,6 +102,10 @@ void Serve::on_line(std::string_view line) {
         on_hello(line);
         return;
     }
+    if (line == "0 changed" && version_ >= 2) {
+        handlers_.changed();
+        return;
+    }
     std::string_view rest = line;
     const auto id = parse_decimal<std::uint32_t>(lines::word(rest));
     const auto found = id ? in_flight_.find(*id) : in_flight_.end();
@@ -123,12 +128,16 @@ void Serve::on_line(std::string_view line) {
 }
 
 void Serve::on_hello(std::string_view line) {
-    if (!line.starts_with(lines::hello)) {
+    const bool greets = line.starts_with(lines::hello);
+    std::string_view rest = line.substr(greets ? lines::hello.size() : 0);
+    const auto version = parse_decimal<unsigned>(lines::word(rest));
+    if (!greets || !version || *version == 0 || *version > lines::newest_version) {
         broken(fmt::format("answered \"{}\"", escape(line, 80)));
         return;
     }
     shaken_ = true;
-    handlers_.ready(escape(line.substr(std::min(line.size(), lines::hello.size() + 1)), 64));
+    version_ = *version;
+    handlers_.ready(escape(rest, 64));
 }
 
 } // namespace egress

@@ -29,6 +29,8 @@ class Serve {
             part;
         /// The end of an answer.
         std::function<void(const HelperRequest&, bool ok, std::string_view rest)> answered;
+        /// Another program has changed what the helper keeps in the firewall.
+        std::function<void()> changed;
         /// The process is gone, or does not keep to the contract: nothing more comes. Call stop().
         std::function<void(const std::string& why)> broken;
     };
@@ -43,6 +45,8 @@ class Serve {
     bool running() const { return child_ != nullptr; }
     bool shaken() const { return shaken_; } ///< the handshake went well
     bool has_room() const;
+    /// Of the contract that the helper speaks; 0: not shaken.
+    unsigned version() const { return version_; }
     std::size_t in_flight() const { return in_flight_.size(); }
     std::size_t queued() const { return child_ ? child_->queued() : 0; }
     std::uint64_t requests() const { return requests_; } ///< so far
@@ -68,6 +72,7 @@ class Serve {
     std::unique_ptr<Child> child_;
     std::unique_ptr<Child> dead_; ///< kept until its own handler has returned
     bool shaken_ = false;
+    unsigned version_ = 0;
     std::map<std::uint32_t, HelperRequest> in_flight_;
     std::uint32_t next_id_ = 1;
     std::uint64_t requests_ = 0;

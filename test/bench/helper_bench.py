@@ -19,7 +19,7 @@ class Serve:
         self.child = subprocess.Popen([helper, "serve"], stdin=subprocess.PIPE,
                                       stdout=subprocess.PIPE, bufsize=0)
         self.buffer = b""
-        self.ask(b"HELLO egress-helper 1\n", 1)
+        self.ask(b"HELLO egress-helper 2\n", 1)
 
     def ask(self, text, lines):
         """Writes text (concurrently with reading) and waits for that many lines."""

@@ -28,6 +28,7 @@ from programs import (ABUSIVE, BAD_USER, BUILD, DATABASE, FAIL, OK, PATIENCE, PL
 
 NOBODY = 65534
 AS_INSTALLED = "--as-installed"  # runs egressd as its systemd unit does: test/egress/as_unit.py
+EXEMPTION = r"\.(pass|hold)(\.(proto|port|all))?$"  # a set of who passes blocks, not a block
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
 
@@ -196,7 +197,7 @@ class World:
             return []
         found = []
         for item in json.loads(done.stdout)["nftables"]:
-            if "set" in item:
+            if "set" in item and not re.search(EXEMPTION, item["set"]["name"]):
                 found += [parse_element(item["set"], raw) for raw in item["set"].get("elem", [])]
         return [element for element in found if name is None or element["name"] == name]
 

@@ -3,10 +3,11 @@
 import os
 import select
 import subprocess
+import time
 
 from programs import Failure, artefact, free_environment, run
 
-HELLO = "HELLO egress-helper 1"
+HELLO = "HELLO egress-helper 2"
 
 
 def helper():
@@ -27,6 +28,7 @@ class Serve:
                                       env={**free_environment(), **environment})
         self.buffer = b""
         self.next_id = 0
+        self.changed = 0  # how often it said that another program changed the table
         if hello:
             self.write(hello + "\n")
             self.greeting = self.line()
@@ -58,7 +60,26 @@ class Serve:
             self.take()
         line, self.buffer = self.buffer.split(b"\n", 1)
         assert len(line) < 256 and all(0x20 <= byte < 0x7f for byte in line), line
+        if line == b"0 changed":
+            self.changed += 1
+            return self.line()
         return line.decode()
+
+    def hears(self, patience=5):
+        """True if it says, within the patience, that another program changed the table."""
+        before = self.changed
+        end = time.monotonic() + patience
+        while self.changed == before and time.monotonic() < end:
+            self.ok("ping")
+            time.sleep(0.02)
+        return self.changed > before
+
+    def exempt(self, *entries):
+        """Replaces the exemptions; the last line of the reply without its id."""
+        self.next_id += 1
+        number = self.next_id
+        self.write("".join(f"{number} {line}\n" for line in ("exempt", *entries, "end")))
+        return self.line().removeprefix(f"{number} ")
 
     def lines(self, count):
         return [self.line() for _ in range(count)]

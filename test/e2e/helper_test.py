@@ -33,6 +33,14 @@ def test_a_later_version_is_answered_with_ours(world):
     assert Serve("HELLO egress-helper 7").greeting.startswith(HELLO + " ")
 
 
+def test_the_first_version_is_answered_with_it(world):
+    serve = Serve("HELLO egress-helper 1")
+    assert serve.greeting.startswith("HELLO egress-helper 1 egress-nftables/"), serve.greeting
+    serve.ok("add egress tcp 192.0.2.1 32 22 600 drop")
+    nft("delete", "table", "inet", "egress")
+    assert not serve.hears(0.5), "a peer of the first version does not know \"changed\""
+
+
 def test_another_greeting_ends_the_helper(world):
     serve = Serve("GET / HTTP/1.1")
     assert serve.greeting.startswith("0 err expected HELLO")
@@ -306,6 +314,71 @@ def test_elements_without_their_rule_are_not_in_force(world):
     serve.ok("add egress tcp 192.0.2.2 32 22 600 reject")
     assert len(serve.items()) == 2  # those of the set that was used
     assert "goto refuse" in table() and "tcp reset" in table()
+
+
+def test_it_says_when_another_program_changes_its_table(world):
+    serve = Serve()
+    serve.ok("add egress tcp 192.0.2.1 32 22 600 drop")
+    serve.exempt("pass * 192.0.2.9 32 *")
+    serve.ok("rem egress tcp 192.0.2.1 32 22")
+    nft("add table ip other; add chain ip other c; add rule ip other c accept")
+    nft("add table inet firewalld; add set inet firewalld egress { type ipv4_addr; };"
+        "add element inet firewalld egress { 192.0.2.1 }; delete table inet firewalld")
+    assert not serve.hears(0.5), "of its own changes, or of other tables"
+    for command in ("add element inet egress egress.v4.32.drop { 192.0.2.7 . tcp . 22 }",
+                    "flush set inet egress egress.v4.32.drop",
+                    "flush chain inet egress prerouting", "flush ruleset"):
+        nft(command)
+        assert serve.hears(), command
+        serve.ok("add egress tcp 192.0.2.1 32 22 600 drop")
+        assert not serve.hears(0.3), command
+
+
+def exempt_rules():
+    """The sets that the chain of the exemptions asks, in order."""
+    chain = run("nft", "list", "chain", "inet", "egress", "exempt", check=False).stdout
+    return re.findall(r'comment "([^"]*)"', chain)
+
+
+def test_exemptions_are_put_right_wherever_they_differ(world):
+    serve = Serve()
+    entries = ["pass * 10.0.0.0 8 *", "hold tcp 10.0.0.5 32 22", "pass tcp 2001:db8:: 32 443",
+               "hold * 10.0.0.0 16 *", "pass * 10.0.0.0 16 53"]
+    order = ["exempt.v4.32.hold", "exempt.v4.16.pass.port", "exempt.v4.16.hold.all",
+             "exempt.v4.8.pass.all", "exempt.v6.32.pass"]
+    assert serve.exempt(*entries) == "ok 5"
+    assert exempt_rules() == order, exempt_rules()
+    before = table()
+    assert serve.exempt(*reversed(entries)) == "ok 5"
+    assert table() == before, "nothing was to be changed"
+    for damage in ("delete element inet egress exempt.v4.8.pass.all { 10.0.0.0 }",
+                   "add element inet egress exempt.v4.8.pass.all { 11.0.0.0 }",
+                   "flush chain inet egress exempt", "flush chain inet egress prerouting",
+                   "insert rule inet egress prerouting tcp dport 22 drop",
+                   "insert rule inet egress exempt accept", "delete table inet egress"):
+        nft(damage)
+        assert serve.exempt(*entries) == "ok 5"
+        assert exempt_rules() == order, (damage, exempt_rules())
+        elements = run("nft", "list", "set", "inet", "egress", "exempt.v4.8.pass.all").stdout
+        assert "elements = { 10.0.0.0 }" in elements, (damage, elements)
+        chain = run("nft", "list", "chain", "inet", "egress", "prerouting").stdout
+        assert chain.split("policy accept;")[1].lstrip().startswith("jump exempt"), (damage, chain)
+    assert serve.ask("names") == ([], "ok 0"), "exemptions are no name's blocks"
+    assert serve.exempt() == "ok 0"
+    assert exempt_rules() == [] and "exempt.v" not in table(), table()
+
+
+def test_bad_exemptions_change_nothing(world):
+    serve = Serve()
+    assert serve.exempt("pass * 192.0.2.0 24 *") == "ok 1"
+    before = table()
+    for wrong in ("pass * 192.0.2.1 24 *", "pass * 192.0.2.1", "elem * 192.0.2.1 32 * 60 drop",
+                  "pass smtp 192.0.2.1 32 *", "hold"):
+        reply = serve.exempt("pass * 198.51.100.0 24 *", wrong)
+        assert reply.startswith("err line 2 of the sync"), reply
+        assert table() == before
+    assert serve.ask("pass * 192.0.2.0 24 *")[1] == "err pass outside a sync"
+    assert serve.sync("egress", ["tcp 192.0.2.0 24 22 60 drop"]) == "ok 1 0"
 
 
 def test_other_tables_are_left_alone(world):

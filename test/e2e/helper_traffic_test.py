@@ -145,6 +145,39 @@ def test_prefixes(world):
     assert lab.blocked(lab.neighbour, 22) and lab.open(lab.neighbour, 22, 6)
 
 
+def test_exempt_addresses_pass_every_block(world):
+    lab = Lab(world)
+    attacker, neighbour = lab.attacker, lab.neighbour
+    net4 = ".".join(attacker.v4.split(".")[:2] + ["0", "0"])
+    for line in (f"add egress tcp {net4} 16 22 600 drop", f"add other * {attacker.v4} 32 * * drop",
+                 "add egress tcp :: 0 * 600 reject"):
+        lab.serve.ok(line)
+    assert lab.blocked(attacker, 22) and lab.blocked(attacker, 80) and lab.blocked(neighbour, 22)
+    assert lab.serve.exempt(f"pass * {attacker.v4} 32 *", f"pass tcp {attacker.v6} 128 22") == "ok 2"
+    for _ in range(2):
+        assert lab.open(attacker, 22) and lab.open(attacker, 80) and lab.blocked(neighbour, 22)
+        assert lab.open(attacker, 22, version=6)
+        expect(ConnectionRefusedError, lambda: lab.connect(attacker, 80, version=6))
+        expect(ConnectionRefusedError, lambda: lab.connect(neighbour, 22, version=6))
+        # Who makes the table anew makes the exemptions with it.
+        run("nft", "flush", "ruleset")
+        lab.serve.ok(f"add egress tcp {net4} 16 22 600 drop")
+        lab.serve.ok("add egress tcp :: 0 * 600 reject")
+    cut = lab.connect(attacker, 22, version=6)
+    # The most specific entry decides.
+    assert lab.serve.exempt(f"pass * {net4} 16 *", f"hold tcp {attacker.v4} 32 22") == "ok 2"
+    assert lab.blocked(attacker, 22) and lab.open(neighbour, 22)
+    # Their connections are not cut either.
+    kept = lab.connect(neighbour, 80)
+    lab.serve.exempt(f"pass * {neighbour.v4} 32 80")
+    lab.serve.ok("flush egress")
+    lab.serve.ok(f"kill * {net4} 16 *")
+    lab.serve.ok(f"kill * {attacker.v6} 128 *")
+    assert alive(kept)
+    expect(ConnectionResetError, lambda: alive(cut))
+    assert lab.serve.exempt() == "ok 0"
+
+
 def test_reject_refuses(world):
     lab = Lab(world)
     for version in (4, 6):

@@ -1,13 +1,16 @@
 // What must hold for every policy and every report, tried on very many.
 #include <algorithm>
+#include <tuple>
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
 #include "daemon/policy/check.h"
 #include "daemon/policy/egress/check.h"
+#include "daemon/policy/login/exempt.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print/print.h"
+#include "test/policy/build.h"
 #include "test/policy/random_egress.h"
 #include "test/policy/reference.h"
 #include "test/policy/scratch.h"
@@ -26,7 +29,76 @@ std::string text(const Rule* rule) {
     return rule == nullptr ? "no line" : print(*rule);
 }
 
+/// True if the most specific exemption that matches lets the packet pass.
+bool passes(const std::vector<Exemption>& exemptions, const Subject& subject) {
+    const Exemption* best = nullptr;
+    const auto rank = [](const Exemption& each) {
+        return std::tuple(each.source.length, each.port != 0, each.protocol != 0);
+    };
+    for (const Exemption& each : exemptions) {
+        if (each.source.contains(subject.remote.address) &&
+            (each.port == 0 || each.port == subject.local.port) &&
+            (each.protocol == 0 || each.protocol == subject.protocol) &&
+            (best == nullptr || rank(each) > rank(*best))) {
+            best = &each;
+        }
+    }
+    return best != nullptr && best->passes;
+}
+
 } // namespace
+
+TEST_CASE("the firewall lets pass whom [remote] never blocks") {
+    Random random(seed());
+    std::size_t passed = 0;
+    std::size_t held = 0;
+    for (int round = 0; round < 500; ++round) {
+        Policy policy = random_policy(random, 0, 1 + random() % 24);
+        // No packet shows its reporter; and a firewall knows protocols, not types of sockets.
+        std::erase_if(policy.remote, [](const Rule& rule) {
+            return rule.owner || rule.type || !rule.location.prefix ||
+                   rule.location.prefix->length == 0;
+        });
+        const auto listed = exemptions(policy.remote);
+        CHECK(std::ranges::is_sorted(listed));
+        const Matcher matcher(policy, "egress", [](std::string_view) { return NameId{0}; });
+        for (int i = 0; i < 200; ++i) {
+            const auto subject = random_subject(random);
+            const Rule* const line = reference::remote(matcher.policy(), subject);
+            const bool never =
+                line != nullptr &&
+                (line->nfail.kind == Setting<std::uint32_t>::Kind::unlimited ||
+                 (line->disable.kind == Setting<Seconds>::Kind::value && line->disable.value == 0));
+            if (passes(listed, subject) != never) {
+                FAIL(print(policy) << text(line) << (never ? ": it does not pass " : ": it passes ")
+                                   << subject.remote.address.text() << " port "
+                                   << subject.local.port << " protocol " << subject.protocol);
+            }
+            (never ? passed : held) += line != nullptr;
+        }
+    }
+    CHECK(passed > 500);
+    CHECK(held > 500);
+}
+
+TEST_CASE("exemptions are what a firewall can match") {
+    const auto listed = [](std::string_view text) {
+        std::string out;
+        for (const auto& each : exemptions(good(text).remote)) {
+            out += fmt::format("{} {} {} {};", each.passes ? "pass" : "hold", each.source.text(),
+                               each.protocol, each.port);
+        }
+        return out;
+    };
+    CHECK(listed("[remote]\n192.0.2.7 * * * = 3 *\n").empty());
+    CHECK(listed("[remote]\n192.0.2.7 * * root = * *\n").empty());
+    CHECK(listed("[remote]\n192.0.2.0/24 * * * = * *\n192.0.2.7:22 stream * * = 3 *\n"
+                 "198.51.100.7 * * * = 3 *\n") == "pass 192.0.2.0/24 0 0;hold 192.0.2.7 6 22;");
+    CHECK(listed("[remote]\n192.0.2.0/24 * * * = * *\n192.0.2.7 * * root = 3 *\n") ==
+          "pass 192.0.2.0/24 0 0;hold 192.0.2.7 0 0;");
+    CHECK(listed("[remote]\n* dgram * * = * *\n") == "pass ::/0 17 0;pass 0.0.0.0/0 17 0;");
+    CHECK(listed("[remote]\n* * tcp6 * = * *\n* * tcp * = 3 *\n") == "pass ::/0 6 0;");
+}
 
 TEST_CASE("what is printed means what was printed") {
     Random random(seed());

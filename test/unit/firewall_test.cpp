@@ -142,7 +142,7 @@ TEST_CASE("serve: handshake, one sync, then adds and removals by id") {
     REQUIRE(world.until_in_force(1));
     REQUIRE(world.until_state(Firewall::State::serving));
     CHECK(world.firewall->status().implementation == "fake");
-    CHECK(world.has_asked("HELLO egress-helper 1\n"));
+    CHECK(world.has_asked("HELLO egress-helper 2\n"));
     CHECK(world.has_asked(" elem tcp 192.0.2.1 32 22 600 drop\n"));
     CHECK_FALSE(world.has_asked(" add "));
     world.report("2001:db8::1", Action::abusive);

@@ -1,6 +1,7 @@
 // The helper's protocol, names of sets, and the comparison of a sync: everything that needs no
 // kernel.
 #include "helper/diff.h"
+#include "helper/exempt.h"
 #include "helper/layout.h"
 #include "helper/lines.h"
 #include "helper/memory.h"
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <netinet/in.h>
 
 using namespace egress;
 using namespace egress::helper;
@@ -80,6 +82,9 @@ TEST_CASE("what is printed is what was read, in one spelling") {
         {"1 end", ""},
         {"1 kill * 10.0.0.0 8 443", ""},
         {"1 ping", ""},
+        {"1 exempt", ""},
+        {"1 pass * 10.0.0.0 8 *", ""},
+        {"1 hold tcp 2001:db8::1 128 22", ""},
         {"1 rem x 6 2001:DB8:0::1 128 22", "1 rem x tcp 2001:db8::1 128 22"},
         {"1 rem x 17 ::ffff:192.0.2.1 128 22", "1 rem x udp 192.0.2.1 32 22"},
         {"1 rem x sctp ::ffff:192.0.2.0 120 22", "1 rem x 132 192.0.2.0 24 22"},
@@ -198,6 +203,35 @@ TEST_CASE("names of sets lead back to what they are for") {
           "egress.v4.024.drop", ".v4.24.drop", "egress.v4.24.drop.", "_egress.v4.24.drop",
           "9.v4.24.drop", "egress.v4.24.drop.any", "egress.v4.24.all", "v4.24.drop"}) {
         CHECK_FALSE(parse_set_name(foreign));
+    }
+}
+
+TEST_CASE("the most specific exemption decides") {
+    const auto entry = [](bool passes, std::string_view target) {
+        return Exemption{parsed("1 pass " + std::string(target)).block.target, passes};
+    };
+    const Exemptions list({entry(true, "* 10.0.0.0 8 *"), entry(false, "* 10.1.0.0 16 *"),
+                           entry(true, "* 10.1.0.0 16 22"), entry(false, "udp 10.1.0.0 16 22"),
+                           entry(true, "tcp 10.1.2.3 32 *"), entry(false, "tcp 10.1.2.3 32 25"),
+                           entry(false, "* 2001:db8:: 32 *"), entry(true, "* 2001:db8:: 32 *")});
+    CHECK(list.size() == 7); // the last of equal targets counts
+    const auto pass = [&](const char* address, int protocol, int port) {
+        return list.pass(*Address::parse(address), static_cast<std::uint8_t>(protocol),
+                         static_cast<std::uint16_t>(port));
+    };
+    CHECK(pass("10.9.0.1", IPPROTO_TCP, 80));
+    CHECK(pass("10.9.0.1", IPPROTO_ICMP, 0));
+    CHECK_FALSE(pass("10.1.0.1", IPPROTO_TCP, 80));
+    CHECK(pass("10.1.0.1", IPPROTO_TCP, 22));
+    CHECK_FALSE(pass("10.1.0.1", IPPROTO_UDP, 22));
+    CHECK(pass("10.1.2.3", IPPROTO_TCP, 80));
+    CHECK_FALSE(pass("10.1.2.3", IPPROTO_TCP, 25));
+    CHECK_FALSE(pass("10.1.2.3", IPPROTO_UDP, 80));
+    CHECK(pass("2001:db8::7", IPPROTO_UDP, 53));
+    CHECK_FALSE(pass("11.0.0.1", IPPROTO_TCP, 22));
+    CHECK_FALSE(Exemptions().pass(*Address::parse("10.0.0.1"), IPPROTO_TCP, 22));
+    for (const auto& group : list.groups()) {
+        CHECK(parse_set_name(set_name(group.set)) == group.set);
     }
 }
 

@@ -1,0 +1,105 @@
+#include "daemon/policy/login/exempt.h"
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+namespace egress::policy {
+
+namespace {
+
+bool never_blocks(const Rule& rule) {
+    using Nfail = Setting<std::uint32_t>;
+    using Disable = Setting<Seconds>;
+    return rule.nfail.kind == Nfail::Kind::unlimited ||
+           (rule.disable.kind == Disable::Kind::value && rule.disable.value == 0);
+}
+
+/// The protocol of the packets that a line's type and protocol mean; nullopt: none that is known.
+std::optional<std::uint8_t> protocol_of(const Rule& rule) {
+    if (const auto number = rule.protocol.number) {
+        const bool fits = *number > 0 && *number <= 255;
+        return fits ? std::optional(static_cast<std::uint8_t>(*number)) : std::nullopt;
+    }
+    switch (rule.type.value_or(0)) {
+    case 0:
+        return std::uint8_t{0};
+    case SOCK_STREAM:
+        return std::uint8_t{IPPROTO_TCP};
+    case SOCK_DGRAM:
+        return std::uint8_t{IPPROTO_UDP};
+    default:
+        return std::nullopt;
+    }
+}
+
+auto target(const Exemption& exemption) {
+    return std::tuple(exemption.source, exemption.protocol, exemption.port);
+}
+
+} // namespace
+
+std::vector<Exemption> exemptions(const std::vector<Rule>& remote) {
+    struct Candidate {
+        Exemption exemption;
+        int rank; ///< of what else the line gives: lines for the same packets differ in no more
+    };
+    std::vector<Candidate> candidates;
+    const auto add = [&](const Rule& rule, const Prefix& source, std::uint8_t protocol) {
+        const int rank = (rule.location.prefix ? 4 : 0) +
+                         (rule.protocol.family != AF_UNSPEC ? 2 : 0) + (rule.type ? 1 : 0);
+        candidates.push_back(
+            {{source, protocol, rule.location.port.value_or(0), never_blocks(rule)}, rank});
+    };
+    for (const Rule& rule : remote) {
+        const auto protocol = protocol_of(rule);
+        if (!protocol || (rule.owner && never_blocks(rule))) {
+            continue;
+        }
+        // "tcp6" matches no IPv4 address, and "tcp4" none of IPv6.
+        const auto matches = [&](bool v4) {
+            return rule.protocol.family != (v4 ? AF_INET6 : AF_INET);
+        };
+        if (rule.location.prefix) {
+            if (matches(rule.location.prefix->base.is_v4())) {
+                add(rule, *rule.location.prefix, *protocol);
+            }
+            continue;
+        }
+        for (const bool v4 : {true, false}) {
+            if (matches(v4)) {
+                add(rule, Prefix{v4 ? *Address::parse("0.0.0.0") : *Address::parse("::"), 0},
+                    *protocol);
+            }
+        }
+    }
+    // Of equal lines the first one decides.
+    std::ranges::stable_sort(candidates, {}, [](const Candidate& each) {
+        return std::tuple(target(each.exemption), -each.rank);
+    });
+    // A line that blocks matters only inside one that exempts. In this order a prefix follows those
+    // that contain it.
+    std::vector<Prefix> around;
+    std::vector<Exemption> out;
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+        const Exemption& each = candidates[i].exemption;
+        if (i > 0 && target(candidates[i - 1].exemption) == target(each)) {
+            continue;
+        }
+        while (!around.empty() && !around.back().contains(each.source.base)) {
+            around.pop_back();
+        }
+        if (each.passes) {
+            around.push_back(each.source);
+        }
+        if (!around.empty()) {
+            out.push_back(each);
+        }
+    }
+    return out;
+}
+
+} // namespace egress::policy

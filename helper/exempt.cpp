@@ -1,0 +1,72 @@
+#include "helper/exempt.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include <netinet/in.h>
+
+namespace egress::helper {
+
+namespace {
+
+/// Smaller is more specific.
+auto rank(const SetId& set) {
+    const bool port = set.shape == Shape::exact || set.shape == Shape::port;
+    const bool protocol = set.shape == Shape::exact || set.shape == Shape::protocol;
+    return std::tuple(set.v6, -int{set.length}, !port, !protocol, set.action);
+}
+
+bool has_ports(std::uint8_t protocol) {
+    return protocol != IPPROTO_ICMP && protocol != IPPROTO_ICMPV6;
+}
+
+} // namespace
+
+Exemptions::Exemptions(std::vector<Exemption> list) {
+    std::ranges::stable_sort(list, {}, &Exemption::target);
+    std::vector<Exemption> kept;
+    for (const Exemption& each : list) {
+        if (!kept.empty() && kept.back().target == each.target) {
+            kept.back() = each;
+        } else {
+            kept.push_back(each);
+        }
+    }
+    const auto set_for = [](const Exemption& each) {
+        return set_of(exempt_chain, each.target, each.passes ? Action::pass : Action::hold);
+    };
+    for (const Exemption& each : kept) {
+        const SetId set = set_for(each);
+        auto group = std::ranges::find(groups_, set, &Group::set);
+        if (group == groups_.end()) {
+            group = groups_.insert(group, Group{set, {}});
+        }
+        group->targets.push_back(each.target);
+    }
+    std::ranges::sort(groups_, {}, [](const Group& group) { return rank(group.set); });
+    size_ = kept.size();
+}
+
+bool Exemptions::pass(const Address& source, std::uint8_t protocol, std::uint16_t port) const {
+    for (const auto& [set, targets] : groups_) {
+        if (set.v6 == source.is_v4()) {
+            continue;
+        }
+        Target asked{Prefix::around(source, set.length), 0, 0};
+        if (set.shape == Shape::exact || set.shape == Shape::protocol) {
+            asked.protocol = protocol;
+        }
+        if (set.shape == Shape::exact || set.shape == Shape::port) {
+            if (!has_ports(protocol)) {
+                continue;
+            }
+            asked.port = port;
+        }
+        if (std::ranges::binary_search(targets, asked)) {
+            return set.action == Action::pass;
+        }
+    }
+    return false;
+}
+
+} // namespace egress::helper

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""What the daemon has in the firewall: exemptions before the blocks, and everything again at once
+after another program has emptied it."""
+
+import signal
+import socket
+import threading
+
+import harness
+from harness import run, wait_for
+
+PORT = 2222
+PATIENCE = 0.7  # seconds without an answer that mean: blocked
+
+
+def reaches(host, version=4, source=None):
+    """True if the host opens a connection to the service, from this address of its own."""
+    with host.entered():
+        client = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6)
+    client.settimeout(PATIENCE)
+    with client:
+        if source:
+            client.bind((source, 0))
+        try:
+            client.connect((host.host4 if version == 4 else host.host6, PORT))
+            return True
+        except (socket.timeout, ConnectionRefusedError):
+            return False
+
+
+class Service:
+    """A server on the port whose log-ins fail."""
+
+    def __init__(self, world):
+        self.world = world
+        self.server = socket.socket(socket.AF_INET6)
+        self.server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.server.bind(("::", PORT))
+        self.server.listen(64)
+
+    def fail(self, host, version=4, source=None, times=6):
+        with host.entered():
+            client = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6)
+        with client:
+            client.settimeout(10)
+            if source:
+                client.bind((source, 0))
+            client.connect((host.host4 if version == 4 else host.host6, PORT))
+            with self.accepted(client.getsockname()[1]) as accepted:
+                self.world.fail(accepted, times)
+
+    def accepted(self, port):
+        """The server's end of the connection from this port; others waited before it."""
+        while True:
+            accepted, peer = self.server.accept()
+            if peer[1] == port:
+                return accepted
+            accepted.close()
+
+
+def lab(world):
+    """A host with three addresses of each family."""
+    host = world.host("attacker")
+    for number in (10, 99):
+        host.run("ip", "addr", "add", f"10.77.1.{number}/24", "dev", "up0")
+        host.run("ip", "addr", "add", f"fd77:1::{number}/64", "dev", "up0", "nodad")
+    assert host.v4.startswith("10.77.1."), host.v4
+    return host
+
+
+def test_an_exempt_address_gets_into_a_blocked_prefix(world):
+    """[remote] lines without a limit, inside aggregates of both families."""
+    host, service = lab(world), Service(world)
+    daemon = world.daemon("[local]\n2222 stream tcp * /24/64 6 1h\n"
+                          "[remote]\n[fd77:1::10] * * * = * *\n10.77.1.10 * * * = * *\n")
+    for version, bad, good, counted in ((6, "fd77:1::99", "fd77:1::10", "fd77:1::/64"),
+                                        (4, "10.77.1.99", "10.77.1.10", "10.77.1.0/24")):
+        service.fail(host, version, bad)
+        world.wait_element(counted)
+        assert not reaches(host, version, bad)
+        assert reaches(host, version, good), f"{good} is exempt"
+        service.fail(host, version, good)  # counts nothing, blocks nothing
+        assert reaches(host, version, good)
+    # An exempt address loses that with its line, at a reload.
+    world.write("egress.conf", "[local]\n2222 stream tcp * /24/64 6 1h\n"
+                               "[remote]\n10.77.1.2 * * * = * *\n")
+    daemon.send(signal.SIGHUP)
+    wait_for(lambda: not reaches(host, 4, "10.77.1.10"), 20, "the former exemption to end")
+    assert reaches(host, 4, "10.77.1.2") and not reaches(host, 6, "fd77:1::10")
+
+
+def test_exemptions_hold_against_grown_prefixes_and_blocks_by_hand(world):
+    host, service = lab(world), Service(world)
+    world.daemon("[local]\n2222 stream tcp * * 2 1h grow=24:2\n"
+                          "[remote]\n10.77.1.0/28 * * * = * *\n10.77.1.2 * * * = = *\n")
+    for last in (99, 2):  # the second is inside the exempt network, on a line that limits it
+        service.fail(host, 4, f"10.77.1.{last}", 2)
+    world.wait_element("10.77.1.0/24")
+    assert not reaches(host, 4, "10.77.1.99") and not reaches(host, 4, "10.77.1.2")
+    assert reaches(host, 4, "10.77.1.10"), "a network is exempt inside the grown prefix"
+    world.ctl("block", "10.77.0.0/16", "--for", "1h", check=True)
+    world.wait_element("10.77.0.0/16")
+    assert not reaches(host, 4, "10.77.1.99") and reaches(host, 4, "10.77.1.10")
+
+
+def test_an_emptied_firewall_is_closed_at_once(world):
+    """1,000 blocks, and the comparison that is made anyway comes in an hour."""
+    daemon = world.daemon("[local]\n2222 stream tcp * * 2 1h\n[remote]\n10.9.0.0/16 * * * = * *\n",
+                          "-t", "3600")
+    for number in range(1000):
+        world.fail(world.tcp(f"10.66.{number // 250 + 1}.{number % 250 + 1}"), 2)
+    wait_for(lambda: len(world.elements("egress")) == 1000, 60, "1,000 blocks")
+    for number, command in enumerate(("flush ruleset", "delete table inet egress",
+                    "flush set inet egress egress.v4.32.drop",
+                    "flush chain inet egress prerouting")):
+        marks = daemon.log().count("another program changed")
+        run("nft", command)
+        world.fail(world.tcp(f"10.66.9.{number + 1}"), 2)  # a block of this moment must not be all there is
+        wait_for(lambda: daemon.log().count("another program changed") > marks, 20,
+                 f"the log to tell of '{command}'")
+        wait_for(lambda: len(world.elements("egress")) == 1001 + number, 5,
+                 what=lambda: f"all blocks after '{command}': {len(world.elements('egress'))}")
+        assert "jump exempt" in run("nft", "list", "ruleset").stdout
+    wait_for(lambda: daemon.status()["not_in_force"] == 0, 20, "every block in force")
+    assert daemon.log().count("another program changed") == 4, "each is logged once"
+
+
+def test_the_rules_of_others_reload_all_the_time(world):
+    """Other programs that change their tables, or all, do not keep blocks from going in."""
+    world.daemon("[local]\n2222 stream tcp * * 2 1h\n", "-t", "3600")
+    stop = threading.Event()
+
+    def disturb():
+        while not stop.is_set():
+            run("nft", "flush ruleset; add table ip other; add chain ip other c")
+
+    thread = threading.Thread(target=disturb, daemon=True)
+    thread.start()
+    try:
+        for number in range(1, 4):
+            world.fail(world.tcp(f"10.66.8.{number}"), 2)
+            world.wait_element(f"10.66.8.{number}", 30)
+    finally:
+        stop.set()
+        thread.join()
+    wait_for(lambda: len(world.elements("egress")) == 3, 20, "all blocks once it is quiet")
+
+
+harness.main(globals())
