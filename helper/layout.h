@@ -110,4 +110,7 @@ bool has_exemptions(const Layout& layout, const Exemptions& exemptions);
 /// Removes a set with its elements and its rule.
 void drop_set(Batch& batch, Layout& layout, const std::string& name);
 
+/// Removes the table with its chains, sets and rules.
+void drop_table(Batch& batch, Layout& layout);
+
 } // namespace egress::helper

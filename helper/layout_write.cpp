@@ -271,6 +271,14 @@ void put_base(Batch& batch, Layout& layout) {
     layout.table = layout.hooked = true;
 }
 
+void drop_table(Batch& batch, Layout& layout) {
+    nlmsghdr* const message = batch.open(NFT_MSG_DELTABLE, 0, room);
+    mnl_attr_put_strz(message, NFTA_TABLE_NAME, table_name);
+    batch.close();
+    layout = Layout{};
+    layout.changed = true;
+}
+
 void put_set(Batch& batch, Layout& layout, const SetId& set, int owner) {
     const std::string name = set_name(set);
     const auto [known, missing] = layout.sets.try_emplace(name, Layout::Set{set, true, {}});

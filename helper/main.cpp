@@ -24,12 +24,14 @@ constexpr int wrong_usage = 2;
 constexpr const char* usage = "usage: egress-helper serve\n"
                               "       egress-helper add|rem NAME PROTO ADDR MASKLEN PORT ID\n"
                               "       egress-helper flush NAME\n"
+                              "       egress-helper clear\n"
                               "       egress-helper --help | --version\n";
 
 constexpr const char* help =
     "\n"
     "Blocks addresses in the nftables table inet egress. egressd runs it; man 7 egress-helper\n"
-    "has both protocols. PROTO is tcp, udp, a number, or \"\" for any; PORT a number or \"\".\n"
+    "has both protocols. clear removes the whole table; egressd, if it runs, makes it again.\n"
+    "PROTO is tcp, udp, a number, or \"\" for any; PORT a number or \"\".\n"
     "Environment: EGRESS_SECONDS  time of the block in seconds, * (default) for ever\n"
     "             EGRESS_ACTION   drop (default) or reject\n";
 
@@ -90,6 +92,19 @@ int one_event(std::span<const char* const> arguments) {
     return std::fflush(stdout) == 0 ? EXIT_SUCCESS : failed;
 }
 
+/// For whoever removes egress: nothing of it stays in the firewall.
+int clear() {
+    auto table = Table::open();
+    if (!table) {
+        return complain(table.error());
+    }
+    if (const auto done = table->clear(); !done) {
+        return complain(done.error());
+    }
+    fmt::print("OK\n");
+    return std::fflush(stdout) == 0 ? EXIT_SUCCESS : failed;
+}
+
 int run(std::span<const char* const> arguments) {
     const std::string_view first = arguments.empty() ? "" : arguments[0];
     if (first == "--help" || first == "-h") {
@@ -102,6 +117,9 @@ int run(std::span<const char* const> arguments) {
     }
     reset_signals();
     keep_only_net_admin();
+    if (first == "clear" && arguments.size() == 1) {
+        return clear();
+    }
     return first == "serve" && arguments.size() == 1 ? serve() : one_event(arguments);
 }
 

@@ -133,6 +133,21 @@ Result<> Table::flush(const std::string& name) {
     return std::unexpected(disturbed());
 }
 
+Result<> Table::clear() {
+    Batch batch(netlink_, 0); // whatever else changes: the table shall go
+    drop_table(batch, layout_);
+    guarded_ = false;
+    const auto outcome = finish(batch);
+    if (!outcome) {
+        return std::unexpected(outcome.error());
+    }
+    if (outcome->committed() || outcome->refusals.front().code == ENOENT) {
+        return {};
+    }
+    return std::unexpected(
+        kernel_error("cannot remove table inet egress", outcome->refusals.front().code));
+}
+
 /// Reads the sets of a name that are in force, and caches them if these are all.
 Result<> Table::show_sets(const std::string& name, const Show& show) {
     const auto start = kernel_now();

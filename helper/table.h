@@ -40,6 +40,9 @@ class Table {
     /// Removes all elements, sets and rules of this name.
     Result<> flush(const std::string& name);
 
+    /// Removes the table with everything in it; none is no error.
+    Result<> clear();
+
     /// Shows the elements of this name that are in force (not those of sets without a rule) while
     /// it reads them; an element may come twice. Returns the number of calls of `show`.
     Result<std::size_t> list(const std::string& name, const Show& show);

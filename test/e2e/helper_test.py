@@ -20,6 +20,11 @@ def table():
     return nft("list", "table", "inet", "egress")
 
 
+def unprivileged(*arguments, **keywords):
+    return run("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+               "--bounding-set=-all", "--inh-caps=-all", *arguments, check=False, **keywords)
+
+
 # --- the protocol ------------------------------------------------------------------------------
 
 def test_greeting_names_the_version_and_the_implementation(world):
@@ -242,9 +247,6 @@ def test_only_the_culprit_of_a_batch_is_refused(world):
 
 
 def test_without_rights_every_request_says_so(world):
-    def unprivileged(*arguments, **keywords):
-        return run("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
-                   "--bounding-set=-all", "--inh-caps=-all", *arguments, check=False, **keywords)
     done = unprivileged(helper(), "add", "egress", "tcp", "192.0.2.1", "32", "22", "")
     assert done.returncode == 1 and done.stdout == "" and "CAP_NET_ADMIN" in done.stderr, done
     done = unprivileged(helper(), "serve", input=(
@@ -500,6 +502,20 @@ def test_blocklistd_contract(world):
     assert serve.targets("blocklistd") == ["udp 192.0.2.0 24 53 reject"]
     assert event("flush", "blocklistd").stdout == "OK\n"
     assert serve.items("blocklistd") == []
+
+
+def test_clear_leaves_nothing(world):
+    """What removes the package runs it: with a table, without one, and without the right to."""
+    nft("add", "table", "inet", "other")
+    assert event("add", "egress", "tcp", "192.0.2.1", "32", "22", "").stdout == "OK nft\n"
+    assert event("add", "ftp-x", "tcp", "192.0.2.0", "24", "", "", EGRESS_ACTION="reject").returncode == 0
+    unheard = unprivileged(helper(), "clear")
+    assert unheard.returncode == 1 and "CAP_NET_ADMIN" in unheard.stderr, unheard
+    assert "192.0.2.1" in table()
+    for _ in range(2):
+        assert event("clear").stdout == "OK\n"
+        assert nft("list", "tables") == "table inet other\n"
+    assert event("clear", "egress").returncode == 2
 
 
 def test_event_mistakes(world):

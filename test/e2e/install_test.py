@@ -33,6 +33,7 @@ EXPECTED = """
 {prefix}/share/man/man3/egress.3
 {prefix}/share/man/man5/egress.conf.5
 {prefix}/share/man/man7/egress-helper.7
+{prefix}/share/man/man7/egress-upgrade.7
 {prefix}/share/man/man8/egressctl.8
 {prefix}/share/man/man8/egressd.8
 {prefix}/share/man/man8/pam_egress.8
@@ -80,6 +81,94 @@ def test_rules_of_the_administrator_stay(world):
     assert "Kept: " + root + "/etc/egress.conf" in done.stdout + done.stderr, done
     with open(root + "/etc/egress.conf") as file:
         assert file.read() == "# mine\n"
+
+
+def as_user_with_the_build(world):
+    """The start of a command of nobody's, to whom the build belongs: what is written to it stays in memory."""
+    stock.overlay(world, harness.BUILD)
+    for name in glob.glob(harness.BUILD + "/install_manifest*"):
+        os.unlink(name)
+    os.chown(harness.BUILD, harness.NOBODY, harness.NOBODY)
+    as_user = ["setpriv", "--reuid", str(harness.NOBODY), "--regid", str(harness.NOBODY), "--clear-groups",
+               "env", "-u", "LD_PRELOAD"]
+    if run(*as_user, "test", "-r", harness.BUILD + "/CMakeCache.txt", check=False).returncode:
+        raise harness.Skip(f"other users than root cannot read {harness.BUILD}")
+    return as_user
+
+
+def files_below(directory):
+    return sorted(path for path in glob.glob(directory + "/**", recursive=True, include_hidden=True)
+                  if not os.path.isdir(path) or os.path.islink(path))
+
+
+def test_below_a_prefix_of_a_user(world):
+    """Without root everything goes below the prefix, is usable from there, and goes away again."""
+    as_user = as_user_with_the_build(world)
+    home = world.path("home")
+    os.mkdir(home)
+    os.chown(home, harness.NOBODY, harness.NOBODY)
+    prefix, lib = home + "/egress", stock.cached("CMAKE_INSTALL_LIBDIR") or "lib"
+    done = run(*as_user, "cmake", "--install", harness.BUILD, "--prefix", prefix)
+    assert "outside of the system" in done.stdout + done.stderr, done
+    for name in ("sbin/egressd", "etc/init.d/egressd", "share/pam-configs/egress", "share/egress/egress.conf",
+                 "lib/systemd/system/egressd.service", f"{lib}/libegress.so.1", f"{lib}/pkgconfig/libegress.pc"):
+        assert os.path.exists(f"{prefix}/{name}"), name
+    assert not os.path.exists(prefix + "/etc/egress.conf"), "a file that no daemon reads"
+    environment = harness.free_environment()
+    assert run(prefix + "/sbin/egressctl", "version", env=environment, check=False).stdout.startswith("egressctl ")
+    build_against(world, prefix, lib)
+    strange = home + "/egress/share/egress/mine"
+    open(strange, "w").close()
+    uninstall = [*as_user, "cmake", "-P", harness.BUILD + "/etc/uninstall.cmake"]
+    done = run(*uninstall)
+    assert files_below(home) == [strange], files_below(home)
+    assert not os.path.exists(prefix + "/include/egress-compat"), "its own empty directories go, too"
+    done = run(*uninstall, check=False)
+    assert done.returncode == 0 and "gone already" in done.stdout + done.stderr, done
+    os.unlink(harness.BUILD + "/install_manifest.txt")
+    done = run(*uninstall, check=False)
+    assert done.returncode != 0 and "install_manifest.txt" in done.stdout + done.stderr, done
+
+
+def test_uninstall(world):
+    """It takes away what was installed and what is in the kernel; rules that were changed and the database stay."""
+    stock.overlay(world, harness.BUILD)
+    stock.install(world)
+    environment = harness.free_environment()
+    daemon, _, helper = stock.programs()
+    uninstall = ["cmake", "--build", harness.BUILD, "--target", "uninstall"]
+    with open("/etc/egress.conf", "a") as file:
+        file.write("[local]\n2222 stream tcp * * 2 1h\n")
+    stock.enable_pam()
+    run("/etc/init.d/egressd", "start", env=environment)
+    world.fail(world.tcp("10.66.1.1"), 2)
+    world.wait_element("10.66.1.1")
+    done = run(*uninstall, env=environment, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and "egressd runs" in text and "pam-auth-update" in text, done
+    assert os.path.exists(daemon) and os.path.exists(helper), "nothing is gone before all of it can go"
+    run("/etc/init.d/egressd", "stop", env=environment)
+    run("pam-auth-update", "--package", "--remove", "egress", env={**environment, "DEBIAN_FRONTEND": "noninteractive"})
+    assert world.element("10.66.1.1"), "a block outlives the daemon"
+    done = run(*uninstall, env=environment)
+    text = done.stdout + done.stderr
+    assert run("nft", "list", "tables").stdout == ""
+    for path in EXPECTED.format(prefix=stock.cached("CMAKE_INSTALL_PREFIX"),
+                                lib=stock.cached("CMAKE_INSTALL_LIBDIR") or "lib").split():
+        assert os.path.lexists(path) == (path == "/etc/egress.conf"), path
+    assert "Kept: /etc/egress.conf" in text and "Kept: /var/lib/egress" in text, text
+    assert os.path.exists("/var/lib/egress/data.mdb")
+
+
+def test_uninstall_from_a_package_root(world):
+    """With DESTDIR only the files below it count; rules that are as they were shipped go, too."""
+    stock.overlay(world, harness.BUILD)
+    root = world.path("root")
+    environment = {**harness.free_environment(), "DESTDIR": root}
+    run("cmake", "--install", harness.BUILD, env=environment)
+    assert files_below(root)
+    run("cmake", "--build", harness.BUILD, "--target", "uninstall", env=environment)
+    assert files_below(root) == []
 
 
 def test_units_are_valid(world):
@@ -153,22 +242,27 @@ def test_init_script_runs_the_installed_daemon(world):
     wait_for(lambda: not os.path.exists("/run/egress/egressd.pid"), what="the pid file to go")
 
 
-def test_library_can_be_built_against(world):
-    """The header and the pkg-config file that were installed build a C program."""
-    stock.install(world)
+def build_against(world, prefix, lib):
+    """The header and the pkg-config file that were installed build a C program, which runs."""
     source = world.write("server.c", """
 #include <egress.h>
 int main(void) { struct egress *e = egress_open(); egress_close(e);
                  return egress_report(EGRESS_AUTH_FAIL, -1, "x") == 0; }
 """)
-    prefix, lib = stock.cached("CMAKE_INSTALL_PREFIX"), stock.cached("CMAKE_INSTALL_LIBDIR") or "lib"
     environment = {**harness.free_environment(), "PKG_CONFIG_PATH": f"{prefix}/{lib}/pkgconfig"}
     flags = run("pkg-config", "--cflags", "--libs", "libegress", env=environment).stdout.split()
+    found = [os.path.realpath(flag[2:]) for flag in flags if flag.startswith(("-L", "-I"))]
+    assert found == [f"{prefix}/include", f"{prefix}/{lib}"] or prefix == "/usr", flags
     if harness.sanitized():
         flags.append("-fsanitize=address,undefined")
     run("gcc", "-std=c89", "-Wall", "-Werror", "-pedantic", source, "-o", world.path("server"),
-        *flags, env=environment)
+        *flags, f"-Wl,-rpath,{prefix}/{lib}", env=environment)
     run(world.path("server"), env=environment)
+
+
+def test_library_can_be_built_against(world):
+    stock.install(world)
+    build_against(world, stock.cached("CMAKE_INSTALL_PREFIX"), stock.cached("CMAKE_INSTALL_LIBDIR") or "lib")
 
 
 harness.main(globals())
