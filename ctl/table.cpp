@@ -51,11 +51,16 @@ constexpr Option block_options[] = {
     {'\0', "name", "name", "rule name whose set takes the block"},
     {'\0', "proto", "protocol", "tcp, udp or a number; without it every protocol"},
     {'\0', "reason", "text", "why, up to 256 bytes, kept with the row"},
+    {'\0', "from", "file", "every address of a file, one per line; - is standard input",
+     Kind::file},
 };
 
 constexpr Option unblock_options[] = {
     {'\0', "name", "name", "only blocks of this rule name"},
     {'\0', "proto", "protocol", "only blocks of this protocol"},
+    {'\0', "from", "file", "every address of a file, one per line; - is standard input",
+     Kind::file},
+    {'\0', "all", "", "the blocks of every address"},
 };
 
 constexpr Option watch_options[] = {
@@ -90,7 +95,7 @@ constexpr Option explain_options[] = {
 };
 
 constexpr std::span<const Option> none{};
-constexpr std::string_view target = "ADDR[/LEN][:PORT]";
+constexpr std::string_view target = "[ADDR[/LEN][:PORT]]";
 
 constexpr Command all_commands[] = {
     {"dump", "", "list the rows of the database, with or without the daemon", dump_options,

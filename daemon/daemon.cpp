@@ -245,8 +245,9 @@ Result<> Daemon::open_sources() {
     const auto reload_rules = [this](Rulebook::Done done, std::optional<bpf::Asker> asker) {
         reload(std::move(done), asker);
     };
+    tasks_ = std::make_unique<Tasks>(event);
     parts_.reset(new Parts{clock_, *ledger_, *keeper_, *firewall_, *receiver_, *enforcer_,
-                           *rulebook_, watchers_, event_counts_, event_log_, *control_,
+                           *rulebook_, watchers_, event_counts_, event_log_, *control_, *tasks_,
                            options_.database, options_.helper, started_, reload_rules});
 
     // The firewall first: a block goes out before any time is spent on making it durable.

@@ -60,6 +60,7 @@ class Daemon {
     std::unique_ptr<Rulebook> rulebook_;
     Watchers watchers_;
     std::unique_ptr<Control> control_;
+    std::unique_ptr<Tasks> tasks_; ///< before what they use
     std::unique_ptr<Parts> parts_; ///< what the routes may use
     Source ticks_;
     std::vector<Source> sources_;

@@ -2,6 +2,7 @@
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
+#include "ctl/target_list.h"
 #include "ctl/values.h"
 
 namespace egress::ctl {
@@ -13,17 +14,23 @@ Failure about(std::string_view option, Failure failure) {
     return failure;
 }
 
-/// The parts that block and unblock share: addr, port, protocol, name.
-Outcome<Json> selection(const Arguments& arguments) {
-    const auto target = parse_target(arguments.operands[0]);
-    if (!target) {
-        return std::unexpected(target.error());
-    }
+/// Most bytes of one request; the daemon takes 16 MiB. A longer list goes in several.
+constexpr std::size_t request_bytes = 15u << 20u;
+
+/// The body for one target, with the options that all of them share.
+Json body_of(const Target& target, const Json& options) {
     Json body;
-    body["addr"] = fmt::format("{}/{}", target->prefix.base.text(), target->prefix.length);
-    if (target->port) {
-        body["port"] = *target->port;
+    body["addr"] = fmt::format("{}/{}", target.prefix.base.text(), target.prefix.length);
+    if (target.port) {
+        body["port"] = *target.port;
     }
+    body.update(options);
+    return body;
+}
+
+/// What block and unblock share beside the address: protocol and name.
+Outcome<Json> selection(const Arguments& arguments) {
+    Json body = Json::object();
     if (const auto* const text = arguments.value("proto")) {
         const auto protocol = parse_protocol(*text);
         if (!protocol) {
@@ -43,7 +50,7 @@ Outcome<Json> selection(const Arguments& arguments) {
     return body;
 }
 
-Outcome<Json> block_body(const Arguments& arguments) {
+Outcome<Json> block_options(const Arguments& arguments) {
     auto body = selection(arguments);
     if (!body) {
         return body;
@@ -69,6 +76,52 @@ Outcome<Json> block_body(const Arguments& arguments) {
     return body;
 }
 
+/// An address, --from or --all: exactly one of them says what is meant.
+Outcome<void> check_words(std::string_view command, const Arguments& arguments) {
+    const auto given = static_cast<int>(arguments.operands.size()) +
+                       (arguments.has("from") ? 1 : 0) + (arguments.has("all") ? 1 : 0);
+    const auto* const all = command == "unblock" ? ", --from FILE or --all" : " or --from FILE";
+    if (given == 1) {
+        return {};
+    }
+    return fail(Exit::usage, fmt::format("'{}' needs {}ADDR[/LEN][:PORT]{}", command,
+                                         given == 0 ? "" : "exactly one of ", all));
+}
+
+/// Sends the targets with the same options in as few requests as their size allows, and adds up
+/// the number at `key` of the answers.
+Outcome<std::int64_t> send_list(const Context& context, std::string_view method,
+                                const std::vector<Target>& targets, const Json& options,
+                                const char* key) {
+    std::int64_t sum = 0;
+    std::string body;
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+        body += (body.empty() ? "[" : ",\n") + to_text(body_of(targets[i], options), -1);
+        if (body.size() < request_bytes && i + 1 < targets.size()) {
+            continue;
+        }
+        const auto answer =
+            call(patient(context, false), {std::string(method), "/v1/blocks", body + "]"});
+        const auto number = answer ? number_at(*answer, key) : std::nullopt;
+        if (!number) {
+            auto failure = answer ? Failure{Exit::unreachable, "egressd's answer has no number"}
+                                  : answer.error();
+            failure.text += sum == 0 ? "" : fmt::format("; {} went well before that", sum);
+            return std::unexpected(failure);
+        }
+        sum += *number;
+        body.clear();
+    }
+    return sum;
+}
+
+Outcome<std::int64_t> send_file(const Context& context, std::string_view method,
+                                const std::string& path, const Json& options, const char* key) {
+    const auto targets = read_targets(context, path);
+    return targets ? send_list(context, method, *targets, options, key)
+                   : std::unexpected(targets.error());
+}
+
 void print_blocked(const Context& context, const Json& row) {
     const auto port = number_at(row, "port").value_or(0);
     const auto protocol = text_at(row, "protocol");
@@ -83,14 +136,13 @@ void print_blocked(const Context& context, const Json& row) {
     }
 }
 
-} // namespace
-
-Exit run_block(const Context& context, const Arguments& arguments) {
-    const auto body = block_body(arguments);
-    if (!body) {
-        return complain(context, body.error());
+Exit block_one(const Context& context, const Arguments& arguments, const Json& options) {
+    const auto target = parse_target(arguments.operands[0]);
+    if (!target) {
+        return complain(context, target.error());
     }
-    const auto row = call(context, {"POST", "/v1/blocks", to_text(*body, -1)});
+    const auto body = to_text(body_of(*target, options), -1);
+    const auto row = call(context, {"POST", "/v1/blocks", body});
     if (!row) {
         return complain(context, row.error());
     }
@@ -102,31 +154,85 @@ Exit run_block(const Context& context, const Arguments& arguments) {
     return Exit::ok;
 }
 
-Exit run_unblock(const Context& context, const Arguments& arguments) {
-    const auto body = selection(arguments);
+Exit block_list(const Context& context, const std::string& path, const Json& options) {
+    const auto blocked = send_file(context, "POST", path, options, "blocked");
+    if (!blocked) {
+        return complain(context, blocked.error());
+    }
+    if (context.json) {
+        print(context.out, "{}\n", to_text(Json{{"blocked", *blocked}}));
+    } else {
+        print(context.out, "blocked {} {}\n", *blocked, *blocked == 1 ? "address" : "addresses");
+    }
+    return Exit::ok;
+}
+
+Outcome<std::int64_t> unblock_one(const Context& context, const Json& body) {
+    const auto answer = call(patient(context, false), {"DELETE", "/v1/blocks", to_text(body, -1)});
+    if (!answer) {
+        return std::unexpected(answer.error());
+    }
+    const auto removed = number_at(*answer, "removed");
+    return removed ? Outcome<std::int64_t>(*removed)
+                   : fail(Exit::unreachable, "egressd's answer does not say how many blocks it "
+                                             "lifted");
+}
+
+/// Lifts what the words name; returns how many blocks that were.
+Outcome<std::int64_t> lift(const Context& context, const Arguments& arguments, Json body) {
+    if (const auto* const path = arguments.value("from")) {
+        return send_file(context, "DELETE", *path, body, "removed");
+    }
+    if (arguments.has("all")) {
+        body["all"] = true;
+        return unblock_one(context, body);
+    }
+    const auto target = parse_target(arguments.operands[0]);
+    if (!target) {
+        return std::unexpected(target.error());
+    }
+    return unblock_one(context, body_of(*target, body));
+}
+
+} // namespace
+
+Exit run_block(const Context& context, const Arguments& arguments) {
+    if (const auto checked = check_words("block", arguments); !checked) {
+        return complain(context, checked.error());
+    }
+    const auto body = block_options(arguments);
     if (!body) {
         return complain(context, body.error());
     }
-    const auto answer = call(context, {"DELETE", "/v1/blocks", to_text(*body, -1)});
-    if (!answer) {
-        return complain(context, answer.error());
+    const auto* const path = arguments.value("from");
+    return path != nullptr ? block_list(context, *path, *body)
+                           : block_one(context, arguments, *body);
+}
+
+Exit run_unblock(const Context& context, const Arguments& arguments) {
+    if (const auto checked = check_words("unblock", arguments); !checked) {
+        return complain(context, checked.error());
     }
-    const auto removed = number_at(*answer, "removed");
+    auto body = selection(arguments);
+    const auto removed = body ? lift(context, arguments, std::move(*body))
+                              : Outcome<std::int64_t>(std::unexpected(body.error()));
     if (!removed) {
-        return complain(context, {Exit::unreachable, "egressd's answer does not say how many "
-                                                     "blocks it lifted"});
+        return complain(context, removed.error());
     }
     if (context.json) {
-        print(context.out, "{}\n", to_text(*answer));
+        print(context.out, "{}\n", to_text(Json{{"removed", *removed}}));
     } else if (*removed > 0) {
         print(context.out, "lifted {} {}\n", *removed, *removed == 1 ? "block" : "blocks");
     }
     if (*removed > 0) {
         return Exit::ok;
     }
-    return complain(context, {Exit::no, fmt::format("no block stands at exactly {}; "
-                                                    "'egressctl dump -b' lists them",
-                                                    printable(arguments.operands[0]))});
+    const auto which = arguments.has("all")    ? std::string("that is meant")
+                       : arguments.has("from") ? std::string("at exactly one of these addresses")
+                                               : "at exactly " + printable(arguments.operands[0]);
+    return complain(context, {Exit::no, fmt::format("no block stands {}; 'egressctl dump -b' lists "
+                                                    "them",
+                                                    which)});
 }
 
 } // namespace egress::ctl

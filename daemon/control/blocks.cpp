@@ -3,9 +3,11 @@
 #include <utility>
 
 #include "daemon/base/fields.h"
+#include "daemon/base/json_array.h"
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/base/set_name.h"
+#include "daemon/control/bulk.h"
 #include "daemon/control/reply.h"
 #include "daemon/store/json.h"
 
@@ -20,9 +22,7 @@ constexpr Seconds most_seconds = Seconds{100} * 366 * 24 * 60 * 60;
 constexpr const char* not_durable =
     "done, but the database cannot be written, so it would not outlive a restart";
 
-/// The fields that block and unblock share.
-ManualUnblock read_target(Fields& fields) {
-    ManualUnblock target;
+void read_address(Fields& fields, ManualUnblock& target) {
     const auto address = fields.text("addr");
     const auto prefix = address ? Prefix::parse(*address) : std::nullopt;
     if (!address) {
@@ -33,6 +33,19 @@ ManualUnblock read_target(Fields& fields) {
     } else {
         target.address = *prefix;
     }
+}
+
+/// The fields that block and unblock share.
+ManualUnblock read_target(Fields& fields, bool whole = false) {
+    ManualUnblock target;
+    if (whole) {
+        target.all = true;
+        if (fields.has("addr")) {
+            fields.wrong("addr", "and \"all\" exclude each other");
+        }
+    } else {
+        read_address(fields, target);
+    }
     target.name = fields.text("name");
     if (target.name && !is_set_name(*target.name)) {
         fields.wrong("name", "is no set name (letters, digits, \"_\", \"-\", \".\")");
@@ -41,6 +54,8 @@ ManualUnblock read_target(Fields& fields) {
     target.port = fields.number<std::uint16_t>("port", 65535, 1);
     return target;
 }
+
+} // namespace
 
 Result<ManualBlock> read_block(const nlohmann::json& body) {
     Fields fields(body);
@@ -58,9 +73,21 @@ Result<ManualBlock> read_block(const nlohmann::json& body) {
     return good ? Result<ManualBlock>(std::move(manual)) : std::unexpected(good.error());
 }
 
-} // namespace
+Result<ManualUnblock> read_unblock(const nlohmann::json& body) {
+    Fields fields(body);
+    const auto all = fields.flag("all");
+    if (all && !*all) {
+        fields.wrong("all", "is true, or absent");
+    }
+    auto target = read_target(fields, all.value_or(false));
+    const auto good = fields.good();
+    return good ? Result<ManualUnblock>(std::move(target)) : std::unexpected(good.error());
+}
 
 void block(Parts& parts, const Request& request, const Answer& answer) {
+    if (JsonArray::begins(request.body)) {
+        return block_many(parts, request, answer);
+    }
     const auto body = reply::body_of(request);
     const auto manual = body ? read_block(*body) : std::unexpected(body.error());
     if (!manual) {
@@ -77,14 +104,17 @@ void block(Parts& parts, const Request& request, const Answer& answer) {
 }
 
 void unblock(Parts& parts, const Request& request, const Answer& answer) {
-    const auto body = reply::body_of(request);
-    if (!body) {
-        return answer.send(error(400, body.error().text));
+    if (JsonArray::begins(request.body)) {
+        return unblock_many(parts, request, answer);
     }
-    Fields fields(*body);
-    const auto target = read_target(fields);
-    if (const auto good = fields.good(); !good) {
-        return answer.send(error(400, good.error().text));
+    const auto body = reply::body_of(request);
+    const auto wanted = body ? read_unblock(*body) : std::unexpected(body.error());
+    if (!wanted) {
+        return answer.send(error(400, wanted.error().text));
+    }
+    const auto& target = *wanted;
+    if (target.all) {
+        return unblock_all(parts, request, answer, target);
     }
     const std::size_t removed = parts.ledger.unblock(target);
     log::notice("control", "uid {} unblocked {}: {} blocks", request.uid, target.address.text(),

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <grp.h>
 #include <microhttpd.h>
 #include <sys/socket.h>
@@ -23,6 +24,12 @@ std::optional<std::string> Request::argument(std::string_view name) const {
 namespace {
 
 constexpr std::size_t most_body = 1 << 20;
+constexpr std::size_t most_list = 16 << 20;   ///< of a route that takes lists
+constexpr std::size_t most_bodies = 64 << 20; ///< of all requests together
+
+std::size_t most_of(const Request& request) {
+    return request.path == "/v1/blocks" ? most_list : most_body;
+}
 constexpr std::size_t piece = 64 << 10;
 
 std::optional<gid_t> egress_group() {
@@ -59,7 +66,7 @@ struct Control::Exchange {
     Control* control = nullptr;
     MHD_Connection* connection = nullptr;
     Request request;
-    bool refused = false; // the body is too long
+    std::optional<Response> refused; // because of its body
     bool dispatched = false;
     bool suspended = false;
     std::optional<Response> response;
@@ -90,6 +97,7 @@ Result<> Control::start_http() {
             if (exchange->self) {
                 *exchange->self = nullptr;
             }
+            static_cast<Control*>(self)->drop_body(*exchange);
             delete exchange;
             *state = nullptr;
         }
@@ -280,11 +288,7 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
     }
     auto& exchange = *static_cast<Exchange*>(*state);
     if (*size > 0) {
-        if (exchange.request.body.size() + *size > most_body) {
-            exchange.refused = true;
-        } else {
-            exchange.request.body.append(data, *size);
-        }
+        take_body(exchange, {data, *size});
         *size = 0;
         return MHD_YES;
     }
@@ -302,6 +306,31 @@ int Control::handle(MHD_Connection* connection, const char* path, const char* me
     }
     suspend(exchange);
     return MHD_YES;
+}
+
+void Control::take_body(Exchange& exchange, std::string_view data) {
+    auto& body = exchange.request.body;
+    const auto most = most_of(exchange.request);
+    if (exchange.refused) {
+        return;
+    }
+    if (body.size() + data.size() > most) {
+        exchange.refused = Response{
+            413, fmt::format(R"({{"error":"the request's body is over {} MiB"}})", most >> 20)};
+    } else if (bodies_ + data.size() > most_bodies) {
+        exchange.refused = Response{
+            503, R"({"error":"other requests' bodies take the room; try again in a moment"})"};
+    } else {
+        body.append(data);
+        bodies_ += data.size();
+        return;
+    }
+    drop_body(exchange);
+}
+
+void Control::drop_body(Exchange& exchange) {
+    bodies_ -= exchange.request.body.size();
+    exchange.request.body = {};
 }
 
 void Control::suspend(Exchange& exchange) {
@@ -341,10 +370,11 @@ void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
         return;
     }
     if (exchange.refused) {
-        exchange.response = Response{413, R"({"error":"the request's body is over 1 MiB"})"};
+        exchange.response = std::move(exchange.refused);
         return;
     }
     handler_(exchange.request, answer_for(exchange));
+    drop_body(exchange);
 }
 
 Answer Control::answer_for(Exchange& exchange) {

@@ -13,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -109,6 +110,8 @@ class Control {
     static int reply(MHD_Connection* connection, Exchange& exchange);
     static std::ptrdiff_t produce(void* exchange, std::uint64_t, char* out, std::size_t room);
     Answer answer_for(Exchange& exchange);
+    void take_body(Exchange& exchange, std::string_view data);
+    void drop_body(Exchange& exchange);
     void suspend(Exchange& exchange);
     void resume(Exchange& exchange);
     void watch_peer(Exchange& exchange);
@@ -121,6 +124,7 @@ class Control {
     Shares shares_{limits};
     std::set<Peer*> peers_; ///< at most limits.most
     std::uint64_t timed_out_ = 0;
+    std::size_t bodies_ = 0; ///< bytes of the bodies of all requests
     std::unique_ptr<Door> door_;
     Source ready_;
     Source timeout_;

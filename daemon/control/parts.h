@@ -6,6 +6,7 @@
 #include <string>
 
 #include "daemon/control/http.h"
+#include "daemon/control/tasks.h"
 #include "daemon/control/watchers.h"
 #include "daemon/count/keeper.h"
 #include "daemon/count/ledger.h"
@@ -31,6 +32,7 @@ struct Parts {
     const EventCounts& event_counts;
     const EventLog& event_log;
     const Control& control;
+    Tasks& tasks;
     std::string database; ///< its directory
     std::string helper;   ///< path of the program
     Moment started = 0;

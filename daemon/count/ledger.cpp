@@ -327,7 +327,7 @@ Moment Ledger::next_deadline() const {
     return id ? unpack(table_[*id].until) : never;
 }
 
-Result<store::Row> Ledger::block(const ManualBlock& request) {
+Result<RowId> Ledger::make_block(const ManualBlock& request) {
     const policy::NameId name =
         request.name.empty() ? policy::NameId{0} : names_.number(request.name);
     if (!request.name.empty() && names_.text(name) != request.name) {
@@ -347,10 +347,18 @@ Result<store::Row> Ledger::block(const ManualBlock& request) {
     counted.until = after(now, request.seconds);
     apply(id, RowChange{counted, Effect::block});
     table_[id].reason = reasons_.number(request.reason.empty() ? "by hand" : request.reason);
+    return id;
+}
+
+Result<store::Row> Ledger::block(const ManualBlock& request) {
+    const auto id = make_block(request);
+    if (!id) {
+        return std::unexpected(id.error());
+    }
     log::notice("hand", "block {} port {} by hand: {}", request.address.text(), request.port,
                 escape(request.reason));
     store::Row row;
-    snapshot(id, row);
+    snapshot(*id, row);
     return row;
 }
 
@@ -359,23 +367,30 @@ std::size_t Ledger::unblock(const ManualUnblock& request) {
     // affordable.
     std::size_t lifted = 0;
     for (RowId id = 0; id < table_.rows_end(); ++id) {
-        const TableRow& row = table_[id];
-        if (!row.used || row.state != State::blocked || row.key.prefix() != request.address ||
-            (request.port && *request.port != row.key.port) ||
-            (request.protocol && *request.protocol != row.key.protocol) ||
-            (request.name && *request.name != names_.text(row.key.name))) {
-            continue;
-        }
-        Count counted = count_of(row);
-        counted.state = State::releasing;
-        counted.count = 0;
-        counted.until = never;
-        table_.drop_past(id);
-        counters_.lifted += 1;
-        apply(id, RowChange{counted, Effect::lift});
-        ++lifted;
+        lifted += selects(request, table_[id]) && lift_by_hand(id) ? 1 : 0;
     }
     return lifted;
+}
+
+bool Ledger::selects(const ManualUnblock& wanted, const TableRow& row) const {
+    return row.used && (wanted.all || row.key.prefix() == wanted.address) &&
+           (!wanted.port || *wanted.port == row.key.port) &&
+           (!wanted.protocol || *wanted.protocol == row.key.protocol) &&
+           (!wanted.name || *wanted.name == names_.text(row.key.name));
+}
+
+bool Ledger::lift_by_hand(RowId id) {
+    if (!table_[id].used || table_[id].state != State::blocked) {
+        return false;
+    }
+    Count counted = count_of(table_[id]);
+    counted.state = State::releasing;
+    counted.count = 0;
+    counted.until = never;
+    table_.drop_past(id);
+    counters_.lifted += 1;
+    apply(id, RowChange{counted, Effect::lift});
+    return true;
 }
 
 void Ledger::forget(RowId id) {

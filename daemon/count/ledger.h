@@ -42,6 +42,7 @@ struct ManualUnblock {
     std::optional<std::string> name;
     std::optional<std::uint8_t> protocol;
     std::optional<std::uint16_t> port;
+    bool all = false; ///< every address; `address` means nothing then
 };
 
 class Ledger final : public TrustedReporters {
@@ -81,7 +82,12 @@ class Ledger final : public TrustedReporters {
 
     // The operator.
     Result<store::Row> block(const ManualBlock& request);
+    /// The same without a line in the log, for lists.
+    Result<RowId> make_block(const ManualBlock& request);
     std::size_t unblock(const ManualUnblock& request);
+    bool selects(const ManualUnblock& wanted, const TableRow& row) const;
+    /// Lifts the block of a row; false: it has none.
+    bool lift_by_hand(RowId id);
 
     // Rules.
     void replace(policy::Policy policy);

@@ -60,7 +60,7 @@ def test_unknown_keys_are_errors(world):
     for method, path, good, wrong, hint in (
             ("POST", "/v1/blocks", {"addr": "192.0.2.1"}, "second", 'did you mean "seconds"?'),
             ("POST", "/v1/blocks", {"addr": "192.0.2.1"}, "for", "known are addr, name, port"),
-            ("DELETE", "/v1/blocks", {"addr": "192.0.2.1"}, "seconds", "known are addr, name"),
+            ("DELETE", "/v1/blocks", {"addr": "192.0.2.1"}, "seconds", "known are addr, all, name"),
             ("POST", "/v1/explain", explained, "ports", 'did you mean "port"?'),
             ("PUT", "/v1/trial", tried, "wait", "known are name, seconds, text"),
             ("POST", "/v1/selftest", {"started": 1}, "x", "known are prepare, started")):
