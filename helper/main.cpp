@@ -87,8 +87,8 @@ int one_event(std::span<const char* const> arguments) {
     if (const auto done = perform(*event); !done) {
         return complain(done.error());
     }
-    // blocklistd stores the text after OK and passes it to rem; we need only the address.
-    fmt::print("{}\n", event->verb == Verb::add ? "OK nft" : "OK");
+    // No handle follows: the address is enough for rem, and add replaces what is there.
+    fmt::print("OK\n");
     return std::fflush(stdout) == 0 ? EXIT_SUCCESS : failed;
 }
 

@@ -413,7 +413,8 @@ void Firewall::pump_per_event() {
         if (per_event_.defer(*key)) {
             continue;
         }
-        if (const auto element = ledger_.wanted(*key)) {
+        if (auto element = ledger_.wanted(*key)) {
+            element->id = ledger_.element(*key).id;
             per_event_.add(*key, *element);
         } else {
             per_event_.remove(*key, ledger_.element(*key));

@@ -1,5 +1,8 @@
 #include "daemon/firewall/per_event.h"
 
+#include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "daemon/base/log.h"
@@ -11,6 +14,15 @@ namespace {
 
 constexpr std::size_t most_jobs = 4;
 constexpr std::int64_t hang_ms = 10'000;
+
+/// The handle in a helper's first line: "OK", "OK ID" or just the ID. nullopt: no such line.
+std::optional<std::string_view> handle_in(std::string_view line) {
+    if (line == "OK") {
+        return "";
+    }
+    const auto handle = handle_of(line.starts_with("OK ") ? line.substr(3) : line);
+    return handle.empty() ? std::nullopt : std::optional(handle);
+}
 
 } // namespace
 
@@ -31,7 +43,12 @@ bool PerEvent::defer(const Key& key) {
 }
 
 void PerEvent::add(const Key& key, const Element& element) {
-    change({HelperRequest::Kind::add, key, {}, 0}, element, {});
+    if (element.id.empty()) {
+        change({HelperRequest::Kind::add, key, {}, 0}, element, {});
+    } else if (Job* const job =
+                   change({HelperRequest::Kind::rem, key, {}, 0}, element, element.id)) {
+        job->then_add = std::make_unique<Element>(element);
+    }
 }
 
 void PerEvent::remove(const Key& key, const Element& element) {
@@ -42,9 +59,11 @@ void PerEvent::flush(const std::string& name) {
     run({HelperRequest::Kind::flush, {}, name, 0}, {"flush", name}, {});
 }
 
-void PerEvent::change(HelperRequest request, const Element& element, const std::string& id) {
+PerEvent::Job* PerEvent::change(HelperRequest request, const Element& element,
+                                const std::string& id) {
     const bool add = request.kind == HelperRequest::Kind::add;
-    run(std::move(request),
+    return run(
+        std::move(request),
         {add ? "add" : "rem", element.name, protocol_name(element.protocol, ""),
          element.address.base.text(), std::to_string(element.address.length),
          element.port == 0 ? "" : std::to_string(element.port), id},
@@ -52,8 +71,9 @@ void PerEvent::change(HelperRequest request, const Element& element, const std::
          std::string("EGRESS_ACTION=") + (element.reject ? "reject" : "drop")});
 }
 
-void PerEvent::run(HelperRequest request, const std::vector<std::string>& words,
-                   const std::vector<std::string>& environment) {
+/// Null: the process could not be started, and the handler knows.
+PerEvent::Job* PerEvent::run(HelperRequest request, const std::vector<std::string>& words,
+                             const std::vector<std::string>& environment) {
     auto job = std::make_unique<Job>();
     Job* const raw = job.get();
     raw->request = std::move(request);
@@ -72,10 +92,25 @@ void PerEvent::run(HelperRequest request, const std::vector<std::string>& words,
                                [this, number](int status) { ended(number, status); }});
     if (!child) {
         handlers_.done(raw->request, false, child.error().text);
-        return;
+        return nullptr;
     }
     raw->child = std::move(*child);
     jobs_.emplace(number, std::move(job));
+    return raw;
+}
+
+/// Reads the end of a process as blocklistd does: an `add` says its handle, and of the others the
+/// status is enough.
+void PerEvent::conclude(const Job& job, int status) {
+    const bool exited = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    const auto handle = handle_in(job.answer);
+    const bool adds = job.request.kind == HelperRequest::Kind::add;
+    if (exited && (handle || (!adds && !job.answered))) {
+        handlers_.done(job.request, true, handle.value_or(""));
+    } else {
+        handlers_.done(job.request, false,
+                       fmt::format("{} and said \"{}\"", end_of(status), escape(job.answer, 80)));
+    }
 }
 
 void PerEvent::ended(std::uint64_t number, int status) {
@@ -86,16 +121,17 @@ void PerEvent::ended(std::uint64_t number, int status) {
     const auto job = std::shared_ptr<Job>(std::move(found->second));
     jobs_.erase(found);
     job->child->drain(); // its output may still lie in the pipe
-    const bool said_ok = job->answer == "OK" || job->answer.starts_with("OK ");
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && said_ok) {
-        const auto handle =
-            std::string_view(job->answer).substr(std::min<std::size_t>(3, job->answer.size()));
-        handlers_.done(job->request, true, handle_of(handle));
+    if (job->then_add) {
+        // Even where the old one could not be removed: the block matters more.
+        Job* const add =
+            change({HelperRequest::Kind::add, job->request.key, {}, 0}, *job->then_add, {});
+        if (add != nullptr) {
+            add->again = job->again;
+        }
     } else {
-        handlers_.done(job->request, false,
-                       fmt::format("{} and said \"{}\"", end_of(status), escape(job->answer, 80)));
+        conclude(*job, status);
     }
-    if (job->again) {
+    if (job->again && !job->then_add) {
         handlers_.again(job->request.key);
     }
     done_.push_back(job); // this runs inside one of its handlers

@@ -38,6 +38,8 @@ class PerEvent {
 
     /// True: a change of the key runs, and handlers.again follows its end.
     bool defer(const Key& key);
+    /// Adds the block. If an earlier `add` of it has left a handle, that is removed first: a
+    /// firewall that is a list would keep both.
     void add(const Key& key, const Element& element);
     void remove(const Key& key, const Element& element);
     void flush(const std::string& name);
@@ -50,15 +52,17 @@ class PerEvent {
     /// One process: what it was asked, and its first line of output.
     struct Job {
         HelperRequest request;
-        bool again = false; ///< the key was wanted again while this ran
+        std::unique_ptr<Element> then_add; ///< by a process of its own, after this `rem`
+        bool again = false;                ///< the key was wanted again while this ran
         bool answered = false;
         std::string answer;
         std::unique_ptr<Child> child;
     };
 
-    void change(HelperRequest request, const Element& element, const std::string& id);
-    void run(HelperRequest request, const std::vector<std::string>& words,
+    Job* change(HelperRequest request, const Element& element, const std::string& id);
+    Job* run(HelperRequest request, const std::vector<std::string>& words,
              const std::vector<std::string>& environment);
+    void conclude(const Job& job, int status);
     void ended(std::uint64_t number, int status);
 
     sd_event* event_;

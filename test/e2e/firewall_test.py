@@ -5,6 +5,7 @@ after another program has emptied it."""
 import signal
 import socket
 import threading
+import time
 
 import harness
 from harness import run, wait_for
@@ -144,6 +145,53 @@ def test_the_rules_of_others_reload_all_the_time(world):
         stop.set()
         thread.join()
     wait_for(lambda: len(world.elements("egress")) == 3, 20, "all blocks once it is quiet")
+
+
+# A firewall that is a list, as npf's is: every `add` is one more rule, with an id of its own. It
+# answers as helpers written for blocklistd may: a bare id to `add`, nothing to `rem`.
+LIST = """#!/bin/sh
+cd {scratch}
+echo "$1 $4 ${{7:-none}} ${{EGRESS_SECONDS:-}}" >>calls
+case $1 in
+add) touch next; echo >>next; id=rule$(wc -l <next); echo "$id $4" >>rules; echo "$id" ;;
+rem) grep -v "^$7 " rules >rest; mv rest rules ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def test_a_firewall_that_is_a_list_keeps_one_rule_for_a_block(world):
+    """Connections from before the block go on failing: each extends it."""
+    helper = world.write("list.sh", LIST.format(scratch=world.scratch), 0o755)
+
+    def lines(name):
+        try:
+            with open(world.path(name)) as file:
+                return file.read().splitlines()
+        except FileNotFoundError:
+            return []
+
+    daemon = world.daemon("[local]\n2222 stream tcp * * 2 1h\n", helper=helper)
+    connections = [world.tcp("10.66.1.1") for _ in range(6)]
+    world.fail(connections[0])
+    for number, connection in enumerate(connections[1:]):
+        world.fail(connection)
+        wait_for(lambda: (daemon.row("10.66.1.1") or {}).get("count") == number + 2,
+                 what="the count")
+        wait_for(lambda: daemon.row("10.66.1.1")["state"] == "blocked" and
+                 len([call for call in lines("calls") if call.startswith("add")]) == number + 1,
+                 20, lambda: f"an add for each extension: {lines('calls')}")
+        wait_for(lambda: len(lines("rules")) == 1, 20, lambda: f"one rule: {lines('calls')}")
+        time.sleep(1.1)  # the time of a block is whole seconds
+    assert len({call.split()[-1] for call in lines("calls") if call.startswith("add")}) == 1
+    wait_for(lambda: daemon.status()["helper"]["pending"] == 0, what="nothing left to do")
+    assert daemon.status()["helper"]["errors"] == 0, daemon.status()["helper"]
+    world.ctl("unblock", "10.66.1.1", check=True)
+    wait_for(lambda: not lines("rules"), 20, lambda: f"no rule left: {lines('rules')}")
+    wait_for(lambda: daemon.status()["releasing"] == 0, 20, "the block to be gone")
+    calls = lines("calls")
+    time.sleep(2)
+    assert lines("calls") == calls, "a rem that answers nothing is done"
 
 
 harness.main(globals())

@@ -281,10 +281,23 @@ TEST_CASE("per event: add and rem with every argument, the handle comes back") {
     CHECK(world.ledger.table().size() == 1);
 }
 
+TEST_CASE("per event: a bare handle is one, and a rem may say nothing, as for blocklistd") {
+    Guarded world(tweaked(script, "[ $1 = add ] && echo rule-7; exit 0"));
+    world.report("192.0.2.1", Action::abusive);
+    world.firewall->start();
+    REQUIRE(world.until_in_force(1));
+    CHECK(world.rows().at(0).id == "rule-7");
+    world.report("192.0.2.1", Action::ok);
+    REQUIRE(world.until([&] { return world.ledger.releasing() == 0; }));
+    CHECK(world.has_asked("rem egress tcp 192.0.2.1 32 22 rule-7|"));
+    CHECK(world.firewall->status().errors == 0);
+}
+
 TEST_CASE("per event: every way to fail leaves the block wanted, and it goes in when mended") {
     for (const auto* tweak :
-         {"exit 1", "echo no; exit 0", "exit 0", "yes | head -c 1000000; exit 0", "kill -9 $$",
-          "echo OK; exit 2", "echo OKAY; exit 0"}) {
+         {"exit 1", "echo no luck; exit 0", "exit 0", "yes yes no | head -c 1000000; exit 0",
+          "head -c 1000000 /dev/zero | tr '\\0' x; exit 0", "kill -9 $$", "echo OK; exit 2",
+          "echo id; exit 2", "echo 'OKAY then'; exit 0", "printf 'OK a b'; exit 0"}) {
         INFO(tweak);
         Guarded world(tweaked(script, tweak));
         world.report("192.0.2.1", Action::abusive);
