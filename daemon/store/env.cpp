@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -12,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/base/as_owner.h"
 #include "daemon/base/log.h"
 
 namespace egress::store {
@@ -50,11 +52,21 @@ std::string text_of(const MDB_val& value) {
     return {static_cast<const char*>(value.mv_data), value.mv_size};
 }
 
+/// Says what to do where the files of a daemon that ran as another user are in the way.
+std::unexpected<Error> fail_open(const std::string& path, const std::string& directory) {
+    const int code = errno;
+    const auto todo =
+        code == EACCES ? fmt::format(" (a daemon of another user made it? As root: chown -R {} {})",
+                                     geteuid(), directory)
+                       : std::string();
+    return fail_errno("cannot open " + path + todo, code);
+}
+
 Result<Fd> take_lock(const std::string& directory) {
     const std::string path = directory + "/egressd.lock";
     Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!lock) {
-        return fail_errno("cannot open " + path);
+        return fail_open(path, directory);
     }
     if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EWOULDBLOCK) {
@@ -73,7 +85,7 @@ Result<> reserve_reader_table(const std::string& directory) {
     const std::string path = directory + "/lock.mdb";
     const Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640));
     if (!file) {
-        return fail_errno("cannot open " + path);
+        return fail_open(path, directory);
     }
     if (const int code = posix_fallocate(file.get(), 0, table_bytes); code != 0) {
         return fail_errno("cannot use the database directory " + directory, code);
@@ -103,10 +115,12 @@ std::unexpected<Error> fail_lmdb(std::string what, int code) {
 Result<Env> Env::open(const std::string& directory, Mode mode) {
     Env env;
     env.directory_ = directory;
+    std::optional<AsOwner> owner;
     if (mode == Mode::read_write) {
         if (mkdir(directory.c_str(), 0750) != 0 && errno != EEXIST) {
             return fail_errno("cannot make the database directory " + directory);
         }
+        owner.emplace(directory);
         auto lock = take_lock(directory);
         if (!lock) {
             return std::unexpected(lock.error());

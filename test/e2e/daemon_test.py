@@ -256,6 +256,11 @@ def test_stale_sockets_are_replaced(world):
     wait_for(lambda: daemon.row("10.66.3.3"), what="the row")
 
 
+UNPRIVILEGED = ["setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups", "--bounding-set",
+                "-all,+net_admin", "--inh-caps", "-all,+net_admin", "--ambient-caps", "-all,+net_admin",
+                "--no-new-privs"]
+
+
 def test_runs_without_root(world):
     """Its own user with CAP_NET_ADMIN and nothing else, as the unit file has it."""
     if not harness.shutil.which("setpriv"):
@@ -263,15 +268,42 @@ def test_runs_without_root(world):
     harness.need_reachable()
     os.chown("/run/egress", 4242, 4242)
     os.chown(harness.DATABASE, 4242, 4242)
-    daemon = world.daemon(CONF, wrapper=[
-        "setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups", "--bounding-set",
-        "-all,+net_admin", "--inh-caps", "-all,+net_admin", "--ambient-caps", "-all,+net_admin",
-        "--no-new-privs"])
+    daemon = world.daemon(CONF, wrapper=UNPRIVILEGED)
     world.fail(world.tcp("10.66.3.4"), 3)
     world.wait_element("10.66.3.4")
     wait_for(lambda: daemon.row("10.66.3.4")["state"] == "blocked", what="the block")
     with open(f"/proc/{daemon.pid}/status") as file:
         assert re.search(r"^Uid:\t4242\t4242", file.read(), re.M)
+
+
+def test_root_leaves_nothing_of_its_own(world):
+    """egressd(8)'s example: `egressd -m -v` as root in the directory of the unit's user, then the unit."""
+    if not harness.shutil.which("setpriv"):
+        raise harness.Skip("setpriv is not installed")
+    harness.need_reachable()
+    os.chown(harness.DATABASE, 4242, 4242)
+    victim = world.write("victim", "root's")
+    daemon = world.daemon(CONF, "-m", "-v")
+    world.fail(world.tcp("10.66.3.5"), 3)
+    wait_for(lambda: daemon.row("10.66.3.5"), what="the row")
+    daemon.stop()
+    owners = {name: os.stat(f"{harness.DATABASE}/{name}").st_uid for name in os.listdir(harness.DATABASE)}
+    assert "data.mdb" in owners and set(owners.values()) == {4242}, owners
+    # One that a former version left, and one that leads elsewhere.
+    os.chown(f"{harness.DATABASE}/lock.mdb", 0, 0)
+    os.link(victim, f"{harness.DATABASE}/link")
+    world.daemon(CONF, "-m").stop()
+    assert os.stat(f"{harness.DATABASE}/lock.mdb").st_uid == 4242 and os.stat(victim).st_uid == 0
+    os.unlink(f"{harness.DATABASE}/link")
+    os.chown("/run/egress", 4242, 4242)
+    daemon = world.daemon(CONF, wrapper=UNPRIVILEGED)
+    assert daemon.row("10.66.3.5"), "the unit's daemon goes on with what root's recorded"
+    daemon.stop()
+    # Root's files without a daemon of root's: it says what to do.
+    os.chown(f"{harness.DATABASE}/egressd.lock", 0, 0)
+    daemon = world.daemon(CONF, wrapper=UNPRIVILEGED, wait=False)
+    assert daemon.process.wait(30) == 1
+    assert f"As root: chown -R 4242 {harness.DATABASE}" in daemon.log(), daemon.log()
 
 
 harness.main(globals())

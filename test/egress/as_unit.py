@@ -34,7 +34,7 @@ CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", 
 PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 8, 24, 38, 47, 2
 # Of these systemd makes nothing that the process could notice in a test, or it is about when it is started.
 NOT_OF_THE_PROCESS = {
-    "Type", "ExecStart", "ExecReload", "Restart", "RestartSec", "WatchdogSec", "Sockets", "RuntimeDirectoryPreserve",
+    "Type", "EnvironmentFile", "ExecStart", "ExecReload", "Restart", "RestartSec", "WatchdogSec", "Sockets", "RuntimeDirectoryPreserve",
     "KillMode", "TimeoutStopSec",  # how the service manager ends it
     "RemoveIPC", "KeyringMode",  # there are none of either
     "IPAddressDeny",  # RestrictAddressFamilies leaves no socket that it could apply to

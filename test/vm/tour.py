@@ -188,6 +188,35 @@ def restart():
     check_everywhere(before + 1, 2223)
 
 
+def by_hand():
+    """Root's own daemons, by egressd(8)'s example and by the init script, leave nothing that stops the unit."""
+    units = ["egressd.service", "egressd.socket", "egressd-control.socket"]
+    init = {"SYSTEMCTL_SKIP_REDIRECT": "1", "_SYSTEMCTL_SKIP_REDIRECT": "1"}
+    run("systemctl", "stop", *units)
+    run("egressctl", "detach")
+    daemon = subprocess.Popen(["egressd", "-d", "-m", "-v"], env={**os.environ, "PATH": PATH},
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: daemon.poll() is not None or os.path.exists("/run/egress/control.sock") and
+             egress()["state"] == "in force", "egressd -m")
+    check(not refused(2223), "-m refuses")
+    daemon.terminate()
+    check(daemon.wait(60) == 0, "egressd -m as root: its exit status")
+    run("systemctl", "start", *units)
+    check(refused(2223) and egress()["state"] == "in force", egress())
+    run("systemctl", "stop", *units)
+    run("env", *(f"{name}={value}" for name, value in init.items()), "/etc/init.d/egressd", "start")
+    check(refused(2223) and egress()["state"] == "in force", egress())
+    run("env", *(f"{name}={value}" for name, value in init.items()), "/etc/init.d/egressd", "stop")
+    # The unit's way to run with -m.
+    with open("/etc/default/egressd", "w") as file:
+        file.write('EGRESSD_OPTIONS="-m"\n')
+    run("systemctl", "start", *units)
+    check(not refused(2223) and "NOT ENFORCED" in service_line(), service_line())
+    os.unlink("/etc/default/egressd")
+    run("systemctl", "restart", "egressd")
+    check(refused(2223) and egress()["state"] == "in force", egress())
+
+
 def broken():
     """Rules that cannot be in force are said not to be, everywhere, and again when they are."""
     run("egressctl", "detach")
@@ -218,7 +247,7 @@ def main(build):
     try:
         os.makedirs(HOME)
         prepare(build)
-        for part in (install, reloads, trials, restart, broken):
+        for part in (install, reloads, trials, restart, by_hand, broken):
             print(f"== {part.__name__}", flush=True)
             part()
         print("the tour says the truth", flush=True)

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/base/as_owner.h"
 #include "daemon/base/log.h"
 #include "daemon/bpf/load/install.h"
 #include "daemon/bpf/load/map.h"
@@ -206,6 +207,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
         return fail_errno("cannot make " + options_.pins +
                           " (is a bpf file system mounted there?)");
     }
+    const AsOwner owner(options_.pins);
     bpf_map* map = nullptr;
     bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
@@ -284,6 +286,7 @@ Result<> Loader::attach(bpf_object* object) {
     if (cgroup.get() < 0) {
         return fail_errno("cannot open the cgroup " + options_.cgroup);
     }
+    const AsOwner owner(options_.pins);
     bpf_program* program = nullptr;
     bpf_object__for_each_program(program, object) {
         const std::string name = bpf_program__name(program);
