@@ -54,6 +54,11 @@ class Symbols(unittest.TestCase):
         declared = {f"{name}@@EGRESS_1" for name in re.findall(r"\b(egress_\w+)\(", text)}
         self.assertEqual(declared, SYMBOLS)
 
+    def test_archive_has_the_same_names_only(self):
+        lines = run("nm", "--extern-only", "--defined-only", options.archive).splitlines()
+        names = {line.split()[-1] for line in lines if len(line.split()) == 3}
+        self.assertEqual({f"{name}@@EGRESS_1" for name in names}, SYMBOLS)
+
     def test_module_exports_its_entries_only(self):
         self.assertEqual(exported(options.pam), PAM_SYMBOLS)
 
@@ -90,13 +95,13 @@ class Headers(unittest.TestCase):
 
 
 class DropIn(unittest.TestCase):
-    def reports_of(self, sample):
+    def reports_of(self, sample, library=None):
         """Builds a sample as C89, runs it, and returns its reports as (action, message, fds)."""
         with tempfile.TemporaryDirectory() as folder:
             program = f"{folder}/sample"
             flags = ["-fsanitize=address,undefined"] if options.sanitize else []
             run(*compiler("cc", "c89"), f"{options.samples}/{sample}", "-o", program, *flags,
-                "-x", "none", options.library,
+                "-x", "none", library or options.library,
                 f"-Wl,-rpath,{os.path.dirname(options.library)}")
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                 listener.bind(f"{folder}/report.sock")
@@ -125,6 +130,9 @@ class DropIn(unittest.TestCase):
             (1, "by number", 1), (0, "by name", 1), (3, "address", 1), (2, "handle", 1),
             (1, "handle and address", 1), (1, "logger", 1)])
 
+    def test_archive(self):
+        self.assertEqual(len(self.reports_of("blocklist_sample.c", options.archive)), 6)
+
     def test_blacklist(self):
         self.assertEqual(sorted(self.reports_of("blacklist_sample.c")), [
             (0, "by number", 1), (1, "address", 1), (2, "handle", 1),
@@ -133,7 +141,7 @@ class DropIn(unittest.TestCase):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    for name in ("library", "pam", "include", "samples", "cc", "cxx"):
+    for name in ("library", "archive", "pam", "include", "samples", "cc", "cxx"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--sanitize", action="store_true")
     options, rest = parser.parse_known_args()

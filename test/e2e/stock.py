@@ -17,6 +17,15 @@ PASSWORD = "correct horse battery staple"
 SSHD = "/usr/sbin/sshd"
 
 
+# What `cmake --install` puts below a prefix outside of the system, and where the system reads it.
+SYSTEM_FILES = {"/etc/init.d/egressd": "/etc/init.d/egressd", "/share/pam-configs/egress": "/usr/share/pam-configs/egress",
+                "/share/egress/egress.conf": "/etc/egress.conf"}
+
+
+def of_system(prefix):
+    return bool(re.fullmatch(r"/*|/+(usr|opt)(/.*)?", prefix))
+
+
 def overlay(world, *directories):
     """Writes below these directories stay in memory."""
     for directory in directories:
@@ -34,10 +43,19 @@ def install(world, build=None, pam_build=None):
     """Installs egress as an administrator would."""
     overlay(world, "/etc", "/usr", "/var")
     build = build or harness.BUILD
+    prefix = cached("CMAKE_INSTALL_PREFIX", build)
+    if not prefix.startswith(("/etc/", "/usr", "/var/")):
+        above = prefix
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
+        overlay(world, above)
     environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "DESTDIR")}
     for source in dict.fromkeys((build, pam_build or build)):
         run("cmake", "--install", source, env=environment)
     run("ldconfig", env=environment)
+    if not of_system(prefix):  # what root does then, as the installation says
+        for source, target in SYSTEM_FILES.items():
+            shutil.copy(prefix + source, target)
 
 
 def cached(name, build=None):
