@@ -68,13 +68,19 @@ std::string bash_offer(Kind kind) {
     return {};
 }
 
+/// The same for an option's argument: a word may have known values.
+std::string bash_offer(const Option& option) {
+    return option.values.empty() ? bash_offer(option.kind)
+                                 : fmt::format("compgen -W \"{}\" -- \"$cur\"", option.values);
+}
+
 std::string bash_argument_cases(std::span<const Option> options) {
     std::string text;
     for (const auto& option : options) {
         if (option.argument.empty()) {
             continue;
         }
-        const auto offer = bash_offer(option.kind);
+        const auto offer = bash_offer(option);
         std::string patterns = option.letter != '\0' ? fmt::format("-{}", option.letter) : "";
         patterns += option.letter != '\0' && !option.name.empty() ? "|" : "";
         patterns += option.name.empty() ? "" : fmt::format("--{}", option.name);
@@ -148,9 +154,12 @@ std::string_view zsh_action(Kind kind) {
 
 std::string zsh_option(const Option& option) {
     const auto help = zsh_quoted(option.help);
-    const auto argument = option.argument.empty()
-                              ? std::string{}
-                              : fmt::format(":{}:{}", option.argument, zsh_action(option.kind));
+    const auto argument =
+        option.argument.empty()
+            ? std::string{}
+            : fmt::format(":{}:{}", option.argument,
+                          option.values.empty() ? std::string(zsh_action(option.kind))
+                                                : fmt::format("({})", option.values));
     std::string text;
     if (option.letter != '\0') {
         text += fmt::format(" \\\n            '-{}[{}]{}'", option.letter, help, argument);

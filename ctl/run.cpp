@@ -2,6 +2,7 @@
 #include "ctl/out.h"
 #include "ctl/table.h"
 #include "ctl/values.h"
+#include "egress-paths.h"
 
 namespace egress::ctl {
 
@@ -23,6 +24,10 @@ Outcome<Context> with_globals(Context context, const Arguments& arguments) {
 }
 
 Exit dispatch(const Context& context, const Line& line) {
+    if (line.arguments.has("version")) {
+        print(context.out, "egressctl {}\n", EGRESS_VERSION);
+        return Exit::ok;
+    }
     if (line.arguments.has("help")) {
         print(context.out, "{}", line.command == nullptr ? help_text() : help_text(*line.command));
         return Exit::ok;

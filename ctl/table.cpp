@@ -15,7 +15,10 @@ constexpr Option globals[] = {
     {'\0', "json", "", "write JSON"},
     {'\0', "timeout", "seconds", "wait this long for the daemon (30)"},
     {'h', "help", "", "show this help"},
+    {'\0', "version", "", "show the version of egressctl"},
 };
+
+constexpr std::string_view protocols = "tcp udp";
 
 constexpr Option dump_options[] = {
     {'a', "", "", "all rows, blocked or not"},
@@ -26,6 +29,10 @@ constexpr Option dump_options[] = {
     {'w', "", "", "wide enough for IPv6 addresses"},
     {'x', "", "", "only rows that are set aside because they were damaged"},
     {'D', "", "db", "directory of the database", Kind::directory},
+    {'\0', "name", "name", "only rows of this rule name", Kind::word, true},
+    {'\0', "port", "port", "only rows of this port; * for those of every port", Kind::word, true},
+    {'\0', "state", "state", "only rows in this state, as --json has it", Kind::word, true,
+     "counting wanted blocked monitored releasing"},
 };
 
 constexpr Option check_options[] = {
@@ -36,6 +43,10 @@ constexpr Option apply_options[] = {
     {'\0', "confirm", "time", "go back after 60s, 5m, ... unless \"confirm\" comes"},
     {'\0', "wait", "", "with --confirm: wait until the trial has ended, and report how"},
     {'\0', "force", "", "even if the rules cut off what the system needs"},
+};
+
+constexpr Option status_options[] = {
+    {'v', "", "", "numbers that are zero, too"},
 };
 
 constexpr Option reload_options[] = {
@@ -49,7 +60,8 @@ constexpr Option confirm_options[] = {
 constexpr Option block_options[] = {
     {'\0', "for", "time", "how long, as 90s, 10m, 1h30m, 7d; * (the default) for ever"},
     {'\0', "name", "name", "rule name whose set takes the block"},
-    {'\0', "proto", "protocol", "tcp, udp or a number; without it every protocol"},
+    {'\0', "proto", "protocol", "tcp, udp or a number; without it every protocol", Kind::word,
+     false, protocols},
     {'\0', "reason", "text", "why, up to 256 bytes, kept with the row"},
     {'\0', "from", "file", "every address of a file, one per line; - is standard input",
      Kind::file},
@@ -57,14 +69,23 @@ constexpr Option block_options[] = {
 
 constexpr Option unblock_options[] = {
     {'\0', "name", "name", "only blocks of this rule name"},
-    {'\0', "proto", "protocol", "only blocks of this protocol"},
+    {'\0', "proto", "protocol", "only blocks of this protocol", Kind::word, false, protocols},
     {'\0', "from", "file", "every address of a file, one per line; - is standard input",
      Kind::file},
     {'\0', "all", "", "the blocks of every address"},
 };
 
+constexpr Option forget_options[] = {
+    {'\0', "name", "name", "only rows of this rule name"},
+    {'\0', "proto", "protocol", "only rows of this protocol", Kind::word, false, protocols},
+};
+
 constexpr Option watch_options[] = {
-    {'\0', "action", "action", "only BLOCKED, ALLOWED or MONITOR", Kind::word, true},
+    {'\0', "blocks", "", "blocks and lifts instead of the events of [egress]"},
+    {'\0', "action", "action",
+     "only BLOCKED, ALLOWED or MONITOR; with --blocks BLOCK, EXTEND or LIFT", Kind::word, true,
+     "BLOCKED ALLOWED MONITOR BLOCK EXTEND LIFT"},
+    {'\0', "name", "name", "with --blocks: only of this rule name", Kind::word, true},
     {'\0', "exe", "path", "only of this program", Kind::file, true},
     {'\0', "uid", "user", "only of this user, a name or a number", Kind::word, true},
     {'\0', "addr", "prefix", "only to this address or network, as ADDR[/LEN]", Kind::word, true},
@@ -90,17 +111,21 @@ constexpr Option explain_options[] = {
     {'\0', "cgroup", "path", "its cgroup, below the root of the hierarchy"},
     {'\0', "container", "", "it is in a container"},
     {'\0', "host", "", "it is on the host"},
-    {'\0', "type", "type", "stream, dgram or raw; else the protocol's"},
-    {'\0', "proto", "protocol", "tcp, udp or a number; else the type's"},
+    {'\0', "type", "type", "stream, dgram or raw; else the protocol's", Kind::word, false,
+     "stream dgram raw"},
+    {'\0', "proto", "protocol", "tcp, udp or a number; else the type's", Kind::word, false,
+     protocols},
+    {'\0', "report", "addr", "which lines would count a failed log-in from ADDR at PORT"},
 };
 
 constexpr std::span<const Option> none{};
 constexpr std::string_view target = "[ADDR[/LEN][:PORT]]";
 
 constexpr Command all_commands[] = {
-    {"dump", "", "list the rows of the database, with or without the daemon", dump_options,
+    {"dump", target, "list the rows of the database, with or without the daemon", dump_options,
      run_dump},
-    {"status", "", "show the state of the daemon, its helper and its database", none, run_status},
+    {"status", "", "show the state of the daemon, its helper and its database", status_options,
+     run_status},
     {"reload", "", "read the rules files again, all or nothing", reload_options, run_reload},
     {"check", "[FILE]", "check rules without touching the daemon", check_options, run_check,
      Kind::file},
@@ -109,11 +134,14 @@ constexpr Command all_commands[] = {
     {"confirm", "", "keep the rules on trial", confirm_options, run_confirm},
     {"block", target, "block an address by hand", block_options, run_block},
     {"unblock", target, "lift the blocks of an address", unblock_options, run_unblock},
-    {"watch", "", "show the events of [egress] as they come", watch_options, run_watch},
+    {"forget", "ADDR[/LEN][:PORT]", "forget the counts of an address, and lift its blocks",
+     forget_options, run_forget},
+    {"which", "ADDR[/LEN]", "show which block or exemption covers an address, and by which line",
+     none, run_which},
+    {"watch", "", "show the events of [egress], or blocks, as they come", watch_options, run_watch},
     {"learn", "", "print the lines of [egress] that the traffic seen needs", learn_options,
      run_learn},
-    {"explain", "DEST[:PORT]", "explain which line of [egress] decides, and why", explain_options,
-     run_explain},
+    {"explain", "DEST[:PORT]", "explain which line decides, and why", explain_options, run_explain},
     {"selftest", "", "try every way out and report what is enforced here", none, run_selftest},
     {"detach", "", "remove egress from the kernel: hooks, pins and tables", none, run_detach},
     {"rules", "", "print the rules that are in force", none, run_rules},
@@ -261,7 +289,7 @@ class Reader {
     }
 
     Outcome<Line> finish() {
-        if (line_.arguments.has("help")) {
+        if (line_.arguments.has("help") || line_.arguments.has("version")) {
             return std::move(line_);
         }
         if (line_.command == nullptr) {

@@ -20,7 +20,8 @@ struct Option {
     std::string_view argument; ///< placeholder of its argument; empty: a flag
     std::string_view help;
     Kind kind = Kind::word;
-    bool many = false; ///< may be given several times
+    bool many = false;            ///< may be given several times
+    std::string_view values = {}; ///< what completion offers for Kind::word, with blanks between
 
     /// The key in Arguments: the long name, or the letter if there is none.
     std::string key() const { return name.empty() ? std::string(1, letter) : std::string(name); }
@@ -66,7 +67,7 @@ std::span<const Option> global_options();
 const Command* find_command(std::string_view name);
 
 struct Line {
-    const Command* command = nullptr; ///< null only for a bare --help
+    const Command* command = nullptr; ///< null only for a bare --help or --version
     Arguments arguments;              ///< global options are among them
 };
 

@@ -254,6 +254,7 @@ Result<> Daemon::open_sources() {
     const auto turn = [this] {
         firewall_->pump();
         keeper_->pump();
+        watchers_.pump(*ledger_);
         control_->pump();
     };
     std::vector<Result<Source>> sources;

@@ -1,4 +1,5 @@
 // block and unblock: answered when the change is durable.
+#include "ctl/block_text.h"
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
@@ -123,13 +124,7 @@ Outcome<std::int64_t> send_file(const Context& context, std::string_view method,
 }
 
 void print_blocked(const Context& context, const Json& row) {
-    const auto port = number_at(row, "port").value_or(0);
-    const auto protocol = text_at(row, "protocol");
-    const auto until = text_at(row, "until");
-    print(context.out, "blocked {}/{}{}{} in {} {}\n", text_at(row, "addr"),
-          number_at(row, "prefixlen").value_or(0), port != 0 ? fmt::format(" port {}", port) : "",
-          protocol.empty() ? "" : " " + protocol, text_at(row, "name"),
-          until.empty() ? "for ever" : "until " + until);
+    print(context.out, "blocked {} {}\n", block_text(row), until_text(row));
     if (text_at(row, "state") == "wanted") {
         print(context.out,
               "durable; the firewall has yet to confirm it ('egressctl status' shows it)\n");
@@ -195,6 +190,15 @@ Outcome<std::int64_t> lift(const Context& context, const Arguments& arguments, J
 }
 
 } // namespace
+
+Outcome<Json> selection_of(const Arguments& arguments) {
+    const auto target = parse_target(arguments.operands[0]);
+    if (!target) {
+        return std::unexpected(target.error());
+    }
+    const auto options = selection(arguments);
+    return options ? body_of(*target, *options) : options;
+}
 
 Exit run_block(const Context& context, const Arguments& arguments) {
     if (const auto checked = check_words("block", arguments); !checked) {

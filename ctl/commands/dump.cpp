@@ -1,8 +1,15 @@
 // dump: the rows of the database, in blocklistctl's columns. Reads the files, without the daemon.
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <vector>
+
+#include <fmt/ranges.h>
 
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
 #include "ctl/row.h"
+#include "ctl/values.h"
 #include "daemon/base/clock.h"
 #include "daemon/store/env.h"
 #include "daemon/store/json.h"
@@ -12,25 +19,86 @@ namespace egress::ctl {
 
 namespace {
 
-enum class Wanted { counting, blocked, all };
+constexpr std::string_view row_states[] = {"counting", "wanted", "blocked", "monitored",
+                                           "releasing"};
 
-Wanted wanted_of(const Arguments& arguments) {
-    if (arguments.has("a")) {
-        return Wanted::all;
+/// Selects rows by what the command line names.
+class Selection {
+  public:
+    static Outcome<Selection> of(const Arguments& arguments);
+    /// `row` as of now.
+    bool wants(const store::Row& row, std::int64_t now) const;
+
+  private:
+    enum class Kind { counting, blocked, all };
+    Kind kind_ = Kind::counting;
+    std::optional<Target> target_;
+    std::vector<std::string> names_;
+    std::vector<std::uint16_t> ports_;
+    std::vector<std::string> states_;
+};
+
+Outcome<Selection> Selection::of(const Arguments& arguments) {
+    Selection selection;
+    // A question about one address or state is about all that is known of it.
+    const bool narrowed = !arguments.operands.empty() || arguments.has("state");
+    selection.kind_ = arguments.has("a")   ? Kind::all
+                      : arguments.has("b") ? Kind::blocked
+                      : narrowed           ? Kind::all
+                                           : Kind::counting;
+    if (!arguments.operands.empty()) {
+        auto target = parse_target(arguments.operands[0]);
+        if (!target) {
+            return std::unexpected(target.error());
+        }
+        selection.target_ = std::move(*target);
     }
-    return arguments.has("b") ? Wanted::blocked : Wanted::counting;
+    for (const auto& text : arguments.each("name")) {
+        auto name = parse_name(text);
+        if (!name) {
+            return fail(Exit::usage, "--name: " + name.error().text);
+        }
+        selection.names_.push_back(std::move(*name));
+    }
+    for (const auto& text : arguments.each("port")) {
+        const auto port = parse_target("0.0.0.0:" + text);
+        if (!port || (!port->port && text != "*")) {
+            return fail(Exit::usage, fmt::format("--port: '{}' is no number from 1 to 65535, no "
+                                                 "service's name and not *",
+                                                 printable(text)));
+        }
+        selection.ports_.push_back(port->port.value_or(0));
+    }
+    for (const auto& state : arguments.each("state")) {
+        if (std::ranges::find(row_states, state) == std::end(row_states)) {
+            return fail(Exit::usage, fmt::format("--state: '{}' is not a state; write {}",
+                                                 printable(state), fmt::join(row_states, ", ")));
+        }
+        selection.states_.push_back(state);
+    }
+    return selection;
 }
 
-bool is_wanted(const store::Row& row, Wanted wanted, std::int64_t now) {
-    switch (wanted) {
-    case Wanted::blocked:
-        return row.state == store::State::blocked;
-    case Wanted::counting:
-        return row.state == store::State::counting && !is_forgotten(row, now);
-    case Wanted::all:
-        break;
+bool Selection::wants(const store::Row& row, std::int64_t now) const {
+    const auto one_of = [](const auto& wanted, const auto& value) {
+        return wanted.empty() || std::ranges::find(wanted, value) != wanted.end();
+    };
+    if ((kind_ == Kind::blocked && row.state != store::State::blocked) ||
+        (kind_ == Kind::counting &&
+         (row.state != store::State::counting || is_forgotten(row, now)))) {
+        return false;
     }
-    return true;
+    if (target_) {
+        const auto& wanted = target_->prefix;
+        const bool related = wanted.length <= row.address.length
+                                 ? wanted.contains(row.address.base)
+                                 : row.address.contains(wanted.base);
+        if (!related || (target_->port && row.port != 0 && row.port != *target_->port)) {
+            return false;
+        }
+    }
+    return one_of(names_, row.name) && one_of(ports_, row.port) &&
+           one_of(states_, store::state_name(row));
 }
 
 /// Collects the text of the rows. Writes nothing while the database is open: a waiting pager would
@@ -128,7 +196,7 @@ Exit dump_damaged(const Context& context, const std::string& directory) {
 }
 
 /// Walks the database and closes it again. Returns the names of damaged rows.
-Result<std::vector<std::string>> collect(const std::string& directory, Wanted wanted,
+Result<std::vector<std::string>> collect(const std::string& directory, const Selection& wanted,
                                          std::int64_t now, Listing& listing) {
     const auto env = open_to_read(directory);
     if (!env) {
@@ -136,7 +204,7 @@ Result<std::vector<std::string>> collect(const std::string& directory, Wanted wa
     }
     const auto add = [&](store::Row&& stored) {
         const auto row = as_of(std::move(stored), now);
-        if (is_wanted(row, wanted, now)) {
+        if (wanted.wants(row, now)) {
             listing.add(row);
         }
         return true;
@@ -156,11 +224,15 @@ Exit run_dump(const Context& context, const Arguments& arguments) {
     if (arguments.has("x")) {
         return dump_damaged(context, directory);
     }
+    const auto selection = Selection::of(arguments);
+    if (!selection) {
+        return complain(context, selection.error());
+    }
     const RowStyle style{!arguments.has("n"), arguments.has("r"), arguments.has("w"),
                          arguments.has("d")};
     const auto now = context.clock->wall();
     Listing listing(context, style, now);
-    const auto walked = collect(directory, wanted_of(arguments), now, listing);
+    const auto walked = collect(directory, *selection, now, listing);
     const bool whole = walked && walked->empty();
     if (walked || listing.rows() > 0) {
         listing.write(context.out, whole);

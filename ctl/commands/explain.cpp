@@ -84,7 +84,7 @@ Outcome<Json> who(const Arguments& arguments) {
     const auto* const pid = arguments.value("pid");
     const auto* const exe = arguments.value("exe");
     if ((pid == nullptr) == (exe == nullptr)) {
-        return fail(Exit::usage, "'explain' needs --pid or --exe, and not both");
+        return fail(Exit::usage, "'explain' needs --pid, --exe or --report, and only one of them");
     }
     if (pid != nullptr && (arguments.has("command") || arguments.has("parent"))) {
         return fail(Exit::usage, "--command and --parent go with --exe, not with --pid");
@@ -136,8 +136,9 @@ Outcome<void> add_flow(const Arguments& arguments, Json& body) {
     body["port"] = target->port.value_or(0);
     if (const auto* const type = arguments.value("type")) {
         if (*type != "stream" && *type != "dgram" && *type != "raw") {
-            return fail(Exit::usage, fmt::format("--type: '{}' is none; write stream, dgram or raw",
-                                                 printable(*type)));
+            return fail(Exit::usage,
+                        fmt::format("--type: '{}' is not a type; write stream, dgram or raw",
+                                    printable(*type)));
         }
         body["type"] = *type;
     }
@@ -240,6 +241,9 @@ void print_answer(const Context& context, const Json& answer) {
 } // namespace
 
 Exit run_explain(const Context& context, const Arguments& arguments) {
+    if (arguments.has("report")) {
+        return explain_report(context, arguments);
+    }
     const auto body = question(arguments);
     if (!body) {
         return complain(context, body.error());

@@ -11,18 +11,25 @@ namespace {
 
 constexpr int column = 14; ///< width of the first column
 
-/// Writes "label  text" lines, without unknown values.
+/// Writes "label  text" lines, without unknown values, and without zeros unless all are wanted.
 class Page {
   public:
-    explicit Page(std::FILE* to) : to_(to) {}
+    Page(std::FILE* to, bool all) : to_(to), all_(all) {}
     void line(std::string_view label, const std::string& text) const {
         if (!text.empty()) {
             print(to_, "{:<{}}{}\n", label, column, text);
         }
     }
+    /// "12 taken, 3 matched" in the order of the reply; the numbers of `object` with their names.
+    std::string tally(const Json& object) const;
+    /// "N what" pieces for the keys that the object has.
+    std::string counts(const Json& object,
+                       std::initializer_list<std::pair<const char*, const char*>> wanted) const;
+    bool shows(std::int64_t number) const { return all_ || number != 0; }
 
   private:
     std::FILE* to_;
+    bool all_;
 };
 
 const Json& part(const Json& object, const char* key) {
@@ -31,14 +38,13 @@ const Json& part(const Json& object, const char* key) {
     return found != nullptr ? *found : nothing;
 }
 
-/// "12 taken, 3 matched" in the order of the reply; the numbers of `object` with their names.
-std::string tally(const Json& object) {
+std::string Page::tally(const Json& object) const {
     std::string text;
     if (!object.is_object()) {
         return text;
     }
     for (const auto& [key, value] : object.items()) {
-        if (value.is_number_integer()) {
+        if (value.is_number_integer() && shows(value.get<std::int64_t>())) {
             text += fmt::format("{}{} {}", text.empty() ? "" : ", ", value.get<std::int64_t>(),
                                 printable(key));
         }
@@ -46,13 +52,12 @@ std::string tally(const Json& object) {
     return text;
 }
 
-/// "N what" pieces for the keys that the object has.
-std::string counts(const Json& object,
-                   std::initializer_list<std::pair<const char*, const char*>> wanted) {
+std::string Page::counts(const Json& object,
+                         std::initializer_list<std::pair<const char*, const char*>> wanted) const {
     std::string text;
     for (const auto& [key, word] : wanted) {
-        if (const auto number = number_at(object, key)) {
-            text += fmt::format("{}{} {}", text.empty() ? "" : ", ", *number, word);
+        if (const auto number = number_at(object, key); number && shows(*number)) {
+            text += (text.empty() ? "" : ", ") + counted(*number, word);
         }
     }
     return text;
@@ -126,9 +131,9 @@ void print_users(const Page& page, const Json& users) {
     for (const auto& user : users) {
         const auto uid = number_at(user, "uid");
         page.line("user", fmt::format("uid {}: {}", uid ? fmt::format("{}", *uid) : "unknown",
-                                      counts(user, {{"connections", "connections"},
-                                                    {"paused", "times paused"},
-                                                    {"lanes_lost", "lanes lost"}})));
+                                      page.counts(user, {{"connections", "connections"},
+                                                         {"paused", "times paused"},
+                                                         {"lanes_lost", "lanes lost"}})));
     }
 }
 
@@ -137,21 +142,43 @@ std::string with_path(const Json& object, const std::string& rest) {
     return path.empty() ? rest : rest.empty() ? path : fmt::format("{}, {}", path, rest);
 }
 
+/// "egress-mail port 2223 tcp: 1 blocked, 2 failures"
+void print_services(const Page& page, const Json& services) {
+    if (!services.is_array()) {
+        return;
+    }
+    for (const auto& service : services) {
+        const auto port = number_at(service, "port").value_or(0);
+        const auto protocol = text_at(service, "protocol");
+        const auto numbers = page.counts(service, {{"blocked", "blocked"},
+                                                   {"counting", "counting"},
+                                                   {"releasing", "releasing"},
+                                                   {"failures", "failures"},
+                                                   {"successes", "successes"},
+                                                   {"blocks", "blocks made"}});
+        page.line("service",
+                  fmt::format("{}{}{}: {}",
+                              true_at(service, "others") ? "all others" : text_at(service, "name"),
+                              port != 0 ? fmt::format(" port {}", port) : "",
+                              protocol.empty() ? "" : " " + protocol, numbers));
+    }
+}
+
 void print_helper(const Page& page, const Json& helper) {
     auto text = text_at(helper, "state");
     const auto implementation = text_at(helper, "implementation");
     text += implementation.empty() ? "" : fmt::format(" ({})", implementation);
-    const auto more = counts(helper, {{"pending", "pending"},
-                                      {"errors", "errors"},
-                                      {"restarts", "restarts"},
-                                      {"kills", "connections cut"},
-                                      {"reconciled", "times reconciled"}});
+    const auto more = page.counts(helper, {{"pending", "pending"},
+                                           {"errors", "errors"},
+                                           {"restarts", "restarts"},
+                                           {"kills", "connections cut"},
+                                           {"reconciled", "times reconciled"}});
     text += !text.empty() && !more.empty() ? ", " + more : more;
     page.line("helper", with_path(helper, text));
 }
 
 void print_rules(const Page& page, const Json& rules) {
-    auto text = counts(
+    auto text = page.counts(
         rules,
         {{"local", "local"}, {"remote", "remote"}, {"trusted", "trusted"}, {"egress", "egress"}});
     if (number_at(rules, "reading").value_or(0) > 0) {
@@ -182,18 +209,19 @@ void print_egress(const Page& page, const Json& egress) {
         page.line("egress", text);
         return;
     }
-    const auto more = counts(egress, {{"rules", "rules"}, {"prefixes", "prefixes"}});
+    const auto more = page.counts(egress, {{"rules", "rules"}, {"prefixes", "prefixes"}});
     text += more.empty() ? "" : ", " + more;
     if (const auto generation = number_at(egress, "generation").value_or(0); generation > 0) {
         text += fmt::format(", generation {}", generation);
     }
     page.line("egress", text);
-    page.line("  events", counts(part(egress, "events"), {{"made", "made"},
-                                                          {"read", "read"},
-                                                          {"lost", "lost"},
-                                                          {"missed", "of them while nobody read"},
-                                                          {"watchers", "watchers"}}));
-    page.line("  checks", tally(part(egress, "looks")));
+    page.line("  events",
+              page.counts(part(egress, "events"), {{"made", "made"},
+                                                   {"read", "read"},
+                                                   {"lost", "lost"},
+                                                   {"missed", "of them while nobody read"},
+                                                   {"watchers", "watchers"}}));
+    page.line("  checks", page.tally(part(egress, "looks")));
     if (const auto lost = number_at(egress, "processes_lost").value_or(0); lost > 0) {
         page.line("  processes", fmt::format("{} found no room in the table", lost));
     }
@@ -218,7 +246,7 @@ void print_refused(const Page& page, const Json& refused) {
     }
     std::string_view label = "refused";
     for (const auto& [kind, number] : refused.items()) {
-        if (number.is_number_integer()) {
+        if (number.is_number_integer() && page.shows(number.get<std::int64_t>())) {
             page.line(label, fmt::format("{} {}", number.get<std::int64_t>(), printable(kind)));
             label = "";
         }
@@ -227,7 +255,7 @@ void print_refused(const Page& page, const Json& refused) {
 
 } // namespace
 
-Exit run_status(const Context& context, const Arguments&) {
+Exit run_status(const Context& context, const Arguments& arguments) {
     const auto status = call(context, {"GET", "/v1/status"});
     if (!status) {
         const auto left = status.error().no_daemon ? left_in_kernel(context) : "";
@@ -242,36 +270,37 @@ Exit run_status(const Context& context, const Arguments&) {
     if (!status->is_object()) {
         return complain(context, {Exit::unreachable, "egressd's answer is no status"});
     }
-    const Page page(context.out);
+    const Page page(context.out, arguments.has("v"));
     print(context.out, "{}\n", first_line(*status));
     print_troubles(page, *status);
-    page.line("rows", counts(*status, {{"rows", "rows"},
-                                       {"rows_max", "at most"},
-                                       {"counting", "counting"},
-                                       {"blocked", "blocked"},
-                                       {"releasing", "releasing"},
-                                       {"not_in_force", "not in force"},
-                                       {"evicted", "evicted"}}));
+    page.line("rows", page.counts(*status, {{"rows", "rows"},
+                                            {"rows_max", "at most"},
+                                            {"counting", "counting"},
+                                            {"blocked", "blocked"},
+                                            {"releasing", "releasing"},
+                                            {"not_in_force", "not in force"},
+                                            {"evicted", "evicted"}}));
+    print_services(page, part(*status, "services"));
     print_helper(page, part(*status, "helper"));
     const auto& store = part(*status, "store");
-    page.line("store", with_path(store, counts(store, {{"pending", "pending"},
-                                                       {"commits", "commits"},
-                                                       {"failures", "failures"}})));
+    page.line("store", with_path(store, page.counts(store, {{"pending", "pending"},
+                                                            {"commits", "commits"},
+                                                            {"failures", "failures"}})));
     print_rules(page, part(*status, "rules"));
     print_egress(page, part(*status, "egress"));
-    page.line("reports", tally(part(*status, "reports")));
+    page.line("reports", page.tally(part(*status, "reports")));
     print_refused(page, part(*status, "refused"));
     if (const auto& control = part(*status, "control"); !control.empty()) {
-        page.line("control", counts(control, {{"connections", "connections"},
-                                              {"turned_away", "turned away"},
-                                              {"timed_out", "timed out"}}));
+        page.line("control", page.counts(control, {{"connections", "connections"},
+                                                   {"turned_away", "turned away"},
+                                                   {"timed_out", "timed out"}}));
     }
     page.line("lanes",
-              counts(part(*status, "lanes"), {{"running", "running"},
-                                              {"busy", "busy"},
-                                              {"lost", "lost"},
-                                              {"given_up", "given up"},
-                                              {"closed_idle", "idle connections closed"}}));
+              page.counts(part(*status, "lanes"), {{"running", "running"},
+                                                   {"busy", "busy"},
+                                                   {"lost", "lost"},
+                                                   {"given_up", "given up"},
+                                                   {"closed_idle", "idle connections closed"}}));
     print_users(page, part(*status, "users"));
     return Exit::ok;
 }

@@ -1,10 +1,13 @@
-// watch: the events of the kernel side as they come.
+// watch: the events of the kernel side, or blocks, as they come.
 #include <algorithm>
 #include <cctype>
+#include <span>
 
+#include "ctl/block_text.h"
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
+#include "ctl/query.h"
 #include "ctl/values.h"
 
 namespace egress::ctl {
@@ -12,25 +15,6 @@ namespace egress::ctl {
 namespace {
 
 constexpr std::size_t longest_line = 64 << 10;
-
-/// The filters for the daemon, as arguments of the request.
-class Query {
-  public:
-    void add(std::string_view name, std::string_view value) {
-        text_ += text_.empty() ? '?' : '&';
-        text_ += fmt::format("{}=", name);
-        for (const char c : value) {
-            const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' ||
-                               c == '-' || c == '_';
-            text_ +=
-                plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
-        }
-    }
-    const std::string& text() const { return text_; }
-
-  private:
-    std::string text_;
-};
 
 /// "12", "FILE:12", with a column or not, or "none".
 bool names_line(const std::string& text) {
@@ -40,17 +24,56 @@ bool names_line(const std::string& text) {
            }));
 }
 
-Outcome<Query> query_of(const Arguments& arguments) {
-    Query query;
+constexpr std::string_view event_actions[] = {"BLOCKED", "ALLOWED", "MONITOR"};
+constexpr std::string_view block_actions[] = {"BLOCK", "EXTEND", "LIFT"};
+
+Outcome<void> add_actions(const Arguments& arguments, Query& query) {
+    const std::span<const std::string_view> known =
+        arguments.has("blocks") ? block_actions : event_actions;
     for (auto action : arguments.each("action")) {
         std::ranges::transform(action, action.begin(),
                                [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-        if (action != "BLOCKED" && action != "ALLOWED" && action != "MONITOR") {
-            return fail(Exit::usage, fmt::format("--action: '{}' is none; write BLOCKED, ALLOWED "
-                                                 "or MONITOR",
-                                                 printable(action)));
+        if (std::ranges::find(known, action) == known.end()) {
+            return fail(Exit::usage, fmt::format("--action: '{}' is not an action; write {}, {} or "
+                                                 "{}",
+                                                 printable(action), known[0], known[1], known[2]));
         }
         query.add("action", action);
+    }
+    return {};
+}
+
+/// Events have no name, and blocks no program, user and line.
+Outcome<void> check_columns(const Arguments& arguments) {
+    const bool blocks = arguments.has("blocks");
+    for (const auto* const option : {"exe", "uid", "rule"}) {
+        if (blocks && arguments.has(option)) {
+            return fail(Exit::usage, fmt::format("--{} does not go with --blocks", option));
+        }
+    }
+    if (!blocks && arguments.has("name")) {
+        return fail(Exit::usage, "--name goes with --blocks only");
+    }
+    return {};
+}
+
+Outcome<Query> query_of(const Arguments& arguments) {
+    Query query;
+    if (const auto checked = check_columns(arguments); !checked) {
+        return std::unexpected(checked.error());
+    }
+    if (arguments.has("blocks")) {
+        query.add("kind", "blocks");
+    }
+    for (const auto& text : arguments.each("name")) {
+        const auto name = parse_name(text);
+        if (!name) {
+            return fail(Exit::usage, "--name: " + name.error().text);
+        }
+        query.add("name", *name);
+    }
+    if (const auto taken = add_actions(arguments, query); !taken) {
+        return std::unexpected(taken.error());
     }
     for (const auto& path : arguments.each("exe")) {
         query.add("exe", path);
@@ -136,6 +159,19 @@ std::string event_line(const Json& event) {
     return line;
 }
 
+/// "TIME LIFT 192.0.2.1/32 port 22 tcp in egress: expired"
+std::string change_line(const Json& change) {
+    const auto action = text_at(change, "action");
+    auto line = fmt::format("{} {} {}", text_at(change, "time"), action, block_text(change));
+    if (action == "LIFT") {
+        add(line, ": ", text_at(change, "why"));
+    } else {
+        line += " " + until_text(change);
+        add(line, ": ", text_at(change, "reason"));
+    }
+    return line;
+}
+
 } // namespace
 
 Exit run_watch(const Context& context, const Arguments& arguments) {
@@ -158,7 +194,8 @@ Exit run_watch(const Context& context, const Arguments& arguments) {
                   "-- {} events are missing here: they came faster than they were read\n",
                   *dropped);
         } else {
-            print(context.out, "{}\n", event_line(*event));
+            print(context.out, "{}\n",
+                  arguments.has("blocks") ? change_line(*event) : event_line(*event));
         }
         return std::fflush(context.out) == 0; // run() reports a failure
     };

@@ -98,13 +98,36 @@ void end_selftest(Parts& parts, const Request&, const Answer& answer) {
                         : error(409, "no process tests the hooks now"));
 }
 
+namespace {
+
+Result<Shares::Room> add_watcher(Parts& parts, const Request& request, const Answer& answer) {
+    const auto kind = request.argument("kind").value_or("egress");
+    if (kind == "blocks") {
+        auto filter = BlockFilter::of(request.query);
+        return filter ? Result<Shares::Room>(parts.watchers.add(answer, request.uid,
+                                                                std::move(*filter), parts.ledger))
+                      : std::unexpected(filter.error());
+    }
+    if (kind != "egress") {
+        return fail("\"kind\" is egress or blocks");
+    }
+    auto query = request.query;
+    std::erase_if(query, [](const auto& each) { return each.first == "kind"; });
+    auto filter = EventFilter::of(query);
+    return filter
+               ? Result<Shares::Room>(parts.watchers.add(answer, request.uid, std::move(*filter)))
+               : std::unexpected(filter.error());
+}
+
+} // namespace
+
 void watch(Parts& parts, const Request& request, const Answer& answer) {
     constexpr auto limits = Watchers::limits;
-    auto filter = EventFilter::of(request.query);
-    if (!filter) {
-        return answer.send(error(400, filter.error().text));
+    const auto room = add_watcher(parts, request, answer);
+    if (!room) {
+        return answer.send(error(400, room.error().text));
     }
-    switch (parts.watchers.add(answer, request.uid, std::move(*filter))) {
+    switch (*room) {
     case Shares::Room::yes:
         break;
     case Shares::Room::user_has_share:

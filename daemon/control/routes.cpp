@@ -8,6 +8,7 @@
 #include "daemon/control/reply.h"
 #include "daemon/control/rules.h"
 #include "daemon/control/status.h"
+#include "daemon/control/who.h"
 
 namespace egress {
 
@@ -25,7 +26,10 @@ constexpr Route table[] = {
     {"GET", "/v1/blocks", verbs::list_blocks},
     {"POST", "/v1/blocks", verbs::block},
     {"DELETE", "/v1/blocks", verbs::unblock},
+    {"GET", "/v1/which", verbs::which},
+    {"POST", "/v1/forget", verbs::forget},
     {"POST", "/v1/explain", verbs::explain},
+    {"POST", "/v1/explain/report", verbs::explain_report},
     {"GET", "/v1/events", verbs::watch},
     {"POST", "/v1/selftest", verbs::selftest},
     {"DELETE", "/v1/selftest", verbs::end_selftest},

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "daemon/base/protocol.h"
 #include "daemon/control/reply.h"
 #include "daemon/store/json.h"
 #include "egress-paths.h"
@@ -203,6 +204,30 @@ json users_json(const Parts& parts) {
     return users;
 }
 
+/// Counts and blocks by rule name, port and protocol; the busiest first.
+json services_json(const Parts& parts) {
+    constexpr std::size_t most_told = 64;
+    json services = json::array();
+    for (const auto& one : parts.ledger.services().busiest(most_told)) {
+        json service = {{"counting", one.counting},   {"blocked", one.blocked},
+                        {"releasing", one.releasing}, {"failures", one.failures},
+                        {"successes", one.successes}, {"blocks", one.blocks}};
+        if (one.others) {
+            service["others"] = true;
+        } else {
+            service["name"] = parts.ledger.name_text(one.name);
+        }
+        if (one.port != 0) {
+            service["port"] = one.port;
+        }
+        if (one.protocol != 0) {
+            service["protocol"] = protocol_name(one.protocol, "");
+        }
+        services.push_back(std::move(service));
+    }
+    return services;
+}
+
 } // namespace
 
 json status_json(const Parts& parts) {
@@ -220,6 +245,7 @@ json status_json(const Parts& parts) {
             {"releasing", ledger.releasing()},
             {"not_in_force", ledger.not_in_force()},
             {"evicted", ledger.counters().evicted},
+            {"services", services_json(parts)},
             {"reports", reports_json(parts)},
             {"refused", refused_json(parts)},
             {"helper", helper_json(parts)},

@@ -29,19 +29,16 @@ void Watchers::Watcher::take(std::string& out) {
     queue.clear();
 }
 
-Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid, EventFilter filter) {
+Shares::Room Watchers::add(const Answer& answer, std::shared_ptr<Watcher> watcher) {
     Shares shares(limits);
     for (const auto& each : watchers_) {
         if (const auto there = each.lock()) {
             shares.enter(there->uid);
         }
     }
-    if (const auto room = shares.room(uid); room != Shares::Room::yes) {
+    if (const auto room = shares.room(watcher->uid); room != Shares::Room::yes) {
         return room;
     }
-    auto watcher = std::make_shared<Watcher>();
-    watcher->uid = uid;
-    watcher->filter = std::move(filter);
     watchers_.push_back(watcher);
     watcher->wake = answer.feed([watcher](std::string& out) {
         watcher->take(out);
@@ -50,11 +47,61 @@ Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid, EventFilter 
     return Shares::Room::yes;
 }
 
+Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid, EventFilter filter) {
+    auto watcher = std::make_shared<Watcher>();
+    watcher->uid = uid;
+    watcher->events = std::move(filter);
+    return add(answer, std::move(watcher));
+}
+
+Shares::Room Watchers::add(const Answer& answer, std::uint32_t uid, BlockFilter filter,
+                           Ledger& ledger) {
+    auto watcher = std::make_shared<Watcher>();
+    watcher->uid = uid;
+    watcher->blocks = std::move(filter);
+    const auto room = add(answer, std::move(watcher));
+    if (room == Shares::Room::yes) {
+        ledger.watch_blocks(true);
+    }
+    return room;
+}
+
 void Watchers::take(const EventView& event) {
     for (const auto& each : watchers_) {
         const auto watcher = each.lock();
-        if (watcher && watcher->filter.passes(event.event, event.rule)) {
+        if (watcher && watcher->events && watcher->events->passes(event.event, event.rule)) {
             watcher->put(event.json());
+        }
+    }
+}
+
+void Watchers::pump(Ledger& ledger) {
+    if (!ledger.watches_blocks()) {
+        return;
+    }
+    std::vector<std::shared_ptr<Watcher>> watching;
+    for (const auto& each : watchers_) {
+        if (auto watcher = each.lock(); watcher && !watcher->events) {
+            watching.push_back(std::move(watcher));
+        }
+    }
+    if (watching.empty()) {
+        ledger.watch_blocks(false);
+        return;
+    }
+    while (const auto change = ledger.next_change()) {
+        std::string line;
+        for (const auto& watcher : watching) {
+            if (watcher->blocks.passes(*change, ledger.name_text(change->key.name))) {
+                line = line.empty() ? change_json(ledger, *change) : line;
+                watcher->put(line);
+            }
+        }
+    }
+    if (const auto missed = ledger.take_missed_changes(); missed > 0) {
+        for (const auto& watcher : watching) {
+            watcher->dropped += missed;
+            watcher->wake();
         }
     }
 }

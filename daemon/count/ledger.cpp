@@ -113,6 +113,8 @@ void Ledger::report(const Report& report) {
     }
     const Key key = Key::of(rule.name, rule.counted, static_cast<std::uint8_t>(report.protocol),
                             report.local.port);
+    Services::Service& service = services_.of(key);
+    (report.action == Action::ok ? service.successes : service.failures) += 1;
     RowId id = table_.find(key);
     if (id == no_row) {
         if (report.action == Action::ok || (id = row_for(key)) == no_row) {
@@ -128,7 +130,7 @@ void Ledger::report(const Report& report) {
     const RowChange outcome = decide(rule, count_of(table_[id]), past, report.action, clock_.now());
     table_[id].nfail = rule.limited ? rule.nfail : 0;
     counters_.lifted += outcome.effect == Effect::lift;
-    apply(id, outcome);
+    apply(id, outcome, "success");
     if (outcome.effect == Effect::block) {
         begin_block(id, rule);
         log_block(id, rule, report);
@@ -152,10 +154,15 @@ RowId Ledger::row_for(const Key& key) {
         counters_.evicted += 1;
         forget(victim);
     }
+    services_.enter(key, State::counting);
     return table_.add(key);
 }
 
 void Ledger::set_state(TableRow& row, State state) {
+    if (row.state != state) {
+        services_.leave(row.key, row.state);
+        services_.enter(row.key, state);
+    }
     blocked_ += (state == State::blocked) - (row.state == State::blocked);
     releasing_ += (state == State::releasing) - (row.state == State::releasing);
     if (state != State::blocked) {
@@ -170,7 +177,7 @@ void Ledger::set_in_force(TableRow& row, bool in_force) {
     row.flags = with(row.flags, store::in_force, in_force);
 }
 
-void Ledger::apply(RowId id, const RowChange& outcome) {
+void Ledger::apply(RowId id, const RowChange& outcome, const char* why) {
     TableRow& row = table_[id];
     const bool was_blocked = row.state == State::blocked;
     if (outcome.effect == Effect::forget) {
@@ -191,9 +198,13 @@ void Ledger::apply(RowId id, const RowChange& outcome) {
     table_.set_deadline(id, outcome.next.until);
     table_.refresh(id);
     mark(id);
+    if (outcome.effect != Effect::none) {
+        note(row.key, outcome.effect, outcome.effect == Effect::lift ? why : "");
+    }
     switch (outcome.effect) {
     case Effect::block:
         counters_.blocks += 1;
+        services_.of(row.key).blocks += 1;
         feed(id);
         break;
     case Effect::extend:
@@ -316,7 +327,7 @@ bool Ledger::expire(std::size_t most) {
             counters_.expired += 1;
             table_.drop_past(*id);
         }
-        apply(*id, outcome);
+        apply(*id, outcome, "expired");
     }
     const auto id = table_.first_deadline();
     return id && unpack(table_[*id].until) <= now;
@@ -389,7 +400,7 @@ bool Ledger::lift_by_hand(RowId id) {
     counted.until = never;
     table_.drop_past(id);
     counters_.lifted += 1;
-    apply(id, RowChange{counted, Effect::lift});
+    apply(id, RowChange{counted, Effect::lift}, "by hand");
     return true;
 }
 
@@ -404,6 +415,7 @@ void Ledger::forget(RowId id) {
         leave_group(row);
     }
     set_state(row, State::counting);
+    services_.leave(row.key, State::counting);
     table_.remove(id);
 }
 

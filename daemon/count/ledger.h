@@ -10,6 +10,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "daemon/base/clock.h"
@@ -20,6 +21,7 @@
 #include "daemon/count/decide.h"
 #include "daemon/count/element.h"
 #include "daemon/count/report.h"
+#include "daemon/count/services.h"
 #include "daemon/count/table.h"
 #include "daemon/policy/login/match.h"
 #include "daemon/store/store.h"
@@ -43,6 +45,13 @@ struct ManualUnblock {
     std::optional<std::uint8_t> protocol;
     std::optional<std::uint16_t> port;
     bool all = false; ///< every address; `address` means nothing then
+};
+
+/// A block that began, was extended or was lifted, for those who watch.
+struct BlockChange {
+    Key key;
+    Effect effect = Effect::none; ///< block, extend or lift
+    const char* why = "";         ///< of a lift
 };
 
 class Ledger final : public TrustedReporters {
@@ -88,6 +97,22 @@ class Ledger final : public TrustedReporters {
     bool selects(const ManualUnblock& wanted, const TableRow& row) const;
     /// Lifts the block of a row; false: it has none.
     bool lift_by_hand(RowId id);
+    /// Forgets the row's count, history and escalation, and lifts its block. False: no such row.
+    bool forget_by_hand(RowId id);
+    bool covers_row(const Prefix& outer, const TableRow& row) const;
+    bool row_covers(const TableRow& row, const Prefix& inner) const;
+    /// The lines that would decide for a report; nullopt: no line of [local] matches.
+    std::optional<policy::EffectiveRule> rule_for(const Endpoint& local, const Address& remote,
+                                                  int type, int protocol, std::uint32_t uid) const;
+
+    // Those who watch blocks.
+    static constexpr std::size_t most_changes = 16'384; ///< between two calls of next_change()
+    /// Whether changes are kept for next_change().
+    void watch_blocks(bool wanted);
+    bool watches_blocks() const { return watched_; }
+    std::optional<BlockChange> next_change();
+    /// Changes that found no room since the last call.
+    std::uint64_t take_missed_changes() { return std::exchange(missed_changes_, 0); }
 
     // Rules.
     void replace(policy::Policy policy);
@@ -134,6 +159,8 @@ class Ledger final : public TrustedReporters {
     const Table& table() const { return table_; }
     void snapshot(RowId row, store::Row& out) const;
     const Counters& counters() const { return counters_; }
+    const Services& services() const { return services_; }
+    std::int64_t wall() const { return clock_.wall(); } ///< seconds
     std::size_t blocked() const { return blocked_; }
     std::size_t releasing() const { return releasing_; }
     std::size_t not_in_force() const { return options_.monitor ? 0 : blocked_ - in_force_; }
@@ -143,7 +170,9 @@ class Ledger final : public TrustedReporters {
   private:
     bool proves_knock(const Report& report, const policy::Rule& rule) const;
     RowId row_for(const Key& key);
-    void apply(RowId id, const RowChange& outcome);
+    /// `why`: of a lift, for those who watch.
+    void apply(RowId id, const RowChange& outcome, const char* why = "");
+    void note(const Key& key, Effect effect, const char* why);
     void set_state(TableRow& row, store::State state);
     void set_in_force(TableRow& row, bool in_force);
     void join_group(RowId id, const policy::EffectiveRule& rule);
@@ -180,6 +209,10 @@ class Ledger final : public TrustedReporters {
     store::Row scratch_;
     std::vector<std::unique_ptr<BlockFeed>> feeds_;
     std::deque<Key> kills_;
+    Services services_;
+    std::deque<BlockChange> changes_;
+    std::uint64_t missed_changes_ = 0;
+    bool watched_ = false;
 };
 
 } // namespace egress

@@ -72,6 +72,7 @@ void Ledger::load(const store::Row& stored) {
     if (table_.find(key) != no_row) {
         return;
     }
+    services_.enter(key, State::counting);
     const RowId id = table_.add(key);
     TableRow& row = table_[id];
     row.flags = static_cast<std::uint8_t>(stored.flags & ~(store::monitor | store::in_force));

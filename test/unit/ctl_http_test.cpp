@@ -73,7 +73,7 @@ TEST_CASE("unblock: found, not found") {
 
 TEST_CASE("status: troubles above, every kind by name") {
     const FakeServer server(FakeServer::says(200, whole_status));
-    const auto ran = run_words({"status"}, server.path());
+    const auto ran = run_words({"status", "-v"}, server.path());
     CHECK(ran.status == 0);
     CAPTURE(ran.out);
     CHECK(ran.out.starts_with("egressd 0.1.0, pid 7, up 1h, MONITOR: blocks nothing\n"
@@ -89,6 +89,10 @@ TEST_CASE("status: troubles above, every kind by name") {
           "uid 65534: 3 connections, 8 times paused"}) {
         CHECK(has(ran.out, part));
     }
+    const auto shorter = run_words({"status"}, server.path()).out;
+    CHECK(has(shorter, "12 rows, 9 counting, 3 blocked, 2 not in force"));
+    CHECK(has(shorter, "5 too_short"));
+    CHECK(!has(shorter, "bad_magic"));
     const auto json = run_words({"status", "--json"}, server.path());
     CHECK(Json::parse(json.out) == Json::parse(whole_status));
     CHECK(!has(json.out, "\x1b"));
@@ -100,7 +104,7 @@ TEST_CASE("status: the kernel side") {
 "hooks":{"egress_connect4":"attached","egress_fork":"Invalid\u0007 argument"},
 "events":{"made":7,"read":6,"lost":1,"watchers":0},"looks":{"connect4":3},"processes_lost":5,"sockets_lost":6,
 "broken":8,"not_covered":["AF_PACKET sockets","vsock"]}})"));
-    const auto ran = run_words({"status"}, server.path());
+    const auto ran = run_words({"status", "-v"}, server.path());
     CHECK(ran.status == 0);
     CAPTURE(ran.out);
     for (const auto* const part :
@@ -113,6 +117,7 @@ TEST_CASE("status: the kernel side") {
         CHECK(has(ran.out, part));
     }
     CHECK(!has(ran.out, "egress_connect4"));
+    CHECK(!has(run_words({"status"}, server.path()).out, "0 watchers"));
     const FakeServer off(FakeServer::says(200, R"({"egress":{"state":"off","hooks":[1]}})"));
     CHECK(has(run_words({"status"}, off.path()).out, "egress        off\n"));
 }

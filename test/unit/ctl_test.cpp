@@ -9,6 +9,7 @@
 #include "ctl/out.h"
 #include "ctl/values.h"
 #include "daemon/policy/parser.h"
+#include "egress-paths.h"
 
 using namespace egress;
 using namespace egress::ctl;
@@ -113,8 +114,21 @@ TEST_CASE("help: of all, of each, and as an option") {
     CHECK(run_words({"status", "-h"}).status == 0); // asks nobody
 }
 
+TEST_CASE("version: as an option, without a daemon") {
+    const auto ran = run_words({"--version"});
+    CHECK(ran.status == 0);
+    CHECK(ran.out == "egressctl " EGRESS_VERSION "\n");
+    CHECK(ran.out == run_words({"status", "--version"}).out);
+}
+
 TEST_CASE("completion: bash offers what the table holds") {
     CHECK(completions({"egressctl", "bl"}) == std::set<std::string>{"block"});
+    using Words = std::set<std::string>;
+    CHECK(completions({"egressctl", "block", "10.0.0.1", "--proto", ""}) == Words{"tcp", "udp"});
+    CHECK(completions({"egressctl", "watch", "--action", "BLOCKE"}) == Words{"BLOCKED"});
+    CHECK(completions({"egressctl", "explain", "--type", "d"}) == Words{"dgram"});
+    CHECK(completions({"egressctl", "dump", "--state", "w"}) == Words{"wanted"});
+    CHECK(has(zsh_completion(), "--proto=[only rows of this protocol]:protocol:(tcp udp)'"));
     const auto first = completions({"egressctl", ""});
     for (const auto& command : commands()) {
         CAPTURE(command.name);
@@ -173,6 +187,11 @@ TEST_CASE("usage: status 2 and the wrong word in the message") {
         {{"dump", "-D"}, "'-D' needs a value"},
         {{"dump", "--json=yes"}, "'--json' takes no value"},
         {{"block"}, "'block' needs ADDR"},
+        {{"--FOO", "status"}, "unknown option '--FOO'"},
+        {{"watch", "--action", "FOO"},
+         "--action: 'FOO' is not an action; write BLOCKED, ALLOWED or MONITOR"},
+        {{"explain", "--exe", "/x", "--type", "FOO", "192.0.2.1"},
+         "--type: 'FOO' is not a type; write"},
         {{"block", "1.2.3.4", "5.6.7.8"}, "'5.6.7.8' is one word too many"},
         {{"block", "1.2.3.4", "--fro", "1m"}, "did you mean '--for'?"},
         {{"block", "host.example"}, "'host.example' is not an address"},

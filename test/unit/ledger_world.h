@@ -77,6 +77,12 @@ struct World {
         std::size_t blocked = 0;
         std::size_t releasing = 0;
         std::size_t in_force = 0;
+        std::size_t by_service[2] = {0, 0};
+        for (const auto& service : ledger.services().busiest(Services::most + 1)) {
+            by_service[0] += service.blocked;
+            by_service[1] += service.counting + service.blocked + service.releasing;
+        }
+        CHECK(by_service[1] == rows().size());
         for (const auto& row : rows()) {
             blocked += row.state == State::blocked;
             releasing += row.state == State::releasing;
@@ -84,6 +90,7 @@ struct World {
             CHECK((row.state == State::blocked || (row.flags & store::in_force) == 0));
         }
         CHECK(ledger.blocked() == blocked);
+        CHECK(by_service[0] == blocked);
         CHECK(ledger.releasing() == releasing);
         if (!ledger.monitor()) {
             CHECK(ledger.not_in_force() == blocked - in_force);
