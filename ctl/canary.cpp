@@ -127,6 +127,14 @@ Attempt connect_to(const Place& place, int type, int protocol = 0) {
     return fd.get() < 0 ? tried(fd.get()) : tried(connect(fd.get(), &place.any, size_of(place)));
 }
 
+/// Connects, which sends nothing, and sends.
+Attempt first_datagram(const Place& place) {
+    const Fd fd = make(place.any.sa_family, SOCK_DGRAM);
+    return fd.get() < 0 || connect(fd.get(), &place.any, size_of(place)) < 0
+               ? tried(-1)
+               : tried(send(fd.get(), "x", 1, MSG_NOSIGNAL));
+}
+
 Attempt send_to(int family, Place place, int flags = 0, int type = SOCK_DGRAM, int protocol = 0) {
     const Fd fd = make(family, type, protocol);
     const socklen_t length = size_of(place);
@@ -194,10 +202,10 @@ Attempt ring_async(const Sockets& to) {
 }
 
 Attempt udp_connect4(const Sockets& to) {
-    return connect_to(place4("127.0.0.1", to.udp4), SOCK_DGRAM);
+    return first_datagram(place4("127.0.0.1", to.udp4));
 }
 Attempt udp_connect6(const Sockets& to) {
-    return to.udp6 == 0 ? no_v6() : connect_to(place6("::1", to.udp6), SOCK_DGRAM);
+    return to.udp6 == 0 ? no_v6() : first_datagram(place6("::1", to.udp6));
 }
 Attempt udp_send4(const Sockets& to) {
     return send_to(AF_INET, place4("127.0.0.1", to.udp4));
@@ -313,8 +321,8 @@ constexpr Way all_ways[] = {
     {"TCP connect of another thread", "connect4", thread},
     {"TCP connect by io_uring", "connect4", ring_plain},
     {"TCP connect by io_uring's workers", "connect4", ring_async},
-    {"UDP connect, IPv4", "connect4", udp_connect4},
-    {"UDP connect, IPv6", "connect6", udp_connect6},
+    {"UDP, first datagram after connect, IPv4", "packet", udp_connect4},
+    {"UDP, first datagram after connect, IPv6", "packet", udp_connect6},
     {"UDP send, IPv4", "sendmsg4", udp_send4},
     {"UDP send, IPv6", "sendmsg6", udp_send6},
     {"UDP send to an IPv4-mapped address", "sendmsg4", udp_mapped},

@@ -14,7 +14,7 @@
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted, but go on beside until they are replaced. The end of this file holds the layout to the
  * number. */
-#define EGRESS_ABI 6
+#define EGRESS_ABI 7
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -279,13 +279,19 @@ struct egress_socket {
     __u32 uid; /* as in struct egress_flow */
     __u32 gid;
     __u8 in_container;
-    __u8 wrote;  /* the owner may have bytes in the socket's queue */
+    union {
+        __u8 wrote;  /* TCP: the owner may have bytes in the socket's queue */
+        __u8 silent; /* UDP: EGRESS_SILENT... */
+    };
     __u8 others; /* other processes may, too: struct egress_writers */
     /* UDP: connected more than once, so a packet on its way may be for an earlier peer. */
     __u8 moved;
     __u64 cgroup;    /* id: the owner's at that time */
     __u64 cgroup_at; /* address; valid only while that cgroup has the id */
 };
+
+#define EGRESS_SILENT 1           /* no datagram to the peer has been judged since the connect */
+#define EGRESS_SILENT_ELSEWHERE 2 /* and the last one was given another address */
 
 /* By TCP socket with bytes of several processes in its queue: the processes other than the
  * owner. */
@@ -442,7 +448,7 @@ struct egress_config {
 #else
 #define EGRESS_ASSERT(what) _Static_assert(what, "a change of layout needs another EGRESS_ABI")
 #endif
-#define EGRESS_LAYOUT 6
+#define EGRESS_LAYOUT 7
 #define EGRESS_SIZE(type, size)                                                                    \
     EGRESS_ASSERT(EGRESS_LAYOUT == EGRESS_ABI && sizeof(struct type) == (size))
 #define EGRESS_OFFSET(type, member, offset)                                                        \

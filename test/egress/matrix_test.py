@@ -50,6 +50,8 @@ KINDS = {
     #               deny-all   deny-address  allow-program  allow-address
     #                   reject-all  deny-program  other-program  other-address
     "judged":      (P,    R,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
+    # connect() sends nothing; the packet hook judges the first datagram, and knows one error.
+    "judged later": (P,   P,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
     # Its kind when it is made, its address packet by packet.
     "made":        (P,    R,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
     # The kernel does not pass on that the packet was dropped.
@@ -58,9 +60,10 @@ KINDS = {
     "held":        (P,    P,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
     "held stream": (LOST, LOST, LOST,  LOST,  ARRIVES, LOST, ARRIVES,  LOST),
     # Connected by a program that may, which then executes one that may not.
-    "handed down": (P,    R,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
+    "handed down": (P,    P,   P,      P,     ARRIVES,  P,   ARRIVES,  P),
     # For the other address by way of this one.
     "routed":      (P,    R,   P,      P,     ARRIVES,  P,   P,        P),
+    "routed later": (P,   P,   P,      P,     ARRIVES,  P,   P,        P),
     # The other way round; seen where it stops first.
     "routed back": (P,    R,   P,      P,     ELSEWHERE, P,  P,        P),
     # The first of two addresses is what counts, and that is the other one.
@@ -79,14 +82,15 @@ PATHS = {
         "tcp-fast-open-nonblocking", "tcp-fast-open-connect", "mptcp4", "mptcp6", "mptcp-fast-open",
         "tcp-sendfile", "tcp-splice",
         "udp4", "udp6", "udp-mapped", "udp-v4-on-v6", "udp-zero4", "udp-zero6", "udp-mapped-zero",
-        "udp-unspecified", "udp-connect4", "udp-connect6", "udp-connect-mapped", "udp-elsewhere4",
-        "udp-elsewhere6", "udp-dissolved", "udp-corked", "udp-more", "udp-many", "udp-splice",
+        "udp-unspecified", "udp-connect-mapped", "udp-elsewhere4",
+        "udp-elsewhere6", "udp-dissolved", "udp-corked", "udp-more", "udp-many",
         "thread", "forked", "renamed", "reargued", "other-exe", "new-net", "new-user-net",
         "ring-tcp", "ring-tcp-async", "ring-tcp-polled", "ring-tcp-polled-async",
         "ring-udp", "ring-udp-async", "ring-udp-polled",
         "passed-new-tcp", "passed-new-udp", "inherited-new",
         # Judged when they are made, and by their addresses again: these pass the hooks of UDP.
         "udplite4", "udplite6", "ping-connect"), "judged"),
+    **dict.fromkeys(("udp-connect4", "udp-connect6", "udp-splice"), "judged later"),
     **dict.fromkeys((
         "udplite-connect", "ping4",
         "raw4", "raw6", "raw-header", "raw-lying", "raw-hdrincl", "raw6-header",
@@ -96,9 +100,9 @@ PATHS = {
     **dict.fromkeys(("ping6", "sctp", "sctp-many"), "made mutely"),
     "inherited-connected": "handed down",
     "udp-source-routed": "routed",
-    "udp-source-routed-connect": "routed",
+    "udp-source-routed-connect": "routed later",
     "udp-segment-routed": "routed",
-    "udp-segment-routed-connect": "routed",
+    "udp-segment-routed-connect": "routed later",
     **dict.fromkeys(("raw-source-routed", "raw6-segment-routed"), "routed"),
     "raw-source-routed-back": "routed back",
     "udp-more-elsewhere": "corked",

@@ -17,7 +17,8 @@ RULES = "10.66.0.1 * * * * deny\n"
 ALWAYS = ["TCP connect, IPv4", "TCP connect to 0.0.0.0", "TCP connect, IPv6",
           "TCP connect to an IPv4-mapped address", "TCP Fast Open, MSG_FASTOPEN",
           "TCP Fast Open, TCP_FASTOPEN_CONNECT", "TCP connect of another thread",
-          "UDP connect, IPv4", "UDP connect, IPv6", "UDP send, IPv4", "UDP send, IPv6",
+          "UDP, first datagram after connect, IPv4", "UDP, first datagram after connect, IPv6",
+          "UDP send, IPv4", "UDP send, IPv6",
           "UDP send to an IPv4-mapped address", "UDP send to an IPv4 address by an IPv6 socket",
           "UDP send, family unspecified", "raw socket, IPv4", "raw socket with its own headers",
           "raw socket, IPv6"]

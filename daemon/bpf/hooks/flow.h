@@ -110,8 +110,63 @@ EGRESS_INLINE int keep_connection(struct bpf_sock_addr* ctx, struct egress_case*
     if (!sk || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)) {
         return EGRESS_PASS;
     }
-    return keep_owner(bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE), found,
-                      settings, passed, protocol == IPPROTO_TCP);
+    struct egress_socket* const kept =
+        bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    const int verdict = keep_owner(kept, found, settings, passed, protocol == IPPROTO_TCP);
+    if (kept && protocol == IPPROTO_UDP) {
+        kept->silent = found->generation && !passed ? EGRESS_SILENT : 0;
+    }
+    return verdict;
+}
+
+/* The address of the socket, as a plain number for the verifier. */
+EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
+    struct bpf_sock* slot = sk;
+    struct sock* address = 0;
+    bpf_probe_read_kernel(&address, sizeof address, &slot);
+    return address;
+}
+
+/* Whether a datagram may have more than one receiver. The kernel then gives a copy to the
+ * receivers on this host which no packet hook sees. A broadcast address is any, to who does not
+ * know the netmask; but the socket must have asked for broadcast before it connects. */
+EGRESS_INLINE int may_be_copied(struct bpf_sock* sk, const struct egress_flow* flow) {
+    const __u8* const address = flow->address;
+    const struct sock_common* const common = &address_of(sk)->__sk_common;
+    return egress_is_v4(address) && ((address[12] & 0xf0) == 0xe0 ||
+                                     BPF_CORE_READ(common, skc_flags) >>
+                                             bpf_core_enum_value(enum sock_flags, SOCK_BROADCAST) &
+                                         1);
+}
+
+/* Whether this connect() is left unjudged, as it sends nothing and the packet hook judges the first
+ * datagram: programs connect datagram sockets only to learn their own address. The kernel's own
+ * sockets send when no process does; they are judged here, while it is known who connects. */
+static __noinline int sends_nothing(struct bpf_sock_addr* ctx, const struct egress_flow* flow) {
+    struct bpf_sock* sk = ctx->sk;
+    const __u32 protocol = ctx->protocol;
+    if (!sk || ctx->type != SOCK_DGRAM) {
+        return 0;
+    }
+    if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
+        return 1; /* each of its packets is judged */
+    }
+    return protocol == IPPROTO_UDP &&
+           !BPF_CORE_READ_BITFIELD_PROBED(address_of(sk), sk_kern_sock) && !may_be_copied(sk, flow);
+}
+
+/* The packet hook sees the datagrams of a connected socket as sent to its peer, unless it knows
+ * that one was given another address. */
+static __noinline int note_elsewhere(struct bpf_sock_addr* ctx) {
+    struct bpf_sock* sk = ctx->sk;
+    if (!sk || sk->state != EGRESS_ESTABLISHED) {
+        return 0;
+    }
+    struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    if (kept && kept->silent && ctx->protocol == IPPROTO_UDP) {
+        kept->silent = EGRESS_SILENT_ELSEWHERE;
+    }
+    return 0;
 }
 
 EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
@@ -122,7 +177,7 @@ EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
     if (!settings) {
         return EGRESS_PASS;
     }
-    const int open = begin_case(&found, settings);
+    int open = begin_case(&found, settings);
     if (open) {
         if (v6) {
             put_v6(&found.flow, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
@@ -134,10 +189,17 @@ EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
         found.flow.port = bpf_ntohs((__u16)ctx->user_port);
         found.flow.type = ctx->type;
         found.flow.protocol = protocol == IPPROTO_MPTCP ? IPPROTO_TCP : protocol;
-        egress_count(&looks, hook);
-        if (!judge(&found, settings)) {
-            return EGRESS_REFUSE;
+        if (connects && sends_nothing(ctx, &found.flow)) {
+            open = 0;
+        } else {
+            egress_count(&looks, hook);
+            if (!judge(&found, settings)) {
+                return EGRESS_REFUSE;
+            }
         }
+    }
+    if (!connects) {
+        note_elsewhere(ctx);
     }
     return connects ? keep_connection(ctx, &found, settings, open) : EGRESS_PASS;
 }

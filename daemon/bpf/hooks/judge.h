@@ -43,6 +43,7 @@ struct egress_case {
     __u8 denies;      /* the rule refuses, even if the flow passes */
     __u8 asks_cgroup; /* its cgroup's rules may have to be computed */
     __u8 creates;     /* EGRESS_CREATES... */
+    __u8 silent;      /* of the socket, as in struct egress_socket */
 };
 
 EGRESS_INLINE int is_refused(const struct egress_case* found) {

@@ -166,8 +166,10 @@ struct sock_common {
     __u16 skc_dport;
     unsigned short skc_family;
     volatile unsigned char skc_state;
+    unsigned long skc_flags;
     struct in6_addr skc_v6_daddr;
 };
+enum sock_flags { SOCK_BROADCAST = 6 };
 struct sock_cgroup_data {
     struct cgroup* cgroup;
 };

@@ -2,8 +2,9 @@
  *
  * This hook judges what no other hook has judged, or not for this policy, or not for this process:
  *
- *   connected TCP and UDP   by the address that the socket is connected to, when the policy has
+ *   connected TCP           by the address that the socket is connected to, when the policy has
  *                           changed since the connect, or another program uses the socket
+ *   connected UDP           the same, and the first datagram, as connect() sends none
  *   raw, ping, SCTP...      each packet, by its own header
  *   UDP that is not         never: the sendmsg hooks see each send
  *   connected
@@ -99,14 +100,6 @@ static __noinline int read_header(struct __sk_buff* skb, struct egress_flow* flo
         flow->port = bpf_ntohs(port);
     }
     return 1;
-}
-
-/* The address of the socket, as a plain number for the verifier. */
-EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
-    struct bpf_sock* slot = sk;
-    struct sock* address = 0;
-    bpf_probe_read_kernel(&address, sizeof address, &slot);
-    return address;
 }
 
 /* Sockets of the kernel: their packets belong to no process, whichever is current. The subflows of
@@ -228,6 +221,12 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     found->owner.passed =
         egress_ticket(found->owner.started, found->owner.exec_id, found->generation);
     found->known = kept && kept->passed == found->owner.passed;
+    if (kept && kind == EGRESS_PACKET_CONNECTED && sk->protocol == IPPROTO_UDP) {
+        found->silent = kept->silent;
+        if (found->silent == EGRESS_SILENT_ELSEWHERE) {
+            kept->silent = EGRESS_SILENT;
+        }
+    }
     const int ended = !task && !process_of(&found->owner);
     if (ended && kept && (kept->passed == EGRESS_REFUSED || kind == EGRESS_PACKET_ROUTED)) {
         return EGRESS_REFUSE; /* else its exit would release what it may not send */
@@ -267,6 +266,9 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
     struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
     if (kept) {
         note(kept, &found->owner, is_refused(found) ? EGRESS_REFUSED : found->owner.passed);
+        if (sk->protocol == IPPROTO_UDP) {
+            kept->silent = 0;
+        }
     }
     put_peer(&found->flow, sk);
     return 0;
@@ -396,9 +398,16 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
                 return EGRESS_PASS;
             }
         }
+        const int told = found.silent == EGRESS_SILENT_ELSEWHERE; /* by the sendmsg hook */
+        if (told && !is_refused(&found) && egress_readdress(skb, &found)) {
+            return EGRESS_PASS; /* the peer has got nothing yet */
+        }
         egress_note(skb, &found);
-        /* Do not report again what the connect has reported. */
-        found.post = found.post && found.denies && (is_refused(&found) || !found.known);
+        /* Do not report again what the connect, the first datagram or its send has reported. */
+        found.post = found.post && ((found.silent && !told) ||
+                                    (found.denies && (is_refused(&found) || !found.known)));
+    } else if (found.flow.type == SOCK_DGRAM && found.flow.protocol == IPPROTO_UDP) {
+        found.post = found.post && is_refused(&found); /* the hook of the send has reported it */
     }
     if (found.post) {
         egress_tell(&found);

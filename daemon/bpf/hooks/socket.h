@@ -11,6 +11,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define SOCK_RAW 3
 #define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
@@ -101,7 +102,7 @@ int egress_sockets(struct bpf_iter__task_file* context) {
     }
     if (!kept->started) {
         take_owner(kept, task, settings);
-        kept->wrote = 1;
+        kept->wrote = sk->sk_protocol == IPPROTO_TCP;
     }
     return 0;
 }
