@@ -55,6 +55,14 @@ Result<Listener> Listener::open() {
     return Listener(std::move(*netlink));
 }
 
+void Listener::pause() {
+    netlink_.leave(NFNLGRP_NFTABLES);
+}
+
+Result<> Listener::resume() {
+    return netlink_.join(NFNLGRP_NFTABLES);
+}
+
 bool Listener::changed(std::uint32_t own) {
     bool changed = false;
     for (int i = 0; i < most_datagrams; ++i) {

@@ -15,6 +15,10 @@ class Listener {
     /// Becomes readable when any program has changed any table.
     int fd() const { return netlink_.fd(); }
 
+    /// Stops and starts hearing; what was to be heard before stays.
+    void pause();
+    Result<> resume();
+
     /// Takes in what is there, without waiting. True: a program other than that of the port id
     /// `own` has changed our table, or so much has changed that the kernel dropped some of it.
     bool changed(std::uint32_t own);

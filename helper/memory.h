@@ -2,8 +2,8 @@
 //
 // The kernel dumps a set in pieces of 32 KiB and walks the whole set again for each, so the cost is
 // the square of the size: 2 s for 100,000 elements, and the helper can do no other work meanwhile.
-// The cache has only certain facts: its owner clears it when another process changed the ruleset's
-// generation. Elements expire here at the same time as in the kernel.
+// The cache has only certain facts: its owner clears it when another process has changed the
+// table. Elements expire here at the same time as in the kernel.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,9 @@ class Memory {
 
     /// Stores all blocks of this name at `now`; a target that occurs twice counts once.
     void learn(const std::string& name, const std::vector<Element>& all, std::int64_t now);
+
+    /// True if learn() has stored the blocks of this name.
+    bool knows(const std::string& name) const { return names_.contains(name); }
 
     /// Stores that this block was made or removed at `now`. No effect for names that learn() lacks.
     void note(const std::string& name, const Block& block, bool there, std::int64_t now);

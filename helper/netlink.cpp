@@ -99,6 +99,10 @@ Result<> Netlink::join(int group) {
     return {};
 }
 
+void Netlink::leave(int group) {
+    mnl_socket_setsockopt(socket_.get(), NETLINK_DROP_MEMBERSHIP, &group, sizeof group);
+}
+
 Result<> Netlink::send(const void* data, std::size_t size) {
     if (2 * size > send_buffer_) {
         const int wanted = static_cast<int>(std::min(2 * size + 65536, largest_send));

@@ -28,6 +28,7 @@ class Netlink {
     std::uint32_t port() const { return mnl_socket_get_portid(socket_.get()); }
     /// Receives the notifications of a group, NFNLGRP_*.
     Result<> join(int group);
+    void leave(int group);
 
     /// A number that no earlier request of this socket used.
     std::uint32_t next_sequence() { return ++sequence_; }

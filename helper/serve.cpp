@@ -1,5 +1,6 @@
 #include "helper/serve.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -20,7 +21,7 @@ namespace {
 
 constexpr std::size_t output_limit = 64 * 1024; ///< written before it grows further
 
-constexpr std::int64_t hear_again_ms = 100; ///< others may change the table very often
+constexpr std::int64_t say_again_ms = 100; ///< others may change the table very often
 
 } // namespace
 
@@ -29,14 +30,15 @@ int Server::run() {
     while (more && !mute_ && !refused_) {
         // All available requests go into one transaction, committed once there are no more.
         const Ready ready = wait();
+        if (ready.notifications) {
+            changed_ = table_.hear() || changed_;
+        }
         if (ready.input) {
             more = take_input();
         } else if (!changes_.empty()) {
             commit_changes();
         }
-        if (ready.notifications) {
-            hear();
-        }
+        say_changed();
         if (changes_.empty()) {
             flush_output();
         }
@@ -46,23 +48,24 @@ int Server::run() {
     return refused_ ? 1 : 0;
 }
 
-/// What can be read: input, and notifications unless they came a moment ago. Waits unless there is
-/// work to do.
+/// What can be read, input or notifications. Waits unless there is work to do.
 Server::Ready Server::wait() const {
-    const auto pause = listener_ ? hear_at_ - kernel_now() : 0;
-    const int listens = listener_ && pause <= 0 ? listener_->fd() : -1;
-    const int patience = !changes_.empty() ? 0 : pause > 0 ? static_cast<int>(pause) : -1;
-    std::array<pollfd, 2> poll_for{{{in_, POLLIN, 0}, {listens, POLLIN, 0}}};
+    const auto pause = std::max<std::int64_t>(say_at_ - kernel_now(), 0);
+    const int patience = !changes_.empty() ? 0 : changed_ ? static_cast<int>(pause) : -1;
+    std::array<pollfd, 2> poll_for{{{in_, POLLIN, 0}, {table_.notices(), POLLIN, 0}}};
     while (::poll(poll_for.data(), poll_for.size(), patience) < 0 && errno == EINTR) {
     }
     return {poll_for[0].revents != 0, poll_for[1].revents != 0};
 }
 
 /// Tells the peer, unasked, that another program has changed our table.
-void Server::hear() {
-    if (listener_->changed(table_.port())) {
+void Server::say_changed() {
+    const auto now = kernel_now();
+    changed_ = table_.missed() || changed_;
+    if (changed_ && now >= say_at_) {
         output_ += "0 changed\n";
-        hear_at_ = kernel_now() + hear_again_ms;
+        changed_ = false;
+        say_at_ = now + say_again_ms;
     }
 }
 
@@ -109,17 +112,12 @@ void Server::greet(std::string_view text) {
     output_ +=
         fmt::format("{}{} egress-nftables/{}\n", hello, first ? 1 : newest_version, EGRESS_VERSION);
     greeted_ = true;
-    if (!first) {
-        listen();
+    if (first) {
+        return;
     }
-}
-
-/// Without notifications the peer finds changes at its next comparison.
-void Server::listen() {
-    if (auto listener = Listener::open()) {
-        listener_.emplace(std::move(*listener));
-    } else {
-        fmt::print(stderr, "{}\n", listener.error().text);
+    // Without notifications the peer finds changes at its next comparison.
+    if (const auto listening = table_.listen(); !listening) {
+        fmt::print(stderr, "{}\n", listening.error().text);
     }
 }
 

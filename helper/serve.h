@@ -4,13 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "helper/lines.h"
-#include "helper/listener.h"
 #include "helper/table.h"
 
 namespace egress::helper {
@@ -54,8 +52,7 @@ class Server {
     void element(const Request& request);
     void end_sync(std::uint64_t id);
     void end_exempt(std::uint64_t id, OpenSync& sync);
-    void listen();
-    void hear();
+    void say_changed();
     void list(const Request& request);
     void names(const Request& request);
     void commit_changes();
@@ -71,9 +68,9 @@ class Server {
     std::vector<Change> changes_;    ///< read, not yet committed
     std::vector<std::uint64_t> ids_; ///< of changes_
     std::map<std::uint64_t, OpenSync> syncs_;
-    std::size_t elements_ = 0;         ///< in syncs_
-    std::optional<Listener> listener_; ///< from the greeting on, with a peer that knows "changed"
-    std::int64_t hear_at_ = 0; ///< time of kernel_now() from which notifications are read again
+    std::size_t elements_ = 0; ///< in syncs_
+    bool changed_ = false;     ///< another program has changed our table; the peer does not know
+    std::int64_t say_at_ = 0;  ///< time of kernel_now() from which it may be told
     bool greeted_ = false;
     bool mute_ = false;    ///< the reader of our output is gone
     bool refused_ = false; ///< the peer sent no greeting

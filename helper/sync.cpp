@@ -11,6 +11,11 @@ namespace egress::helper {
 
 namespace {
 
+/// A set of more that we have not read is made anew rather than read: the kernel reads in a time
+/// that grows with the square of the size, and makes in one that grows with the size. At this size
+/// both take about a quarter of a second.
+constexpr std::size_t most_read = 50'000;
+
 /// Blocks and elements by the set that they belong to.
 template <typename Item>
 struct Shelf {
@@ -106,6 +111,11 @@ Result<std::vector<Element>> Table::elements(const std::string& name) {
     return found;
 }
 
+bool Table::has_sets(const std::string& name) const {
+    return std::ranges::any_of(layout_.sets,
+                               [&](const auto& set) { return set.second.id.name == name; });
+}
+
 /// Reads the counters of elements that must be replaced to get another time.
 Result<> Table::read_counters(const std::string& name, std::vector<Element>& renewals) {
     for (Element& element : renewals) {
@@ -130,14 +140,15 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
         write_exemptions(batch);
     }
     const auto shelves = shelve(name, wanted);
-    std::vector<std::string> empty;
+    std::vector<std::string> dropped;
     for (const auto& [set, known] : layout_.sets) {
         const auto same = [&](const auto& shelf) { return shelf.second.name == set; };
-        if (known.id.name == name && known.fits && std::ranges::none_of(shelves, same)) {
-            empty.push_back(set);
+        if (known.id.name == name && known.fits &&
+            (plan.anew || std::ranges::none_of(shelves, same))) {
+            dropped.push_back(set);
         }
     }
-    for (const auto& set : empty) {
+    for (const auto& set : dropped) {
         drop_set(batch, layout_, set);
     }
     for (const auto& [key, shelf] : shelves) {
@@ -163,17 +174,26 @@ Result<Outcome> Table::sync_once(int attempt, const std::string& name,
     if (auto ready = refresh(); !ready) {
         return std::unexpected(ready.error());
     }
-    auto have = elements(name);
-    if (!have) {
-        return std::unexpected(have.error());
+    Plan plan;
+    if (wanted.size() > most_read && !memory_.knows(name)) {
+        plan = diff({}, wanted);
+        plan.anew = true;
+    } else {
+        auto have = elements(name);
+        if (!have) {
+            return std::unexpected(have.error());
+        }
+        plan = diff(std::move(*have), wanted);
     }
-    Plan plan = diff(std::move(*have), wanted);
     if (!renews_) {
         if (auto read = read_counters(name, plan.renew); !read) {
             return std::unexpected(read.error());
         }
     }
     synced = Synced{plan.add.size(), plan.remove.size()};
+    if (plan.anew && has_sets(name)) {
+        synced = {}; // nothing was compared
+    }
 
     Batch batch = begin(attempt);
     if (auto written = write_plan(batch, name, wanted, plan); !written) {
@@ -188,6 +208,9 @@ Result<Outcome> Table::sync_once(int attempt, const std::string& name,
 
 void Table::remember(const std::string& name, const Plan& plan) {
     const auto now = kernel_now();
+    if (plan.anew) {
+        memory_.learn(name, {}, now);
+    }
     for (const Block& block : plan.remove) {
         memory_.note(name, block, false, now);
     }

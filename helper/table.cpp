@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include <fmt/format.h>
 #include <linux/netfilter/nf_tables.h>
@@ -13,6 +14,8 @@
 namespace egress::helper {
 
 namespace {
+
+constexpr std::size_t large_batch = 512 * 1024; ///< bytes; 5,000 elements
 
 /// Linux 6.12 and later. An older kernel with a backport is only slower.
 bool kernel_renews() {
@@ -45,6 +48,40 @@ Result<Table> Table::open() {
     return Table(std::move(*netlink), kernel_renews());
 }
 
+Result<> Table::listen() {
+    auto listener = Listener::open();
+    if (!listener) {
+        return std::unexpected(listener.error());
+    }
+    listener_.emplace(std::move(*listener));
+    return {};
+}
+
+bool Table::hear() {
+    const bool heard = listener_ && listener_->changed(netlink_.port());
+    if (heard || missed_) {
+        memory_.forget();
+        layout_.changed = true;
+    }
+    return std::exchange(missed_, false) || heard;
+}
+
+/// Commits a large batch without hearing of it: the kernel writes a notification for each element,
+/// which costs time and would overrun the listener's buffer.
+Result<Outcome> Table::commit_unheard(Batch& batch) {
+    if (!listener_ || batch.size() < large_batch) {
+        return commit(netlink_, batch);
+    }
+    listener_->pause();
+    auto outcome = commit(netlink_, batch);
+    const auto resumed = listener_->resume();
+    const bool committed = outcome && outcome->committed() && outcome->generation != 0;
+    const auto now = generation(netlink_);
+    missed_ = missed_ || !resumed || !now ||
+              *now != (committed ? outcome->generation : layout_.generation);
+    return outcome;
+}
+
 /// Updates the layout from the kernel; reads it only if it may have changed.
 Result<> Table::refresh() {
     if (!layout_.changed && layout_.generation != 0) {
@@ -61,7 +98,7 @@ Result<> Table::refresh() {
         layout_.changed = true;
         return std::unexpected(read.error());
     }
-    if (read->generation != layout_.generation) {
+    if (read->generation != layout_.generation && !listener_) {
         memory_.forget(); // another program has changed the ruleset, perhaps our table
     }
     layout_ = std::move(*read);
@@ -76,7 +113,7 @@ Batch Table::begin(int attempt) {
 }
 
 Result<Outcome> Table::finish(Batch& batch) {
-    auto outcome = commit(netlink_, batch);
+    auto outcome = commit_unheard(batch);
     if (!outcome || !guarded_) {
         memory_.forget(); // the result is uncertain
         layout_.changed = true;

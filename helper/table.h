@@ -3,9 +3,11 @@
 // Every change is one transaction: packets see all of it or nothing. Only the kernel's state
 // counts: before each use the cached layout is compared with the ruleset's generation, so that a
 // table that was flushed, or changed by another helper, is noticed and made again. All retries are
-// bounded, and only our table changes.
+// bounded, and only our table changes. What is remembered of the elements is valid until another
+// program changes our table: the caller hears of that, or any change of the generation counts.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "helper/diff.h"
 #include "helper/elements.h"
 #include "helper/exempt.h"
+#include "helper/listener.h"
 #include "helper/memory.h"
 
 namespace egress::helper {
@@ -57,8 +60,15 @@ class Table {
     Result<std::size_t> exempt(Exemptions wanted);
     const Exemptions& exemptions() const { return exemptions_; }
 
-    /// The number by which the kernel tells that a change is ours.
-    std::uint32_t port() const { return netlink_.port(); }
+    /// Listens to changes by other programs from now on: a change of the ruleset's generation alone
+    /// no longer makes us read everything again.
+    Result<> listen();
+    /// Readable when there is something to hear; -1: not listening.
+    int notices() const { return listener_ ? listener_->fd() : -1; }
+    /// Takes in what there is to hear, without waiting; to be called before the table is used.
+    /// True: another program has changed our table, and what we knew of it is forgotten.
+    bool hear();
+    bool missed() { return missed_ && hear(); }
 
   private:
     struct Round; ///< remaining work of apply()
@@ -68,6 +78,7 @@ class Table {
     Result<> refresh();
     Batch begin(int attempt);
     Result<Outcome> finish(Batch& batch);
+    Result<Outcome> commit_unheard(Batch& batch);
     void run(Round& round);
     void halve(Round& round);
     Result<> read_counters(Round& round);
@@ -77,6 +88,7 @@ class Table {
     bool fits(const std::string& set) const;
     Result<> show_sets(const std::string& name, const Show& show);
 
+    bool has_sets(const std::string& name) const;
     Result<bool> exempts_exactly(const Exemptions& wanted);
     void write_exemptions(Batch& batch);
 
@@ -92,8 +104,10 @@ class Table {
     bool renews_; ///< the kernel changes the time of an existing element in place
     Layout layout_;
     Exemptions exemptions_; ///< wanted
-    Memory memory_;         ///< valid for the layout's generation
-    bool guarded_ = true;   ///< the current batch commits only on that generation
+    Memory memory_;
+    std::optional<Listener> listener_;
+    bool missed_ = false; ///< another program's change, while we did not listen
+    bool guarded_ = true; ///< the current batch commits only on that generation
 };
 
 /// Commits of others that may make ours stale before we give up.

@@ -136,7 +136,7 @@ void Firewall::on_part(const Request& request, std::string_view verb, std::strin
         }
         return;
     }
-    const bool adopts = !listed_all_ && options_.adopt && !options_.flush && !ledger_.monitor();
+    const bool adopts = !listed_all_; // else nothing was to be listed
     if (verb != "item" || request.kind != Request::Kind::list || !adopts) {
         return;
     }
@@ -271,7 +271,8 @@ void Firewall::list_next() {
             names_.push_back(name);
         }
     }
-    if (listed_all_ || listed_ == names_.size()) {
+    const bool adopts = options_.adopt && !options_.flush && !ledger_.monitor();
+    if (listed_all_ || !adopts || listed_ == names_.size()) {
         listed_all_ = true;
         begin_sync();
         return;
