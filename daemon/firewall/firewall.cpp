@@ -7,7 +7,7 @@
 #include "daemon/base/number.h"
 #include "daemon/base/set_name.h"
 #include "daemon/firewall/lines.h"
-#include "daemon/policy/login/exempt.h"
+#include "daemon/policy/login/pass_list.h"
 
 namespace egress {
 
@@ -216,7 +216,7 @@ void Firewall::send_exemptions() {
     }
     const auto id = serve_.send({Request::Kind::exempt, {}, {}, 0}, "exempt");
     std::string chunk;
-    for (const auto& each : policy::exemptions(ledger_.policy().remote)) {
+    for (const auto& each : policy::pass_list(ledger_.policy().remote)) {
         const Element at{{}, each.source, each.protocol, each.port, forever, false, {}};
         fmt::format_to(std::back_inserter(chunk), "{} {} {}\n", id, each.passes ? "pass" : "hold",
                        lines::where(at));
@@ -226,7 +226,7 @@ void Firewall::send_exemptions() {
 }
 
 void Firewall::warn_of_exemptions() const {
-    if (!policy::exemptions(ledger_.policy().remote).empty()) {
+    if (!policy::pass_list(ledger_.policy().remote).empty()) {
         log::warning("exemptions",
                      "helper {} cannot let exempt addresses through a wider block (it does not "
                      "speak version 2 of serve): lines of [remote] without a limit protect only "

@@ -7,7 +7,7 @@
 
 #include "daemon/policy/check.h"
 #include "daemon/policy/egress/check.h"
-#include "daemon/policy/login/exempt.h"
+#include "daemon/policy/login/pass_list.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/print/print.h"
 #include "test/policy/build.h"
@@ -30,12 +30,12 @@ std::string text(const Rule* rule) {
 }
 
 /// True if the most specific exemption that matches lets the packet pass.
-bool passes(const std::vector<Exemption>& exemptions, const Subject& subject) {
-    const Exemption* best = nullptr;
-    const auto rank = [](const Exemption& each) {
+bool passes(const std::vector<PassEntry>& entries, const Subject& subject) {
+    const PassEntry* best = nullptr;
+    const auto rank = [](const PassEntry& each) {
         return std::tuple(each.source.length, each.port != 0, each.protocol != 0);
     };
-    for (const Exemption& each : exemptions) {
+    for (const PassEntry& each : entries) {
         if (each.source.contains(subject.remote.address) &&
             (each.port == 0 || each.port == subject.local.port) &&
             (each.protocol == 0 || each.protocol == subject.protocol) &&
@@ -59,7 +59,7 @@ TEST_CASE("the firewall lets pass whom [remote] never blocks") {
             return rule.owner || rule.type || !rule.location.prefix ||
                    rule.location.prefix->length == 0;
         });
-        const auto listed = exemptions(policy.remote);
+        const auto listed = pass_list(policy.remote);
         CHECK(std::ranges::is_sorted(listed));
         const Matcher matcher(policy, "egress", [](std::string_view) { return NameId{0}; });
         for (int i = 0; i < 200; ++i) {
@@ -84,7 +84,7 @@ TEST_CASE("the firewall lets pass whom [remote] never blocks") {
 TEST_CASE("exemptions are what a firewall can match") {
     const auto listed = [](std::string_view text) {
         std::string out;
-        for (const auto& each : exemptions(good(text).remote)) {
+        for (const auto& each : pass_list(good(text).remote)) {
             out += fmt::format("{} {} {} {};", each.passes ? "pass" : "hold", each.source.text(),
                                each.protocol, each.port);
         }

@@ -1,4 +1,4 @@
-#include "daemon/policy/login/exempt.h"
+#include "daemon/policy/login/pass_list.h"
 
 #include <algorithm>
 #include <optional>
@@ -36,15 +36,15 @@ std::optional<std::uint8_t> protocol_of(const Rule& rule) {
     }
 }
 
-auto target(const Exemption& exemption) {
-    return std::tuple(exemption.source, exemption.protocol, exemption.port);
+auto target(const PassEntry& entry) {
+    return std::tuple(entry.source, entry.protocol, entry.port);
 }
 
 } // namespace
 
-std::vector<Exemption> exemptions(const std::vector<Rule>& remote) {
+std::vector<PassEntry> pass_list(const std::vector<Rule>& remote) {
     struct Candidate {
-        Exemption exemption;
+        PassEntry entry;
         int rank; ///< of what else the line gives: lines for the same packets differ in no more
     };
     std::vector<Candidate> candidates;
@@ -78,15 +78,15 @@ std::vector<Exemption> exemptions(const std::vector<Rule>& remote) {
     }
     // Of equal lines the first one decides.
     std::ranges::stable_sort(candidates, {}, [](const Candidate& each) {
-        return std::tuple(target(each.exemption), -each.rank);
+        return std::tuple(target(each.entry), -each.rank);
     });
     // A line that blocks matters only inside one that exempts. In this order a prefix follows those
     // that contain it.
     std::vector<Prefix> around;
-    std::vector<Exemption> out;
+    std::vector<PassEntry> out;
     for (std::size_t i = 0; i < candidates.size(); ++i) {
-        const Exemption& each = candidates[i].exemption;
-        if (i > 0 && target(candidates[i - 1].exemption) == target(each)) {
+        const PassEntry& each = candidates[i].entry;
+        if (i > 0 && target(candidates[i - 1].entry) == target(each)) {
             continue;
         }
         while (!around.empty() && !around.back().contains(each.source.base)) {

@@ -13,18 +13,18 @@
 
 namespace egress::policy {
 
-struct Exemption {
+struct PassEntry {
     Prefix source;
     std::uint8_t protocol = 0; ///< IPPROTO_*, 0: any
     std::uint16_t port = 0;    ///< of this host, host byte order; 0: any
     bool passes = true;        ///< false: blocks apply, though a wider line exempts it
 
-    friend auto operator<=>(const Exemption&, const Exemption&) = default;
+    friend auto operator<=>(const PassEntry&, const PassEntry&) = default;
 };
 
 /// The exemptions of the [remote] lines, sorted, one per (source, protocol, port). A line that
 /// names an owner exempts only from what that owner reports, which no packet shows: it is left out.
 /// "*" as location gives one of each family.
-std::vector<Exemption> exemptions(const std::vector<Rule>& remote);
+std::vector<PassEntry> pass_list(const std::vector<Rule>& remote);
 
 } // namespace egress::policy
