@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/base/interfaces.h"
 #include "daemon/policy/login/match.h"
 
 namespace egress::ctl {
@@ -43,6 +44,7 @@ std::optional<policy::EffectiveRule> decision(const Session& session,
     policy::Subject subject;
     subject.local = session.local;
     subject.remote = session.remote;
+    subject.remote_own = Interfaces().is_own(session.remote.address);
     subject.type = SOCK_STREAM;
     subject.protocol = IPPROTO_TCP;
     policy::EffectiveRule out;

@@ -65,6 +65,7 @@ constexpr Option block_options[] = {
     {'\0', "reason", "text", "why, up to 256 bytes, kept with the row"},
     {'\0', "from", "file", "every address of a file, one per line; - is standard input",
      Kind::file},
+    {'\0', "force", "", "even if it cuts off your session, this host or an exempt address"},
 };
 
 constexpr Option unblock_options[] = {

@@ -3,6 +3,7 @@
 #include "ctl/commands/commands.h"
 #include "ctl/http.h"
 #include "ctl/out.h"
+#include "ctl/session.h"
 #include "ctl/target_list.h"
 #include "ctl/values.h"
 
@@ -77,6 +78,21 @@ Outcome<Json> block_options(const Arguments& arguments) {
     return body;
 }
 
+/// The route with what the daemon needs to know of the asker.
+std::string block_path(const Arguments& arguments) {
+    std::string path = "/v1/blocks";
+    char mark = '?';
+    if (arguments.has("force")) {
+        path += "?force=1";
+        mark = '&';
+    }
+    if (const auto session = own_session()) {
+        path += fmt::format("{}session={}&session_port={}", mark, session->remote.address.text(),
+                            session->local.port);
+    }
+    return path;
+}
+
 /// An address, --from or --all: exactly one of them says what is meant.
 Outcome<void> check_words(std::string_view command, const Arguments& arguments) {
     const auto given = static_cast<int>(arguments.operands.size()) +
@@ -92,8 +108,8 @@ Outcome<void> check_words(std::string_view command, const Arguments& arguments) 
 /// Sends the targets with the same options in as few requests as their size allows, and adds up
 /// the number at `key` of the answers.
 Outcome<std::int64_t> send_list(const Context& context, std::string_view method,
-                                const std::vector<Target>& targets, const Json& options,
-                                const char* key) {
+                                const std::string& path, const std::vector<Target>& targets,
+                                const Json& options, const char* key) {
     std::int64_t sum = 0;
     std::string body;
     for (std::size_t i = 0; i < targets.size(); ++i) {
@@ -101,8 +117,7 @@ Outcome<std::int64_t> send_list(const Context& context, std::string_view method,
         if (body.size() < request_bytes && i + 1 < targets.size()) {
             continue;
         }
-        const auto answer =
-            call(patient(context, false), {std::string(method), "/v1/blocks", body + "]"});
+        const auto answer = call(patient(context, false), {std::string(method), path, body + "]"});
         const auto number = answer ? number_at(*answer, key) : std::nullopt;
         if (!number) {
             auto failure = answer ? Failure{Exit::unreachable, "egressd's answer has no number"}
@@ -117,9 +132,10 @@ Outcome<std::int64_t> send_list(const Context& context, std::string_view method,
 }
 
 Outcome<std::int64_t> send_file(const Context& context, std::string_view method,
-                                const std::string& path, const Json& options, const char* key) {
-    const auto targets = read_targets(context, path);
-    return targets ? send_list(context, method, *targets, options, key)
+                                const std::string& path, const std::string& file,
+                                const Json& options, const char* key) {
+    const auto targets = read_targets(context, file);
+    return targets ? send_list(context, method, path, *targets, options, key)
                    : std::unexpected(targets.error());
 }
 
@@ -137,7 +153,7 @@ Exit block_one(const Context& context, const Arguments& arguments, const Json& o
         return complain(context, target.error());
     }
     const auto body = to_text(body_of(*target, options), -1);
-    const auto row = call(context, {"POST", "/v1/blocks", body});
+    const auto row = call(context, {"POST", block_path(arguments), body});
     if (!row) {
         return complain(context, row.error());
     }
@@ -150,7 +166,8 @@ Exit block_one(const Context& context, const Arguments& arguments, const Json& o
 }
 
 Exit block_list(const Context& context, const std::string& path, const Json& options) {
-    const auto blocked = send_file(context, "POST", path, options, "blocked");
+    const auto blocked =
+        send_file(context, "POST", block_path(arguments), path, options, "blocked");
     if (!blocked) {
         return complain(context, blocked.error());
     }
@@ -176,7 +193,7 @@ Outcome<std::int64_t> unblock_one(const Context& context, const Json& body) {
 /// Lifts what the words name; returns how many blocks that were.
 Outcome<std::int64_t> lift(const Context& context, const Arguments& arguments, Json body) {
     if (const auto* const path = arguments.value("from")) {
-        return send_file(context, "DELETE", *path, body, "removed");
+        return send_file(context, "DELETE", "/v1/blocks", *path, body, "removed");
     }
     if (arguments.has("all")) {
         body["all"] = true;

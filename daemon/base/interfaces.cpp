@@ -1,5 +1,6 @@
 #include "daemon/base/interfaces.h"
 
+#include <algorithm>
 #include <array>
 #include <memory>
 
@@ -9,6 +10,14 @@
 #include <sys/socket.h>
 
 namespace egress {
+
+namespace {
+
+/// The whole network is this host, whatever addresses its interface lists.
+const Prefix loopback_v4 = *Prefix::parse("127.0.0.0/8");
+const Prefix loopback_v6 = *Prefix::parse("::1");
+
+} // namespace
 
 Interfaces::Interfaces()
     : monitor_(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE)) {
@@ -38,6 +47,18 @@ void Interfaces::refresh() {
             names_.emplace(*address, entry->ifa_name);
         }
     }
+    own_ = {loopback_v4, loopback_v6};
+    for (const auto& [address, name] : names_) {
+        if (!loopback_v4.contains(address) && !loopback_v6.contains(address)) {
+            own_.push_back(Prefix::host(address));
+        }
+    }
+    std::ranges::sort(own_);
+}
+
+bool Interfaces::is_own(const Address& address) const {
+    return names_.contains(address) || loopback_v4.contains(address) ||
+           loopback_v6.contains(address);
 }
 
 std::string_view Interfaces::name_of(const Address& address) const {

@@ -6,8 +6,10 @@
 #include "daemon/base/json_array.h"
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
+#include "daemon/base/number.h"
 #include "daemon/base/set_name.h"
 #include "daemon/control/bulk.h"
+#include "daemon/control/cutoff.h"
 #include "daemon/control/reply.h"
 #include "daemon/store/json.h"
 
@@ -84,6 +86,41 @@ Result<ManualUnblock> read_unblock(const nlohmann::json& body) {
     return good ? Result<ManualUnblock>(std::move(target)) : std::unexpected(good.error());
 }
 
+Result<Insistence> Insistence::of(const Request& request) {
+    Insistence out{request.argument("force") == "1", request.uid, std::nullopt};
+    if (const auto text = request.argument("session")) {
+        const auto address = Address::parse(*text);
+        const auto port =
+            parse_decimal<std::uint16_t>(request.argument("session_port").value_or("0"));
+        if (!address || !port) {
+            return fail(
+                "\"session\" is an address, \"session_port\" the local port of the session");
+        }
+        out.session = Endpoint{*address, *port};
+    }
+    return out;
+}
+
+std::optional<Response> Insistence::objection(const Ledger& ledger,
+                                              const ManualBlock& manual) const {
+    const auto lost = cut_off(ledger, manual, session);
+    if (lost.empty()) {
+        return std::nullopt;
+    }
+    const auto all = fmt::format("{}", fmt::join(lost, "; "));
+    if (force) {
+        log::warning("hand", "the block of {} cuts off {}: uid {} insists", manual.address.text(),
+                     all, uid);
+        return std::nullopt;
+    }
+    return reply::good(
+        {{"error", fmt::format("the block of {} would cut off {}; nothing is blocked (egressctl "
+                               "--force, or force=1 in the API, blocks it nevertheless)",
+                               manual.address.text(), all)},
+         {"cuts_off", lost}},
+        409);
+}
+
 void block(Parts& parts, const Request& request, const Answer& answer) {
     if (JsonArray::begins(request.body)) {
         return block_many(parts, request, answer);
@@ -92,6 +129,13 @@ void block(Parts& parts, const Request& request, const Answer& answer) {
     const auto manual = body ? read_block(*body) : std::unexpected(body.error());
     if (!manual) {
         return answer.send(error(400, manual.error().text));
+    }
+    const auto insistence = Insistence::of(request);
+    if (!insistence) {
+        return answer.send(error(400, insistence.error().text));
+    }
+    if (const auto refusal = insistence->objection(parts.ledger, *manual)) {
+        return answer.send(*refusal);
     }
     const auto row = parts.ledger.block(*manual);
     if (!row) {

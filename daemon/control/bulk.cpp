@@ -64,8 +64,8 @@ class Entries {
 
 class BlockMany {
   public:
-    BlockMany(Parts& parts, const Request& request, Answer answer)
-        : parts_(parts), answer_(std::move(answer)), uid_(request.uid),
+    BlockMany(Parts& parts, const Request& request, Answer answer, Insistence insistence)
+        : parts_(parts), answer_(std::move(answer)), insistence_(std::move(insistence)),
           entries_(request, read_block) {}
 
     bool piece() {
@@ -77,6 +77,9 @@ class BlockMany {
             }
             reading_ = *more;
             return true;
+        }
+        if (checked_ < entries_.list.size()) {
+            return check_piece();
         }
         const auto end = std::min(entries_.list.size(), done_ + entries_per_piece);
         for (; done_ < end; ++done_) {
@@ -93,10 +96,23 @@ class BlockMany {
     }
 
   private:
+    /// Refuses the whole list for an entry that cuts off what its asker needs.
+    bool check_piece() {
+        const auto end = std::min(entries_.list.size(), checked_ + entries_per_piece);
+        for (; checked_ < end; ++checked_) {
+            if (auto refusal = insistence_.objection(parts_.ledger, entries_.list[checked_])) {
+                answer_.send(*refusal);
+                return false;
+            }
+        }
+        return true;
+    }
+
     /// `why`: the entry that could not be taken, and nothing after it was.
     void finish(const std::string& why) {
         const auto all = entries_.list.size();
-        log::notice("hand", "uid {} blocked {} of {} addresses of a list", uid_, done_, all);
+        log::notice("hand", "uid {} blocked {} of {} addresses of a list", insistence_.uid, done_,
+                    all);
         parts_.keeper.when_durable([answer = answer_, done = done_, all, why](bool durable) {
             answer.send(!why.empty()
                             ? error(507, fmt::format("{} of {} are blocked, the rest not: {}", done,
@@ -108,8 +124,9 @@ class BlockMany {
 
     Parts& parts_;
     Answer answer_;
-    std::uint32_t uid_;
+    Insistence insistence_;
     Entries<ManualBlock> entries_;
+    std::size_t checked_ = 0;
     std::size_t done_ = 0;
     bool reading_ = true;
 };
@@ -183,7 +200,12 @@ class UnblockMany {
 } // namespace
 
 void block_many(Parts& parts, const Request& request, const Answer& answer) {
-    begin(parts, answer, std::make_shared<BlockMany>(parts, request, answer));
+    auto insistence = Insistence::of(request);
+    if (!insistence) {
+        return answer.send(error(400, insistence.error().text));
+    }
+    begin(parts, answer,
+          std::make_shared<BlockMany>(parts, request, answer, std::move(*insistence)));
 }
 
 void unblock_many(Parts& parts, const Request& request, const Answer& answer) {

@@ -48,6 +48,7 @@ void Ledger::replace(policy::Policy policy) {
     matcher_ = std::make_unique<policy::Matcher>(
         std::move(policy), options_.standard_name,
         [this](std::string_view name) { return names_.number(name); });
+    exemptions_ = policy::Exemptions(matcher_->policy().remote);
 }
 
 bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const {
@@ -84,9 +85,14 @@ bool Ledger::proves_knock(const Report& report, const policy::Rule& rule) const 
 }
 
 void Ledger::report(const Report& report) {
-    policy::Subject subject{report.local,    {},        report.remote, report.type,
-                            report.protocol, report.uid};
+    policy::Subject subject;
+    subject.local = report.local;
     subject.interface = interfaces_.name_of(report.local.address);
+    subject.remote = report.remote;
+    subject.remote_own = interfaces_.is_own(report.remote.address);
+    subject.type = report.type;
+    subject.protocol = report.protocol;
+    subject.uid = report.uid;
     policy::EffectiveRule rule;
     if (!matcher_->match(subject, rule)) {
         counters_.unmatched += 1;

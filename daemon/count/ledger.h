@@ -23,6 +23,7 @@
 #include "daemon/count/report.h"
 #include "daemon/count/services.h"
 #include "daemon/count/table.h"
+#include "daemon/policy/login/exempt.h"
 #include "daemon/policy/login/match.h"
 #include "daemon/store/store.h"
 
@@ -119,6 +120,8 @@ class Ledger final : public TrustedReporters {
     const policy::Policy& policy() const { return matcher_->policy(); }
     /// Grows with every replace().
     std::uint64_t rules_number() const { return rules_number_; }
+    const policy::Exemptions& exemptions() const { return exemptions_; }
+    const Interfaces& interfaces() const { return interfaces_; }
     bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const override;
     bool is_known(std::uint32_t uid) const override;
 
@@ -195,6 +198,7 @@ class Ledger final : public TrustedReporters {
     std::unordered_map<const policy::Rule*, std::uint16_t> rule_reasons_;
     std::unique_ptr<policy::Matcher> matcher_;
     std::uint64_t rules_number_ = 0;
+    policy::Exemptions exemptions_; ///< of the matcher's rules
     Table table_;
     Counters counters_;
     std::size_t blocked_ = 0;

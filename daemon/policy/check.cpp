@@ -18,8 +18,9 @@ namespace {
 
 /// Key of a line: two lines with equal keys match the same reports.
 auto match_key(const auto& line) {
-    return std::tuple(line.location.prefix, line.location.interface, line.location.port, line.type,
-                      line.protocol.number, line.protocol.family, line.owner);
+    return std::tuple(line.location.prefix, line.location.interface, line.location.self,
+                      line.location.port, line.type, line.protocol.number, line.protocol.family,
+                      line.owner);
 }
 
 /// The part of the key that [remote] shares with [local].

@@ -1,3 +1,4 @@
+#include "daemon/policy/login/exempt.h"
 #include "test/policy/build.h"
 
 namespace egress::policy {
@@ -129,6 +130,53 @@ TEST_CASE("the example of the documentation") {
     CHECK(bench.decide(tcp("203.0.113.7")).nfail == 6);
     CHECK(bench.decide(udp("203.0.113.9", 53)).counted.text() == "203.0.113.0/24");
     CHECK(bench.lines(tcp("203.0.113.9", 53)) == "-");
+}
+
+TEST_CASE("exemptions: what a block would touch, and what they cover") {
+    const auto policy = good("[local]\n* * * * * 3 1h\n"
+                             "[remote]\n"
+                             "10.0.0.0/8 * * * = * *\n"
+                             "10.1.0.0/16 * * * = 5 =\n"
+                             "10.1.2.0/24:22 stream tcp * = * *\n"
+                             "self * * * = * *\n"
+                             "[2001:db8::]/32 * tcp6 * = * *\n"
+                             "192.0.2.1 * * 33 = * *\n");
+    const Exemptions exemptions(policy.remote);
+    const std::vector<Prefix> own = {*Prefix::parse("127.0.0.0/8"), *Prefix::parse("10.1.9.9"),
+                                     *Prefix::parse("2001:db9::1")};
+    const auto line = [](const Rule* rule) { return rule == nullptr ? 0 : rule->place.line; };
+    struct Case {
+        const char* address;
+        std::uint8_t protocol;
+        std::uint16_t port;
+        int touching;
+        int covering;
+    };
+    for (const auto& [address, protocol, port, touching, covering] :
+         std::initializer_list<Case>{{"10.2.0.1", 0, 0, 4, 4},
+                                     {"10.2.0.0/16", 6, 22, 4, 4},
+                                     {"10.0.0.0/8", 0, 0, 4, 0},
+                                     {"0.0.0.0/0", 0, 0, 7, 0},
+                                     {"10.1.0.1", 6, 22, 0, 0},
+                                     {"10.1.0.0/16", 0, 0, 7, 0},
+                                     {"10.1.2.7", 0, 0, 6, 0},
+                                     {"10.1.2.7", 6, 22, 6, 6},
+                                     {"10.1.2.7", 6, 23, 0, 0},
+                                     {"10.1.2.7", 17, 22, 0, 0},
+                                     {"10.1.9.9", 6, 23, 7, 7},
+                                     {"10.1.9.8", 6, 23, 0, 0},
+                                     {"127.3.0.0/16", 0, 0, 7, 7},
+                                     {"2001:db9::/64", 0, 0, 7, 0},
+                                     {"2001:db8::1", 6, 1, 8, 8},
+                                     {"2001:db8::1", 17, 1, 0, 0},
+                                     {"::/0", 0, 0, 7, 0},
+                                     {"192.0.2.1", 0, 0, 0, 0},
+                                     {"192.0.2.0/24", 0, 0, 0, 0}}) {
+        INFO(std::string(address), " ", protocol, " ", port);
+        const Exemptions::Target target{*Prefix::parse(address), protocol, port};
+        CHECK(line(exemptions.touching(target, own)) == touching);
+        CHECK(line(exemptions.covering(target, own)) == covering);
+    }
 }
 
 } // namespace egress::policy

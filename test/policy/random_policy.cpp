@@ -50,6 +50,8 @@ Location random_location(Random& random, bool interface) {
     Location location;
     if (interface && chance(random, 15)) {
         location.interface = pick(random, interfaces);
+    } else if (!interface && chance(random, 10)) {
+        location.self = true;
     } else if (chance(random, 75)) {
         const auto address = random_address(random);
         const auto width = static_cast<std::uint64_t>(address.width());
@@ -214,6 +216,7 @@ Subject random_subject(Random& random) {
                      chance(random, 5) ? std::uint16_t{0} : pick(random, ports)};
     subject.interface = chance(random, 20) ? "" : pick(random, interfaces);
     subject.remote = {random_address(random), pick(random, ports)};
+    subject.remote_own = chance(random, 20);
     subject.type = static_cast<int>(below(random, 4));
     subject.protocol = chance(random, 5) ? 0 : pick(random, protocols);
     subject.uid = pick(random, owners);

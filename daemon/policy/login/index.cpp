@@ -51,6 +51,8 @@ std::uint32_t SectionIndex::add_node(const Location& location,
     std::uint32_t node = any_node;
     if (!location.interface.empty()) {
         node = interfaces_.try_emplace(location.interface, fresh).first->second;
+    } else if (location.self) {
+        node = self_ = self_ == any_node ? fresh : self_;
     } else if (location.prefix) {
         node = prefixes.try_emplace(*location.prefix, fresh).first->second;
     }
@@ -156,6 +158,11 @@ std::optional<std::size_t> SectionIndex::find(const Probe& probe) const {
             if (const auto rule = find_at(at->second, probe); rule != FlatTable<Rest>::absent) {
                 return rule;
             }
+        }
+    }
+    if (probe.own && self_ != any_node) {
+        if (const auto rule = find_at(self_, probe); rule != FlatTable<Rest>::absent) {
+            return rule;
         }
     }
     for (std::uint32_t node = longest(*probe.address);; node = nodes_[node].parent) {

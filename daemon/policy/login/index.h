@@ -1,9 +1,9 @@
 // The tables behind Matcher: rules of one section by location, then by their other fields.
 //
-// A location becomes a node: an interface, a prefix, or "any". Prefixes nest, so each node knows
-// the next wider one, and a sorted list of the ranges between all their ends gives the longest
-// prefix of an address by binary search. The rest of a rule (port, protocol, family, type, owner)
-// becomes a key; the set of fields that a rule gives is its shape, five bits ordered by
+// A location becomes a node: an interface, "self", a prefix, or "any". Prefixes nest, so each node
+// knows the next wider one, and a sorted list of the ranges between all their ends gives the
+// longest prefix of an address by binary search. The rest of a rule (port, protocol, family, type,
+// owner) becomes a key; the set of fields that a rule gives is its shape, five bits ordered by
 // specificity. A look-up goes from the longest prefix outwards, and in each node from the highest
 // shape that occurs there to the lowest, one hash each: the first hit is the most specific rule.
 #pragma once
@@ -73,6 +73,7 @@ class SectionIndex {
     /// The fields of a report that a look-up uses.
     struct Probe {
         const Address* address = nullptr;
+        bool own = false; ///< `address` belongs to this host
         std::string_view interface;
         std::uint16_t port = 0;
         int protocol = 0;
@@ -115,6 +116,7 @@ class SectionIndex {
 
     FlatTable<Rest> rules_;
     std::vector<Node> nodes_;
+    std::uint32_t self_ = any_node; ///< any_node: no rule is for "self"
     std::map<std::string, std::uint32_t, std::less<>> interfaces_;
     std::vector<Range> ranges_v4_; // separate: "[::]/0" does not cover IPv4
     std::vector<Range> ranges_v6_;

@@ -12,6 +12,13 @@ namespace egress::policy {
 namespace {
 
 constexpr auto npos = std::string_view::npos;
+constexpr std::string_view self = "self"; ///< every address of this host
+
+Location at(const Prefix& prefix) {
+    Location location;
+    location.prefix = prefix;
+    return location;
+}
 
 bool is_digit(char c) {
     return c >= '0' && c <= '9';
@@ -39,6 +46,11 @@ bool may_be_interface(std::string_view name) {
                             std::ranges::all_of(name.substr(dot + 1), is_digit)));
 }
 
+/// An interface may have any name, also "self".
+bool is_local_interface(std::string_view name, const Context& context) {
+    return !context.remote() && LocalNames::interface_exists(name);
+}
+
 std::optional<Location> with_port(Location location, const Cell& port, const Context& context) {
     const bool any = port.text == "*" || (context.remote() && port.text == "=");
     if (!any) {
@@ -57,9 +69,22 @@ std::optional<Location> parse_bracketed_location(const Cell& cell, const Context
     if (!inside) {
         return std::nullopt;
     }
-    const Location location{inside->prefix, {}, {}};
+    Location location;
+    location.prefix = inside->prefix;
     return inside->port.text.empty() ? std::optional(location)
                                      : with_port(location, inside->port.part(1), context);
+}
+
+/// "self", which only [remote] takes.
+std::optional<Location> parse_self(const Cell& host, const Context& context) {
+    if (!context.remote()) {
+        return context.error(host, "'self' stands in [remote] only",
+                             "it means clients on this host; for its services write the port, or "
+                             "the address");
+    }
+    Location location;
+    location.self = true;
+    return location;
 }
 
 /// The part before a ':', or the whole cell, if it is no address.
@@ -91,11 +116,14 @@ std::optional<Location> parse_host(const Cell& host, const Context& context) {
     const auto address = Address::parse(base.text);
     if (address) {
         const auto prefix = make_prefix(host, *address, length, false, context);
-        return prefix ? std::optional(Location{*prefix, {}, {}}) : std::nullopt;
+        return prefix ? std::optional(at(*prefix)) : std::nullopt;
     }
     if (!length.text.empty() && (base.text == "*" || may_be_interface(base.text)) &&
         !looks_like_v4(base.text)) {
         return context.error(length, fmt::format("{} takes no prefix length", quote(base.text)));
+    }
+    if (base.text == self && length.text.empty() && !is_local_interface(base.text, context)) {
+        return parse_self(base, context);
     }
     return base.text == "*" ? std::optional(Location{}) : parse_interface(base, context);
 }
@@ -116,6 +144,9 @@ std::optional<Location> parse_location(const Cell& cell, const Context& context)
         const auto location = parse_host(host, context);
         return location ? with_port(*location, cell.part(host.text.size() + 1), context)
                         : std::nullopt;
+    }
+    if (text == self && !is_local_interface(text, context)) {
+        return parse_self(cell, context);
     }
     if (text == "*" || text.find('/') != npos || text.find('.') != npos) {
         return parse_host(cell, context);

@@ -99,15 +99,21 @@ Matcher& Matcher::operator=(Matcher&&) noexcept = default;
 bool Matcher::match(const Subject& subject, EffectiveRule& out) const {
     const auto& policy = index_->policy;
     const Address& remote_address = subject.remote.address;
-    SectionIndex::Probe probe{
-        &subject.local.address, subject.interface,       subject.local.port, subject.protocol,
-        subject.type,           remote_address.family(), subject.uid};
+    SectionIndex::Probe probe;
+    probe.address = &subject.local.address;
+    probe.interface = subject.interface;
+    probe.port = subject.local.port;
+    probe.protocol = subject.protocol;
+    probe.type = subject.type;
+    probe.family = remote_address.family();
+    probe.uid = subject.uid;
     const auto local = index_->local.find(probe);
     if (!local) {
         return false;
     }
     probe.address = &remote_address;
     probe.interface = {};
+    probe.own = subject.remote_own;
     const auto remote = index_->remote.find(probe);
 
     out = EffectiveRule{};

@@ -1,10 +1,10 @@
 // Finds the lines that decide for a report: the most specific [local] and [remote] rule.
 //
 // The most specific line wins in any order of the text. The comparison goes by the location (an
-// interface before an address before "*"; the longer prefix first), then by whether the line gives
-// the port, the protocol, the family of the protocol ("tcp6" before "tcp"), the type, the owner; of
-// equal lines the first wins (check() warns of the second). Immutable once made; look-ups allocate
-// no memory.
+// interface or "self" before an address before "*"; the longer prefix first), then by whether the
+// line gives the port, the protocol, the family of the protocol ("tcp6" before "tcp"), the type,
+// the owner; of equal lines the first wins (check() warns of the second). Immutable once made;
+// look-ups allocate no memory.
 //
 // [local] matches the local address, its interface and port; [remote] matches the remote address
 // and, like [local], the local port. The family of a protocol ("tcp6") must be the remote's.
@@ -30,6 +30,7 @@ struct Subject {
     int type = 0;               ///< SOCK_*
     int protocol = 0;           ///< IPPROTO_*
     std::uint32_t uid = 0;      ///< of the reporter
+    bool remote_own = false;    ///< `remote` is an address of this host
 };
 
 /// The combined rule for a report.

@@ -19,6 +19,7 @@ constexpr std::size_t widest = 40; // one long column must not make every line l
 
 std::string print_location(const Location& location) {
     const auto host = !location.interface.empty() ? location.interface
+                      : location.self             ? "self"
                       : location.prefix           ? print_prefix(*location.prefix)
                                                   : "*";
     if (location.port) {

@@ -23,6 +23,7 @@ inline constexpr std::size_t max_suffix = 31; ///< bytes of "-x"; leaves 32 for 
 struct Location {
     std::optional<Prefix> prefix;      ///< nullopt: any address
     std::string interface;             ///< only reports that arrived on it ([local]); empty: any
+    bool self = false;                 ///< only addresses of this host ([remote])
     std::optional<std::uint16_t> port; ///< host byte order; nullopt: any
     friend bool operator==(const Location&, const Location&) = default;
 };

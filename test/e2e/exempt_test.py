@@ -1,0 +1,106 @@
+"""Nobody is locked out by his own hand, and this host is never blocked."""
+
+import harness
+from programs import wait_for
+
+RULES = """[local]
+2222 stream tcp * * 3 10m
+[remote]
+self * * * = * *
+10.66.7.0/24 * * * = * *
+10.66.7.9 * * * = 3 =
+10.66.8.0/24:2222 * * * = * *
+"""
+
+
+def refused(daemon, address, *, says, **keys):
+    query = keys.pop("query", "")
+    code, body = daemon.request("POST", "/v1/blocks" + query, {"addr": address, **keys})
+    assert code == 409, (address, code, body)
+    assert any(says in text for text in body["cuts_off"]), (says, body)
+    assert says in body["error"] and "force=1" in body["error"], body
+    assert not daemon.blocks("blocked"), daemon.blocks("blocked")
+
+
+def test_a_block_that_cuts_off_too_much_is_refused(world):
+    daemon = world.daemon(RULES)
+    refused(daemon, "0.0.0.0/0", says="every IPv4 address")
+    refused(daemon, "::/0", says="every IPv6 address")
+    refused(daemon, "127.0.0.5", says="127.0.0.0/8 of this host")
+    refused(daemon, "::1", says="::1 of this host", port=22)
+    refused(daemon, "10.66.0.1", says="10.66.0.1 of this host")
+    refused(daemon, "10.66.0.0/24", says="10.66.0.1 of this host")
+    refused(daemon, "fd66::/64", says="fd66::1 of this host")
+    refused(daemon, "10.66.7.1", says="exempts (10.66.7.0/24 ")
+    refused(daemon, "10.66.6.0/23", says="exempts (10.66.7.0/24 ")
+    refused(daemon, "10.66.8.4", says="exempts (10.66.8.0/24:2222 ")
+    refused(daemon, "10.66.8.4", says="exempts (10.66.8.0/24:2222 ", protocol="tcp", port=2222)
+    session = "?session=10.66.40.9&session_port=22"
+    refused(daemon, "10.66.40.0/24", says="10.66.40.9, where your session", query=session)
+    refused(daemon, "10.66.40.9", says="10.66.40.9, where your session", query=session, port=22,
+            protocol="tcp")
+
+
+def test_harmless_blocks_are_taken(world):
+    daemon = world.daemon(RULES)
+    session = "?session=10.66.40.9&session_port=22"
+    for address, keys in (("10.66.7.9", {}),  # a line of its own takes it out of the exemption
+                          ("10.66.8.4", {"port": 23}), ("10.66.9.0/24", {}),
+                          ("10.66.40.9", {"port": 2222}), ("10.66.40.9", {"protocol": "udp"}),
+                          ("2001:db8::/32", {})):
+        code, body = daemon.request("POST", "/v1/blocks" + session, {"addr": address, **keys})
+        assert code == 201, (address, keys, code, body)
+    for wrong in ("?session=here", "?session=10.66.40.9&session_port=many"):
+        code, body = daemon.request("POST", "/v1/blocks" + wrong, {"addr": "10.66.9.1"})
+        assert code == 400 and "session" in body["error"], (code, body)
+
+
+def test_force_insists(world):
+    daemon = world.daemon(RULES)
+    at = {"EGRESS_CONTROL": daemon.control, "SSH_CONNECTION": "10.66.40.9 40000 10.66.0.1 22"}
+    done = world.ctl("block", "10.66.40.9", environment=at)
+    assert done.returncode == 1 and "where your session comes from" in done.stderr, done
+    assert "--force" in done.stderr, done
+    assert not daemon.blocks("blocked")
+    done = world.ctl("block", "10.66.40.9", "--force", environment=at)
+    assert done.returncode == 0, done
+    world.wait_element("10.66.40.9")
+    assert "insists" in daemon.log(), daemon.log()
+
+
+def test_self_is_never_blocked_and_followed(world):
+    daemon = world.daemon(RULES)
+    world.fail(world.tcp("10.66.0.1"), 5)
+    world.fail(world.tcp("fd66::1", local="fd66::1"), 5)
+    world.fail(world.tcp("10.66.50.1"), 2)  # not ours yet
+    wait_for(lambda: (daemon.row("10.66.50.1") or {}).get("count") == 2, what="its count")
+    world.ip("addr", "add", "10.66.50.1/32", "dev", "lo")
+    wait_for(lambda: exempt_now(daemon, "10.66.50.1"), what="the new address of this host")
+    world.fail(world.tcp("10.66.50.1"), 5)
+    wait_for(lambda: daemon.row("10.66.50.1")["count"] >= 7, what="failures of this host")
+    assert not daemon.blocks("blocked"), daemon.blocks("blocked")
+    world.ip("addr", "del", "10.66.50.1/32", "dev", "lo")
+    world.ip("route", "replace", "local", "10.66.0.0/16", "dev", "lo")
+    wait_for(lambda: not exempt_now(daemon, "10.66.50.1"), what="an address that is gone")
+    world.fail(world.tcp("10.66.50.1"))
+    world.wait_element("10.66.50.1")
+
+
+def exempt_now(daemon, address):
+    """Whether a block of it would be refused; asks without making one."""
+    code, body = daemon.request("POST", "/v1/blocks",
+                                {"addr": address, "port": 1, "protocol": "udp", "seconds": 1})
+    if code == 201:
+        daemon.request("DELETE", "/v1/blocks", {"addr": address, "port": 1})
+    return code == 409
+
+
+def test_self_outside_remote_is_an_error(world):
+    conf = world.write("wrong.conf", "[local]\nself stream tcp * * 3 10m\nself:22 * * * * 3 1h\n")
+    done = world.ctl("check", conf)
+    assert done.returncode == 1, done
+    assert done.stderr.count("'self' stands in [remote] only") == 2, done
+
+
+if __name__ == "__main__":
+    harness.main(globals())
