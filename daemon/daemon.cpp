@@ -120,6 +120,7 @@ Result<> Daemon::open_store() {
     if (!read) {
         return read;
     }
+    ledger_->lift_exempt(); // by rules that changed while no daemon ran
     const std::string boot = boot_id();
     const auto before = env->meta("boot");
     if (!before) {
@@ -266,8 +267,8 @@ Result<> Daemon::open_sources() {
         sources.push_back(watch_signal(event, signal, [event] { sd_event_exit(event, 0); }));
     }
     if (interfaces_.fd() >= 0) {
-        sources.push_back(watch(event, interfaces_.fd(), EPOLLIN,
-                                [this](std::uint32_t) { interfaces_.refresh(); }));
+        sources.push_back(
+            watch(event, interfaces_.fd(), EPOLLIN, [this](std::uint32_t) { follow_addresses(); }));
     }
     for (auto& source : sources) {
         if (!source) {
@@ -336,6 +337,15 @@ void Daemon::on_force(const ApplyOutcome& outcome) {
     sd_notify(0, "READY=1");
     if (const auto ready = std::exchange(ready_, {})) {
         ready();
+    }
+}
+
+/// An address that this host has got may be exempt, as "self", and blocked.
+void Daemon::follow_addresses() {
+    const auto before = interfaces_.own();
+    interfaces_.refresh();
+    if (ledger_->exemptions().has_self() && interfaces_.own() != before) {
+        ledger_->lift_exempt();
     }
 }
 

@@ -35,6 +35,7 @@ class Daemon {
     Result<> open_sources();
     /// Reads the rules files again, and tells the service manager meanwhile.
     void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
+    void follow_addresses();
     void tick();
     void report_state();
     void on_force(const ApplyOutcome& outcome);

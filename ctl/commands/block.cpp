@@ -165,9 +165,9 @@ Exit block_one(const Context& context, const Arguments& arguments, const Json& o
     return Exit::ok;
 }
 
-Exit block_list(const Context& context, const std::string& path, const Json& options) {
-    const auto blocked =
-        send_file(context, "POST", block_path(arguments), path, options, "blocked");
+Exit block_list(const Context& context, const Arguments& arguments, const Json& options) {
+    const auto blocked = send_file(context, "POST", block_path(arguments), *arguments.value("from"),
+                                   options, "blocked");
     if (!blocked) {
         return complain(context, blocked.error());
     }
@@ -179,21 +179,45 @@ Exit block_list(const Context& context, const std::string& path, const Json& opt
     return Exit::ok;
 }
 
-Outcome<std::int64_t> unblock_one(const Context& context, const Json& body) {
+/// "10.0.0.0/24 port 22" for a row of the daemon's answer.
+std::string where(const Json& row) {
+    const auto port = number_at(row, "port").value_or(0);
+    return fmt::format("{}/{}{}", text_at(row, "addr"), number_at(row, "prefixlen").value_or(0),
+                       port != 0 ? fmt::format(" port {}", port) : "");
+}
+
+/// The blocks of wider prefixes that still shut the address out; empty: none does.
+std::string wider_blocks(const Json& answer) {
+    const auto* const rows = member(answer, "covered_by");
+    std::vector<std::string> out;
+    for (const auto& row : rows != nullptr && rows->is_array() ? *rows : Json::array()) {
+        out.push_back(where(row));
+    }
+    return fmt::format("{}", fmt::join(out, ", "));
+}
+
+/// What an answer says of lifted blocks.
+struct Lifted {
+    std::int64_t removed = 0;
+    std::string wider; ///< blocks that still shut the address out
+};
+
+Outcome<Lifted> unblock_one(const Context& context, const Json& body) {
     const auto answer = call(patient(context, false), {"DELETE", "/v1/blocks", to_text(body, -1)});
     if (!answer) {
         return std::unexpected(answer.error());
     }
     const auto removed = number_at(*answer, "removed");
-    return removed ? Outcome<std::int64_t>(*removed)
+    return removed ? Outcome<Lifted>({*removed, wider_blocks(*answer)})
                    : fail(Exit::unreachable, "egressd's answer does not say how many blocks it "
                                              "lifted");
 }
 
-/// Lifts what the words name; returns how many blocks that were.
-Outcome<std::int64_t> lift(const Context& context, const Arguments& arguments, Json body) {
+/// Lifts what the words name.
+Outcome<Lifted> lift(const Context& context, const Arguments& arguments, Json body) {
     if (const auto* const path = arguments.value("from")) {
-        return send_file(context, "DELETE", "/v1/blocks", *path, body, "removed");
+        const auto removed = send_file(context, "DELETE", "/v1/blocks", *path, body, "removed");
+        return removed ? Outcome<Lifted>({*removed, {}}) : std::unexpected(removed.error());
     }
     if (arguments.has("all")) {
         body["all"] = true;
@@ -225,9 +249,8 @@ Exit run_block(const Context& context, const Arguments& arguments) {
     if (!body) {
         return complain(context, body.error());
     }
-    const auto* const path = arguments.value("from");
-    return path != nullptr ? block_list(context, *path, *body)
-                           : block_one(context, arguments, *body);
+    return arguments.has("from") ? block_list(context, arguments, *body)
+                                 : block_one(context, arguments, *body);
 }
 
 Exit run_unblock(const Context& context, const Arguments& arguments) {
@@ -235,17 +258,23 @@ Exit run_unblock(const Context& context, const Arguments& arguments) {
         return complain(context, checked.error());
     }
     auto body = selection(arguments);
-    const auto removed = body ? lift(context, arguments, std::move(*body))
-                              : Outcome<std::int64_t>(std::unexpected(body.error()));
-    if (!removed) {
-        return complain(context, removed.error());
+    const auto lifted = body ? lift(context, arguments, std::move(*body))
+                             : Outcome<Lifted>(std::unexpected(body.error()));
+    if (!lifted) {
+        return complain(context, lifted.error());
     }
+    const auto& [removed, wider] = *lifted;
     if (context.json) {
-        print(context.out, "{}\n", to_text(Json{{"removed", *removed}}));
-    } else if (*removed > 0) {
-        print(context.out, "lifted {} {}\n", *removed, *removed == 1 ? "block" : "blocks");
+        print(context.out, "{}\n", to_text(Json{{"removed", removed}}));
+    } else if (removed > 0) {
+        print(context.out, "lifted {} {}\n", removed, removed == 1 ? "block" : "blocks");
     }
-    if (*removed > 0) {
+    if (!wider.empty()) {
+        return complain(context, {Exit::no, fmt::format("{} is still shut out, by the block of {}; "
+                                                        "'egressctl unblock' lifts that",
+                                                        printable(arguments.operands[0]), wider)});
+    }
+    if (removed > 0) {
         return Exit::ok;
     }
     const auto which = arguments.has("all")    ? std::string("that is meant")

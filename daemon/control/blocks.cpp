@@ -20,6 +20,7 @@ using reply::error;
 namespace {
 
 constexpr std::size_t rows_per_piece = 256;
+constexpr std::size_t most_wider = 16; ///< told of those that still shut out the address
 constexpr Seconds most_seconds = Seconds{100} * 366 * 24 * 60 * 60;
 constexpr const char* not_durable =
     "done, but the database cannot be written, so it would not outlive a restart";
@@ -163,8 +164,13 @@ void unblock(Parts& parts, const Request& request, const Answer& answer) {
     const std::size_t removed = parts.ledger.unblock(target);
     log::notice("control", "uid {} unblocked {}: {} blocks", request.uid, target.address.text(),
                 removed);
-    parts.keeper.when_durable([answer, removed](bool durable) {
-        answer.send(durable ? reply::good({{"removed", removed}}) : error(500, not_durable));
+    auto wider = nlohmann::json::array();
+    for (const auto& row : parts.ledger.covering(target, most_wider)) {
+        wider.push_back(nlohmann::json(store::row_json(row)));
+    }
+    parts.keeper.when_durable([answer, removed, wider = std::move(wider)](bool durable) {
+        answer.send(durable ? reply::good({{"removed", removed}, {"covered_by", wider}})
+                            : error(500, not_durable));
     });
 }
 

@@ -49,6 +49,7 @@ void Ledger::replace(policy::Policy policy) {
         std::move(policy), options_.standard_name,
         [this](std::string_view name) { return names_.number(name); });
     exemptions_ = policy::Exemptions(matcher_->policy().remote);
+    lift_exempt();
 }
 
 bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const {
@@ -400,14 +401,61 @@ bool Ledger::lift_by_hand(RowId id) {
     if (!table_[id].used || table_[id].state != State::blocked) {
         return false;
     }
+    lift_and_clear(id, "by hand");
+    return true;
+}
+
+/// Ends the block and forgets what led to it, escalation included.
+void Ledger::lift_and_clear(RowId id, const char* why) {
     Count counted = count_of(table_[id]);
     counted.state = State::releasing;
     counted.count = 0;
+    counted.strikes = 0;
     counted.until = never;
     table_.drop_past(id);
     counters_.lifted += 1;
-    apply(id, RowChange{counted, Effect::lift}, "by hand");
-    return true;
+    apply(id, RowChange{counted, Effect::lift}, why);
+}
+
+std::vector<store::Row> Ledger::covering(const ManualUnblock& request, std::size_t most) const {
+    const auto meet = [](auto wanted, auto has) { return !wanted || has == 0 || *wanted == has; };
+    std::vector<store::Row> out;
+    for (RowId id = 0; id < table_.rows_end() && out.size() < most; ++id) {
+        const TableRow& row = table_[id];
+        if (row.used && row.state == State::blocked && row.key.length < request.address.length &&
+            meet(request.port, row.key.port) && meet(request.protocol, row.key.protocol) &&
+            row.key.prefix().contains(request.address.base)) {
+            snapshot(id, out.emplace_back());
+        }
+    }
+    return out;
+}
+
+const policy::Rule* Ledger::exemption_of(const TableRow& row) const {
+    return exemptions_.covering({row.key.prefix(), row.key.protocol, row.key.port},
+                                interfaces_.own());
+}
+
+std::size_t Ledger::lift_exempt() {
+    constexpr std::size_t most_lines = 100; // of the log; the rest is one number
+    std::size_t lifted = 0;
+    for (RowId id = 0; !exemptions_.empty() && id < table_.rows_end(); ++id) {
+        const TableRow& row = table_[id];
+        const auto* const line =
+            row.used && row.state == State::blocked ? exemption_of(row) : nullptr;
+        if (line == nullptr) {
+            continue;
+        }
+        if (++lifted <= most_lines) {
+            log::notice("exempt", "lift the block of {} port {}: {} exempts it",
+                        row.key.prefix().text(), row.key.port, line->place.text());
+        }
+        lift_and_clear(id, "exempt");
+    }
+    if (lifted > most_lines) {
+        log::notice("exempt", "lifted {} more blocks that the rules exempt", lifted - most_lines);
+    }
+    return lifted;
 }
 
 void Ledger::forget(RowId id) {

@@ -114,6 +114,10 @@ class Ledger final : public TrustedReporters {
     std::optional<BlockChange> next_change();
     /// Changes that found no room since the last call.
     std::uint64_t take_missed_changes() { return std::exchange(missed_changes_, 0); }
+    /// Blocks of wider prefixes that shut out the address, or a part of it; at most `most`.
+    std::vector<store::Row> covering(const ManualUnblock& request, std::size_t most) const;
+    /// Lifts the blocks of addresses that the rules exempt by now; returns how many.
+    std::size_t lift_exempt();
 
     // Rules.
     void replace(policy::Policy policy);
@@ -183,6 +187,8 @@ class Ledger final : public TrustedReporters {
     void begin_block(RowId id, const policy::EffectiveRule& rule);
     void log_block(RowId id, const policy::EffectiveRule& rule, const Report& report);
     void lift(RowId id);
+    void lift_and_clear(RowId id, const char* why);
+    const policy::Rule* exemption_of(const TableRow& row) const;
     void forget(RowId id);
     void mark(RowId id);
     void feed(RowId id);

@@ -144,6 +144,11 @@ void Ledger::adopt(const Element& element) {
     log::notice("adopt",
                 "block of {} port {} stood in the firewall and not in the database; remembered",
                 element.address.text(), element.port);
+    if (const auto* const line = exemption_of(row)) {
+        log::notice("exempt", "lift the block of {} port {}: {} exempts it", element.address.text(),
+                    element.port, line->place.text());
+        lift_and_clear(id, "exempt");
+    }
 }
 
 std::vector<std::string> Ledger::names() const {

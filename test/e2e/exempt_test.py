@@ -95,6 +95,67 @@ def exempt_now(daemon, address):
     return code == 409
 
 
+def test_unblock_says_what_still_shuts_out(world):
+    daemon = world.daemon("[local]\n2222 stream tcp * * 1 10m grow=24:2,escalate=2\n")
+    at = {"EGRESS_CONTROL": daemon.control}
+    for host in ("10.66.9.7", "10.66.9.8"):
+        world.fail(world.tcp(host))
+        world.wait_element(host)
+    world.wait_element("10.66.9.0/24")
+    done = world.ctl("unblock", "10.66.9.7", environment=at)
+    assert done.returncode == 1 and "lifted 1 block" in done.stdout, done
+    assert "still shut out, by the block of 10.66.9.0/24 port 2222" in done.stderr, done
+    code, body = daemon.request("DELETE", "/v1/blocks", {"addr": "10.66.9.7"})
+    assert code == 200 and body["removed"] == 0, (code, body)
+    assert [row["prefixlen"] for row in body["covered_by"]] == [24], body
+    done = world.ctl("unblock", "10.66.9.7:22", environment=at)
+    assert done.returncode == 1 and "no block stands at exactly" in done.stderr, done
+    done = world.ctl("unblock", "10.66.9.0/24", environment=at)
+    assert done.returncode == 0, done
+    world.wait_no_element("10.66.9.0/24")
+
+
+def test_unblock_ends_the_escalation(world):
+    daemon = world.daemon("[local]\n2222 stream tcp * * 1 10m escalate=3\n")
+    for _ in range(2):
+        world.fail(world.tcp("10.66.9.7"))
+        assert world.wait_element("10.66.9.7")["timeout"] == 600
+        code, body = daemon.request("DELETE", "/v1/blocks", {"addr": "10.66.9.7"})
+        assert code == 200 and body["removed"] == 1, (code, body)
+        world.wait_no_element("10.66.9.7")
+
+
+def test_what_becomes_exempt_is_lifted(world):
+    local = "[local]\n2222 stream tcp * * 1 10m\n"
+    daemon = world.daemon(local)
+    for host in ("10.66.7.1", "10.66.7.2", "10.66.50.1"):
+        world.fail(world.tcp(host))
+        world.wait_element(host)
+    assert daemon.request("POST", "/v1/blocks", {"addr": "10.66.7.3"})[0] == 201
+    assert daemon.request("POST", "/v1/blocks", {"addr": "10.66.6.0/23"})[0] == 201
+    world.write("egress.conf", local + "[remote]\n10.66.7.0/24 * * * = * *\n"
+                "10.66.7.2 * * * = 1 =\nself * * * = * *\n")
+    assert daemon.request("POST", "/v1/reload")[0] == 200
+    for host in ("10.66.7.1", "10.66.7.3"):
+        world.wait_no_element(host)
+        assert f"lift the block of {host} " in daemon.log(), daemon.log()
+    assert {row["addr"] for row in daemon.blocks("blocked")} == {"10.66.7.2", "10.66.6.0",
+                                                                  "10.66.50.1"}
+    world.ip("addr", "add", "10.66.50.1/32", "dev", "lo")
+    world.wait_no_element("10.66.50.1")
+
+
+def test_exempt_while_no_daemon_ran(world):
+    local = "[local]\n2222 stream tcp * * 1 10m\n"
+    daemon = world.daemon(local)
+    world.fail(world.tcp("10.66.7.1"))
+    world.wait_element("10.66.7.1")
+    daemon.stop()
+    daemon = world.daemon(local + "[remote]\n10.66.7.0/24 * * * = * *\n")
+    world.wait_no_element("10.66.7.1")
+    assert not daemon.blocks("blocked")
+
+
 def test_self_outside_remote_is_an_error(world):
     conf = world.write("wrong.conf", "[local]\nself stream tcp * * 3 10m\nself:22 * * * * 3 1h\n")
     done = world.ctl("check", conf)
