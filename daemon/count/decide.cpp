@@ -76,7 +76,8 @@ Moment forgotten_at(const policy::EffectiveRule& rule, const Count& counted) {
 
 RowChange succeed(const policy::EffectiveRule& rule, const Count& before, Past& past) {
     RowChange outcome{before, Effect::none};
-    if (before.state == State::blocked && (before.by_hand || before.until == never)) {
+    if (rule.keep ||
+        (before.state == State::blocked && (before.by_hand || before.until == never))) {
         return outcome;
     }
     past.clear();

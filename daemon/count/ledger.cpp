@@ -118,8 +118,10 @@ void Ledger::report(const Report& report) {
                   report.action == Action::ok ? "a success" : "a failure");
         return;
     }
-    const Key key = Key::of(rule.name, rule.counted, static_cast<std::uint8_t>(report.protocol),
-                            report.local.port);
+    const Key key = rule.by_name
+                        ? Key::of(rule.name, rule.counted, 0, 0)
+                        : Key::of(rule.name, rule.counted,
+                                  static_cast<std::uint8_t>(report.protocol), report.local.port);
     Services::Service& service = services_.of(key);
     (report.action == Action::ok ? service.successes : service.failures) += 1;
     RowId id = table_.find(key);

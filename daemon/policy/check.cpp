@@ -92,7 +92,8 @@ class Checker {
     void idle_options(const Rule& rule) {
         const auto& o = rule.options;
         if (rule.nfail.kind == Setting<std::uint32_t>::Kind::unlimited &&
-            (o.escalate_percent || o.max || o.window || !o.grow.empty() || o.kill || o.reject)) {
+            (o.escalate_percent || o.max || o.window || !o.grow.empty() || o.kill || o.reject ||
+             o.by_name || o.keep)) {
             out_.warn(rule.place, "the options do nothing", "with nfail '*' nothing is blocked");
         }
         if (rule.disable.kind == Setting<Seconds>::Kind::unlimited &&

@@ -157,7 +157,8 @@ LoginOptions random_options(Random& random) {
                                     static_cast<std::uint32_t>(2 + below(random, 1000))});
         }
     }
-    for (auto* flag : {&options.kill, &options.reject, &options.spoofable}) {
+    for (auto* flag :
+         {&options.kill, &options.reject, &options.spoofable, &options.by_name, &options.keep}) {
         if (chance(random, 20)) {
             *flag = chance(random, 50);
         }

@@ -34,6 +34,8 @@ void apply(const LoginOptions& options, EffectiveRule& out) {
     out.kill = options.kill.value_or(out.kill);
     out.reject = options.reject.value_or(out.reject);
     out.spoofable = options.spoofable.value_or(out.spoofable);
+    out.by_name = options.by_name.value_or(out.by_name);
+    out.keep = options.keep.value_or(out.keep);
     for (const auto& grow : options.grow) {
         if ((grow.length > 32) != out.counted.base.is_v4()) {
             out.grow = grow;

@@ -122,6 +122,14 @@ bool set_spoofable(const Option& option, const Context& context, LoginOptions& o
     return set_flag(option, context, "count", "ignore", out.spoofable);
 }
 
+bool set_count(const Option& option, const Context& context, LoginOptions& out) {
+    return set_flag(option, context, "name", "port", out.by_name);
+}
+
+bool set_success(const Option& option, const Context& context, LoginOptions& out) {
+    return set_flag(option, context, "keep", "clear", out.keep);
+}
+
 template <bool reject>
 bool set_verdict(const Option& option, const Context& context, LoginOptions& out) {
     if (out.reject) {
@@ -153,6 +161,10 @@ constexpr auto table = std::to_array<Row>({
      Row::Again::allowed},
     {"spoofable", Row::Takes::value, "count", set_spoofable,
      value_of<&LoginOptions::spoofable, [](bool count) { return count ? "count" : "ignore"; }>},
+    {"count", Row::Takes::value, "name", set_count,
+     value_of<&LoginOptions::by_name, [](bool name) { return name ? "name" : "port"; }>},
+    {"success", Row::Takes::value, "keep", set_success,
+     value_of<&LoginOptions::keep, [](bool keep) { return keep ? "keep" : "clear"; }>},
 });
 
 } // namespace
