@@ -1,6 +1,7 @@
 #include "daemon/daemon.h"
 
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 #include <utility>
 
@@ -111,6 +112,9 @@ Result<> Daemon::open_store() {
             return cleared;
         }
     }
+    if (auto kept = open_epoch(*env); !kept) {
+        return kept;
+    }
     std::size_t rows = 0;
     auto read = env->each([&](store::Row&& row) {
         ledger_->load(row);
@@ -160,6 +164,30 @@ Result<> Daemon::open_store() {
         return keeper_->store().env().set_meta("boot", boot);
     }
     return {};
+}
+
+/// Must be durable before a row is written by it.
+Result<> Daemon::open_epoch(store::Env& env) {
+    const auto stored = env.meta(store::Epoch::key);
+    if (!stored) {
+        return std::unexpected(stored.error());
+    }
+    epoch_ = store::Epoch::at_start(*stored, boot_id(), clock_.at_boot());
+    ledger_->set_stored_base(epoch_.base);
+    return epoch_.text() == *stored ? Result<>() : env.set_meta(store::Epoch::key, epoch_.text());
+}
+
+/// The next boot must know what the stored times mean by the wall clock that holds now.
+void Daemon::follow_clock() {
+    const auto offset = clock_.at_boot() - epoch_.base;
+    if (offset == epoch_.offset) {
+        return;
+    }
+    const auto step = offset - epoch_.offset;
+    log::notice("clock", "the wall clock was set {} s {}; blocks last as long as before",
+                std::abs(step), step > 0 ? "forward" : "back");
+    epoch_.offset = offset;
+    keeper_->set_meta(store::Epoch::key, epoch_.text(), [](bool) {});
 }
 
 Result<> Daemon::open_sockets() {
@@ -350,6 +378,7 @@ void Daemon::follow_addresses() {
 }
 
 void Daemon::tick() {
+    follow_clock();
     ledger_->set_unprivileged_port(policy::LocalNames::unprivileged_port());
     expiring_ = ledger_->expire(deadlines_per_turn);
     firewall_->tick();

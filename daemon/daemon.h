@@ -13,6 +13,7 @@
 #include "daemon/control/parts.h"
 #include "daemon/egress/event.h"
 #include "daemon/options.h"
+#include "daemon/store/epoch.h"
 
 namespace egress {
 
@@ -31,11 +32,13 @@ class Daemon {
   private:
     Daemon(const DaemonOptions& options, lane::Spawner spawner);
     Result<> open_store();
+    Result<> open_epoch(store::Env& env);
     Result<> open_sockets();
     Result<> open_sources();
     /// Reads the rules files again, and tells the service manager meanwhile.
     void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
     void follow_addresses();
+    void follow_clock();
     void tick();
     void report_state();
     void on_force(const ApplyOutcome& outcome);
@@ -44,6 +47,7 @@ class Daemon {
     lane::Spawner spawner_; ///< the receiver takes it
     SystemClock clock_;
     Moment started_ = 0;
+    store::Epoch epoch_; ///< of the times in the database
     Event event_;
     Interfaces interfaces_;
     std::unique_ptr<Reaper> reaper_;

@@ -10,8 +10,10 @@
 #include "ctl/out.h"
 #include "ctl/row.h"
 #include "ctl/values.h"
+#include "daemon/base/boot.h"
 #include "daemon/base/clock.h"
 #include "daemon/store/env.h"
+#include "daemon/store/epoch.h"
 #include "daemon/store/json.h"
 #include "egress-paths.h"
 
@@ -197,12 +199,17 @@ Exit dump_damaged(const Context& context, const std::string& directory) {
 
 /// Walks the database and closes it again. Returns the names of damaged rows.
 Result<std::vector<std::string>> collect(const std::string& directory, const Selection& wanted,
-                                         std::int64_t now, Listing& listing) {
+                                         const Clock& clock, Listing& listing) {
     const auto env = open_to_read(directory);
     if (!env) {
         return std::unexpected(env.error());
     }
+    const auto text = env->meta(store::Epoch::key);
+    const auto epoch = text ? store::Epoch::parse(*text) : std::nullopt;
+    const auto shift = epoch ? epoch->to_wall(boot_id(), clock.at_boot()) : 0;
+    const auto now = clock.wall();
     const auto add = [&](store::Row&& stored) {
+        store::shift_times(stored, shift);
         const auto row = as_of(std::move(stored), now);
         if (wanted.wants(row, now)) {
             listing.add(row);
@@ -232,7 +239,7 @@ Exit run_dump(const Context& context, const Arguments& arguments) {
                          arguments.has("d")};
     const auto now = context.clock->wall();
     Listing listing(context, style, now);
-    const auto walked = collect(directory, *selection, now, listing);
+    const auto walked = collect(directory, *selection, *context.clock, listing);
     const bool whole = walked && walked->empty();
     if (walked || listing.rows() > 0) {
         listing.write(context.out, whole);

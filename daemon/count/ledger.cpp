@@ -26,7 +26,8 @@ std::size_t rows_of(const policy::Policy& policy) {
 Ledger::Ledger(const Clock& clock, const Interfaces& interfaces, Options options,
                policy::Policy policy)
     : clock_(clock), interfaces_(interfaces), options_(std::move(options)),
-      names_(options_.standard_name), reasons_(""), table_(options_.rows) {
+      stored_base_(clock.at_boot()), names_(options_.standard_name), reasons_(""),
+      table_(options_.rows) {
     replace(std::move(policy));
 }
 
@@ -464,7 +465,7 @@ void Ledger::forget(RowId id) {
     TableRow& row = table_[id];
     pushed_ += 1;
     if (row.stored) {
-        snapshot(id, scratch_);
+        snapshot(id, scratch_, stored_base_);
         erased_.erase(scratch_);
     }
     if (row.state == State::blocked) {

@@ -130,6 +130,9 @@ class Ledger final : public TrustedReporters {
     bool is_known(std::uint32_t uid) const override;
 
     // The store's side.
+    /// The seconds that stored times are more than moments since boot; by default those of the wall
+    /// clock when the ledger was made. To be set before rows are loaded.
+    void set_stored_base(std::int64_t seconds) { stored_base_ = seconds; }
     void load(const store::Row& row);
     /// Moves at most `most` changes into the batch, oldest first.
     void collect(store::Batch& batch, std::size_t most);
@@ -164,7 +167,8 @@ class Ledger final : public TrustedReporters {
     std::vector<std::string> names() const;
 
     const Table& table() const { return table_; }
-    void snapshot(RowId row, store::Row& out) const;
+    /// The row with times by the wall clock as it is now.
+    void snapshot(RowId row, store::Row& out) const { snapshot(row, out, clock_.at_boot()); }
     const Counters& counters() const { return counters_; }
     const Services& services() const { return services_; }
     std::int64_t wall() const { return clock_.wall(); } ///< seconds
@@ -175,6 +179,8 @@ class Ledger final : public TrustedReporters {
     const std::string& name_text(policy::NameId name) const { return names_.text(name); }
 
   private:
+    void snapshot(RowId row, store::Row& out, std::int64_t base) const;
+    Moment deadline_of(const store::Row& stored) const;
     bool proves_knock(const Report& report, const policy::Rule& rule) const;
     RowId row_for(const Key& key);
     /// `why`: of a lift, for those who watch.
@@ -197,6 +203,7 @@ class Ledger final : public TrustedReporters {
     const Clock& clock_;
     const Interfaces& interfaces_;
     Options options_;
+    std::int64_t stored_base_;
     std::uint16_t unprivileged_port_ = 1024;
     std::unordered_set<std::uint32_t> owners_; ///< uids that the rules name
     Intern names_;

@@ -10,33 +10,33 @@ namespace {
 
 using store::State;
 
-std::uint32_t wall32(const Clock& clock, std::int32_t packed) {
+std::uint32_t stored_time(std::int64_t base, std::int32_t packed) {
     if (packed == never32) {
         return store::until_forever;
     }
     return static_cast<std::uint32_t>(
-        std::clamp<std::int64_t>(clock.to_wall(unpack(packed)), 1, 0xfffffffe));
+        std::clamp<std::int64_t>(unpack(packed) + base, 1, store::until_forever - 1));
 }
 
-std::int32_t boot32(const Clock& clock, std::uint32_t wall) {
-    return wall == store::until_forever ? never32 : pack(clock.from_wall(wall));
+std::int32_t packed_time(std::int64_t base, std::uint32_t stored) {
+    return stored == store::until_forever ? never32 : pack(stored - base);
 }
+
+} // namespace
 
 /// A wrong wall clock at start (1970, no battery) must not lengthen a block: the remaining time is
 /// never more than the row's whole span.
-Moment deadline_of(const Clock& clock, const store::Row& stored) {
+Moment Ledger::deadline_of(const store::Row& stored) const {
     if (stored.until == store::until_forever) {
         return never;
     }
     const std::int64_t until = stored.until;
     const std::int64_t start = stored.since != 0 ? stored.since : stored.last;
-    const std::int64_t remaining = std::min(until - clock.wall(), until - start);
-    return clock.now() + std::max<std::int64_t>(remaining, 0);
+    const std::int64_t remaining = std::min(until - stored_base_ - clock_.now(), until - start);
+    return clock_.now() + std::max<std::int64_t>(remaining, 0);
 }
 
-} // namespace
-
-void Ledger::snapshot(RowId id, store::Row& out) const {
+void Ledger::snapshot(RowId id, store::Row& out, std::int64_t base) const {
     const TableRow& row = table_[id];
     out.name = names_.text(row.key.name);
     out.address = row.key.prefix();
@@ -48,14 +48,14 @@ void Ledger::snapshot(RowId id, store::Row& out) const {
     out.count = row.count;
     out.nfail = row.nfail;
     out.strikes = row.strikes;
-    out.last = wall32(clock_, row.last);
-    out.since = row.since == 0 ? 0 : wall32(clock_, row.since);
-    out.until = wall32(clock_, row.until);
+    out.last = stored_time(base, row.last);
+    out.since = row.since == 0 ? 0 : stored_time(base, row.since);
+    out.until = stored_time(base, row.until);
     out.history.clear();
     if (row.has_past) {
         if (const Past* const past = table_.find_past(id)) {
             for (const auto& [time, failures] : *past) {
-                out.history.push_back({wall32(clock_, time), failures});
+                out.history.push_back({stored_time(base, time), failures});
             }
         }
     }
@@ -83,15 +83,21 @@ void Ledger::load(const store::Row& stored) {
     row.nfail = stored.nfail;
     row.strikes = stored.strikes;
     row.stored = true;
-    row.last = std::min(boot32(clock_, stored.last), pack(clock_.now()));
-    row.since = stored.since == 0 ? 0 : std::min(boot32(clock_, stored.since), pack(clock_.now()));
+    row.last = std::min(packed_time(stored_base_, stored.last), pack(clock_.now()));
+    row.since = stored.since == 0
+                    ? 0
+                    : std::min(packed_time(stored_base_, stored.since), pack(clock_.now()));
     row.reason = reasons_.number(stored.reason);
-    table_.set_deadline(id, deadline_of(clock_, stored));
+    table_.set_deadline(id, deadline_of(stored));
     for (const auto& [time, failures] : stored.history) {
-        table_.past(id).emplace_back(boot32(clock_, time), failures);
+        table_.past(id).emplace_back(packed_time(stored_base_, time), failures);
     }
     if (!stored.id.empty()) {
         table_.set_id(id, stored.id);
+    }
+    if (packed_time(stored_base_, stored.last) != row.last ||
+        packed_time(stored_base_, stored.until) != row.until) {
+        mark(id); // the clock was wrong: what is stored does not say what holds
     }
     table_.refresh(id);
     if (row.state == State::releasing ||
@@ -120,7 +126,7 @@ void Ledger::collect(store::Batch& batch, std::size_t most) {
         row.dirty = false;
         if (row.used) { // else it was removed meanwhile, and the batch has its deletion
             row.stored = true;
-            snapshot(id, scratch_);
+            snapshot(id, scratch_, stored_base_);
             batch.put(scratch_);
         }
     }

@@ -2,9 +2,9 @@
 //
 // The directory holds data.mdb and lock.mdb (LMDB's) and egressd.lock (one daemon per database).
 // Tables: "rows" (records.h), "events" (event_row.h), "meta" ("format" -> version, "boot" -> boot
-// id at last start, "trial" -> rules on trial, JSON) and "damaged" (transaction.h); older versions
-// did not create "events" and "damaged". Format 2 has checksums and a seal (seal.h); format 1 has
-// neither and is converted.
+// id at last start, "clock" -> epoch.h, "trial" -> rules on trial, JSON) and "damaged"
+// (transaction.h); older versions did not create "events" and "damaged". Format 2 has checksums and
+// a seal (seal.h); format 1 has neither and is converted.
 #pragma once
 
 #include <functional>

@@ -120,6 +120,7 @@ class Disk {
         CHECK(world.ledger.collected() == world.ledger.change_number());
     }
     void load(World& world) {
+        world.ledger.set_stored_base(world.clock.at_boot()); // the test may have set the clock
         auto env = store::Env::open(folder_ / "db", store::Env::Mode::read_write);
         REQUIRE(env);
         REQUIRE(env->each([&](store::Row&& row) {

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core_test.h"
+#include "daemon/store/epoch.h"
 #include "daemon/store/records.h"
 
 using namespace egress;
@@ -565,4 +566,29 @@ TEST_CASE("env: clear empties the rows and nothing else") {
     CHECK(env.clear());
     CHECK(rows_in(env).empty());
     CHECK(*env.meta("boot") == "b");
+}
+
+TEST_CASE("epoch: stored seconds stay valid when the wall clock is set, and in the next boot") {
+    using store::Epoch;
+    const auto first = Epoch::at_start("", "a", 1'000);
+    CHECK(first == Epoch{"a", 1'000, 0});
+    const auto later = Epoch::at_start(first.text(), "a", 4'600); // an hour forward
+    CHECK(later == Epoch{"a", 1'000, 3'600});
+    CHECK(later.to_wall("a", 4'600) == 3'600);
+    CHECK(later.to_wall("a", 1'000) == 0); // set back since the daemon wrote it
+    const auto next = Epoch::at_start(later.text(), "b", 9'000);
+    CHECK(next == Epoch{"b", 5'400, 3'600});
+    CHECK(later.to_wall("b", 9'000) == 3'600); // no daemon has run in this boot
+    for (const char* const damaged : {"", "a", "a 1", "a b c", "a 99999999999999999999 1"}) {
+        CHECK_FALSE(Epoch::parse(damaged));
+    }
+    store::Row row;
+    row.last = 5;
+    row.until = store::until_forever;
+    row.history = {{100, 1}};
+    store::shift_times(row, -50);
+    CHECK(row.last == 1); // never 0, which means none
+    CHECK(row.since == 0);
+    CHECK(row.until == store::until_forever);
+    CHECK(row.history.front().time == 50);
 }
