@@ -37,7 +37,7 @@ void Ledger::replace(policy::Policy policy) {
     owners_.clear();
     const auto note = [&](const auto& lines) {
         for (const auto& line : lines) {
-            if (line.owner) {
+            if (line.owner && line.absent_owner.empty()) {
                 owners_.insert(*line.owner);
             }
         }

@@ -20,7 +20,7 @@ namespace {
 auto match_key(const auto& line) {
     return std::tuple(line.location.prefix, line.location.interface, line.location.self,
                       line.location.port, line.type, line.protocol.number, line.protocol.family,
-                      line.owner);
+                      line.owner, line.absent_owner);
 }
 
 /// The part of the key that [remote] shares with [local].
@@ -107,6 +107,19 @@ class Checker {
         }
         if (o.spoofable && (rule.type == SOCK_STREAM || rule.protocol.number == IPPROTO_TCP)) {
             out_.warn(rule.place, "spoofable does nothing", "only UDP sources can be forged");
+        }
+    }
+
+    /// Failures over UDP count only where the source is vouched for, or by spoofable=count.
+    void forgeable(const Rule& rule) {
+        const auto number = rule.protocol.number;
+        const bool udp = number == IPPROTO_UDP || number == IPPROTO_UDPLITE;
+        const bool datagrams = rule.type == SOCK_DGRAM ? !number || udp : udp && !rule.type;
+        if (datagrams && !rule.options.spoofable &&
+            rule.nfail.kind != Setting<std::uint32_t>::Kind::unlimited) {
+            out_.warn(rule.place, "failures count only if the server vouches for the source",
+                      "if it never does, write spoofable=count; spoofable=ignore says that this "
+                      "is meant");
         }
     }
 
@@ -236,6 +249,7 @@ std::vector<Diagnostic> check(const Policy& policy, const Sources& sources) {
         checker.impossible(rule);
         checker.idle_options(rule);
         checker.unproved(rule, unprivileged);
+        checker.forgeable(rule);
         checker.max_alone(rule);
         checker.grow(rule);
     }

@@ -142,7 +142,7 @@ class Reader {
         bool good = take(parse_location(cells[0], context_), into.location);
         good = parse_type(cells[1], context_, into.type) && good;
         good = take(parse_protocol(cells[2], context_), into.protocol) && good;
-        return parse_owner(cells[3], context_, into.owner) && good;
+        return parse_owner(cells[3], context_, into.owner, into.absent_owner) && good;
     }
 
     template <typename T>

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -213,6 +214,24 @@ def test_the_end_does_not_wait_for_the_reading(world):
         code = daemon.wait()
     asker.join()
     assert code == 0 and answers[0][0] == 503, (code, answers, daemon.log())
+
+
+def test_an_owner_that_comes_later(world):
+    passwd = world.path("passwd")
+    shutil.copy("/etc/passwd", passwd)
+    harness.run("mount", "--bind", passwd, "/etc/passwd")
+    daemon = world.daemon("[local]\n2222 stream tcp eg-late * 1 10m\n")
+    assert "unknown user 'eg-late': the line matches nobody" in daemon.log(), daemon.log()
+    world.fail(world.tcp("10.66.9.7"))
+    wait_for(lambda: daemon.status()["reports"]["unmatched"] == 1, what="the report to be unmatched")
+    code, body = daemon.get("/v1/rules")
+    assert code == 200 and "eg-late" in body["text"], body
+    with open(passwd, "a") as file:
+        file.write("eg-late:x:0:0::/:/bin/false\n")
+    code, body = daemon.request("POST", "/v1/reload")
+    assert code == 200 and "eg-late" not in str(body), body
+    world.fail(world.tcp("10.66.9.7"))
+    world.wait_element("10.66.9.7")
 
 
 harness.main(globals())

@@ -51,15 +51,18 @@ std::string print_setting(const Setting<T>& setting, std::string value) {
     return setting.kind == Kind::unlimited ? "*" : setting.kind == Kind::inherit ? "=" : value;
 }
 
-std::string print_owner(const std::optional<std::uint32_t>& owner) {
-    return owner ? fmt::format("{}", *owner) : "*";
+/// `line` is a Rule or a Trusted.
+std::string print_owner(const auto& line) {
+    return !line.absent_owner.empty() ? line.absent_owner
+           : line.owner               ? fmt::format("{}", *line.owner)
+                                      : "*";
 }
 
 Row columns(const Rule& rule) {
     Row row = {print_location(rule.location),
                print_type(rule.type),
                print_protocol(rule.protocol),
-               print_owner(rule.owner),
+               print_owner(rule),
                print_name(rule.name),
                print_setting(rule.nfail, fmt::format("{}", rule.nfail.value)),
                print_setting(rule.disable, print_duration(rule.disable.value))};
@@ -71,7 +74,7 @@ Row columns(const Rule& rule) {
 
 Row columns(const Trusted& trusted) {
     return {print_location(trusted.location), print_type(trusted.type),
-            print_protocol(trusted.protocol), print_owner(trusted.owner)};
+            print_protocol(trusted.protocol), print_owner(trusted)};
 }
 
 Row columns(const EgressRule& rule) {

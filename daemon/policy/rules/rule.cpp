@@ -6,13 +6,13 @@ namespace egress::policy {
 
 bool same_meaning(const Rule& a, const Rule& b) {
     return a.location == b.location && a.type == b.type && a.protocol == b.protocol &&
-           a.owner == b.owner && a.name == b.name && a.nfail == b.nfail && a.disable == b.disable &&
-           a.options == b.options;
+           a.owner == b.owner && a.absent_owner == b.absent_owner && a.name == b.name &&
+           a.nfail == b.nfail && a.disable == b.disable && a.options == b.options;
 }
 
 bool same_meaning(const Trusted& a, const Trusted& b) {
     return a.location == b.location && a.type == b.type && a.protocol == b.protocol &&
-           a.owner == b.owner;
+           a.owner == b.owner && a.absent_owner == b.absent_owner;
 }
 
 int family_of(const Location& location, const Protocol& protocol) {

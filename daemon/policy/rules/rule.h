@@ -16,6 +16,8 @@
 
 namespace egress::policy {
 
+/// The owner of a line whose user does not exist; no process has this uid.
+inline constexpr std::uint32_t no_user = 0xffffffff;
 inline constexpr std::size_t max_name = 63;   ///< bytes of a name
 inline constexpr std::size_t max_suffix = 31; ///< bytes of "-x"; leaves 32 for the -R name
 
@@ -80,6 +82,7 @@ struct Rule {
     std::optional<int> type; ///< SOCK_STREAM, SOCK_DGRAM, a number; nullopt: any
     Protocol protocol;
     std::optional<std::uint32_t> owner; ///< uid; nullopt: any
+    std::string absent_owner;           ///< a name that no user has: `owner` is no_user
     Name name;
     Setting<std::uint32_t> nfail; ///< unlimited: never blocks
     Setting<Seconds> disable;     ///< unlimited: for ever
@@ -93,6 +96,7 @@ struct Trusted {
     std::optional<int> type;
     Protocol protocol;
     std::optional<std::uint32_t> owner;
+    std::string absent_owner; ///< as in Rule
 };
 
 /// The lines of [settings]: settings without an option of the daemon.

@@ -59,6 +59,18 @@ bool starts_as_number(std::string_view text) {
     return !text.empty() && text[0] >= '0' && text[0] <= '9';
 }
 
+/// A name that useradd would take.
+bool may_be_user(std::string_view text) {
+    constexpr std::size_t most = 32;
+    const auto letter = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+    };
+    return !text.empty() && text.size() <= most && letter(text[0]) &&
+           std::ranges::all_of(text, [&](char c) {
+               return letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '$';
+           });
+}
+
 bool is_name_character(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
            c == '_' || c == '.';
@@ -179,8 +191,10 @@ std::optional<Protocol> parse_protocol(const Cell& cell, const Context& context)
     return number ? std::optional(Protocol{static_cast<int>(*number), AF_UNSPEC}) : std::nullopt;
 }
 
-bool parse_owner(const Cell& cell, const Context& context, std::optional<std::uint32_t>& out) {
+bool parse_owner(const Cell& cell, const Context& context, std::optional<std::uint32_t>& out,
+                 std::string& absent) {
     out.reset();
+    absent.clear();
     if (is_any(cell, context)) {
         return true;
     }
@@ -193,10 +207,19 @@ bool parse_owner(const Cell& cell, const Context& context, std::optional<std::ui
     }
     if (!starts_as_number(cell.text)) {
         const auto users = context.names.users();
-        context.error(
-            cell, fmt::format("unknown user {}", quote(cell.text)),
-            suggestion(cell.text, users, "it is not in /etc/passwd; write the user's number"));
-        return false;
+        const auto text = fmt::format("unknown user {}", quote(cell.text));
+        if (!may_be_user(cell.text)) {
+            context.error(
+                cell, text,
+                suggestion(cell.text, users, "it is not in /etc/passwd; write the user's number"));
+            return false;
+        }
+        context.out.warn(
+            cell.place(), text + ": the line matches nobody",
+            suggestion(cell.text, users, "when there is such a user, reload the rules"));
+        out = no_user;
+        absent = cell.text;
+        return true;
     }
     // (uid_t) -1 is "no user" to the kernel.
     if (const auto number = parse_number(cell, context, "uid", 0, 0xfffffffe)) {
