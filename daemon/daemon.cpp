@@ -2,10 +2,13 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <utility>
 
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <systemd/sd-daemon.h>
 
 #include "daemon/base/boot.h"
@@ -35,6 +38,17 @@ std::vector<std::string> paths_in(const std::string& file) {
         }
     }
     return paths;
+}
+
+/// The path of a socket from the service manager; empty: it has none.
+std::string path_of(int fd) {
+    sockaddr_un address{};
+    socklen_t length = sizeof address;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
+        address.sun_path[0] != '/') {
+        return {};
+    }
+    return {address.sun_path, strnlen(address.sun_path, sizeof address.sun_path)};
 }
 
 /// Logs what opening the database found.
@@ -207,7 +221,9 @@ Result<> Daemon::open_sockets() {
                 return adopted;
             }
             reporting = true;
+            report_paths_.push_back(path_of(fd));
         } else if (sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0) {
+            control_path_ = path_of(fd);
             control = std::move(*taken);
         } else {
             log::warning("activation", "descriptor {} from socket activation is no socket of ours",
@@ -230,8 +246,10 @@ Result<> Daemon::open_sockets() {
             return listening;
         }
         made_.push_back(path);
+        report_paths_.push_back(path);
     }
     if (!control) {
+        control_path_ = options_.control_socket;
         auto listening = Control::listen(options_.control_socket);
         if (!listening) {
             return std::unexpected(listening.error());
@@ -246,7 +264,21 @@ Result<> Daemon::open_sockets() {
         return std::unexpected(started.error());
     }
     control_ = std::move(*started);
+    guard_sockets();
     return {};
+}
+
+void Daemon::guard_sockets() {
+    guard_ = std::make_unique<SocketGuard>(event_.get());
+    for (const auto& path : report_paths_) {
+        if (path.starts_with('/')) {
+            guard_->add(path, [this](const std::string& at) { return receiver_->listen(at); });
+        }
+    }
+    if (control_path_.starts_with('/')) {
+        guard_->add(control_path_,
+                    [this](const std::string& at) { return control_->listen_again(at); });
+    }
 }
 
 Result<> Daemon::open_sources() {
@@ -277,7 +309,7 @@ Result<> Daemon::open_sources() {
     tasks_ = std::make_unique<Tasks>(event);
     parts_.reset(new Parts{clock_, *ledger_, *keeper_, *firewall_, *receiver_, *enforcer_,
                            *rulebook_, watchers_, event_counts_, event_log_, *control_, *tasks_,
-                           options_.database, options_.helper, started_, reload_rules});
+                           *guard_, options_.database, options_.helper, started_, reload_rules});
 
     // The firewall first: a block goes out before any time is spent on making it durable.
     const auto turn = [this] {
@@ -386,6 +418,7 @@ void Daemon::tick() {
     enforcer_->tick();
     rulebook_->tick();
     control_->tick();
+    guard_->tick();
     report_state();
     event_log_.tick();
     if (clock_.now() % fold_every == 0) {

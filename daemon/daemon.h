@@ -10,6 +10,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/interfaces.h"
 #include "daemon/base/loop.h"
+#include "daemon/base/socket_guard.h"
 #include "daemon/control/parts.h"
 #include "daemon/egress/event.h"
 #include "daemon/options.h"
@@ -34,6 +35,7 @@ class Daemon {
     Result<> open_store();
     Result<> open_epoch(store::Env& env);
     Result<> open_sockets();
+    void guard_sockets();
     Result<> open_sources();
     /// Reads the rules files again, and tells the service manager meanwhile.
     void reload(Rulebook::Done done, std::optional<bpf::Asker> asker = {});
@@ -65,15 +67,18 @@ class Daemon {
     std::unique_ptr<Rulebook> rulebook_;
     Watchers watchers_;
     std::unique_ptr<Control> control_;
-    std::unique_ptr<Tasks> tasks_; ///< before what they use
-    std::unique_ptr<Parts> parts_; ///< what the routes may use
+    std::unique_ptr<Tasks> tasks_;       ///< before what they use
+    std::unique_ptr<SocketGuard> guard_; ///< of the sockets above
+    std::unique_ptr<Parts> parts_;       ///< what the routes may use
     Source ticks_;
     std::vector<Source> sources_;
-    std::vector<std::string> made_; ///< sockets to remove at the end
-    std::function<void()> ready_;   ///< not called yet
-    std::string reported_state_;    ///< to the service manager
-    bool stopped_cleanly_ = false;  ///< the daemon before this one
-    bool expiring_ = false;         ///< more deadlines are due than one turn may apply
+    std::vector<std::string> made_;         ///< sockets to remove at the end
+    std::vector<std::string> report_paths_; ///< that we listen on; empty ones have no path
+    std::string control_path_;
+    std::function<void()> ready_;  ///< not called yet
+    std::string reported_state_;   ///< to the service manager
+    bool stopped_cleanly_ = false; ///< the daemon before this one
+    bool expiring_ = false;        ///< more deadlines are due than one turn may apply
 };
 
 } // namespace egress

@@ -107,6 +107,13 @@ void print_troubles(const Page& page, const Json& status) {
                                               waiting));
     }
     print_egress_troubles(page, status);
+    const auto& sockets = part(status, "sockets");
+    for (const auto& socket : sockets.is_array() ? sockets : Json::array()) {
+        if (!true_at(socket, "listening")) {
+            page.line("DEAF", fmt::format("nobody can reach {}: {}", text_at(socket, "path"),
+                                          text_at(socket, "last_error")));
+        }
+    }
     if (const auto damaged = number_at(part(status, "store"), "damaged").value_or(0); damaged > 0) {
         page.line("DAMAGED", fmt::format("{} rows of the database are set aside (egressctl dump -x "
                                          "lists them)",

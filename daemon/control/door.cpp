@@ -25,16 +25,30 @@ std::string last_words(std::string_view status, std::string_view text) {
 
 Result<std::unique_ptr<Door>> Door::open(sd_event* event, Fd listener, const Shares& shares,
                                          Admit admit) {
-    std::unique_ptr<Door> door(new Door(std::move(listener), shares, std::move(admit)));
-    auto source = watch(event, door->listener_.get(), EPOLLIN, [raw = door.get()](std::uint32_t) {
-        for (int i = 0; i < most_each_turn && raw->accept_one(); ++i) {
+    std::unique_ptr<Door> door(new Door(shares, std::move(admit)));
+    if (auto listening = door->listen(event, std::move(listener)); !listening) {
+        return std::unexpected(listening.error());
+    }
+    return door;
+}
+
+Result<> Door::listen(sd_event* event, Fd listener) {
+    auto source = watch(event, listener.get(), EPOLLIN, [this](std::uint32_t) {
+        for (int i = 0; i < most_each_turn && accept_one(); ++i) {
         }
     });
     if (!source) {
         return std::unexpected(source.error());
     }
-    door->source_ = std::move(*source);
-    return door;
+    source_ = std::move(*source);
+    listener_ = std::move(listener);
+    return {};
+}
+
+Result<> Door::move_to(Fd listener) {
+    for (int i = 0; i < most_each_turn && accept_one(); ++i) {
+    }
+    return listen(sd_event_source_get_event(source_.get()), std::move(listener));
 }
 
 bool Door::accept_one() {

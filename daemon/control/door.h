@@ -25,13 +25,15 @@ class Door {
     /// The door only reads `shares`; others enter and remove connections.
     static Result<std::unique_ptr<Door>> open(sd_event* event, Fd listener, const Shares& shares,
                                               Admit admit);
+    /// Listens on another socket from now on. Who waits in the one before is let in first.
+    Result<> move_to(Fd listener);
     /// Call once a second.
     void tick();
     std::uint64_t turned_away() const { return turned_away_; }
 
   private:
-    Door(Fd listener, const Shares& shares, Admit admit)
-        : listener_(std::move(listener)), shares_(shares), admit_(std::move(admit)) {}
+    Door(const Shares& shares, Admit admit) : shares_(shares), admit_(std::move(admit)) {}
+    Result<> listen(sd_event* event, Fd listener);
     bool accept_one();
     void turn_away(Fd connection, std::uint32_t uid, Shares::Room room);
 

@@ -267,6 +267,11 @@ bool Control::allowed(MHD_Connection* connection, Request& request) const {
            (group_ && in_group(info->connect_fd, *group_, peer.gid));
 }
 
+Result<> Control::listen_again(const std::string& path) {
+    auto listener = listen(path);
+    return listener ? door_->move_to(std::move(*listener)) : std::unexpected(listener.error());
+}
+
 int Control::handle(MHD_Connection* connection, const char* path, const char* method,
                     const char* data, std::size_t* size, void** state) {
     if (*state == nullptr) {

@@ -86,6 +86,8 @@ class Control {
     void tick();
 
     const Shares& shares() const { return shares_; }
+    /// Makes the socket at `path` anew, and listens there instead.
+    Result<> listen_again(const std::string& path);
     std::uint64_t turned_away() const { return door_->turned_away(); }
     std::uint64_t timed_out() const { return timed_out_; }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "daemon/base/socket_guard.h"
 #include "daemon/control/http.h"
 #include "daemon/control/tasks.h"
 #include "daemon/control/watchers.h"
@@ -33,6 +34,7 @@ struct Parts {
     const EventLog& event_log;
     const Control& control;
     Tasks& tasks;
+    const SocketGuard& socket_guard;
     std::string database; ///< its directory
     std::string helper;   ///< path of the program
     Moment started = 0;

@@ -183,6 +183,18 @@ json control_json(const Parts& parts) {
             {"users", users}};
 }
 
+/// The sockets that egressd listens on, and whether they can be found.
+json sockets_json(const Parts& parts) {
+    json out = json::array();
+    for (const auto& socket : parts.socket_guard.sockets()) {
+        out.push_back({{"path", socket.path},
+                       {"listening", socket.listening},
+                       {"remade", socket.remade},
+                       {"last_error", socket.last_error}});
+    }
+    return out;
+}
+
 /// The lanes, which read the reports.
 json lanes_json(const Parts& parts) {
     const auto counted = parts.receiver.lanes().counters();
@@ -259,6 +271,7 @@ json status_json(const Parts& parts) {
             {"rules", rules_json(parts)},
             {"egress", egress_json(parts)},
             {"control", control_json(parts)},
+            {"sockets", sockets_json(parts)},
             {"lanes", lanes_json(parts)},
             {"users", users_json(parts)}};
 }

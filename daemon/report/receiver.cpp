@@ -94,15 +94,22 @@ Receiver::~Receiver() {
 
 Result<> Receiver::listen(const std::string& path) {
     auto listener = make_listener(path, SOCK_SEQPACKET, 0666, std::nullopt);
-    return listener ? watch_listener(std::move(*listener), false)
-                    : std::unexpected(listener.error());
+    if (!listener) {
+        return std::unexpected(listener.error());
+    }
+    constexpr std::ptrdiff_t most = 2;
+    const auto same = [&](const Listener& each) { return each.path == path; };
+    if (std::ranges::count_if(listeners_, same) >= most) {
+        listeners_.erase(std::ranges::find_if(listeners_, same));
+    }
+    return watch_listener(std::move(*listener), false, path);
 }
 
 Result<> Receiver::adopt(Fd listener) {
     return watch_listener(std::move(listener), true);
 }
 
-Result<> Receiver::watch_listener(Fd listener, bool kept) {
+Result<> Receiver::watch_listener(Fd listener, bool kept, std::string path) {
     const int on = 1;
     // Accepted sockets inherit it, so that what was sent before accept() carries credentials too.
     if (setsockopt(listener.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0) {
@@ -117,7 +124,7 @@ Result<> Receiver::watch_listener(Fd listener, bool kept) {
     if (!source) {
         return std::unexpected(source.error());
     }
-    listeners_.push_back({std::move(listener), std::move(*source), kept});
+    listeners_.push_back({std::move(listener), std::move(*source), kept, std::move(path)});
     return {};
 }
 

@@ -59,7 +59,8 @@ class Receiver {
     ~Receiver();
 
     /// Makes a listening socket (mode 0666) at `path`; a stale socket is replaced, anything else
-    /// that stands there is an error.
+    /// that stands there is an error. Again for the same path: the socket was removed; the one
+    /// before goes on until the next time, for who waits in it.
     Result<> listen(const std::string& path);
     /// Takes a non-blocking listening socket of the service manager's.
     Result<> adopt(Fd listener);
@@ -76,7 +77,7 @@ class Receiver {
     struct Uid;
     struct Connection;
 
-    Result<> watch_listener(Fd listener, bool kept);
+    Result<> watch_listener(Fd listener, bool kept, std::string path = {});
     bool accept_one(int listener);
     void crowd(Connection& newest);
     void uncrowd();
@@ -110,6 +111,7 @@ class Receiver {
         Fd fd;
         Source source;
         bool kept = false; ///< the service manager keeps it, with what waits in it
+        std::string path;  ///< empty: the service manager made it
     };
     std::vector<Listener> listeners_;
     Source refill_;
