@@ -425,7 +425,7 @@ std::vector<store::Row> Ledger::covering(const ManualUnblock& request, std::size
     std::vector<store::Row> out;
     for (RowId id = 0; id < table_.rows_end() && out.size() < most; ++id) {
         const TableRow& row = table_[id];
-        if (row.used && row.state == State::blocked && row.key.length < request.address.length &&
+        if (row.used && row.state == State::blocked && row.key.length <= request.address.length &&
             meet(request.port, row.key.port) && meet(request.protocol, row.key.protocol) &&
             row.key.prefix().contains(request.address.base)) {
             snapshot(id, out.emplace_back());

@@ -114,7 +114,7 @@ class Ledger final : public TrustedReporters {
     std::optional<BlockChange> next_change();
     /// Changes that found no room since the last call.
     std::uint64_t take_missed_changes() { return std::exchange(missed_changes_, 0); }
-    /// Blocks of wider prefixes that shut out the address, or a part of it; at most `most`.
+    /// Blocks that still shut out all of the address: of it or of a wider prefix; at most `most`.
     std::vector<store::Row> covering(const ManualUnblock& request, std::size_t most) const;
     /// Lifts the blocks of addresses that the rules exempt by now; returns how many.
     std::size_t lift_exempt();

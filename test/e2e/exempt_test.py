@@ -115,6 +115,18 @@ def test_unblock_says_what_still_shuts_out(world):
     world.wait_no_element("10.66.9.0/24")
 
 
+def test_unblock_of_one_port_below_a_block_of_all(world):
+    daemon = world.daemon("[local]\n2222 stream tcp * * 3 10m\n")
+    for keys in ({}, {"port": 22}, {"port": 23}, {"port": 22, "protocol": "udp"}):
+        assert daemon.request("POST", "/v1/blocks", {"addr": "10.66.9.7", **keys})[0] == 201
+    at = {"EGRESS_CONTROL": daemon.control}
+    done = world.ctl("unblock", "10.66.9.7:22", environment=at)
+    assert done.returncode == 1 and "lifted 2 blocks" in done.stdout, done
+    assert "by the block of 10.66.9.7/32; " in done.stderr, done
+    done = world.ctl("unblock", "10.66.9.7", environment=at)
+    assert done.returncode == 0 and "lifted 2 blocks" in done.stdout, done
+
+
 def test_unblock_ends_the_escalation(world):
     daemon = world.daemon("[local]\n2222 stream tcp * * 1 10m escalate=3\n")
     for _ in range(2):
