@@ -112,16 +112,6 @@ std::string local_time(std::int64_t wall_seconds) {
     return localtime_r(&seconds, &parts) == nullptr ? "-" : formatted("%Y/%m/%d %H:%M:%S", parts);
 }
 
-std::string counted(std::int64_t number, std::string_view words) {
-    const auto first = words.substr(0, words.find(' '));
-    const auto rest = words.substr(first.size());
-    const std::size_t ending = first.ends_with("sses") || first.ends_with("xes") ? 2
-                               : first.ends_with('s')                            ? 1
-                                                                                 : 0;
-    return fmt::format("{} {}{}", number,
-                       number == 1 ? first.substr(0, first.size() - ending) : first, rest);
-}
-
 Failure unreadable_database(const Error& error) {
     auto text = printable(error.text);
     if (error.code == EACCES || error.code == EPERM) {

@@ -51,9 +51,6 @@ void print(std::FILE* to, fmt::format_string<T...> form, T&&... values) {
     std::fwrite(text.data(), 1, text.size(), to); // the stream keeps errors; run() checks once
 }
 
-/// "1 block made", "2 blocks made": the number, and the words with their first in the right form.
-std::string counted(std::int64_t number, std::string_view words);
-
 /// Why the database cannot be read, and what to do.
 Failure unreadable_database(const Error& error);
 

@@ -15,6 +15,7 @@
 #include "daemon/base/listener.h"
 #include "daemon/base/log.h"
 #include "daemon/base/memory.h"
+#include "daemon/base/words.h"
 #include "daemon/bpf/tables/host.h"
 #include "daemon/control/routes.h"
 #include "daemon/policy/text/names.h"
@@ -159,7 +160,7 @@ Result<> Daemon::open_store() {
             return unset;
         }
     }
-    log::info("database", "{} rows in {}", rows, options_.database);
+    log::info("database", "{} in {}", counted(rows, "rows"), options_.database);
     auto store = store::Store::start(std::move(*env));
     if (!store) {
         return std::unexpected(store.error());
@@ -391,7 +392,7 @@ void Daemon::on_force(const ApplyOutcome& outcome) {
     if (!outcome.in_force()) {
         log::error("egress", "started without its rules of [egress] in force: {}", outcome.error);
     }
-    log::notice("ready", "ready: {} rows, {} blocked{}", ledger_->table().size(),
+    log::notice("ready", "ready: {}, {} blocked{}", counted(ledger_->table().size(), "rows"),
                 ledger_->blocked(), ledger_->monitor() ? ", monitoring only" : "");
     report_state();
     sd_notify(0, "READY=1");

@@ -27,7 +27,7 @@ constexpr int exit_usage = 2;
 constexpr const char* pid_file = EGRESS_RUN_DIR "/egressd.pid";
 
 void say(const std::string& text) {
-    fmt::print(stderr, "egressd: {}\n", text);
+    fmt::print(stderr, "{}{}\n", log::error_is_journal() ? "" : "egressd: ", text);
 }
 
 /// Prints what the parser found; false where there are errors.

@@ -3,6 +3,7 @@
 #include "ctl/http.h"
 #include "ctl/out.h"
 #include "ctl/trial.h"
+#include "daemon/base/words.h"
 #include "daemon/policy/text/number.h"
 
 namespace egress::ctl {
@@ -57,7 +58,7 @@ std::string Page::counts(const Json& object,
     std::string text;
     for (const auto& [key, word] : wanted) {
         if (const auto number = number_at(object, key); number && shows(*number)) {
-            text += (text.empty() ? "" : ", ") + counted(*number, word);
+            text += (text.empty() ? "" : ", ") + counted(static_cast<std::uint64_t>(*number), word);
         }
     }
     return text;

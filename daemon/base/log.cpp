@@ -5,12 +5,14 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -120,8 +122,10 @@ void put(Target target, const Line& line_of) {
     case Target::standard_error: {
         static constexpr std::array<std::string_view, 8> names = {
             "emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"};
-        const std::string line =
-            fmt::format("egressd: {}: {}\n", names[static_cast<std::size_t>(level)], text);
+        static const bool named = error_is_journal();
+        const auto number = static_cast<std::size_t>(level);
+        const std::string line = named ? fmt::format("<{}>{}\n", number, text) // sd-daemon(3)
+                                       : fmt::format("egressd: {}: {}\n", names[number], text);
         [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
         break;
     }
@@ -204,6 +208,13 @@ void open(Target target, Level threshold) {
     if (target == Target::syslog) {
         openlog("egressd", LOG_PID | LOG_NDELAY, LOG_DAEMON);
     }
+}
+
+bool error_is_journal() {
+    const char* const stream = std::getenv("JOURNAL_STREAM"); // "DEVICE:INODE", systemd.exec(5)
+    struct stat error {};
+    return stream != nullptr && fstat(STDERR_FILENO, &error) == 0 &&
+           stream == fmt::format("{}:{}", error.st_dev, error.st_ino);
 }
 
 Target best_target() {

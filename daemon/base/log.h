@@ -33,6 +33,8 @@ enum class Target { standard_error, journal, syslog };
 
 /// Call once before the first message; the default is standard error.
 void open(Target target, Level threshold);
+/// True if standard error is the journal's stream, which adds the program's name itself.
+bool error_is_journal();
 /// The journal if its socket exists, else syslog if /dev/log exists, else standard error.
 Target best_target();
 Level threshold();

@@ -8,6 +8,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/number.h"
 #include "daemon/base/set_name.h"
+#include "daemon/base/words.h"
 #include "daemon/control/bulk.h"
 #include "daemon/control/cutoff.h"
 #include "daemon/control/reply.h"
@@ -58,6 +59,12 @@ ManualUnblock read_target(Fields& fields, bool whole = false) {
     return target;
 }
 
+/// The text without harm to a terminal; where that is too long, its beginning and "...".
+std::string reason_of(std::string_view text) {
+    auto whole = escape(text, store::max_reason);
+    return whole.size() <= store::max_reason ? whole : escape(text, store::max_reason - 3);
+}
+
 } // namespace
 
 Result<ManualBlock> read_block(const nlohmann::json& body) {
@@ -70,8 +77,7 @@ Result<ManualBlock> read_block(const nlohmann::json& body) {
     manual.port = target.port.value_or(0);
     manual.seconds = fields.number<Seconds>("seconds", static_cast<std::uint64_t>(most_seconds), 1)
                          .value_or(forever);
-    manual.reason =
-        escape(fields.text("reason", Fields::Kind::document).value_or(""), store::max_reason - 3);
+    manual.reason = reason_of(fields.text("reason", Fields::Kind::document).value_or(""));
     const auto good = fields.good();
     return good ? Result<ManualBlock>(std::move(manual)) : std::unexpected(good.error());
 }
@@ -162,8 +168,8 @@ void unblock(Parts& parts, const Request& request, const Answer& answer) {
         return unblock_all(parts, request, answer, target);
     }
     const std::size_t removed = parts.ledger.unblock(target);
-    log::notice("control", "uid {} unblocked {}: {} blocks", request.uid, target.address.text(),
-                removed);
+    log::notice("control", "uid {} unblocked {}: {}", request.uid, target.address.text(),
+                counted(removed, "blocks"));
     auto wider = nlohmann::json::array();
     for (const auto& row : parts.ledger.covering(target, most_wider)) {
         wider.push_back(nlohmann::json(store::row_json(row)));

@@ -6,6 +6,7 @@
 
 #include "daemon/base/json_array.h"
 #include "daemon/base/log.h"
+#include "daemon/base/words.h"
 #include "daemon/control/blocks.h"
 #include "daemon/control/reply.h"
 
@@ -164,7 +165,7 @@ class UnblockMany {
         if (next_ < ledger.table().rows_end()) {
             return true;
         }
-        log::notice("control", "uid {} lifted {} blocks {}", uid_, lifted_,
+        log::notice("control", "uid {} lifted {} {}", uid_, counted(lifted_, "blocks"),
                     all_ ? "at once" : "by a list");
         parts_.keeper.when_durable([answer = answer_, removed = lifted_](bool durable) {
             answer.send(durable ? reply::good({{"removed", removed}}) : error(500, not_durable));

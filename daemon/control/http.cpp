@@ -147,7 +147,7 @@ Result<std::unique_ptr<Control>> Control::start(sd_event* event, Fd listener, co
         raw->pump();
     };
     auto ready = watch(event, info->epoll_fd, EPOLLIN, [run](std::uint32_t) { run(); });
-    auto timeout = call_after(event, 1'000'000, run);
+    auto timeout = call_after(event, 1'000'000, run, 1);
     if (!ready || !timeout) {
         return std::unexpected(ready ? timeout.error() : ready.error());
     }
@@ -179,9 +179,20 @@ void Control::pump() {
         return;
     }
     work_ = false;
-    MHD_run(http_);
+    // A kept connection may hold its next request already, which MHD takes in the next round.
+    constexpr int most_rounds = 8;
     MHD_UNSIGNED_LONG_LONG wait_ms = 0;
-    if (MHD_get_timeout(http_, &wait_ms) == MHD_YES) {
+    bool waits = true;
+    handled_ = false;
+    for (int round = 0; round < most_rounds && waits && wait_ms == 0 && !handled_; ++round) {
+        MHD_run(http_);
+        waits = MHD_get_timeout(http_, &wait_ms) == MHD_YES;
+    }
+    if (handled_) { // at the end of a turn: what the request changed waits for the next turn's end
+        waits = true;
+        wait_ms = 0;
+    }
+    if (waits) {
         sd_event_source_set_time_relative(timeout_.get(), wait_ms * 1000);
         sd_event_source_set_enabled(timeout_.get(), SD_EVENT_ONESHOT);
     }
@@ -378,6 +389,7 @@ void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
         exchange.response = std::move(exchange.refused);
         return;
     }
+    handled_ = true;
     handler_(exchange.request, answer_for(exchange));
     drop_body(exchange);
 }

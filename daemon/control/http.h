@@ -131,6 +131,7 @@ class Control {
     Source ready_;
     Source timeout_;
     bool work_ = false;
+    bool handled_ = false; ///< a request went to the handler since pump() began
     bool stopping_ = false;
     std::set<MHD_Connection*> suspended_; ///< connections that await their answer
     std::optional<gid_t> group_;          ///< "egress"; nullopt: no such group

@@ -11,6 +11,7 @@
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/base/protocol.h"
+#include "daemon/base/words.h"
 #include "daemon/control/blocks.h"
 #include "daemon/control/reply.h"
 #include "daemon/policy/print/print.h"
@@ -213,8 +214,8 @@ void forget(Parts& parts, const Request& request, const Answer& answer) {
     };
     const auto done = [&parts, forgotten, answer, uid = request.uid,
                        what = read->all ? "everything" : read->address.text()] {
-        log::notice("control", "uid {} forgot {}: {} rows, {} of them blocks", uid, what,
-                    forgotten->rows, forgotten->lifted);
+        log::notice("control", "uid {} forgot {}: {}, {} lifted", uid, what,
+                    counted(forgotten->rows, "rows"), counted(forgotten->lifted, "blocks"));
         parts.keeper.when_durable([answer, forgotten](bool durable) {
             answer.send(durable ? reply::good({{"forgotten", forgotten->rows},
                                                {"lifted", forgotten->lifted}})

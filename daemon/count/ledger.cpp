@@ -4,6 +4,7 @@
 #include <set>
 
 #include "daemon/base/log.h"
+#include "daemon/base/words.h"
 #include "daemon/count/ledger_bits.h"
 #include "daemon/policy/print/print.h"
 #include "daemon/policy/text/number.h"
@@ -243,11 +244,11 @@ void Ledger::begin_block(RowId id, const policy::EffectiveRule& rule) {
 void Ledger::log_block(RowId id, const policy::EffectiveRule& rule, const Report& report) {
     const TableRow& row = table_[id];
     const Seconds time = row.until == never32 ? forever : unpack(row.until) - unpack(row.since);
-    const std::string text =
-        fmt::format("{}{} port {} for {}: {} failures, rule {}; {}",
-                    options_.monitor ? "would block " : "block ", rule.counted.text(), row.key.port,
-                    time == forever ? "ever" : policy::print_duration(time), row.count,
-                    rule.local->place.text(), quoted(report.message));
+    const std::string text = fmt::format(
+        "{}{}{} for {}: {}, rule {}; reported: {}", options_.monitor ? "would block " : "block ",
+        rule.counted.text(), at_port(row.key.port),
+        time == forever ? "ever" : policy::print_duration(time), counted(row.count, "failures"),
+        rule.local->place.text(), escape(report.message));
     log::write(log::Level::notice, "block", text,
                {{"EGRESS_ADDRESS", rule.counted.text()},
                 {"EGRESS_REMOTE", report.remote.address.text()},
@@ -290,8 +291,9 @@ void Ledger::join_group(RowId id, const policy::EffectiveRule& rule) {
         TableRow& row = table_[group_id];
         row.flags = with(row.flags, store::reject, rule.reject);
         row.reason = reasons_.number("blocked addresses inside, " + rule.local->place.text());
-        log::notice("block", "block {} port {}: {} addresses inside it are blocked, rule {}",
-                    row.key.prefix().text(), row.key.port, row.count, rule.local->place.text());
+        log::notice("block", "block {}{}: {} addresses inside it are blocked, rule {}",
+                    row.key.prefix().text(), at_port(row.key.port), row.count,
+                    rule.local->place.text());
     }
 }
 
@@ -316,7 +318,7 @@ void Ledger::leave_group(const TableRow& member) {
 
 void Ledger::lift(RowId id) {
     const TableRow& row = table_[id];
-    log::info("lift", "lift the block of {} port {}", row.key.prefix().text(), row.key.port);
+    log::info("lift", "lift the block of {}{}", row.key.prefix().text(), at_port(row.key.port));
     if (options_.monitor) {
         const RowChange outcome = released(count_of(row), clock_.now());
         apply(id, outcome);
@@ -376,8 +378,8 @@ Result<store::Row> Ledger::block(const ManualBlock& request) {
     if (!id) {
         return std::unexpected(id.error());
     }
-    log::notice("hand", "block {} port {} by hand: {}", request.address.text(), request.port,
-                escape(request.reason));
+    log::notice("hand", "block {}{} by hand{}{}", request.address.text(), at_port(request.port),
+                request.reason.empty() ? "" : ": ", escape(request.reason));
     store::Row row;
     snapshot(*id, row);
     return row;

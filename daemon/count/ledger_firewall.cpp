@@ -3,6 +3,7 @@
 #include <cassert>
 
 #include "daemon/base/log.h"
+#include "daemon/base/words.h"
 #include "daemon/count/ledger.h"
 #include "daemon/count/ledger_bits.h"
 
@@ -141,12 +142,11 @@ void Ledger::adopt(const Element& element) {
     row.flags = with(row.flags, store::reject, element.reject);
     row.reason = reasons_.number("found in the firewall at start");
     set_in_force(row, true);
-    log::notice("adopt",
-                "block of {} port {} stood in the firewall and not in the database; remembered",
-                element.address.text(), element.port);
+    log::notice("adopt", "block of {}{} stood in the firewall and not in the database; remembered",
+                element.address.text(), at_port(element.port));
     if (const auto* const line = exemption_of(row)) {
-        log::notice("exempt", "lift the block of {} port {}: {} exempts it", element.address.text(),
-                    element.port, line->place.text());
+        log::notice("exempt", "lift the block of {}{}: {} exempts it", element.address.text(),
+                    at_port(element.port), line->place.text());
         lift_and_clear(id, "exempt");
     }
 }

@@ -1,7 +1,11 @@
 """The control API as anything that speaks HTTP meets it, and a log that nobody reads."""
 
 import fcntl
+import http.client
+import json
 import os
+import socket
+import time
 
 import harness
 from harness import wait_for
@@ -78,6 +82,65 @@ def test_a_reason_is_text_and_nothing_more(world):
     assert row["reason"] == "one\\n\\x1b[2Jtwo\\xe2\\x80\\xaethree", row
     assert daemon.get("/v1/blocks")[1][0]["reason"] == row["reason"]
     assert "\x1b" not in daemon.log()
+
+
+def test_a_reason_of_256_bytes_is_kept_whole(world):
+    daemon = world.daemon(CONF)
+    for size in (253, 254, 255, 256):
+        reason = "x" * (size - 2) + "\u00df"
+        assert daemon.request("POST", "/v1/blocks", {"addr": "192.0.2.1", "reason": reason})[1]["reason"] == reason
+    done = world.ctl("dump", "-b", "--json", "-D", daemon.database, check=True)
+    assert json.loads(done.stdout)[0]["reason"] == reason
+    long = daemon.request("POST", "/v1/blocks", {"addr": "192.0.2.1", "reason": "x" * 257})[1]["reason"]
+    assert long == "x" * 253 + "...", long
+    done = world.ctl("block", "192.0.2.2", "--reason", "y" * 256, "--json", environment={"EGRESS_CONTROL": daemon.control})
+    assert json.loads(done.stdout)["reason"] == "y" * 256, done
+
+
+def test_a_kept_connection_is_as_quick_as_new_ones(world):
+    daemon = world.daemon(CONF)
+
+    def seconds(ask):
+        before = time.monotonic()
+        for host in range(200):
+            assert ask(json.dumps({"addr": f"198.51.100.{host}"})) == 201
+        return time.monotonic() - before
+
+    def connected():
+        connection = http.client.HTTPConnection("localhost", timeout=60)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(daemon.control)
+        return connection
+
+    def ask(connection, body):
+        connection.request("POST", "/v1/blocks", body)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    kept = connected()
+    anew = seconds(lambda body: ask(connected(), body))
+    again = seconds(lambda body: ask(kept, body))
+    assert again < 4 * anew, (again, anew)
+
+
+def test_the_log_reads_well(world):
+    daemon = world.daemon(CONF)
+    daemon.request("POST", "/v1/blocks", {"addr": "192.0.2.1"})
+    daemon.request("DELETE", "/v1/blocks", {"addr": "192.0.2.1"})
+    world.fail(world.tcp("10.66.1.1"), 3, message='a "quoted" word')
+    world.wait_element("10.66.1.1")
+    wait_for(lambda: "block 10.66.1.1" in daemon.log(), what="the line")
+    log = daemon.log()
+    assert "port 0" not in log and "1 blocks" not in log and "0 rows in" in log, log
+    assert "unblocked 192.0.2.1: 1 block\n" in log and "block 192.0.2.1 by hand\n" in log, log
+    assert 'reported: a "quoted" word\n' in log, log
+
+
+def test_the_journal_names_the_program_itself(world):
+    mark = 'JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec "$@"'
+    daemon = world.daemon(CONF, wrapper=("sh", "-c", mark, "sh"))
+    wait_for(lambda: "<5>ready: 0 rows, 0 blocked\n" in daemon.log(), what=lambda: daemon.log())
+    assert "egressd: " not in daemon.log(), daemon.log()
 
 
 def test_a_log_that_nobody_reads_stops_nothing(world):
