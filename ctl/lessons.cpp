@@ -46,7 +46,9 @@ struct Seen {
         count += row.count;
         first = std::min(first, row.first);
         last = std::max(last, row.last);
-        if (row.action != EventRow::Action::allowed && !row.rule.empty()) {
+        const bool refuses =
+            row.action != EventRow::Action::allowed && (row.flags & EventRow::audited) == 0;
+        if (refuses && !row.rule.empty()) {
             refusing.insert(row.rule);
         }
     }

@@ -1,5 +1,6 @@
 // dump: the rows of the database, in blocklistctl's columns. Reads the files, without the daemon.
 #include <algorithm>
+#include <cerrno>
 #include <iterator>
 #include <optional>
 #include <vector>
@@ -9,6 +10,8 @@
 #include "ctl/commands/commands.h"
 #include "ctl/out.h"
 #include "ctl/row.h"
+#include "ctl/row_source.h"
+#include "ctl/spool.h"
 #include "ctl/values.h"
 #include "daemon/base/boot.h"
 #include "daemon/base/clock.h"
@@ -104,39 +107,39 @@ bool Selection::wants(const store::Row& row, std::int64_t now) const {
 }
 
 /// Collects the text of the rows. Writes nothing while the database is open: a waiting pager would
-/// hold LMDB's reader, and the daemon's file would grow meanwhile.
+/// hold LMDB's reader, and the daemon's file would grow meanwhile; nor while the daemon answers: it
+/// drops those who do not read.
 class Listing {
   public:
     Listing(const Context& context, const RowStyle& style, std::int64_t now)
         : json_(context.json), style_(style), now_(now) {
         if (!json_ && style.header) {
-            text_ = row_header(style) + "\n";
+            text_.add(row_header(style) + "\n");
         }
     }
 
     void add(const store::Row& row) {
         if (json_) {
-            text_ += rows_ == 0 ? "[\n" : ",\n";
-            text_ += to_text(store::row_json(row), -1);
+            text_.add(rows_ == 0 ? "[\n" : ",\n");
+            text_.add(to_text(store::row_json(row), -1));
         } else {
-            text_ += row_line(row, style_, now_);
-            text_ += '\n';
+            text_.add(row_line(row, style_, now_) + "\n");
         }
         ++rows_;
     }
 
     /// `whole` false: a JSON list that ends early must not parse as a complete one.
-    void write(std::FILE* to, bool whole) {
+    Outcome<void> write(std::FILE* to, bool whole) {
         if (json_ && whole) {
-            text_ += rows_ == 0 ? "[]\n" : "\n]\n";
+            text_.add(rows_ == 0 ? "[]\n" : "\n]\n");
         }
-        std::fwrite(text_.data(), 1, text_.size(), to);
+        return text_.write(to);
     }
 
     std::size_t rows() const { return rows_; }
 
   private:
-    std::string text_;
+    Spool text_;
     bool json_;
     RowStyle style_;
     std::int64_t now_;
@@ -223,6 +226,28 @@ Result<std::vector<std::string>> collect(const std::string& directory, const Sel
                 : std::unexpected(read.error());
 }
 
+/// Members of the daemon's group may not read its files, but may ask it.
+Exit dump_from_daemon(const Context& context, const Selection& selection, Listing& listing,
+                      std::int64_t now, const Error& refused) {
+    const auto told = rows_of_daemon(context, [&](store::Row&& stored) {
+        const auto row = as_of(std::move(stored), now);
+        if (selection.wants(row, now)) {
+            listing.add(row);
+        }
+    });
+    if (!told) {
+        auto failure = unreadable_database(refused);
+        failure.text += "; " + told.error().text;
+        return complain(context, failure);
+    }
+    const auto written = listing.write(context.out, true);
+    return written ? Exit::ok : complain(context, written.error());
+}
+
+bool is_forbidden(const Error& error) {
+    return error.code == EACCES || error.code == EPERM;
+}
+
 } // namespace
 
 Exit run_dump(const Context& context, const Arguments& arguments) {
@@ -240,9 +265,14 @@ Exit run_dump(const Context& context, const Arguments& arguments) {
     const auto now = context.clock->wall();
     Listing listing(context, style, now);
     const auto walked = collect(directory, *selection, *context.clock, listing);
+    if (!walked && given == nullptr && is_forbidden(walked.error())) {
+        return dump_from_daemon(context, *selection, listing, now, walked.error());
+    }
     const bool whole = walked && walked->empty();
     if (walked || listing.rows() > 0) {
-        listing.write(context.out, whole);
+        if (const auto written = listing.write(context.out, whole); !written) {
+            return complain(context, written.error());
+        }
     }
     if (!walked) {
         return complain(context, unreadable_database(walked.error()));

@@ -161,6 +161,10 @@ store::EventRow event_row(const egress_event& event, const policy::EgressRule* r
                  : event.action == EGRESS_EVENT_ALLOWED ? Row::Action::allowed
                                                         : Row::Action::monitored;
     row.flags = event.flow.in_container != 0 ? Row::container : 0;
+    if (rule != nullptr && rule->verdict.kind == policy::Verdict::Kind::allow &&
+        event.action == EGRESS_EVENT_MONITOR) {
+        row.flags |= Row::audited;
+    }
     row.type = event.flow.type;
     row.protocol = event.flow.protocol;
     if (event.hook != EGRESS_HOOK_CREATE) {

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -26,6 +27,28 @@ struct AbortTxn {
     void operator()(MDB_txn* txn) const { mdb_txn_abort(txn); }
 };
 using Txn = std::unique_ptr<MDB_txn, AbortTxn>;
+
+/// The part of the map that a reader has passed. LMDB maps the file in one piece, so all that lies
+/// between two of its pages is the map's, too; what is needed again comes from the file again.
+class Passed {
+  public:
+    void note(View key) {
+        constexpr std::size_t rows_between = 8192;
+        const auto at = reinterpret_cast<std::uintptr_t>(key.data()) & ~(page - 1);
+        first_ = std::min(first_, at);
+        last_ = std::max(last_, at);
+        if (++rows_ % rows_between == 0) {
+            madvise(reinterpret_cast<void*>(first_), last_ - first_ + page,
+                    MADV_DONTNEED); // NOLINT
+        }
+    }
+
+  private:
+    const std::uintptr_t page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    std::uintptr_t first_ = ~std::uintptr_t{0};
+    std::uintptr_t last_ = 0;
+    std::size_t rows_ = 0;
+};
 
 Result<Txn> begin(MDB_env* env, unsigned flags) {
     MDB_txn* txn = nullptr;
@@ -284,6 +307,21 @@ Result<> Env::open_tables() {
 }
 
 /// Uses its own transaction, and compares with the seal to detect missing rows.
+/// A reader that comes and goes passes each page once: it gives them back on its way, so that it
+/// never holds a large database in its memory.
+Visitor Env::releasing(const Visitor& visitor) const {
+    unsigned flags = 0;
+    mdb_env_get_flags(env_.get(), &flags);
+    if ((flags & MDB_RDONLY) == 0) {
+        return visitor;
+    }
+    return {[&visitor, passed = Passed{}](View key, View body) mutable {
+                passed.note(key);
+                return visitor.row(key, body);
+            },
+            visitor.damage};
+}
+
 Result<Audit> Env::walk(TableId table, const Visitor& visitor) const {
     auto txn = begin(env_.get(), MDB_RDONLY);
     if (!txn) {
@@ -301,7 +339,7 @@ Result<Audit> Env::walk(TableId table, const Visitor& visitor) const {
         return Audit{};
     }
     const char* const name = table_names[static_cast<std::size_t>(table)];
-    auto found = audit(txn->get(), handles_[table], name, format_, visitor);
+    auto found = audit(txn->get(), handles_[table], name, format_, releasing(visitor));
     if (!found) {
         return damaged(
             {fmt::format("table \"{}\": {}", name, found.error().text), found.error().code});

@@ -79,6 +79,7 @@ class Env {
     Result<> make_tables();
     Result<> open_tables();
     Result<Format> read_format(MDB_txn* txn) const;
+    Visitor releasing(const Visitor& visitor) const;
     std::unexpected<Error> damaged(const Error& error) const;
     Result<> check_size() const;
 

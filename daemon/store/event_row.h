@@ -30,6 +30,7 @@ struct EventRow {
         wide = 2,     ///< sum of the destinations beyond the user's share
         nameless = 4, ///< the program is unknown: `program` is the command name
         overflow = 8, ///< sum of the events without room; only the action is valid
+        audited = 16, ///< monitored by a line that allows: "allow audit"
     };
 
     std::uint32_t uid = 0;

@@ -57,6 +57,43 @@ def test_dump_of_an_address_and_by_columns(world):
         assert done.returncode == 2 and done.stderr, (words, done)
 
 
+def test_dump_by_a_member_of_the_group(world):
+    """Who may ask the daemon and not read its files gets the same rows."""
+    if not os.path.isdir("/var/lib"):
+        raise harness.Skip("there is no /var/lib")
+    group = world.path("group")
+    with open("/etc/group") as before, open(group, "w") as file:
+        file.write("".join(line for line in before if not line.startswith("egress:")))
+        file.write("egress:x:54321:\n")
+    os.chmod(group, 0o644)
+    if harness.libc.mount(group.encode(), b"/etc/group", None, 4096, None) != 0:
+        raise harness.Skip("cannot mount a file")
+    harness.mount("tmpfs", "/var/lib")
+    os.mkdir("/var/lib/egress", 0o700)
+    daemon = world.daemon(CONF, database="/var/lib/egress")
+    world.fail(world.tcp("10.66.1.1"), 3)
+    world.fail(world.tcp("10.66.1.2"), 1)
+    wait_for(lambda: daemon.status()["not_in_force"] == 0 and daemon.status()["rows"] == 2, what="the rows")
+    daemon.request("POST", "/v1/blocks", {"addr": "2001:db8::/32", "seconds": 600, "reason": "r\u00e9"})
+    wait_for(lambda: daemon.status()["not_in_force"] == 0 and daemon.status()["store"]["pending"] == 0,
+             what="everything in force and written")
+
+    def as_member(*words):
+        done = subprocess.run([harness.artefact("ctl/egressctl"), "-S", daemon.control, "dump", *words],
+                              capture_output=True, text=True, user=harness.NOBODY, group=54321, extra_groups=[])
+        assert done.returncode == 0, done
+        return done.stdout
+    harness.need_reachable()
+    mine = json.loads(world.ctl("dump", "-a", "--json", check=True).stdout)
+    theirs = json.loads(as_member("-a", "--json"))
+    assert len(mine) == 3 and sorted(mine, key=str) == sorted(theirs, key=str), (mine, theirs)
+    assert len(as_member("-b", "-n").splitlines()) == 2
+    assert "10.66.1.2/32:2222\t\t1/3\t" in as_member("10.66.1.2"), as_member("10.66.1.2")
+    refused = subprocess.run([harness.artefact("ctl/egressctl"), "-S", daemon.control, "dump", "-a"],
+                             capture_output=True, text=True, user=harness.NOBODY, group=harness.NOBODY, extra_groups=[])
+    assert refused.returncode == 3 and not refused.stdout and "egress" in refused.stderr, refused
+
+
 def test_which(world):
     daemon, at = scene(world)
     world.ctl("block", "10.66.1.0/24", "--reason", "whole net", environment=at, check=True)

@@ -43,6 +43,17 @@ TEST_CASE("learn: ports of one address make a list, ranges where they touch") {
                 "[2001:db8::1]:80 stream tcp 1000 /p allow"});
 }
 
+TEST_CASE("learn: a line that allows and audits refuses nothing") {
+    auto refused = seen("10.0.0.1", 443);
+    refused.action = EventRow::Action::monitored;
+    refused.rule = "egress.conf:3:1";
+    auto audited = refused;
+    audited.flags = EventRow::audited;
+    CHECK(ctl::learn({refused}, {false, false}).at(0).refusing.size() == 1);
+    CHECK(ctl::learn({audited}, {false, false}).at(0).refusing.empty());
+    CHECK(lines_of({audited}) == Lines{"10.0.0.1:443 stream tcp 1000 /p allow"});
+}
+
 TEST_CASE("learn: program, user, place, type and protocol keep lines apart") {
     auto udp = seen("10.0.0.1", 53);
     udp.type = 2;
