@@ -1,21 +1,27 @@
 #include "ctl/http.h"
 
+#include "ctl/curl.h"
+
 #include <algorithm>
 
 #include <cerrno>
 #include <cstring>
 #include <memory>
 
-#include <curl/curl.h>
 #include <sys/un.h>
 
 namespace egress::ctl {
 
 namespace {
 
+/// After open_handle() has loaded it.
+const Curl& curl() {
+    return *load_curl();
+}
+
 struct CurlCloser {
-    void operator()(CURL* handle) const { curl_easy_cleanup(handle); }
-    void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+    void operator()(CURL* handle) const { curl().easy_cleanup(handle); }
+    void operator()(curl_slist* list) const { curl().slist_free_all(list); }
 };
 using Handle = std::unique_ptr<CURL, CurlCloser>;
 using Headers = std::unique_ptr<curl_slist, CurlCloser>;
@@ -66,7 +72,7 @@ Failure connect_failure(const Context& context, int code) {
 
 Failure transfer_failure(const Context& context, CURL* handle, CURLcode code, const Sink& sink) {
     long os_error = 0;
-    curl_easy_getinfo(handle, CURLINFO_OS_ERRNO, &os_error);
+    curl().easy_getinfo(handle, CURLINFO_OS_ERRNO, &os_error);
     const auto at = printable(context.socket);
     switch (code) {
     case CURLE_COULDNT_CONNECT:
@@ -96,26 +102,26 @@ Failure transfer_failure(const Context& context, CURL* handle, CURLcode code, co
                             at, sink.limit)};
     }
     return {Exit::unreachable, fmt::format("what answers at {} is not egressd's control API ({})",
-                                           at, printable(curl_easy_strerror(code)))};
+                                           at, printable(curl().easy_strerror(code)))};
 }
 
 void prepare(CURL* handle, const Context& context, const Request& request) {
-    curl_easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, context.socket.c_str());
-    curl_easy_setopt(handle, CURLOPT_URL, ("http://egressd" + request.path).c_str());
-    curl_easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
-    curl_easy_setopt(handle, CURLOPT_PROTOCOLS_STR, "http");
-    curl_easy_setopt(handle, CURLOPT_PROXY, ""); // ignore http_proxy: stay on the host
-    curl_easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(handle, CURLOPT_TIMEOUT_MS, context.timeout_ms);
-    curl_easy_setopt(handle, CURLOPT_CONNECTTIMEOUT_MS, context.timeout_ms);
-    curl_easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, static_cast<curl_off_t>(request.limit));
+    curl().easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, context.socket.c_str());
+    curl().easy_setopt(handle, CURLOPT_URL, ("http://egressd" + request.path).c_str());
+    curl().easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+    curl().easy_setopt(handle, CURLOPT_PROTOCOLS_STR, "http");
+    curl().easy_setopt(handle, CURLOPT_PROXY, ""); // ignore http_proxy: stay on the host
+    curl().easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
+    curl().easy_setopt(handle, CURLOPT_TIMEOUT_MS, context.timeout_ms);
+    curl().easy_setopt(handle, CURLOPT_CONNECTTIMEOUT_MS, context.timeout_ms);
+    curl().easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, static_cast<curl_off_t>(request.limit));
     if (!request.body.empty()) {
-        curl_easy_setopt(handle, CURLOPT_POSTFIELDSIZE_LARGE,
-                         static_cast<curl_off_t>(request.body.size()));
-        curl_easy_setopt(handle, CURLOPT_POSTFIELDS, request.body.c_str());
+        curl().easy_setopt(handle, CURLOPT_POSTFIELDSIZE_LARGE,
+                           static_cast<curl_off_t>(request.body.size()));
+        curl().easy_setopt(handle, CURLOPT_POSTFIELDS, request.body.c_str());
     } else if (request.method == "POST") {
-        curl_easy_setopt(handle, CURLOPT_POSTFIELDSIZE, 0L);
-        curl_easy_setopt(handle, CURLOPT_POSTFIELDS, "");
+        curl().easy_setopt(handle, CURLOPT_POSTFIELDSIZE, 0L);
+        curl().easy_setopt(handle, CURLOPT_POSTFIELDS, "");
     }
 }
 
@@ -146,7 +152,7 @@ struct Stream {
 std::size_t take_lines(char* data, std::size_t size, std::size_t count, void* to) {
     auto& stream = *static_cast<Stream*>(to);
     const std::size_t bytes = size * count;
-    curl_easy_getinfo(stream.handle, CURLINFO_RESPONSE_CODE, &stream.status);
+    curl().easy_getinfo(stream.handle, CURLINFO_RESPONSE_CODE, &stream.status);
     stream.rest.append(data, bytes);
     if (stream.status == 200) {
         std::string_view text = stream.rest;
@@ -169,15 +175,17 @@ Outcome<std::pair<Headers, Handle>> open_handle(const Context& context, const Re
     if (const auto checked = check_socket_path(context); !checked) {
         return std::unexpected(checked.error());
     }
-    static const auto initialised = curl_global_init(CURL_GLOBAL_NOTHING);
-    Handle handle(initialised == CURLE_OK ? curl_easy_init() : nullptr);
+    if (load_curl() == nullptr) {
+        return std::unexpected(curl_failure());
+    }
+    Handle handle(curl().easy_init());
     // No "Expect: 100-continue": there is nothing to wait for on a local socket.
-    Headers first(curl_slist_append(nullptr, "Expect:"));
+    Headers first(curl().slist_append(nullptr, "Expect:"));
     if (!handle || !first) {
         return fail(Exit::unreachable, "out of memory");
     }
-    curl_slist_append(first.get(), "Content-Type: application/json");
-    curl_easy_setopt(handle.get(), CURLOPT_HTTPHEADER, first.get());
+    curl().slist_append(first.get(), "Content-Type: application/json");
+    curl().easy_setopt(handle.get(), CURLOPT_HTTPHEADER, first.get());
     prepare(handle.get(), context, request);
     return std::pair(std::move(first), std::move(handle));
 }
@@ -191,11 +199,11 @@ Outcome<void> follow(const Context& context, const Request& request, const OnLin
     }
     CURL* const handle = opened->second.get();
     Stream stream{handle, &on_line, request.limit, 0, {}};
-    curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take_lines);
-    curl_easy_setopt(handle, CURLOPT_WRITEDATA, &stream);
-    curl_easy_setopt(handle, CURLOPT_TIMEOUT_MS, 0L);
-    curl_easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, curl_off_t{0});
-    const auto code = curl_easy_perform(handle);
+    curl().easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take_lines);
+    curl().easy_setopt(handle, CURLOPT_WRITEDATA, &stream);
+    curl().easy_setopt(handle, CURLOPT_TIMEOUT_MS, 0L);
+    curl().easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, curl_off_t{0});
+    const auto code = curl().easy_perform(handle);
     if (stream.enough) {
         return {};
     }
@@ -203,7 +211,7 @@ Outcome<void> follow(const Context& context, const Request& request, const OnLin
         return std::unexpected(
             transfer_failure(context, handle, code, Sink{{}, request.limit, stream.overflowed}));
     }
-    if (curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &stream.status); stream.status != 200) {
+    if (curl().easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &stream.status); stream.status != 200) {
         return std::unexpected(refusal({stream.status, stream.rest}));
     }
     return {};
@@ -216,14 +224,14 @@ Outcome<Reply> exchange(const Context& context, const Request& request) {
     }
     CURL* const handle = opened->second.get();
     Sink sink{{}, request.limit};
-    curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take);
-    curl_easy_setopt(handle, CURLOPT_WRITEDATA, &sink);
-    const auto code = curl_easy_perform(handle);
+    curl().easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take);
+    curl().easy_setopt(handle, CURLOPT_WRITEDATA, &sink);
+    const auto code = curl().easy_perform(handle);
     if (code != CURLE_OK) {
         return std::unexpected(transfer_failure(context, handle, code, sink));
     }
     Reply reply{0, std::move(sink.body)};
-    curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &reply.status);
+    curl().easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &reply.status);
     return reply;
 }
 

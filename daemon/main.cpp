@@ -9,8 +9,11 @@
 #include <malloc.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-journal.h>
 #include <unistd.h>
 
+#include "daemon/base/journal.h"
 #include "daemon/base/log.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/world.h"
@@ -104,6 +107,7 @@ int serve(const DaemonOptions& options, policy::Policy policy, lane::Spawner spa
     raise_limits();
     const auto threshold = options.verbose ? log::Level::debug : log::Level::info;
     log::open(log::Target::standard_error, threshold);
+    log::use_journal(sd_journal_sendv);
     auto daemon = Daemon::make(options, std::move(policy), std::move(spawner));
     if (!daemon) {
         say(daemon.error().text);

@@ -17,9 +17,7 @@
 #include <syslog.h>
 #include <unistd.h>
 
-#define SD_JOURNAL_SUPPRESS_LOCATION
-#include <systemd/sd-journal.h>
-
+#include "daemon/base/journal.h"
 #include "daemon/base/worker.h"
 #include "lib/utf8.h"
 
@@ -89,6 +87,8 @@ std::int64_t seconds() {
     return now.tv_sec;
 }
 
+SendJournal send_journal = nullptr;
+
 void to_journal(Level level, std::string_view key, std::string_view text, const Fields& fields) {
     std::vector<std::string> lines = {
         fmt::format("MESSAGE={}", text), fmt::format("PRIORITY={}", static_cast<int>(level)),
@@ -100,7 +100,9 @@ void to_journal(Level level, std::string_view key, std::string_view text, const 
     for (auto& line : lines) {
         parts.push_back({line.data(), line.size()});
     }
-    sd_journal_sendv(parts.data(), static_cast<int>(parts.size()));
+    if (send_journal != nullptr) {
+        send_journal(parts.data(), static_cast<int>(parts.size()));
+    }
 }
 
 struct Line {
@@ -208,6 +210,10 @@ void open(Target target, Level threshold) {
     if (target == Target::syslog) {
         openlog("egressd", LOG_PID | LOG_NDELAY, LOG_DAEMON);
     }
+}
+
+void use_journal(SendJournal send) {
+    send_journal = send;
 }
 
 bool error_is_journal() {

@@ -229,6 +229,41 @@ def test_without_root(world):
     assert not daemon.blocks()
 
 
+def loaded_by(world, *words):
+    """The shared objects that egressctl opens, by the loader's own account."""
+    trace = world.path("loaded")
+    world.ctl(*words, environment={"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": trace})
+    found = set()
+    for name in os.listdir(os.path.dirname(trace)):
+        if name.startswith("loaded."):
+            with open(world.path(name), errors="replace") as file:
+                found |= set(re.findall(r"file=(\S+) \[0\];  (?:needed|dynamically loaded)", file.read()))
+            os.unlink(world.path(name))
+    return found
+
+
+def test_only_requests_load_the_client(world):
+    """libcurl and what it needs cost three times as much as all the rest of a short command."""
+    daemon = world.daemon(CONF)
+    for words in (("--version",), ("help",), ("dump", "-a", "-D", daemon.database), ("completion", "bash"),
+                  ("check", daemon.conf)):
+        loaded = loaded_by(world, *words)
+        assert "libc.so.6" in loaded, (words, loaded)
+        assert not [one for one in loaded if "curl" in one or "systemd" in one] and len(loaded) < 12, (words, loaded)
+    assert any("curl" in one for one in loaded_by(world, "-S", daemon.control, "status"))
+
+
+def test_without_libcurl_it_says_so(world):
+    """As where the package was removed: an empty file stands in its place."""
+    daemon = world.daemon(CONF)
+    at = {"EGRESS_CONTROL": daemon.control}
+    world.write("libcurl.so.4", "")
+    done = world.ctl("status", environment={**at, "LD_LIBRARY_PATH": world.scratch})
+    assert done.returncode == 3 and "install libcurl4" in done.stderr and not done.stdout, done
+    assert world.ctl("status", environment=at).returncode == 0
+    assert world.ctl("dump", "-a", "-D", daemon.database, environment={"LD_LIBRARY_PATH": world.scratch}).returncode == 0
+
+
 def test_closed_output_and_full_disk(world):
     daemon = world.daemon(CONF)
     rows(daemon, world)
