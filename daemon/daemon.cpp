@@ -354,7 +354,8 @@ Result<> Daemon::run(std::function<void()> ready) {
     firewall_->start();
     owner_names_.load();
     ready_ = std::move(ready);
-    rulebook_->begin([this](const ApplyOutcome& outcome) { on_force(outcome); });
+    rulebook_->begin([this](const ApplyOutcome& outcome) { on_force(outcome); },
+                     {options_.rules_error, options_.hold_egress});
     trim_memory();
     const int code = sd_event_loop(event_.get());
     sd_notify(0, "STOPPING=1");

@@ -1,4 +1,5 @@
 // egressd: options, -n, set-up, run.
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstdio>
@@ -19,6 +20,7 @@
 #include "daemon/bpf/tables/world.h"
 #include "daemon/daemon.h"
 #include "daemon/options.h"
+#include "daemon/reload/kept_rules.h"
 #include "daemon/report/lane_spawner.h"
 #include "egress-paths.h"
 
@@ -131,6 +133,24 @@ int serve(const DaemonOptions& options, policy::Policy policy, lane::Spawner spa
     return EXIT_SUCCESS;
 }
 
+/// The rules files have errors. A host that boots must not be without rules for that.
+int serve_kept(DaemonOptions options, const policy::Parsed& wrong, lane::Spawner spawner) {
+    auto kept = kept_rules(options.database, options.conf);
+    if (!kept) {
+        say("the rules have errors; not started");
+        return EXIT_FAILURE;
+    }
+    const auto first = std::ranges::find(wrong.diagnostics, policy::Diagnostic::Severity::error,
+                                         &policy::Diagnostic::severity);
+    options.rules_error = "the rules files have errors, and the rules of the last good start are "
+                          "in force";
+    if (first != wrong.diagnostics.end()) {
+        options.rules_error += ": " + first->message();
+    }
+    options.hold_egress = kept->without_egress;
+    return serve(options, std::move(kept->policy), std::move(spawner));
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -158,8 +178,11 @@ int main(int argc, char** argv) {
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
     auto parsed = policy::parse_files(options->conf, Rulebook::directory_of(options->conf));
     const bool well = report(parsed);
+    if (!well && !options->check) {
+        return serve_kept(*options, parsed, std::move(*spawner));
+    }
     if (!well) {
-        say("the rules have errors; not started");
+        say("the rules have errors");
         return EXIT_FAILURE;
     }
     if (options->check) {

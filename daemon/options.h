@@ -27,6 +27,8 @@ struct DaemonOptions {
     bool monitor = false;       ///< -m
     bool help = false;          ///< -h, --help
     bool version = false;       ///< -V, --version
+    std::string rules_error;    ///< of the files, where kept rules stand in for them; else empty
+    bool hold_egress = false;   ///< the kept rules lack [egress]: what the kernel has stays
 };
 
 /// An error is one line that names the wrong word.

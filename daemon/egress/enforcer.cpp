@@ -248,6 +248,11 @@ void Enforcer::unload() {
     }
 }
 
+ApplyOutcome Enforcer::hold(const std::string& why) {
+    fail_with({why, 0});
+    return in_force() ? ApplyOutcome{} : ApplyOutcome{Applied::failed, why};
+}
+
 void Enforcer::fail_with(const Error& error) {
     status_.state = in_force() ? Status::State::in_force : Status::State::failed;
     status_.last_error = error.text;

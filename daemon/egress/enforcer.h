@@ -54,6 +54,8 @@ class Enforcer {
 
     /// Puts the [egress] part of the rules in force. On failure the previous rules stay.
     void apply(ApplyRequest request);
+    /// Instead of the first apply(): the kernel keeps what it has. Not in force: it has nothing.
+    ApplyOutcome hold(const std::string& why);
     /// Removes everything from the kernel; the next apply() starts again. Calls `done` once, now or
     /// when the policy under way is finished.
     void detach(OnDetach done);

@@ -14,6 +14,7 @@
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/policy/text/file.h"
+#include "daemon/reload/kept_rules.h"
 
 namespace egress {
 
@@ -69,13 +70,32 @@ std::optional<Trial> Rulebook::trial_that_is_on() const {
     return Trial{*name, *rules, *until};
 }
 
-void Rulebook::begin(OnApplied done) {
+/// Keeps what is in force for a start at which the files are wrong.
+void Rulebook::keep_rules() {
+    keeper_.set_meta(kept_rules_key, kept_text(ledger_.policy()), [](bool) {});
+}
+
+void Rulebook::begin_without_trial(OnApplied done, const Origin& origin) {
+    if (origin.error.empty()) {
+        keep_rules();
+    } else {
+        state_.last_error = origin.error;
+        log::error("rules", "{}; mend them and reload", origin.error);
+    }
+    if (origin.hold_egress) {
+        done(enforcer_.hold(origin.error));
+    } else {
+        enforcer_.apply({ledger_.policy(), {}, std::move(done), true});
+    }
+}
+
+void Rulebook::begin(OnApplied done, const Origin& origin) {
     const auto kept = trial_that_is_on();
     auto parsed = kept ? policy::parse_instead(kept->text, kept->name, conf_, directory_of(conf_))
                        : policy::Parsed{};
     if (!kept || !parsed.ok()) {
         keeper_.set_meta(meta_key, "", [](bool) {});
-        enforcer_.apply({ledger_.policy(), {}, std::move(done), true});
+        begin_without_trial(std::move(done), origin);
         return;
     }
     log::notice("trial", "the trial of {} goes on for {} seconds", escape(kept->name),
@@ -124,6 +144,7 @@ void Rulebook::take(policy::Parsed parsed, Done done, std::optional<bpf::Asker> 
         add_lockouts(report);
         if (outcome.in_force()) {
             log::notice("reload", "rules replaced");
+            keep_rules();
         } else {
             state_.last_error = outcome.error;
             log::error("reload", "{}", outcome.error);

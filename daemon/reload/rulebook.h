@@ -58,8 +58,13 @@ class Rulebook {
     Rulebook(const Clock& clock, Ledger& ledger, Enforcer& enforcer, Keeper& keeper,
              RulesReader& reader, std::string conf);
 
+    /// How the ledger's initial rules came to be; see kept_rules.h.
+    struct Origin {
+        std::string error;        ///< of the files, where kept rules stand in for them; else empty
+        bool hold_egress = false; ///< [egress] of before stays in the kernel
+    };
     /// Puts in force the ledger's initial rules, or those of the current trial.
-    void begin(OnApplied done);
+    void begin(OnApplied done, const Origin& origin);
     // Each of the following calls `done` once: now, or within Enforcer::patience and a commit after
     // the files are read.
     /// Applies the files' rules, or keeps the old ones. With an asker, reload() and try_out()
@@ -89,6 +94,8 @@ class Rulebook {
     void add_lockouts(Report& report) const;
     void start_trial(policy::Policy policy, Report report, Done done,
                      std::optional<bpf::Asker> asker);
+    void begin_without_trial(OnApplied done, const Origin& origin);
+    void keep_rules();
     void forget_trial();
     void end_trial(const char* why, OnApplied done);
     std::optional<Trial> trial_that_is_on() const;

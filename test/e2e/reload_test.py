@@ -32,6 +32,40 @@ def test_bad_file_keeps_the_old_rules(world):
     assert not world.elements()
 
 
+def test_a_wrong_line_at_the_start_keeps_the_last_good_rules(world):
+    """A host that boots with it is not without rules, and everybody is told."""
+    wrong = "[local]\n2222 stream tcp * * 1 1h\n2223 stream tcp * * many 1h\n"
+    first = world.daemon(world.write("wrong.conf", wrong), wait=False)
+    assert first.wait() == 1 and "not started" in first.log(), "nothing good was there before"
+    daemon = world.daemon(OLD + "[remote]\n10.66.9.0/24 * * * = * *\n")
+    wait_for(lambda: daemon.status()["store"]["pending"] == 0, what="everything written")
+    good = daemon.get("/v1/rules")[1]["text"]
+    daemon.stop()
+    daemon = world.daemon(wrong)
+    assert daemon.get("/v1/rules")[1]["text"] == good
+    error = daemon.status()["rules"]["last_error"]
+    assert "last good start" in error and "egress.conf:3:" in error, error
+    assert "error: the rules files have errors" in daemon.log() and "egress.conf:3:" in daemon.log(), daemon.log()
+    assert "LAST ERROR    rules: the rules files have errors" in world.ctl("status", environment=control(daemon)).stdout
+    world.fail(world.tcp("10.66.1.1"), 5)
+    world.wait_element("10.66.1.1")
+    daemon.send(signal.SIGKILL)  # and again: the kept ones are not lost by a start with them
+    daemon.wait()
+    daemon = world.daemon(wrong)
+    assert daemon.get("/v1/rules")[1]["text"] == good
+    world.write("egress.conf", "[local]\n2224 stream tcp * * 7 1h\n")
+    assert world.ctl("reload", environment=control(daemon)).returncode == 0
+    assert daemon.status()["rules"]["last_error"] == ""
+    mended = daemon.get("/v1/rules")[1]["text"]
+    wait_for(lambda: daemon.status()["store"]["pending"] == 0, what="everything written")
+    daemon.stop()
+    os.unlink(daemon.conf)  # no file is as wrong as a wrong one
+    daemon = world.daemon(daemon.conf)
+    assert daemon.get("/v1/rules")[1]["text"] == mended
+    dry = harness.run(harness.artefact("daemon/egressd"), "-n", "-c", world.write("wrong.conf", wrong), check=False)
+    assert dry.returncode == 1 and "wrong.conf:3:" in dry.stderr, dry
+
+
 def test_good_file_replaces(world):
     daemon = world.daemon(OLD)
     world.write("egress.conf", "[local]\n2223 stream tcp * * 1 1h\n")

@@ -10,7 +10,7 @@ import struct
 from guarded import guarded, harness, may_use_bpf
 from harness import wait_for
 from selftest_test import BPF, PINS
-from verdict_test import PYTHON, servers
+from verdict_test import PYTHON, probe, servers
 
 # The same numbers of lines mean other verdicts in the other set: whatever is put together from both
 # lets through what each of them refuses.
@@ -187,6 +187,32 @@ def test_upgrade(world):
         assert world.ctl("detach").returncode == 0 and not os.listdir(PINS), os.listdir(PINS)
         process = client(guard)
         assert "10.66.0.1 ok" in process.communicate(timeout=60 * harness.PATIENCE)[0]
+
+
+def test_a_wrong_line_at_the_start_leaves_the_kernel_its_rules(world):
+    servers(world, 80)
+    os.mkdir(world.path("egress.d"))
+    world.write("egress.d/named", "10.66.0.2\n")
+    rules = "@named * * * * deny\n* * * * * allow"
+    asked = ("tcp,10.66.0.1,80", "tcp,10.66.0.2,80")
+    with guarded(world) as guard:
+        guard.start(rules)
+        assert probe(guard, *asked) == ["ok", "EPERM"]
+        guard.daemon.stop()
+        guard.start("nonsense")
+        assert probe(guard, *asked) == ["ok", "EPERM"]
+        assert "egress.conf:4:" in guard.daemon.status()["rules"]["last_error"], guard.daemon.status()["rules"]
+        guard.daemon.stop()
+        # The list itself is what is wrong: its lines cannot be read again, and stay in the kernel.
+        os.unlink(world.path("egress.d/named"))
+        guard.start(rules)
+        assert probe(guard, *asked) == ["ok", "EPERM"]
+        assert guard.status()["state"] == "in force" and "named" in guard.status()["last_error"], guard.status()
+        assert guard.daemon.status()["rules"]["local"] == 1, guard.daemon.status()["rules"]
+        world.write("egress.d/named", "10.66.0.1\n")
+        assert world.ctl("-S", guard.daemon.control, "reload").returncode == 0
+        assert probe(guard, *asked)[0] == "EPERM"
+        assert guard.status()["last_error"] == "", guard.status()
 
 
 if __name__ == "__main__":
