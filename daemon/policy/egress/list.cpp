@@ -266,7 +266,10 @@ bool Lists::read(const Cell& cell, AddressList& list) {
     const Fd fd(open(list.file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
     struct stat st {};
     if (fd.get() < 0 || fstat(fd.get(), &st) != 0) {
-        return refuse(fmt::format("cannot be opened: {}", std::strerror(errno)));
+        return refuse(fmt::format("cannot be opened: {}", std::strerror(errno)),
+                      errno == ENOENT ? "make it, with one address or prefix in each line; "
+                                        "an empty file is a list, too"
+                                      : "");
     }
     if (!S_ISREG(st.st_mode)) {
         return refuse("is not a regular file");
