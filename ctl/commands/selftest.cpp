@@ -108,13 +108,15 @@ Extra extra_hooks(const Json& mark) {
             was_attached("egress_write") || was_attached("egress_write_fn")};
 }
 
-/// The ways that are never tried, as they need other processes' help.
+/// The ways that are never tried, as they need other processes' help or are open on purpose.
 void add_open(std::vector<Line>& lines, const Json& mark) {
     const auto* const hooks = member(mark, "hooks");
     const bool families =
         hooks != nullptr && hooks->is_object() && text_at(*hooks, "egress_family") == "attached";
     lines.push_back({"delayed send on another process' MPTCP or UDP socket", "", Found::uncovered,
                      "egress.conf(5) says what that means"});
+    lines.push_back({"answer to a datagram, by the socket that received it, for 30 seconds", "",
+                     Found::uncovered, "meant so, as on accepted connections"});
     if (!families) {
         lines.push_back({"RDS, SMC, TIPC and RxRPC sockets", "", Found::uncovered,
                          "needs \"bpf\" among the kernel's active security modules"});

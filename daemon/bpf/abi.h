@@ -345,7 +345,8 @@ enum egress_loss {
     EGRESS_LOST_SOCKET = 3,  /* no state could be kept for a socket: it was refused */
     EGRESS_LOST_SUSPECT = 4, /* unknown process or cgroup: judged strictly */
     EGRESS_LOST_FOLD = 5,    /* no room to fold a repeat: it became an event */
-    EGRESS_LOSSES = 6,
+    EGRESS_LOST_ANSWER = 6,  /* a peer was forgotten early: answers to it were judged */
+    EGRESS_LOSSES = 7,
 };
 
 #define EGRESS_HOSTNAME_SIZE 65

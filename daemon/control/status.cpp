@@ -71,8 +71,8 @@ json rules_json(const Parts& parts) {
 
 /// Losses by reason, in total and by CPU.
 json losses_json(const bpf::KernelCounters& counters) {
-    constexpr const char* reasons[EGRESS_LOSSES] = {"ring",    "processes", "broken",
-                                                    "sockets", "suspects",  "folds"};
+    constexpr const char* reasons[EGRESS_LOSSES] = {"ring",     "processes", "broken", "sockets",
+                                                    "suspects", "folds",     "answers"};
     json out = json::object();
     for (std::size_t reason = 0; reason < EGRESS_LOSSES; ++reason) {
         out[reasons[reason]] = {{"count", counters.losses[reason]},

@@ -432,7 +432,7 @@ void Enforcer::report_troubles() {
         egress_loss reason;
         const char* text;
     };
-    constexpr std::array<Trouble, 5> troubles = {{
+    constexpr std::array<Trouble, 6> troubles = {{
         {EGRESS_LOST_PROCESS, "processes found no room in the kernel's table"},
         {EGRESS_LOST_BROKEN, "flows were refused: the kernel's tables do not hang together"},
         {EGRESS_LOST_SOCKET, "sockets were refused: the kernel has no memory to keep their owners"},
@@ -441,6 +441,9 @@ void Enforcer::report_troubles() {
          "judged by every refusal that could be meant for them"},
         {EGRESS_LOST_FOLD,
          "repeats became events of their own: the kernel's table of repeats is full"},
+        {EGRESS_LOST_ANSWER,
+         "peers of UDP services were forgotten early, and answers to them judged: "
+         "a user's part of the kernel's table of peers is full"},
     }};
     const auto counters = loader_->counters();
     for (const auto& [reason, text] : troubles) {

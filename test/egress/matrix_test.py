@@ -5,12 +5,15 @@ asked of the receivers, which are another host behind a wire and, for 0.0.0.0, t
 does better than the table says fails as well: then the table is what is wrong.
 """
 
+import contextlib
 import os
 import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
+import time
 
 from guarded import guarded, harness
 from harness import Failure, wait_for
@@ -68,6 +71,8 @@ KINDS = {
     "routed back": (P,    R,   P,      P,     ELSEWHERE, P,  P,        P),
     # The first of two addresses is what counts, and that is the other one.
     "corked":      (P,    R,   ELSEWHERE, P,  ELSEWHERE, P,  ARRIVES,  ELSEWHERE),
+    # To a peer that has asked: an answer, as on an accepted connection.
+    "answer":      (ARRIVES,) * 8,
     # Past the sockets of the network families.
     "uncovered":   (OPEN, OPEN, OPEN,  OPEN,  ARRIVES, OPEN, ARRIVES,  OPEN),
 }
@@ -106,6 +111,7 @@ PATHS = {
     **dict.fromkeys(("raw-source-routed", "raw6-segment-routed"), "routed"),
     "raw-source-routed-back": "routed back",
     "udp-more-elsewhere": "corked",
+    **dict.fromkeys(("udp-answered4", "udp-answered6"), "answer"),
     **dict.fromkeys(("packet", "tun", "vsock"), "uncovered"),
 }
 # How status names what is OPEN, by path or kind.
@@ -188,6 +194,17 @@ class Receivers:
             return
         self.got[address] = self.got.get(address, b"") + frame + b"\n"
 
+    def ask(self, address, to):
+        """Sends questions from there, in a process of its own."""
+        asker = next(each for each, at in self.sockets.items() if at == address and
+                     each.type == socket.SOCK_DGRAM and each.proto in (0, socket.IPPROTO_UDP))
+        child = os.fork()
+        while not child:
+            with contextlib.suppress(OSError):  # nobody is there yet
+                asker.sendto(b"question", (to, PORT + 1))
+            time.sleep(0.1)
+        return child
+
     def arrived(self, token, addresses):
         self.collect()
         return any(token.encode() in self.got.get(address, b"") for address in addresses)
@@ -227,11 +244,22 @@ class Column:
             extra = self.bench.programs[self.program]
         elif path in ("raw6-header", "raw6-segment-routed"):
             extra = "fd77:1::1"
-        done = self.bench.guard.run(self.bench.programs[program], path, *self.to, str(PORT), token,
-                                    extra)
+        done = self.asked(path, lambda: self.bench.guard.run(self.bench.programs[program], path, *self.to, str(PORT),
+                                                             token, extra))
         if done.returncode or not done.stdout:
             raise Failure(f"{self.name} {path}: {done}")
         return done.stdout.strip()
+
+    def asked(self, path, run):
+        if not path.startswith("udp-answered"):
+            return run()
+        v6 = path.endswith("6")
+        asker = self.bench.receivers.ask(self.to[v6], "fd77:1::1" if v6 else "10.77.1.1")
+        try:
+            return run()
+        finally:
+            os.kill(asker, signal.SIGKILL)
+            os.waitpid(asker, 0)
 
     def ask(self, text):
         link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

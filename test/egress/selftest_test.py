@@ -53,6 +53,8 @@ def test_everything_is_enforced(world):
         for name in ("AF_PACKET socket", "tun device", "vsock"):
             assert found[name]["result"] in ("not covered", "not tried"), found
             assert "hook" not in found[name], found
+        answer = found["answer to a datagram, by the socket that received it, for 30 seconds"]
+        assert answer["result"] == "not covered" and "meant so" in answer["why"], answer
         assert nobody_is_marked(guard)
         event = guard.event(action="BLOCKED", reason="selftest", addr="127.0.0.1", protocol="tcp")
         assert event["comm"] == "egressctl" and "rule" not in event, event

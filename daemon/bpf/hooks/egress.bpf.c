@@ -34,6 +34,7 @@ struct bpf_iter__bpf_map_elem {
     void* value;
 } __attribute__((preserve_access_index));
 
+#include "answer.h"
 #include "cgroups.h"
 #include "container.h"
 #include "daemon/bpf/abi.h"

@@ -11,6 +11,7 @@
 #include "kernel.h"
 #include "maps.h"
 #include "scratch.h"
+#include "siphash.h"
 #include "verdict.h"
 
 #define EGRESS_MAX_DEPTH 4096      /* directories between a file and the root; deeper: unknown */
@@ -81,22 +82,7 @@ static long climb_up(__u32 step, struct egress_climb_up* walk) {
     return 0;
 }
 
-#define EGRESS_ROTATE(word, by) ((word) << (by) | (word) >> (64 - (by)))
-#define EGRESS_SIP_ROUND                                                                           \
-    do {                                                                                           \
-        a += b;                                                                                    \
-        b = EGRESS_ROTATE(b, 13) ^ a;                                                              \
-        a = EGRESS_ROTATE(a, 32);                                                                  \
-        c += d;                                                                                    \
-        d = EGRESS_ROTATE(d, 16) ^ c;                                                              \
-        a += d;                                                                                    \
-        d = EGRESS_ROTATE(d, 21) ^ a;                                                              \
-        c += b;                                                                                    \
-        b = EGRESS_ROTATE(b, 17) ^ c;                                                              \
-        c = EGRESS_ROTATE(c, 32);                                                                  \
-    } while (0)
-
-/* SipHash-1-3 (Aumasson, Bernstein) of a place. The key is secret, so a user cannot search for two
+/* The hash of a place. The key is secret, so a user cannot search for two
  * paths with the same hash. */
 static __noinline __u64 hash_of_place(const struct egress_tree* place) {
     const __u32 zero = 0;
@@ -104,24 +90,12 @@ static __noinline __u64 hash_of_place(const struct egress_tree* place) {
     if (!settings || !place) {
         return EGRESS_NO_PATH;
     }
-    const __u64 key0 = settings->path_key[0];
-    const __u64 key1 = settings->path_key[1];
-    __u64 a = key0 ^ 0x736f6d6570736575ULL;
-    __u64 b = key1 ^ 0x646f72616e646f6dULL;
-    __u64 c = key0 ^ 0x6c7967656e657261ULL;
-    __u64 d = key1 ^ 0x7465646279746573ULL;
+    EGRESS_SIP_BEGIN(settings->path_key);
     const __u32* const words = &place->bits;
     for (int i = 0; i + 1 < (int)(sizeof *place / 4); i += 2) {
-        const __u64 word = words[i] | (__u64)words[i + 1] << 32;
-        d ^= word;
-        EGRESS_SIP_ROUND;
-        a ^= word;
+        EGRESS_SIP_WORD(words[i] | (__u64)words[i + 1] << 32);
     }
-    c ^= 0xff;
-    EGRESS_SIP_ROUND;
-    EGRESS_SIP_ROUND;
-    EGRESS_SIP_ROUND;
-    const __u64 hash = a ^ b ^ c ^ d;
+    const __u64 hash = EGRESS_SIP_END;
     return hash == EGRESS_NO_PATH ? 0 : hash;
 }
 

@@ -4,6 +4,7 @@
 #ifndef EGRESS_BPF_FLOW_H
 #define EGRESS_BPF_FLOW_H
 
+#include "answer.h"
 #include "judge.h"
 
 #define ECONNREFUSED 111
@@ -119,14 +120,6 @@ EGRESS_INLINE int keep_connection(struct bpf_sock_addr* ctx, struct egress_case*
     return verdict;
 }
 
-/* The address of the socket, as a plain number for the verifier. */
-EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
-    struct bpf_sock* slot = sk;
-    struct sock* address = 0;
-    bpf_probe_read_kernel(&address, sizeof address, &slot);
-    return address;
-}
-
 /* Whether a datagram may have more than one receiver. The kernel then gives a copy to the
  * receivers on this host which no packet hook sees. A broadcast address is any, to who does not
  * know the netmask; but the socket must have asked for broadcast before it connects. */
@@ -169,6 +162,30 @@ static __noinline int note_elsewhere(struct bpf_sock_addr* ctx) {
     return 0;
 }
 
+/* Whether this send is an answer. */
+static __noinline int sends_answer(struct bpf_sock_addr* ctx, const struct egress_flow* flow) {
+    struct egress_peer peer = {.act = EGRESS_PEER_ASKS};
+    struct bpf_sock* sk = ctx->sk;
+    if (!sk || ctx->protocol != IPPROTO_UDP || !is_answering(sk)) {
+        return 0;
+    }
+    put_destination(&peer, flow);
+    take_socket(&peer, sk, bpf_get_socket_cookie(ctx));
+    return egress_know_peer(&peer);
+}
+
+/* A send that passed: the socket spoke first, or again. */
+static __noinline int note_sent(struct bpf_sock_addr* ctx, const struct egress_flow* flow) {
+    struct egress_peer peer = {.act = EGRESS_PEER_SENT};
+    struct bpf_sock* sk = ctx->sk;
+    if (!sk || ctx->protocol != IPPROTO_UDP) {
+        return 0;
+    }
+    put_destination(&peer, flow);
+    take_socket(&peer, sk, bpf_get_socket_cookie(ctx));
+    return egress_know_peer(&peer);
+}
+
 EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
     const __u32 zero = 0;
     const int connects = hook == EGRESS_HOOK_CONNECT4 || hook == EGRESS_HOOK_CONNECT6;
@@ -191,11 +208,14 @@ EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
         found.flow.protocol = protocol == IPPROTO_MPTCP ? IPPROTO_TCP : protocol;
         if (connects && sends_nothing(ctx, &found.flow)) {
             open = 0;
+        } else if (!connects && sends_answer(ctx, &found.flow)) {
+            return EGRESS_PASS;
         } else {
             egress_count(&looks, hook);
             if (!judge(&found, settings)) {
                 return EGRESS_REFUSE;
             }
+            note_sent(ctx, &found.flow);
         }
     }
     if (!connects) {

@@ -179,6 +179,7 @@ struct sock {
     unsigned char sk_userlocks;
     unsigned char sk_kern_sock : 1;
     __u16 sk_type;
+    kuid_t sk_uid;
     __u16 sk_protocol;
 };
 struct socket {

@@ -9,6 +9,8 @@
  *   UDP that is not         never: the sendmsg hooks see each send
  *   connected
  *   accepted TCP            never: answers of a server
+ *   UDP to a peer that      never, as answers of a server (answer.h)
+ *   spoke first
  *
  * The header of a connected socket's packet does not count: after address translation it has
  * another address than the program connected to. But a packet of any socket that carries a route
@@ -271,6 +273,12 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
         }
     }
     put_peer(&found->flow, sk);
+    if (sk->protocol == IPPROTO_UDP && !is_refused(found)) {
+        struct egress_peer peer = {.act = EGRESS_PEER_SENT};
+        put_destination(&peer, &found->flow);
+        take_socket(&peer, sk, bpf_get_socket_cookie(skb));
+        egress_know_peer(&peer);
+    }
     return 0;
 }
 
@@ -491,6 +499,21 @@ EGRESS_INLINE int is_elsewhere(struct bpf_sock* sk, const struct egress_socket* 
            (kind == EGRESS_PACKET_FREE || kept->moved);
 }
 
+/* Whether the packet is an answer, by its own header. */
+static __noinline int is_answer(struct __sk_buff* skb) {
+    struct egress_peer peer = {.act = EGRESS_PEER_ASKS};
+    struct egress_flow flow = {};
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (!sk || sk->protocol != IPPROTO_UDP || sk->type != SOCK_DGRAM || !is_answering(sk) ||
+        !read_header(skb, &flow) || flow.protocol != IPPROTO_UDP) {
+        return 0;
+    }
+    put_destination(&peer, &flow);
+    take_socket(&peer, sk, bpf_get_socket_cookie(skb));
+    return egress_know_peer(&peer);
+}
+
 SEC("cgroup_skb/egress")
 int egress_packet(struct __sk_buff* skb) {
     const __u32 zero = 0;
@@ -506,13 +529,17 @@ int egress_packet(struct __sk_buff* skb) {
     const int kind = kind_of(sk);
     const struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
     if (kind == EGRESS_PACKET_FREE) {
-        return is_elsewhere(sk, kept, kind) ? egress_judge_packet(skb, EGRESS_PACKET_OTHER) & 1
-                                            : EGRESS_PASS;
+        return is_elsewhere(sk, kept, kind) && !is_answer(skb)
+                   ? egress_judge_packet(skb, EGRESS_PACKET_OTHER) & 1
+                   : EGRESS_PASS;
     }
     struct task_struct* task = sender_now();
     const int known = kept && kind == EGRESS_PACKET_CONNECTED && is_known(kept, task, settings);
     /* A connect sets `moved` before it sets `passed`. */
     __asm__ volatile("" ::: "memory");
+    if (!known && is_answer(skb)) {
+        return EGRESS_PASS;
+    }
     if (is_elsewhere(sk, kept, kind) && !egress_judge_packet(skb, EGRESS_PACKET_OTHER)) {
         return EGRESS_REFUSE;
     }

@@ -7,9 +7,6 @@
 #include "flow.h"
 #include "judge.h"
 
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
-
 #define EGRESS_MAX_STOPS 16       /* of the longest route that is judged */
 #define EGRESS_MAX_OPTIONS 40     /* bytes */
 #define EGRESS_MAX_EXTENSIONS 128 /* IPv6 headers to step over */

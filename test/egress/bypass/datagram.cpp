@@ -188,7 +188,33 @@ std::string lite_connect(const Job& job) {
                             job);
 }
 
+/// Back to where a datagram came from, once one has come.
+std::string answered(const Job& job, int family) {
+    const Fd fd = make(family, SOCK_DGRAM);
+    Place here{};
+    here.any.sa_family = static_cast<sa_family_t>(family);
+    here.v4.sin_port = htons(static_cast<std::uint16_t>(job.port + 1)); // where IPv6 has it, too
+    Place from{};
+    socklen_t size = sizeof from;
+    const timeval patience{20, 0};
+    char question[64];
+    if (bind(fd.get(), &here.any, here.size()) < 0 ||
+        setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) < 0 ||
+        recvfrom(fd.get(), question, sizeof question, 0, &from.any, &size) < 0) {
+        throw Cannot("no question: " + failed(errno));
+    }
+    return send_to(fd, from, job);
+}
+std::string answered4(const Job& job) {
+    return answered(job, AF_INET);
+}
+std::string answered6(const Job& job) {
+    return answered(job, AF_INET6);
+}
+
 constexpr Named all[] = {
+    {"udp-answered4", answered4},
+    {"udp-answered6", answered6},
     {"udp4", udp4},
     {"udp6", udp6},
     {"udp-mapped", mapped},
