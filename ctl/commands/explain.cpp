@@ -71,10 +71,7 @@ Outcome<Json> running(const std::string& text) {
     if (const auto cgroup = cgroup_in(at + "cgroup"); !cgroup.empty()) {
         body["cgroup"] = cgroup;
     }
-    const auto mounts = namespace_at(at + "ns/mnt");
-    const auto pids = namespace_at(at + "ns/pid");
-    if (mounts && pids) {
-        body["mount_namespace"] = *mounts;
+    if (const auto pids = namespace_at(at + "ns/pid")) {
         body["pid_namespace"] = *pids;
     }
     return body;

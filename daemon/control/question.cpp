@@ -56,7 +56,6 @@ Result<Question> question_of(const json& body) {
     Question question;
     question.pid = fields.number<std::uint32_t>("pid", 0x7fffffff).value_or(0);
     question.started = fields.number<std::uint64_t>("started", ~std::uint64_t{0});
-    question.mount_space = fields.number<std::uint32_t>("mount_namespace", 0xffffffff);
     question.pid_space = fields.number<std::uint32_t>("pid_namespace", 0xffffffff);
     question.exe = fields.text("exe", Fields::Kind::path).value_or("");
     question.command = fields.text("command").value_or("");

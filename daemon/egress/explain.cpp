@@ -76,20 +76,14 @@ Result<egress_process> imagined(const Question& question, const bpf::Loader& loa
     return process;
 }
 
-bool in_container(const Question& question, const egress_process& process,
-                  const bpf::Loader& loader) {
+bool in_container(const Question& question, const bpf::Loader& loader) {
     if (question.container) {
         return *question.container;
     }
     if (bpf::is_in_container(question.cgroup)) {
         return true;
     }
-    const auto settings = loader.settings();
-    if (question.mount_space && question.pid_space) {
-        return question.mount_space != settings.mount_namespace ||
-               question.pid_space != settings.pid_namespace;
-    }
-    return (process.flags & EGRESS_PROCESS_HOST_PATH) == 0;
+    return question.pid_space && question.pid_space != loader.settings().pid_namespace;
 }
 
 bool in(const egress_vector& set, std::size_t rule) {
@@ -167,7 +161,7 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
     }
     const auto settings = loader.settings();
     egress_flow flow = question.flow;
-    flow.in_container = in_container(question, *known, loader) ? 1 : 0;
+    flow.in_container = in_container(question, loader) ? 1 : 0;
     const auto now = boot_nanoseconds();
     const auto decision =
         bpf::native_decide(tables, *known, flow, question.cgroup, now, settings.week_at_boot);

@@ -19,10 +19,9 @@ namespace egress {
 
 struct Question {
     // A running process, as the kernel side knows it; or a hypothetical one.
-    std::uint32_t pid = 0;                    ///< 0: a hypothetical one
-    std::optional<std::uint64_t> started;     ///< its start, clock ticks since boot
-    std::optional<std::uint32_t> mount_space; ///< its namespaces, by inode number
-    std::optional<std::uint32_t> pid_space;
+    std::uint32_t pid = 0;                  ///< 0: a hypothetical one
+    std::optional<std::uint64_t> started;   ///< its start, clock ticks since boot
+    std::optional<std::uint32_t> pid_space; ///< its pid namespace, by inode number
     std::string exe;
     std::string command;              ///< empty: the last component of exe
     std::vector<std::string> parents; ///< programs, the nearest first

@@ -188,25 +188,34 @@ def test_another_file_in_its_place(world):
         for port in (81, 82):
             world.listener("10.66.0.1", port)
         inside = f'mount --bind {fake} {program} && exec {program} -c "$@"'
-        command = [*unshared("-m", "--propagation", "private"), inside, "sh", PROBE, *targets]
+        mounts = ("-m", "--propagation", "private")
+        contained = ("-p", "--fork", *mounts)
+
+        def told(flags):
+            return probe_of(guard, *unshared(*flags), inside, "sh", PROBE, *targets)
         # The host's rules know the file; only the one for containers takes the path's word.
-        assert probe_of(guard, *command) == ["ok", "ECONNREFUSED", "ok"]
+        assert told(contained) == ["ok", "ECONNREFUSED", "ok"]
+        assert told(mounts) == ["ok"] * 3
         # The true file is it everywhere, whatever it is called in there.
         inside = f'mount --bind {program} {fake} && exec {fake} -c "$@"'
-        command = [*unshared("-m", "--propagation", "private"), inside, "sh", PROBE, *targets]
-        assert probe_of(guard, *command) == ["EPERM", "ok", "ok"]
+        assert told(contained) == ["EPERM", "ok", "ok"]
+        assert told(mounts) == ["EPERM", "ok", "EPERM"]
         assert probe(guard, *targets, program=program) == ["EPERM", "ok", "EPERM"]
 
 
 def test_what_a_container_is(world):
-    """Another mount or pid namespace than the host's first process; others count nothing."""
+    """Another pid namespace than the host's first process; others count nothing. Services have mount
+    namespaces (PrivateTmp), and are on the host."""
     servers(world, 80)
     with guarded(world) as guard:
-        start(guard, DENY.format("*", "container"))
-        for flags, expected in ((["-m"], "EPERM"), (["-p", "--fork"], "EPERM"), (["-u"], "ok"),
-                                (["-i"], "ok"), (["-C"], "ok"), (["-U", "-r"], "ok")):
-            command = [*unshared(*flags), 'exec "$@"', "sh", PYTHON, "-c", PROBE, TARGET]
-            assert probe_of(guard, *command) == [expected], flags
+        start(guard, "10.66.0.1:80 * * * * deny container\n10.66.0.1:81 * * * * reject host\n")
+        world.listener("10.66.0.1", 81)
+        inside, outside = ["EPERM", "ok"], ["ok", "ECONNREFUSED"]
+        for flags, expected in ((["-m"], outside), (["-p", "--fork"], inside), (["-u"], outside),
+                                (["-i"], outside), (["-C"], outside), (["-U", "-r"], outside),
+                                (["-U", "-r", "-m"], outside), (["-U", "-r", "-m", "-p", "--fork"], inside)):
+            command = [*unshared(*flags), 'exec "$@"', "sh", PYTHON, "-c", PROBE, TARGET, "tcp,10.66.0.1,81"]
+            assert probe_of(guard, *command) == expected, flags
 
 
 ID = "0123456789abcdef" * 4

@@ -1,4 +1,4 @@
-/* Whether a process is in a container: by its namespaces, and by its cgroup.
+/* Whether a process is in a container: by its pid namespace, and by its cgroup.
  *
  * A cgroup2 directory cannot get another name or another parent, and its id is never reused: a
  * result stays true, so that each cgroup's names are compared once.
@@ -91,8 +91,8 @@ EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
 
 EGRESS_INLINE int egress_in_container(struct task_struct* task,
                                       const struct egress_config* settings) {
-    if (mount_namespace_of(task) != settings->mount_namespace ||
-        pid_namespace_of(task) != settings->pid_namespace) {
+    /* Services have mount namespaces of their own, too. */
+    if (pid_namespace_of(task) != settings->pid_namespace) {
         return 1;
     }
     const __u64 id = task->cgroups->dfl_cgrp->kn->id;
