@@ -287,7 +287,9 @@ TEST_CASE("lines that share a list, one for IPv4 and one for IPv6") {
 TEST_CASE("classes have holes, but only for their own line") {
     const auto tables = tables_of(policy_of("internet * * * * deny\n10.1.0.0/16 * * * * allow\n"
                                             "private * * * * deny\nlocal * * * * allow\n"
-                                            "internet * * * * allow\n"));
+                                            "internet * * * * allow\n"
+                                            "multicast * * * * deny\n"
+                                            "broadcast * * * * deny\n"));
     CHECK(lines_for(tables, "9.255.255.255") == "0 4");
     CHECK(lines_for(tables, "10.0.0.1") == "2");
     CHECK(lines_for(tables, "10.1.0.1") == "1 2");
@@ -295,15 +297,18 @@ TEST_CASE("classes have holes, but only for their own line") {
     CHECK(lines_for(tables, "0.0.0.0") == "3");
     CHECK(lines_for(tables, "0.0.0.1").empty());
     CHECK(lines_for(tables, "127.1.2.3") == "3");
-    CHECK(lines_for(tables, "224.0.0.1").empty());
+    CHECK(lines_for(tables, "224.0.0.1") == "5");
     CHECK(lines_for(tables, "240.0.0.1") == "0 4");
-    CHECK(lines_for(tables, "255.255.255.255").empty());
+    CHECK(lines_for(tables, "255.255.255.255") == "6");
+    CHECK(lines_for(tables, "255.255.255.254") == "0 4");
     CHECK(lines_for(tables, "::") == "3");
     CHECK(lines_for(tables, "::1") == "3");
     CHECK(lines_for(tables, "::2").empty());
     CHECK(lines_for(tables, "64:ff9b::1.2.3.4") == "0 4");
+    CHECK(lines_for(tables, "64:ff9b:1:2::1.2.3.4") == "0 4");
+    CHECK(lines_for(tables, "64:ff9b:2::1").empty());
     CHECK(lines_for(tables, "fdff::1") == "2");
-    CHECK(lines_for(tables, "ff02::1").empty());
+    CHECK(lines_for(tables, "ff02::1") == "5");
 }
 
 } // namespace egress::bpf

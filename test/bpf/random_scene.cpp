@@ -105,9 +105,10 @@ std::string own_program(Random& random) {
 
 void craft(Random& random, EgressRule& rule) {
     using Kind = Destination::Kind;
-    constexpr std::array<Kind, 12> kinds = {
-        Kind::any,  Kind::prefix, Kind::prefix,   Kind::prefix,   Kind::prefix, Kind::list,
-        Kind::list, Kind::list,   Kind::internet, Kind::private_, Kind::local,  Kind::prefix};
+    constexpr std::array<Kind, 14> kinds = {
+        Kind::any,   Kind::prefix, Kind::prefix,    Kind::prefix,   Kind::prefix,
+        Kind::list,  Kind::list,   Kind::list,      Kind::internet, Kind::private_,
+        Kind::local, Kind::prefix, Kind::multicast, Kind::broadcast};
     Destination destination;
     destination.kind = pick(random, kinds);
     destination.ports = rule.destination.ports;

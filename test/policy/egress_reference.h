@@ -50,7 +50,7 @@ inline bool is_internet(const Address& address) {
         return false;
     }
     return address.is_v4() ? !in_any(address, {"0.0.0.0/8", "224.0.0.0/4", "255.255.255.255"})
-                           : in_any(address, {"2000::/3", "64:ff9b::/96"});
+                           : in_any(address, {"2000::/3", "64:ff9b::/96", "64:ff9b:1::/48"});
 }
 
 /// Number of labels that `name` has before "." and `base`; -1: it does not end so.
@@ -110,6 +110,10 @@ inline bool fits_host(const Policy& policy, const Destination& destination, cons
         return is_private(flow.destination);
     case Kind::local:
         return is_local(flow.destination);
+    case Kind::multicast:
+        return in_any(flow.destination, {"224.0.0.0/4", "ff00::/8"});
+    case Kind::broadcast:
+        return in_any(flow.destination, {"255.255.255.255"});
     }
     return false;
 }

@@ -127,7 +127,7 @@ TEST_CASE("[egress] destination: classes") {
         CHECK_FALSE_MESSAGE(to("internet", address), address);
     }
     for (const char* address : {"1.1.1.1", "172.32.0.1", "100.128.0.1", "223.255.255.255",
-                                "2001:db8::1", "64:ff9b::a00:1"}) {
+                                "2001:db8::1", "64:ff9b::a00:1", "64:ff9b:1:2::a00:1"}) {
         CHECK_MESSAGE(to("internet", address), address);
         CHECK_FALSE_MESSAGE(to("private", address), address);
     }
@@ -136,6 +136,15 @@ TEST_CASE("[egress] destination: classes") {
         CHECK_FALSE_MESSAGE(to("private", address), address);
         CHECK_FALSE_MESSAGE(to("local", address), address);
     }
+    for (const char* address : {"224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"}) {
+        CHECK_MESSAGE(to("multicast", address), address);
+        CHECK_FALSE_MESSAGE(to("broadcast", address), address);
+    }
+    CHECK(to("broadcast", "255.255.255.255"));
+    for (const char* address : {"240.0.0.1", "223.255.255.255", "255.255.255.255", "fe80::1"}) {
+        CHECK_FALSE_MESSAGE(to("multicast", address), address);
+    }
+    CHECK_FALSE(to("broadcast", "255.255.255.254"));
     CHECK_FALSE(to("internet:80", "1.1.1.1", 443));
 }
 

@@ -69,7 +69,8 @@ Destination random_destination(Random& random, bool all) {
     using Kind = Destination::Kind;
     constexpr std::array<Kind, 6> common = {Kind::any,  Kind::prefix,   Kind::prefix,
                                             Kind::list, Kind::internet, Kind::private_};
-    constexpr std::array<Kind, 4> rare = {Kind::local, Kind::name, Kind::below, Kind::any_below};
+    constexpr std::array<Kind, 6> rare = {Kind::local, Kind::multicast, Kind::broadcast,
+                                          Kind::name,  Kind::below,     Kind::any_below};
     Destination out;
     out.kind = chance(random, 70) ? pick(random, common) : all ? pick(random, rare) : Kind::local;
     if (out.kind == Kind::prefix) {

@@ -75,9 +75,12 @@ constexpr ClassPrefix private_prefixes[] = {{"10.0.0.0/8", true},     {"172.16.0
                                             {"169.254.0.0/16", true}, {"fc00::/7", true},
                                             {"fe80::/10", true}};
 /// Without those of the other classes.
-constexpr ClassPrefix internet_prefixes[] = {{"0.0.0.0/0", true},    {"0.0.0.0/8", false},
-                                             {"224.0.0.0/4", false}, {"255.255.255.255", false},
-                                             {"2000::/3", true},     {"64:ff9b::/96", true}};
+constexpr ClassPrefix internet_prefixes[] = {{"0.0.0.0/0", true},     {"0.0.0.0/8", false},
+                                             {"224.0.0.0/4", false},  {"255.255.255.255", false},
+                                             {"2000::/3", true},      {"64:ff9b::/96", true},
+                                             {"64:ff9b:1::/48", true}};
+constexpr ClassPrefix multicast_prefixes[] = {{"224.0.0.0/4", true}, {"ff00::/8", true}};
+constexpr ClassPrefix broadcast_prefixes[] = {{"255.255.255.255", true}};
 
 std::span<const ClassPrefix> prefixes_of(Destination::Kind kind) {
     switch (kind) {
@@ -87,6 +90,10 @@ std::span<const ClassPrefix> prefixes_of(Destination::Kind kind) {
         return private_prefixes;
     case Destination::Kind::internet:
         return internet_prefixes;
+    case Destination::Kind::multicast:
+        return multicast_prefixes;
+    case Destination::Kind::broadcast:
+        return broadcast_prefixes;
     default:
         return {};
     }

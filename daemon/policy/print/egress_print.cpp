@@ -30,6 +30,8 @@ std::string print_host(const Destination& destination) {
     case Kind::internet:
     case Kind::private_:
     case Kind::local:
+    case Kind::multicast:
+    case Kind::broadcast:
         break;
     }
     return std::string(class_name(destination.kind));

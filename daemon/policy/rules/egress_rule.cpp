@@ -9,10 +9,12 @@ namespace egress::policy {
 
 namespace {
 
-constexpr std::array<std::pair<std::string_view, Destination::Kind>, 3> classes = {
+constexpr std::array<std::pair<std::string_view, Destination::Kind>, 5> classes = {
     {{"internet", Destination::Kind::internet},
      {"private", Destination::Kind::private_},
-     {"local", Destination::Kind::local}}};
+     {"local", Destination::Kind::local},
+     {"multicast", Destination::Kind::multicast},
+     {"broadcast", Destination::Kind::broadcast}}};
 
 constexpr std::array<std::string_view, 5> verdicts = {"allow", "deny", "reject", "redirect", "ask"};
 

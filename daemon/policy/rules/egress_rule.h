@@ -45,6 +45,8 @@ struct Destination {
         internet,  ///< any global unicast address: neither private nor local nor multicast
         private_,  ///< RFC 1918, shared (100.64/10), link-local, unique local
         local,     ///< loopback, and the unspecified address, which the kernel treats as loopback
+        multicast, ///< 224/4 and ff00::/8
+        broadcast, ///< 255.255.255.255, on every network
     };
     Kind kind = Kind::any;
     Prefix prefix;
@@ -156,7 +158,7 @@ struct AddressList {
     std::vector<Destination> names; ///< of kinds name, below, any_below; no ports
 };
 
-/// "internet", "private" or "local"; empty: the destination is no class.
+/// "internet" and so on; empty: the destination is no class.
 std::string_view class_name(Destination::Kind kind);
 std::optional<Destination::Kind> class_of(std::string_view name);
 

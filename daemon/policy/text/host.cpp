@@ -51,6 +51,24 @@ std::optional<Prefix> make_prefix(const Cell& whole, const Address& address, con
     return prefix;
 }
 
+namespace {
+
+/// The length of an address that a zone follows, as in fe80::1%eth0; 0: there is none. The kernel's
+/// hooks and sockets' addresses do not show the interface.
+std::size_t before_zone(std::string_view text) {
+    const auto at = text.find('%');
+    return at != std::string_view::npos && Address::parse(text.substr(0, at)) ? at : 0;
+}
+
+std::nullopt_t has_zone(const Cell& cell, std::size_t length, const Context& context) {
+    return context.error(
+        cell,
+        fmt::format("{} names an interface, and a line holds on all of them", quote(cell.text)),
+        fmt::format("write [{}]", cell.text.substr(0, length)));
+}
+
+} // namespace
+
 std::optional<Bracketed> parse_bracketed(const Cell& cell, const Context& context) {
     const auto close = cell.text.find(']');
     if (close == npos) {
@@ -63,6 +81,9 @@ std::optional<Bracketed> parse_bracketed(const Cell& cell, const Context& contex
     if (inside.text == "*") {
         return length.text.empty() ? std::optional(out)
                                    : context.error(length, "'*' takes no prefix length");
+    }
+    if (const auto until = before_zone(inside.text); until > 0) {
+        return has_zone(inside, until, context);
     }
     const auto address = Address::parse(inside.text);
     if (!address || inside.text.find(':') == npos) {
@@ -98,6 +119,9 @@ std::optional<std::uint16_t> parse_port(const Cell& cell, const Context& context
 
 std::nullopt_t too_many_colons(const Cell& cell, const Context& context) {
     const Cell base = cell.before('/');
+    if (const auto until = before_zone(base.text); until > 0) {
+        return has_zone(cell, until, context);
+    }
     return context.error(cell, fmt::format("{} has more than one ':'", quote(cell.text)),
                          Address::parse(base.text)
                              ? fmt::format("an IPv6 address stands in brackets: [{}]{}", base.text,
