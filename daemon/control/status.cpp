@@ -276,55 +276,6 @@ json status_json(const Parts& parts) {
             {"users", users_json(parts)}};
 }
 
-std::string metrics_text(const Parts& parts) {
-    const json status = status_json(parts);
-    std::string out;
-    const auto gauge = [&](std::string_view name, std::string_view help, const json& value) {
-        fmt::format_to(std::back_inserter(out),
-                       "# HELP egress_{0} {1}\n# TYPE egress_{0} gauge\negress_{0} {2}\n", name,
-                       help, value.dump());
-    };
-    gauge("rows", "Rows in the table.", status["rows"]);
-    gauge("blocked", "Rows whose block is wanted.", status["blocked"]);
-    gauge("not_in_force", "Blocks that the firewall has not confirmed.", status["not_in_force"]);
-    gauge("store_pending", "Changes that are not durable yet.", status["store"]["pending"]);
-    gauge("helper_pending", "Requests that the helper has not answered.",
-          status["helper"]["pending"]);
-    const auto& egress = status["egress"];
-    gauge("generation", "Number of the rules of [egress] in force in the kernel; 0: none.",
-          egress["generation"]);
-    const bool enforced = egress["state"] == Enforcer::text(Enforcer::Status::State::in_force) &&
-                          egress["monitor"] == false;
-    gauge("enforced", "Whether the kernel refuses by rules of [egress].", enforced ? 1 : 0);
-    const auto family = [&](std::string_view name, std::string_view help, const json& kinds) {
-        fmt::format_to(std::back_inserter(out),
-                       "# HELP egress_{0} {1}\n# TYPE egress_{0} counter\n", name, help);
-        for (const auto& [kind, value] : kinds.items()) {
-            fmt::format_to(std::back_inserter(out), "egress_{}{{kind=\"{}\"}} {}\n", name, kind,
-                           value.dump());
-        }
-    };
-    family("reports_total", "Reports by what became of them.", status["reports"]);
-    family("refused_total", "Messages that were no reports, by reason.", status["refused"]);
-    family("helper_total", "Dealings with the firewall helper.",
-           {{"requests", status["helper"]["requests"]},
-            {"errors", status["helper"]["errors"]},
-            {"restarts", status["helper"]["restarts"]}});
-    gauge("store_damaged", "Rows of the database that are set aside because they were damaged.",
-          status["store"]["damaged"]);
-    family("store_total", "Commits of the database.",
-           {{"commits", status["store"]["commits"]}, {"failures", status["store"]["failures"]}});
-    json summed_up = json::object();
-    for (const auto& [kind, counted] : status["egress"]["log"].items()) {
-        summed_up[kind] = counted["summed_up"];
-    }
-    family("log_summed_up_total", "Events that the log reports in summaries only.", summed_up);
-    family("control_total", "Connections to the control socket that were ended.",
-           {{"turned_away", status["control"]["turned_away"]},
-            {"timed_out", status["control"]["timed_out"]}});
-    return out;
-}
-
 namespace verbs {
 
 void show_status(Parts& parts, const Request&, const Answer& answer) {

@@ -86,10 +86,11 @@ bool EventLog::write_line(Kind kind, const std::string& line) {
 
 void EventLog::take(const EventView& view) {
     const auto kind = kind_of(view);
+    const auto& event = view.event;
+    counters_[static_cast<std::size_t>(kind)].checks += event.count;
     if (level_of(kind) > log::threshold()) {
         return;
     }
-    const auto& event = view.event;
     const auto place = view.rule == nullptr ? std::string() : view.rule->place.text();
     add({kind, event.flow.uid, event.generation, event.rule, event.count, place},
         [&view] { return view.json(); });

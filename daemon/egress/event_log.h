@@ -54,6 +54,7 @@ class EventLog final : public EventSink {
     struct Counters {
         std::uint64_t written = 0;
         std::uint64_t summed_up = 0; ///< counted in summaries instead
+        std::uint64_t checks = 0;    ///< of all events taken, also those below the log's level
     };
 
     /// Returns false if there is no room for the line now.

@@ -32,6 +32,7 @@ EXPECTED = """
 {prefix}/share/egress/egress.conf
 {prefix}/share/egress/helper-example.sh
 {prefix}/share/egress/egress-openapi.yaml
+{prefix}/share/egress/prometheus/egress.rules.yml
 {prefix}/share/man/man3/egress.3
 {prefix}/share/man/man5/egress.conf.5
 {prefix}/share/man/man7/egress-helper.7
