@@ -5,6 +5,7 @@
 // its own. Paths are opened with O_PATH, which needs no permission on the file itself.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
