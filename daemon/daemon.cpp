@@ -406,8 +406,8 @@ void Daemon::on_force(const ApplyOutcome& outcome) {
 void Daemon::follow_addresses() {
     const auto before = interfaces_.own();
     interfaces_.refresh();
-    if (ledger_->exemptions().has_self() && interfaces_.own() != before) {
-        ledger_->lift_exempt();
+    if (interfaces_.own() != before) {
+        ledger_->follow_own();
     }
 }
 

@@ -53,13 +53,16 @@ json line_json(const policy::Rule& rule) {
 }
 
 /// The lines of [remote] that let all of the prefix in, whatever it does.
-json exemptions_of(const policy::Policy& policy, const Prefix& wanted) {
+json exemptions_of(const Ledger& ledger, const Prefix& wanted) {
     json found = json::array();
-    for (const auto& line : policy.remote) {
+    const auto holds = [&](const Prefix& outer) {
+        return outer.length <= wanted.length && outer.contains(wanted.base);
+    };
+    const auto& own = ledger.interfaces().own();
+    for (const auto& line : ledger.policy().remote) {
         const auto& prefix = line.location.prefix;
         const bool covers =
-            !prefix || (prefix->base.family() == wanted.base.family() &&
-                        prefix->length <= wanted.length && prefix->contains(wanted.base));
+            line.location.self ? std::ranges::any_of(own, holds) : !prefix || holds(*prefix);
         if (covers && line.nfail.kind == policy::Setting<std::uint32_t>::Kind::unlimited &&
             found.size() < most_shown) {
             found.push_back(line_json(line));
@@ -182,7 +185,7 @@ void which(Parts& parts, const Request& request, const Answer& answer) {
     };
     const auto done = [&ledger = parts.ledger, found, wanted = *wanted, answer] {
         const ordered_json out = {{"addr", wanted.text()},
-                                  {"exemptions", exemptions_of(ledger.policy(), wanted)},
+                                  {"exemptions", exemptions_of(ledger, wanted)},
                                   {"blocks", found->blocks},
                                   {"counts", found->counts}};
         answer.send({200, json_text(out) + "\n"});

@@ -46,7 +46,7 @@ void Ledger::replace(policy::Policy policy) {
     note(policy.local);
     note(policy.remote);
     note(policy.trusted);
-    rules_number_ += 1;
+    pass_number_ += 1;
     matcher_ = std::make_unique<policy::Matcher>(
         std::move(policy), options_.standard_name,
         [this](std::string_view name) { return names_.number(name); });
@@ -439,6 +439,13 @@ std::vector<store::Row> Ledger::covering(const ManualUnblock& request, std::size
 const policy::Rule* Ledger::exemption_of(const TableRow& row) const {
     return exemptions_.covering({row.key.prefix(), row.key.protocol, row.key.port},
                                 interfaces_.own());
+}
+
+void Ledger::follow_own() {
+    if (exemptions_.has_self()) {
+        pass_number_ += 1;
+        lift_exempt();
+    }
 }
 
 std::size_t Ledger::lift_exempt() {

@@ -25,6 +25,7 @@
 #include "daemon/count/table.h"
 #include "daemon/policy/login/exempt.h"
 #include "daemon/policy/login/match.h"
+#include "daemon/policy/login/pass_list.h"
 #include "daemon/store/store.h"
 
 namespace egress {
@@ -122,8 +123,14 @@ class Ledger final : public TrustedReporters {
     // Rules.
     void replace(policy::Policy policy);
     const policy::Policy& policy() const { return matcher_->policy(); }
-    /// Grows with every replace().
-    std::uint64_t rules_number() const { return rules_number_; }
+    /// Who passes blocks, for the firewall.
+    std::vector<policy::PassEntry> pass_list() const {
+        return policy::pass_list(policy().remote, interfaces_.own());
+    }
+    /// Grows with every change of pass_list().
+    std::uint64_t pass_number() const { return pass_number_; }
+    /// The addresses of this host have changed.
+    void follow_own();
     const policy::Exemptions& exemptions() const { return exemptions_; }
     const Interfaces& interfaces() const { return interfaces_; }
     bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const override;
@@ -210,7 +217,7 @@ class Ledger final : public TrustedReporters {
     Intern reasons_;
     std::unordered_map<const policy::Rule*, std::uint16_t> rule_reasons_;
     std::unique_ptr<policy::Matcher> matcher_;
-    std::uint64_t rules_number_ = 0;
+    std::uint64_t pass_number_ = 0;
     policy::Exemptions exemptions_; ///< of the matcher's rules
     Table table_;
     Counters counters_;

@@ -49,6 +49,7 @@ std::optional<policy::EffectiveRule> Ledger::rule_for(const Endpoint& local, con
     subject.local = local;
     subject.interface = interfaces_.name_of(local.address);
     subject.remote = {remote, 0};
+    subject.remote_own = interfaces_.is_own(remote);
     subject.type = type;
     subject.protocol = protocol;
     subject.uid = uid;

@@ -7,7 +7,6 @@
 #include "daemon/base/number.h"
 #include "daemon/base/set_name.h"
 #include "daemon/firewall/lines.h"
-#include "daemon/policy/login/pass_list.h"
 
 namespace egress {
 
@@ -209,14 +208,14 @@ void Firewall::end_reconciling() {
 }
 
 void Firewall::send_exemptions() {
-    exempt_rules_ = ledger_.rules_number();
+    sent_passes_ = ledger_.pass_number();
     if (serve_.version() < 2) {
         warn_of_exemptions();
         return;
     }
     const auto id = serve_.send({Request::Kind::exempt, {}, {}, 0}, "exempt");
     std::string chunk;
-    for (const auto& each : policy::pass_list(ledger_.policy().remote)) {
+    for (const auto& each : ledger_.pass_list()) {
         const Element at{{}, each.source, each.protocol, each.port, forever, false, {}};
         fmt::format_to(std::back_inserter(chunk), "{} {} {}\n", id, each.passes ? "pass" : "hold",
                        lines::where(at));
@@ -226,7 +225,7 @@ void Firewall::send_exemptions() {
 }
 
 void Firewall::warn_of_exemptions() const {
-    if (!policy::pass_list(ledger_.policy().remote).empty()) {
+    if (!ledger_.pass_list().empty()) {
         log::warning("exemptions",
                      "helper {} cannot let exempt addresses through a wider block (it does not "
                      "speak version 2 of serve): lines of [remote] without a limit protect only "
@@ -372,7 +371,7 @@ void Firewall::pump_serving() {
         }
         return;
     }
-    if (exempt_rules_ != ledger_.rules_number()) {
+    if (sent_passes_ != ledger_.pass_number()) {
         send_exemptions();
     }
     while (serve_.has_room()) {

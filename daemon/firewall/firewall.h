@@ -128,7 +128,7 @@ class Firewall {
     bool reconcile_wanted_ = false;
     std::int64_t changed_at_ = 0;       ///< when another program changed the firewall; 0: put right
     std::uint64_t reconciled_then_ = 0; ///< reconciled_ at that time
-    std::uint64_t exempt_rules_ = 0;    ///< number of the rules whose exemptions were sent
+    std::uint64_t sent_passes_ = 0;     ///< number of the pass list that was sent
 
     std::uint64_t errors_ = 0;
     std::uint64_t restarts_ = 0;

@@ -99,7 +99,7 @@ def test_exemptions_hold_against_grown_prefixes_and_blocks_by_hand(world):
     world.wait_element("10.77.1.0/24")
     assert not reaches(host, 4, "10.77.1.99") and not reaches(host, 4, "10.77.1.2")
     assert reaches(host, 4, "10.77.1.10"), "a network is exempt inside the grown prefix"
-    world.ctl("block", "10.77.0.0/16", "--for", "1h", check=True)
+    world.ctl("block", "10.77.0.0/16", "--for", "1h", "--force", check=True)
     world.wait_element("10.77.0.0/16")
     assert not reaches(host, 4, "10.77.1.99") and reaches(host, 4, "10.77.1.10")
 

@@ -1,5 +1,6 @@
 // What must hold for every policy and every report, tried on very many.
 #include <algorithm>
+#include <array>
 #include <tuple>
 
 #include <doctest/doctest.h>
@@ -56,10 +57,10 @@ TEST_CASE("the firewall lets pass whom [remote] never blocks") {
         Policy policy = random_policy(random, 0, 1 + random() % 24);
         // No packet shows its reporter; and a firewall knows protocols, not types of sockets.
         std::erase_if(policy.remote, [](const Rule& rule) {
-            return rule.owner || rule.type || !rule.location.prefix ||
+            return rule.owner || rule.type || !rule.location.prefix || rule.location.self ||
                    rule.location.prefix->length == 0;
         });
-        const auto listed = pass_list(policy.remote);
+        const auto listed = pass_list(policy.remote, {});
         CHECK(std::ranges::is_sorted(listed));
         const Matcher matcher(policy, "egress", [](std::string_view) { return NameId{0}; });
         for (int i = 0; i < 200; ++i) {
@@ -84,7 +85,9 @@ TEST_CASE("the firewall lets pass whom [remote] never blocks") {
 TEST_CASE("exemptions are what a firewall can match") {
     const auto listed = [](std::string_view text) {
         std::string out;
-        for (const auto& each : pass_list(good(text).remote)) {
+        for (const auto& each :
+             pass_list(good(text).remote,
+                       std::array{*Prefix::parse("127.0.0.0/8"), *Prefix::parse("2001:db8::7")})) {
             out += fmt::format("{} {} {} {};", each.passes ? "pass" : "hold", each.source.text(),
                                each.protocol, each.port);
         }
@@ -96,6 +99,7 @@ TEST_CASE("exemptions are what a firewall can match") {
                  "198.51.100.7 * * * = 3 *\n") == "pass 192.0.2.0/24 0 0;hold 192.0.2.7 6 22;");
     CHECK(listed("[remote]\n192.0.2.0/24 * * * = * *\n192.0.2.7 * * root = 3 *\n") ==
           "pass 192.0.2.0/24 0 0;hold 192.0.2.7 0 0;");
+    CHECK(listed("[remote]\nself * * * = * *\n") == "pass 2001:db8::7 0 0;pass 127.0.0.0/8 0 0;");
     CHECK(listed("[remote]\n* dgram * * = * *\n") == "pass ::/0 17 0;pass 0.0.0.0/0 17 0;");
     CHECK(listed("[remote]\n* * tcp6 * = * *\n* * tcp * = 3 *\n") == "pass ::/0 6 0;");
 }

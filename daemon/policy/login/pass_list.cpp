@@ -40,16 +40,27 @@ auto target(const PassEntry& entry) {
     return std::tuple(entry.source, entry.protocol, entry.port);
 }
 
+/// Where a line's packets come from.
+std::vector<Prefix> sources_of(const Location& location, std::span<const Prefix> own) {
+    if (location.self) {
+        return {own.begin(), own.end()};
+    }
+    if (location.prefix) {
+        return {*location.prefix};
+    }
+    return {*Prefix::parse("0.0.0.0/0"), *Prefix::parse("::/0")};
+}
+
 } // namespace
 
-std::vector<PassEntry> pass_list(const std::vector<Rule>& remote) {
+std::vector<PassEntry> pass_list(std::span<const Rule> remote, std::span<const Prefix> own) {
     struct Candidate {
         PassEntry entry;
         int rank; ///< of what else the line gives: lines for the same packets differ in no more
     };
     std::vector<Candidate> candidates;
     const auto add = [&](const Rule& rule, const Prefix& source, std::uint8_t protocol) {
-        const int rank = (rule.location.prefix ? 4 : 0) +
+        const int rank = (rule.location.self ? 8 : 0) + (rule.location.prefix ? 4 : 0) +
                          (rule.protocol.family != AF_UNSPEC ? 2 : 0) + (rule.type ? 1 : 0);
         candidates.push_back(
             {{source, protocol, rule.location.port.value_or(0), never_blocks(rule)}, rank});
@@ -59,20 +70,10 @@ std::vector<PassEntry> pass_list(const std::vector<Rule>& remote) {
         if (!protocol || (rule.owner && never_blocks(rule))) {
             continue;
         }
-        // "tcp6" matches no IPv4 address, and "tcp4" none of IPv6.
-        const auto matches = [&](bool v4) {
-            return rule.protocol.family != (v4 ? AF_INET6 : AF_INET);
-        };
-        if (rule.location.prefix) {
-            if (matches(rule.location.prefix->base.is_v4())) {
-                add(rule, *rule.location.prefix, *protocol);
-            }
-            continue;
-        }
-        for (const bool v4 : {true, false}) {
-            if (matches(v4)) {
-                add(rule, Prefix{v4 ? *Address::parse("0.0.0.0") : *Address::parse("::"), 0},
-                    *protocol);
+        for (const Prefix& source : sources_of(rule.location, own)) {
+            // "tcp6" matches no IPv4 address, and "tcp4" none of IPv6.
+            if (rule.protocol.family != (source.base.is_v4() ? AF_INET6 : AF_INET)) {
+                add(rule, source, *protocol);
             }
         }
     }

@@ -7,6 +7,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "daemon/policy/rules/rule.h"
@@ -24,7 +25,7 @@ struct PassEntry {
 
 /// The exemptions of the [remote] lines, sorted, one per (source, protocol, port). A line that
 /// names an owner exempts only from what that owner reports, which no packet shows: it is left out.
-/// "*" as location gives one of each family.
-std::vector<PassEntry> pass_list(const std::vector<Rule>& remote);
+/// "*" as location gives one of each family, "self" one for each prefix of `own`, this host's.
+std::vector<PassEntry> pass_list(std::span<const Rule> remote, std::span<const Prefix> own);
 
 } // namespace egress::policy
