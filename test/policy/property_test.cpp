@@ -99,7 +99,7 @@ TEST_CASE("exemptions are what a firewall can match") {
                  "198.51.100.7 * * * = 3 *\n") == "pass 192.0.2.0/24 0 0;hold 192.0.2.7 6 22;");
     CHECK(listed("[remote]\n192.0.2.0/24 * * * = * *\n192.0.2.7 * * root = 3 *\n") ==
           "pass 192.0.2.0/24 0 0;hold 192.0.2.7 0 0;");
-    CHECK(listed("[remote]\nself * * * = * *\n") == "pass 2001:db8::7 0 0;pass 127.0.0.0/8 0 0;");
+    CHECK(listed("[remote]\nself * * * = * *\n") == "pass 127.0.0.0/8 0 0;pass 2001:db8::7 0 0;");
     CHECK(listed("[remote]\n* dgram * * = * *\n") == "pass ::/0 17 0;pass 0.0.0.0/0 17 0;");
     CHECK(listed("[remote]\n* * tcp6 * = * *\n* * tcp * = 3 *\n") == "pass ::/0 6 0;");
 }

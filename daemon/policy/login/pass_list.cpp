@@ -77,29 +77,35 @@ std::vector<PassEntry> pass_list(std::span<const Rule> remote, std::span<const P
             }
         }
     }
-    // Of equal lines the first one decides.
+    // Each family in one piece: in this order a prefix follows those that contain it.
     std::ranges::stable_sort(candidates, {}, [](const Candidate& each) {
-        return std::tuple(target(each.entry), -each.rank);
+        return std::tuple(each.entry.source.base.is_v4(), target(each.entry), -each.rank);
     });
-    // A line that blocks matters only inside one that exempts. In this order a prefix follows those
-    // that contain it.
+    // Of equal lines the first one decides.
+    const auto twice = std::ranges::unique(
+        candidates, {}, [](const Candidate& each) { return target(each.entry); });
+    candidates.erase(twice.begin(), twice.end());
+    // A line that blocks matters only where one of the same or a wider prefix exempts.
     std::vector<Prefix> around;
     std::vector<PassEntry> out;
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-        const PassEntry& each = candidates[i].entry;
-        if (i > 0 && target(candidates[i - 1].entry) == target(each)) {
-            continue;
-        }
-        while (!around.empty() && !around.back().contains(each.source.base)) {
+    for (auto at = candidates.begin(); at != candidates.end();) {
+        const Prefix source = at->entry.source;
+        const auto next = std::find_if(at, candidates.end(), [&](const Candidate& each) {
+            return each.entry.source != source;
+        });
+        while (!around.empty() && !around.back().contains(source.base)) {
             around.pop_back();
         }
-        if (each.passes) {
-            around.push_back(each.source);
+        if (std::any_of(at, next, [](const Candidate& each) { return each.entry.passes; })) {
+            around.push_back(source);
         }
-        if (!around.empty()) {
-            out.push_back(each);
+        for (; at != next; ++at) {
+            if (!around.empty()) {
+                out.push_back(at->entry);
+            }
         }
     }
+    std::ranges::sort(out);
     return out;
 }
 
