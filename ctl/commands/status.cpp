@@ -84,7 +84,9 @@ void print_egress_troubles(const Page& page, const Json& status) {
     const auto wanted = number_at(part(status, "rules"), "egress").value_or(0);
     const auto state = text_at(egress, "state");
     if (state == "not enforced" || (state == "detached" && wanted > 0)) {
-        page.line("NOT ENFORCED", fmt::format("{} rules of [egress]: {}", wanted, state));
+        page.line("NOT ENFORCED",
+                  fmt::format("{} of [egress]: {}",
+                              counted(static_cast<std::uint64_t>(wanted), "rules"), state));
     }
     if (const auto broken = number_at(egress, "broken").value_or(0); broken > 0) {
         page.line("NOT ENFORCED",

@@ -13,7 +13,7 @@ namespace egress {
 inline std::string counted(std::uint64_t number, std::string_view words) {
     const auto first = words.substr(0, words.find(' '));
     const std::size_t ending = first.ends_with("sses") || first.ends_with("xes") ? 2
-                               : first.ends_with('s')                            ? 1
+                               : first.ends_with('s') && !first.ends_with("ss")  ? 1
                                                                                  : 0;
     const auto one = first.substr(0, first.size() - ending);
     return fmt::format("{} {}{}", number, number == 1 ? one : first, words.substr(first.size()));

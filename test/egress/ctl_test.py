@@ -288,12 +288,13 @@ def test_explain_nothing(world):
 def test_status(world):
     with guarded(world) as guard:
         guard.start(DENY)
-        text = world.ctl("status", environment=at(guard), check=True).stdout
-        assert "in force, 1 rules, 1 prefixes, generation 1" in text, text
+        text = world.ctl("status", "-v", environment=at(guard), check=True).stdout
+        assert "in force, 1 rule, 1 prefix, generation 1" in text, text
         assert "AF_PACKET sockets" in text and "0 lost" in text, text
+        assert "1 egress, loaded" in text, text
         world.ctl("detach", environment=at(guard), check=True)
         text = world.ctl("status", environment=at(guard), check=True).stdout
-        assert "NOT ENFORCED  1 rules of [egress]: detached" in text, text
+        assert "NOT ENFORCED  1 rule of [egress]: detached" in text, text
 
 
 if __name__ == "__main__":

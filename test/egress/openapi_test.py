@@ -95,12 +95,26 @@ def test_every_answer(world):
         ask(201, "POST", "/v1/blocks", made)
         ask(200, "GET", "/v1/blocks?state=blocked")
         ask(400, "GET", "/v1/blocks?state=nonsense")
-        for wrong in ({}, {"addr": "nonsense"}, {"addr": "192.0.2.1", "for": "10m"}, [], {"addr": 7},
+        for wrong in ({}, {"addr": "nonsense"}, {"addr": "192.0.2.1", "for": "10m"}, [7], {"addr": 7},
                       {"addr": "192.0.2.1", "port": 70000}):
             ask(400, "POST", "/v1/blocks", wrong)
             ask(400, "DELETE", "/v1/blocks", wrong)
         ask(200, "DELETE", "/v1/blocks", {"addr": "192.0.2.1"})
         ask(200, "DELETE", "/v1/blocks", {"addr": "192.0.2.1"})
+        ask(201, "POST", "/v1/blocks", [made, {"addr": "198.51.100.0/24"}])
+        ask(409, "POST", "/v1/blocks", {"addr": "127.0.0.1"})
+        ask(409, "POST", "/v1/blocks", [made, {"addr": "127.0.0.1"}])
+        ask(200, "GET", "/v1/which?addr=192.0.2.1")
+        ask(400, "GET", "/v1/which?addr=nonsense")
+        ask(400, "GET", "/v1/which")
+        question = {"addr": "192.0.2.1", "port": 2222}
+        ask(200, "POST", "/v1/explain/report", question)
+        ask(200, "POST", "/v1/explain/report", {**question, "port": 9})
+        ask(400, "POST", "/v1/explain/report", {**question, "nonsense": 1})
+        ask(200, "POST", "/v1/forget", {"addr": "192.0.2.1"})
+        ask(400, "POST", "/v1/forget", {"addr": 7})
+        ask(200, "DELETE", "/v1/blocks", [{"addr": "198.51.100.0/24"}])
+        ask(200, "DELETE", "/v1/blocks", {"all": True})
         # Rules, and rules for a time.
         ask(200, "POST", "/v1/reload")
         ask(404, "GET", "/v1/trial")

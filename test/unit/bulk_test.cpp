@@ -108,6 +108,7 @@ TEST_CASE("services: the last place is for all others, and nothing is lost") {
 
 TEST_CASE("words: one thing and several") {
     CHECK(counted(1, "blocks") == "1 block");
+    CHECK(counted(1, "egress") == "1 egress");
     CHECK(counted(0, "blocks made") == "0 blocks made");
     CHECK(counted(1, "blocks made") == "1 block made");
     CHECK(counted(1, "prefixes") == "1 prefix");
