@@ -1,7 +1,9 @@
 #include "helper/exempt.h"
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
+#include <utility>
 
 #include <netinet/in.h>
 
@@ -23,9 +25,12 @@ bool has_ports(std::uint8_t protocol) {
 } // namespace
 
 Exemptions::Exemptions(std::vector<Exemption> list) {
-    std::ranges::stable_sort(list, {}, &Exemption::target);
+    std::vector<std::size_t> order(list.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::ranges::sort(order, {}, [&](std::size_t i) { return std::pair(list[i].target, i); });
     std::vector<Exemption> kept;
-    for (const Exemption& each : list) {
+    for (const std::size_t i : order) {
+        const Exemption& each = list[i];
         if (!kept.empty() && kept.back().target == each.target) {
             kept.back() = each;
         } else {

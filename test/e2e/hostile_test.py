@@ -524,7 +524,7 @@ def test_noise_on_the_control_socket(world):
             except OSError:
                 pass
             noise.close()
-    for body in ({}, {"addr": 5}, {"addr": "nonsense"}, {"addr": "10.0.0.1", "port": 70000}, [],
+    for body in ({}, {"addr": 5}, {"addr": "nonsense"}, {"addr": "10.0.0.1", "port": 70000}, [1],
                  {"addr": "10.0.0.1", "name": "x; flush ruleset"},
                  {"addr": "10.0.0.1", "name": "a" * 500}, {"addr": "10.0.0.1", "seconds": -1},
                  {"addr": "10.0.0.1", "protocol": "tcp\n1 flush egress"}, "text", None):

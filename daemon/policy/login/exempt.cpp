@@ -68,7 +68,10 @@ Exemptions::Exemptions(std::span<const Rule> remote) {
             .push_back(&rule);
     }
     const auto sort = [](Lines& lines) {
-        std::ranges::stable_sort(lines, std::ranges::greater{}, specificity);
+        // Equal ones in the order of the text, which is that of the rules in their vector.
+        std::ranges::sort(lines, [](const Rule* a, const Rule* b) {
+            return std::tuple(specificity(b), a) < std::tuple(specificity(a), b);
+        });
     };
     sort(self_);
     sort(any_);

@@ -57,13 +57,16 @@ std::vector<PassEntry> pass_list(std::span<const Rule> remote, std::span<const P
     struct Candidate {
         PassEntry entry;
         int rank; ///< of what else the line gives: lines for the same packets differ in no more
+        std::size_t line;
     };
     std::vector<Candidate> candidates;
     const auto add = [&](const Rule& rule, const Prefix& source, std::uint8_t protocol) {
         const int rank = (rule.location.self ? 8 : 0) + (rule.location.prefix ? 4 : 0) +
                          (rule.protocol.family != AF_UNSPEC ? 2 : 0) + (rule.type ? 1 : 0);
         candidates.push_back(
-            {{source, protocol, rule.location.port.value_or(0), never_blocks(rule)}, rank});
+            {{source, protocol, rule.location.port.value_or(0), never_blocks(rule)},
+             rank,
+             candidates.size()});
     };
     for (const Rule& rule : remote) {
         const auto protocol = protocol_of(rule);
@@ -78,8 +81,9 @@ std::vector<PassEntry> pass_list(std::span<const Rule> remote, std::span<const P
         }
     }
     // Each family in one piece: in this order a prefix follows those that contain it.
-    std::ranges::stable_sort(candidates, {}, [](const Candidate& each) {
-        return std::tuple(each.entry.source.base.is_v4(), target(each.entry), -each.rank);
+    std::ranges::sort(candidates, {}, [](const Candidate& each) {
+        return std::tuple(each.entry.source.base.is_v4(), target(each.entry), -each.rank,
+                          each.line);
     });
     // Of equal lines the first one decides.
     const auto twice = std::ranges::unique(
