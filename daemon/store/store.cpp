@@ -1,10 +1,24 @@
 #include "daemon/store/store.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 
+#include <sys/statvfs.h>
+
 namespace egress::store {
+
+namespace {
+
+/// True if the directory's file system has no room for a few pages more.
+bool is_full(const std::string& directory) {
+    constexpr fsblkcnt_t few = 16;
+    struct statvfs found {};
+    return statvfs(directory.c_str(), &found) == 0 && found.f_bavail < few;
+}
+
+} // namespace
 
 void Batch::put(const Row& row) {
     Entry entry{};
@@ -193,7 +207,10 @@ Result<> Store::write(const Batch& batch) {
         }
         events_.forget();
         if (code != MDB_MAP_FULL) {
-            return fail_lmdb("cannot write the database in " + env_.directory(), code);
+            // LMDB says EIO of a page that was written in part, as it is where space runs out.
+            const bool full = code == EIO && is_full(env_.directory());
+            return fail_lmdb("cannot write the database in " + env_.directory(),
+                             full ? ENOSPC : code);
         }
         MDB_envinfo info{};
         mdb_env_info(env_.handle(), &info);
