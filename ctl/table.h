@@ -17,7 +17,7 @@ enum class Kind : unsigned char { word, file, directory, command, shell };
 struct Option {
     char letter = '\0';        ///< "-x"; '\0': none
     std::string_view name;     ///< "--name"; empty: none
-    std::string_view argument; ///< placeholder of its argument; empty: a flag
+    std::string_view argument; ///< name of its argument in help texts; empty: a flag
     std::string_view help;
     Kind kind = Kind::word;
     bool many = false;            ///< may be given several times

@@ -12,7 +12,7 @@ namespace {
 
 /// Owners of a batch's messages: a change, or the set that the change was the first to need.
 int owner_of_set(std::size_t change) {
-    return Batch::nobody - 1 - static_cast<int>(change);
+    return Batch::shared - 1 - static_cast<int>(change);
 }
 
 } // namespace
@@ -41,8 +41,8 @@ struct Table::Round {
             const Error error = kernel_error("the kernel refused this", code);
             if (owner >= 0) {
                 refuse(static_cast<std::size_t>(owner), error);
-            } else if (owner < Batch::nobody) {
-                refuse_set(static_cast<std::size_t>(Batch::nobody - 1 - owner), error);
+            } else if (owner < Batch::shared) {
+                refuse_set(static_cast<std::size_t>(Batch::shared - 1 - owner), error);
             }
         }
         return std::erase_if(todo, [&](std::size_t change) { return !results[change]; }) != 0;

@@ -190,7 +190,7 @@ ElementWriter::ElementWriter(Batch& batch, std::uint16_t type, const std::string
     : batch_(batch), type_(type), set_(set), owner_(owner) {}
 
 void ElementWriter::put(const Target& target, const Lifetime* lifetime) {
-    const bool one = owner_ != Batch::nobody;
+    const bool one = owner_ != Batch::shared;
     if (message_ != nullptr &&
         (one || mnl_nlmsg_get_payload_len(message_) + element_room > list_limit)) {
         finish();

@@ -26,7 +26,7 @@ class ElementWriter {
   public:
     /// `type` is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM. The name must outlive the writer.
     ElementWriter(Batch& batch, std::uint16_t type, const std::string& set,
-                  int owner = Batch::nobody);
+                  int owner = Batch::shared);
     ElementWriter(const ElementWriter&) = delete;
     ElementWriter& operator=(const ElementWriter&) = delete;
     ~ElementWriter() { finish(); }

@@ -20,7 +20,7 @@ namespace {
 constexpr std::uint32_t time_wait = 6;
 constexpr std::uint32_t close_state = 7;
 constexpr std::uint32_t listen_state = 10;
-constexpr std::uint32_t new_syn_recv = 12; ///< half-open, not yet a socket of the server
+constexpr std::uint32_t new_syn_recv = 12; ///< half-open: the server has no socket of it
 constexpr std::uint32_t connected_states =
     ((1U << (new_syn_recv + 1)) - 2) & ~(1U << time_wait | 1U << close_state | 1U << listen_state);
 

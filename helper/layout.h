@@ -69,7 +69,8 @@ std::uint32_t key_size(const SetId& set);
 
 /// The parts of our table in the kernel.
 struct Layout {
-    static constexpr std::uint64_t planned = ~std::uint64_t{0}; ///< handle of a rule not yet made
+    static constexpr std::uint64_t planned =
+        ~std::uint64_t{0}; ///< handle of a rule that the batch makes
 
     struct Set {
         SetId id;

@@ -265,7 +265,7 @@ void put_base(Batch& batch, Layout& layout) {
         batch.close();
     }
     if (!layout.hooked) {
-        put_chain(batch, hook_chain, true, Batch::nobody);
+        put_chain(batch, hook_chain, true, Batch::shared);
     }
     layout.changed = layout.changed || !layout.table || !layout.hooked;
     layout.table = layout.hooked = true;
@@ -308,8 +308,8 @@ bool has_exemptions(const Layout& layout, const Exemptions& exemptions) {
 
 void put_exemptions(Batch& batch, Layout& layout, const Exemptions& exemptions) {
     // Makes the chain first, so that it surely exists.
-    put_chain(batch, exempt_chain, false, Batch::nobody);
-    empty_chain(batch, exempt_chain, Batch::nobody);
+    put_chain(batch, exempt_chain, false, Batch::shared);
+    empty_chain(batch, exempt_chain, Batch::shared);
     for (const auto handle : layout.jumps) {
         delete_rule(batch, hook_chain, handle);
     }
@@ -321,14 +321,14 @@ void put_exemptions(Batch& batch, Layout& layout, const Exemptions& exemptions) 
     layout.exempt_order.clear();
     for (const auto& [set, targets] : exemptions.groups()) {
         const std::string name = set_name(set);
-        put_empty_set(batch, set, name, Batch::nobody);
+        put_empty_set(batch, set, name, Batch::shared);
         {
             ElementWriter writer(batch, NFT_MSG_NEWSETELEM, name);
             for (const Target& target : targets) {
                 writer.put(target);
             }
         }
-        put_set_rule(batch, exempt_chain, set, name, Batch::nobody);
+        put_set_rule(batch, exempt_chain, set, name, Batch::shared);
         layout.passes.emplace(name, set);
         layout.exempt_order.push_back(name);
     }
@@ -337,7 +337,7 @@ void put_exemptions(Batch& batch, Layout& layout, const Exemptions& exemptions) 
         Rule jump(hook_chain);
         jump.verdict(NFT_JUMP, exempt_chain);
         jump.comment(exempt_chain);
-        jump.put(batch, Batch::nobody, true);
+        jump.put(batch, Batch::shared, true);
         layout.jumps.push_back(Layout::planned);
     }
     layout.changed = true;

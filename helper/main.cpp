@@ -92,7 +92,7 @@ int one_event(std::span<const char* const> arguments) {
     return std::fflush(stdout) == 0 ? EXIT_SUCCESS : failed;
 }
 
-/// For whoever removes egress: nothing of it stays in the firewall.
+/// For the removal of egress: deletes its table from the firewall.
 int clear() {
     auto table = Table::open();
     if (!table) {

@@ -75,7 +75,7 @@ Result<> conclude(Netlink& netlink, const Batch& batch, Outcome& outcome) {
         const auto datagram = netlink.receive(answered ? MSG_DONTWAIT : 0);
         if (!datagram && datagram.error().code == ENOBUFS) {
             // More errors than our buffer has room for.
-            outcome.refusals.push_back({Batch::nobody, ENOBUFS});
+            outcome.refusals.push_back({Batch::shared, ENOBUFS});
             answered = true;
             continue;
         }
@@ -97,7 +97,7 @@ Result<> conclude(Netlink& netlink, const Batch& batch, Outcome& outcome) {
                 outcome.stale = true;
             } else if (code != 0) {
                 const bool owned = nth >= 1 && nth <= count;
-                outcome.refusals.push_back({owned ? batch.owners_[nth - 1] : Batch::nobody, code});
+                outcome.refusals.push_back({owned ? batch.owners_[nth - 1] : Batch::shared, code});
             }
         });
     }
@@ -118,7 +118,7 @@ Result<Outcome> commit(Netlink& netlink, Batch& batch) {
         if (sent.error().code != EMSGSIZE && sent.error().code != ENOBUFS) {
             return std::unexpected(sent.error());
         }
-        outcome.refusals.push_back({Batch::nobody, sent.error().code});
+        outcome.refusals.push_back({Batch::shared, sent.error().code});
         return outcome;
     }
     if (auto concluded = conclude(netlink, batch, outcome); !concluded) {

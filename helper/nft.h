@@ -17,7 +17,7 @@ inline constexpr const char* table_name = "egress";
 /// The result of a commit.
 struct Outcome {
     struct Refusal {
-        int owner; ///< of the message; Batch::nobody: no single message is to blame
+        int owner; ///< of the message; Batch::shared: no single message is to blame
         int code;  ///< errno
     };
     std::vector<Refusal> refusals; ///< empty: committed
@@ -30,7 +30,7 @@ struct Outcome {
 /// The messages of one transaction, in order, written in place into a growing buffer.
 class Batch {
   public:
-    static constexpr int nobody = -1; ///< owner of a message for the whole batch
+    static constexpr int shared = -1; ///< owner of a message for the whole batch
 
     /// `generation`: commit only if the ruleset still has it (0: any).
     Batch(Netlink& netlink, std::uint32_t generation);
@@ -38,7 +38,7 @@ class Batch {
     /// Starts a message of `type` (NFT_MSG_*) with at least `room` bytes to write after its header.
     /// The pointer is valid until close(). Outcome has the `owner` if the kernel refuses the
     /// message.
-    nlmsghdr* open(std::uint16_t type, std::uint16_t flags, std::size_t room, int owner = nobody);
+    nlmsghdr* open(std::uint16_t type, std::uint16_t flags, std::size_t room, int owner = shared);
     void close();
 
     bool empty() const {

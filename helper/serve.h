@@ -65,7 +65,7 @@ class Server {
     int out_;
     LineReader reader_;
     std::string output_;
-    std::vector<Change> changes_;    ///< read, not yet committed
+    std::vector<Change> changes_;    ///< read, to be committed
     std::vector<std::uint64_t> ids_; ///< of changes_
     std::map<std::uint64_t, OpenSync> syncs_;
     std::size_t elements_ = 0; ///< in syncs_

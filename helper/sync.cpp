@@ -75,7 +75,7 @@ void write_removals(Batch& batch, const Shelf<Block>& shelf) {
 void write_renewals(Batch& batch, const Shelf<Element>& shelf, bool renews) {
     if (!renews) {
         for (const Element* element : shelf.items) {
-            write_gone(batch, shelf.name, element->block.target, Batch::nobody);
+            write_gone(batch, shelf.name, element->block.target, Batch::shared);
         }
     }
     ElementWriter writer(batch, NFT_MSG_NEWSETELEM, shelf.name);
@@ -155,7 +155,7 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
         if (!fits(shelf.name)) {
             return std::unexpected(foreign(shelf.name));
         }
-        put_set(batch, layout_, shelf.set, Batch::nobody);
+        put_set(batch, layout_, shelf.set, Batch::shared);
     }
     for (const auto& [key, shelf] : shelve(name, plan.remove)) {
         if (layout_.sets.contains(shelf.name)) { // else it was dropped with its set

@@ -113,7 +113,7 @@ void print_troubles(const Page& page, const Json& status) {
     const auto& sockets = part(status, "sockets");
     for (const auto& socket : sockets.is_array() ? sockets : Json::array()) {
         if (!true_at(socket, "listening")) {
-            page.line("DEAF", fmt::format("nobody can reach {}: {}", text_at(socket, "path"),
+            page.line("DEAF", fmt::format("no client can reach {}: {}", text_at(socket, "path"),
                                           text_at(socket, "last_error")));
         }
     }
@@ -229,7 +229,7 @@ void print_egress(const Page& page, const Json& egress) {
               page.counts(part(egress, "events"), {{"made", "made"},
                                                    {"read", "read"},
                                                    {"lost", "lost"},
-                                                   {"missed", "of them while nobody read"},
+                                                   {"missed", "of them without a reader"},
                                                    {"watchers", "watchers"}}));
     page.line("  checks", page.tally(part(egress, "looks")));
     if (const auto lost = number_at(egress, "processes_lost").value_or(0); lost > 0) {

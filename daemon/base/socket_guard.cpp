@@ -82,7 +82,7 @@ void SocketGuard::check(Guarded& guarded, File& file) {
     }
     if (guarded.listening) {
         log::error("sockets",
-                   "{} is gone or another's: nobody can reach egressd there; making it "
+                   "{} is gone or another's: no client can reach egressd there; making it "
                    "anew",
                    guarded.path);
     }

@@ -109,10 +109,11 @@ Result<> Enforcer::attend() {
     const auto counters = loader_->counters();
     std::ranges::copy(counters.losses, reported_.begin());
     if (counters.sequence > 0) {
-        log::write(status_.missed > 0 ? log::Level::warning : log::Level::info, "egress-missed",
-                   fmt::format("the kernel side went on by itself: {} events missed while nobody "
-                               "read them, {} wait to be read",
-                               status_.missed, counters.waiting));
+        log::write(
+            status_.missed > 0 ? log::Level::warning : log::Level::info, "egress-missed",
+            fmt::format("the kernel side went on by itself: {} events missed while no daemon "
+                        "read them, {} wait to be read",
+                        status_.missed, counters.waiting));
     }
     auto source =
         watch(event_, loader_->event_fd(), EPOLLIN, [this](std::uint32_t) { take_events(); });

@@ -303,7 +303,7 @@ void Rulebook::end_trial(const char* why, OnApplied done) {
 
 void Rulebook::tick() {
     if (trial_ && !ending_ && clock_.now() >= trial_->until) {
-        end_trial("nobody confirmed it in time", [](const ApplyOutcome&) {});
+        end_trial("it was not confirmed in time", [](const ApplyOutcome&) {});
     }
 }
 

@@ -2,7 +2,7 @@
 //
 // The rows hold seconds since an epoch that stays as long as the machine runs, whatever sets the
 // wall clock meanwhile: a moment since boot plus `base`. "clock" of the table of meta has it, so
-// that whoever reads the database beside the daemon, or after it, finds the same moments.
+// that a reader of the database beside the daemon, or after it, finds the same moments.
 #pragma once
 
 #include <cstdint>

@@ -255,7 +255,7 @@ def test_an_owner_that_comes_later(world):
     shutil.copy("/etc/passwd", passwd)
     harness.run("mount", "--bind", passwd, "/etc/passwd")
     daemon = world.daemon("[local]\n2222 stream tcp eg-late * 1 10m\n")
-    assert "unknown user 'eg-late': the line matches nobody" in daemon.log(), daemon.log()
+    assert "unknown user 'eg-late': the line matches no report" in daemon.log(), daemon.log()
     world.fail(world.tcp("10.66.9.7"))
     wait_for(lambda: daemon.status()["reports"]["unmatched"] == 1, what="the report to be unmatched")
     code, body = daemon.get("/v1/rules")

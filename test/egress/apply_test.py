@@ -46,7 +46,7 @@ def test_it_goes_back_by_itself(world):
         wait_for(lambda: not trial(guard), 60, "the trial to be over")
         assert probe(guard, TARGET, "tcp,10.66.0.9,80") == ["ok", "EPERM"]
         assert nfail(guard) == 3 and read(guard.daemon.conf) == BEFORE
-        wait_for(lambda: "nobody confirmed it in time" in guard.daemon.log(), 20, "the log")
+        wait_for(lambda: "it was not confirmed in time" in guard.daemon.log(), 20, "the log")
         done = world.ctl("confirm", environment=at(guard))
         assert done.returncode == 1 and "no rules are tried out" in done.stderr, done
 

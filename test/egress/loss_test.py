@@ -73,7 +73,7 @@ def test_killed_and_missed(world):
         few = all_read(guard)
         assert (few["read"], few["missed"], few["lost"]) == (50, 0, 0), few
         assert guard.events(addr="10.66.2.50"), guard.daemon.log()[-2000:]
-        assert "0 events missed while nobody read them, 50 wait" in guard.daemon.log()
+        assert "0 events missed while no daemon read them, 50 wait" in guard.daemon.log()
         guard.daemon.stop(9)
         # What it does not is counted.
         sent += spray(guard, 8000, 10, at_once=2)

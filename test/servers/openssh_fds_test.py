@@ -50,7 +50,7 @@ def runs_as(pid, name):
 
 
 def settled(sshd):
-    """The listener and two processes for each of two clients, of whom one is in; None: not yet."""
+    """The listener and two processes for each of two clients, of whom one is in; None: fewer are there."""
     try:
         found = processes(sshd)
         done = len(found) == 5 and any(runs_as(pid, "alice") for pid in found)

@@ -1,7 +1,7 @@
 /* Answers of UDP services: datagrams back to where one came from, from the same socket, within
  * EGRESS_ANSWER_TIME. Like the answers on accepted TCP connections they are not judged.
  *
- * Whoever speaks first decides: what a peer replies to a socket that sent to it first, having
+ * The side that sends first decides: what a peer replies to a socket that sent to it first, having
  * passed, permits nothing. So new rules cut off a client although its server goes on answering.
  *
  * The table is bounded. If a user's part of it is full, the oldest peers are forgotten, and answers

@@ -285,7 +285,7 @@ bool agree(const Cell& cell, const Context& context, const EgressOptions& out) {
                                                                     : out.alarm ? "alarm"
                                                                     : out.audit ? "audit"
                                                                                 : "trap"),
-                     "quiet is for what nobody wants to hear of");
+                     "quiet is for refusals without a message");
     }
     if (!out.cgroup.empty() && !out.unit.empty()) {
         return wrong("cgroup and unit exclude each other", "a unit is a cgroup");

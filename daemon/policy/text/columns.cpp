@@ -215,7 +215,7 @@ bool parse_owner(const Cell& cell, const Context& context, std::optional<std::ui
             return false;
         }
         context.out.warn(
-            cell.place(), text + ": the line matches nobody",
+            cell.place(), text + ": the line matches no report",
             suggestion(cell.text, users, "when there is such a user, reload the rules"));
         out = no_user;
         absent = cell.text;
