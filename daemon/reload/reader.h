@@ -25,7 +25,9 @@ class RulesReader {
     /// Calls `then` with the result of `read`, in the order of the calls. Without a thread it reads
     /// at once.
     void read(Read read, Then then);
-    std::size_t pending() const { return thens_.size(); } ///< reads still to be passed to their `then`
+    std::size_t pending() const {
+        return thens_.size();
+    } ///< reads still to be passed to their `then`
 
   private:
     struct Lane;

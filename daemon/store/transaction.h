@@ -21,7 +21,7 @@ struct Damage {
     std::string table;
     Bytes key;
     Bytes value;
-    std::uint64_t time = 0; ///< when it was set aside, wall-clock seconds; 0: unknown
+    std::uint64_t time = 0; ///< when it was set aside, wall-clock seconds; 0: stored as now
 };
 
 void encode(const Damage& damage, Bytes& out);
