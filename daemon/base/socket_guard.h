@@ -1,7 +1,8 @@
 // Sees to it that the sockets that we listen on can be found: makes one anew that somebody removed.
 //
-// A listening socket whose file is gone stays open, but no client reaches it. inotify tells of changes at once;
-// a look each second finds what it misses, as a directory that was removed and made again.
+// A listening socket whose file is gone stays open, but no client reaches it. inotify tells of
+// changes at once; a check each second finds what it misses, as a directory that was removed and
+// made again.
 #pragma once
 
 #include <cstdint>
