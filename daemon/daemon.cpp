@@ -26,6 +26,7 @@ namespace egress {
 namespace {
 
 constexpr std::size_t deadlines_per_turn = 2'000;
+constexpr RowId exempt_rows_per_turn = 4'096;
 constexpr const char* clean_key = "stopped"; ///< of the database's "meta": set by a clean stop
 constexpr std::uint64_t tick_usec = 1'000'000;
 constexpr std::int64_t fold_every = 60;
@@ -139,7 +140,8 @@ Result<> Daemon::open_store() {
     if (!read) {
         return read;
     }
-    ledger_->lift_exempt(); // by rules that changed while no daemon ran
+    while (ledger_->lift_exempt(exempt_rows_per_turn)) { // by rules that changed meanwhile
+    }
     const std::string boot = boot_id();
     const auto before = env->meta("boot");
     if (!before) {
@@ -415,6 +417,7 @@ void Daemon::tick() {
     follow_clock();
     ledger_->set_unprivileged_port(policy::LocalNames::unprivileged_port());
     expiring_ = ledger_->expire(deadlines_per_turn);
+    expiring_ = ledger_->lift_exempt(exempt_rows_per_turn) || expiring_;
     firewall_->tick();
     keeper_->tick();
     enforcer_->tick();

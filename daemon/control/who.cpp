@@ -52,23 +52,14 @@ json line_json(const policy::Rule& rule) {
     return {{"rule", rule.place.text()}, {"text", policy::print(rule)}};
 }
 
-/// The lines of [remote] that let all of the prefix in, whatever it does.
+/// The line of [remote] that exempts all of the prefix, or else one that exempts a part of it or
+/// some ports; none or one.
 json exemptions_of(const Ledger& ledger, const Prefix& wanted) {
-    json found = json::array();
-    const auto holds = [&](const Prefix& outer) {
-        return outer.length <= wanted.length && outer.contains(wanted.base);
-    };
+    const policy::Exemptions::Target target{wanted, 0, 0};
     const auto& own = ledger.interfaces().own();
-    for (const auto& line : ledger.policy().remote) {
-        const auto& prefix = line.location.prefix;
-        const bool covers =
-            line.location.self ? std::ranges::any_of(own, holds) : !prefix || holds(*prefix);
-        if (covers && line.nfail.kind == policy::Setting<std::uint32_t>::Kind::unlimited &&
-            found.size() < most_shown) {
-            found.push_back(line_json(line));
-        }
-    }
-    return found;
+    const auto* line = ledger.exemptions().covering(target, own);
+    line = line != nullptr ? line : ledger.exemptions().touching(target, own);
+    return line != nullptr ? json::array({line_json(*line)}) : json::array();
 }
 
 /// What POST /v1/explain/report wants to know.
@@ -138,9 +129,8 @@ ordered_json explanation(const Ledger& ledger, const ReportQuestion& question,
             out["seconds"] = rule.disable;
         }
     }
-    const auto id = ledger.table().find(Key::of(rule.name, rule.counted,
-                                                static_cast<std::uint8_t>(question.protocol),
-                                                question.local.port));
+    const auto id =
+        ledger.table().find(Ledger::key_of(rule, question.protocol, question.local.port));
     if (id != no_row) {
         store::Row row;
         ledger.snapshot(id, row);

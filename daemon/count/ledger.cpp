@@ -51,7 +51,7 @@ void Ledger::replace(policy::Policy policy) {
         std::move(policy), options_.standard_name,
         [this](std::string_view name) { return names_.number(name); });
     exemptions_ = policy::Exemptions(matcher_->policy().remote);
-    lift_exempt();
+    look_for_exempt();
 }
 
 bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const {
@@ -120,10 +120,7 @@ void Ledger::report(const Report& report) {
                   report.action == Action::ok ? "a success" : "a failure");
         return;
     }
-    const Key key = rule.by_name
-                        ? Key::of(rule.name, rule.counted, 0, 0)
-                        : Key::of(rule.name, rule.counted,
-                                  static_cast<std::uint8_t>(report.protocol), report.local.port);
+    const Key key = key_of(rule, report.protocol, report.local.port);
     Services::Service& service = services_.of(key);
     (report.action == Action::ok ? service.successes : service.failures) += 1;
     RowId id = table_.find(key);
@@ -444,30 +441,46 @@ const policy::Rule* Ledger::exemption_of(const TableRow& row) const {
 void Ledger::follow_own() {
     if (exemptions_.has_self()) {
         pass_number_ += 1;
-        lift_exempt();
+        look_for_exempt();
     }
 }
 
-std::size_t Ledger::lift_exempt() {
+void Ledger::look_for_exempt() {
+    exempt_due_ = true;
+    exempt_next_ = 0;
+    exempt_lifted_ = 0;
+}
+
+bool Ledger::lift_exempt(RowId most) {
     constexpr std::size_t most_lines = 100; // of the log; the rest is one number
-    std::size_t lifted = 0;
-    for (RowId id = 0; !exemptions_.empty() && id < table_.rows_end(); ++id) {
-        const TableRow& row = table_[id];
+    if (!exempt_due_) {
+        return false;
+    }
+    const RowId last = exemptions_.empty() ? 0 : table_.rows_end();
+    const RowId end =
+        exempt_next_ < last && last - exempt_next_ > most ? exempt_next_ + most : last;
+    for (; exempt_next_ < end; ++exempt_next_) {
+        const TableRow& row = table_[exempt_next_];
         const auto* const line =
             row.used && row.state == State::blocked ? exemption_of(row) : nullptr;
         if (line == nullptr) {
             continue;
         }
-        if (++lifted <= most_lines) {
-            log::notice("exempt", "lift the block of {} port {}: {} exempts it",
-                        row.key.prefix().text(), row.key.port, line->place.text());
+        if (++exempt_lifted_ <= most_lines) {
+            log::notice("exempt", "lift the block of {}{}: {} exempts it", row.key.prefix().text(),
+                        at_port(row.key.port), line->place.text());
         }
-        lift_and_clear(id, "exempt");
+        lift_and_clear(exempt_next_, "exempt");
     }
-    if (lifted > most_lines) {
-        log::notice("exempt", "lifted {} more blocks that the rules exempt", lifted - most_lines);
+    if (end < last) {
+        return true;
     }
-    return lifted;
+    if (exempt_lifted_ > most_lines) {
+        log::notice("exempt", "lifted {} more blocks that the rules exempt",
+                    exempt_lifted_ - most_lines);
+    }
+    exempt_due_ = false;
+    return false;
 }
 
 void Ledger::forget(RowId id) {

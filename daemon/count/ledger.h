@@ -103,6 +103,12 @@ class Ledger final : public TrustedReporters {
     bool forget_by_hand(RowId id);
     bool covers_row(const Prefix& outer, const TableRow& row) const;
     bool row_covers(const TableRow& row, const Prefix& inner) const;
+    /// What a report to this port counts under by the rule.
+    static Key key_of(const policy::EffectiveRule& rule, int protocol, std::uint16_t port) {
+        return rule.by_name
+                   ? Key::of(rule.name, rule.counted, 0, 0)
+                   : Key::of(rule.name, rule.counted, static_cast<std::uint8_t>(protocol), port);
+    }
     /// The lines that would decide for a report; nullopt: no line of [local] matches.
     std::optional<policy::EffectiveRule> rule_for(const Endpoint& local, const Address& remote,
                                                   int type, int protocol, std::uint32_t uid) const;
@@ -117,8 +123,9 @@ class Ledger final : public TrustedReporters {
     std::uint64_t take_missed_changes() { return std::exchange(missed_changes_, 0); }
     /// Blocks that still shut out all of the address: of it or of a wider prefix; at most `most`.
     std::vector<store::Row> covering(const ManualUnblock& request, std::size_t most) const;
-    /// Lifts the blocks of addresses that the rules exempt by now; returns how many.
-    std::size_t lift_exempt();
+    /// After a change of the rules or of this host's addresses: lifts the blocks of addresses that
+    /// are exempt by now. Looks at no more than `most` rows; true: more are to be looked at.
+    bool lift_exempt(RowId most);
 
     // Rules.
     void replace(policy::Policy policy);
@@ -202,6 +209,7 @@ class Ledger final : public TrustedReporters {
     void lift(RowId id);
     void lift_and_clear(RowId id, const char* why);
     const policy::Rule* exemption_of(const TableRow& row) const;
+    void look_for_exempt();
     void forget(RowId id);
     void mark(RowId id);
     void feed(RowId id);
@@ -219,6 +227,9 @@ class Ledger final : public TrustedReporters {
     std::unique_ptr<policy::Matcher> matcher_;
     std::uint64_t pass_number_ = 0;
     policy::Exemptions exemptions_; ///< of the matcher's rules
+    bool exempt_due_ = false;       ///< the rows from exempt_next_ on are to be looked at
+    RowId exempt_next_ = 0;
+    std::size_t exempt_lifted_ = 0; ///< since the last change
     Table table_;
     Counters counters_;
     std::size_t blocked_ = 0;

@@ -17,6 +17,7 @@ constexpr std::size_t most_names = 4096;
 constexpr int most_failed_lists = 3;
 constexpr std::int64_t first_backoff_ms = 250;
 constexpr std::int64_t most_backoff_ms = 30'000;
+constexpr std::int64_t between_changes_ms = 100;
 constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get rarer in proportion
 
 } // namespace
@@ -365,7 +366,9 @@ void Firewall::pump() {
 }
 
 void Firewall::pump_serving() {
-    if (reconcile_wanted_ && changed_at_ != 0) {
+    // A program that changes the table all the time, or a helper that says so, gets a comparison
+    // now and then: in between blocks go out one by one.
+    if (reconcile_wanted_ && changed_at_ != 0 && now_ms() - entered_ >= between_changes_ms) {
         if (serve_.in_flight() == 0) {
             list_names();
         }

@@ -57,6 +57,30 @@ def test_dump_of_an_address_and_by_columns(world):
         assert done.returncode == 2 and done.stderr, (words, done)
 
 
+def test_which_says_who_is_exempt(world):
+    """As the firewall has it: an owner's line, or a network around a limited address, exempts nobody else."""
+    daemon = world.daemon("[local]\n2222 stream tcp * * 3 1h\n[remote]\n"
+                          "10.66.0.0/16 * * * = * *\n10.66.7.7 * * * = = *\n"
+                          "10.67.0.1:2222 stream tcp * = * *\n10.68.0.1 * * root = * *\nself * * * = * *\n")
+    for address, line in (("10.66.1.1", 4), ("10.66.7.7", None), ("10.67.0.1", 6), ("10.68.0.1", None),
+                          ("127.0.0.1", 8), ("192.0.2.1", None)):
+        code, answer = daemon.get(f"/v1/which?addr={address}")
+        assert code == 200, answer
+        lines = [int(each["rule"].split(":")[1]) for each in answer["exemptions"]]
+        assert lines == ([line] if line else []), (address, answer)
+
+
+def test_explain_report_shows_what_is_counted_by_name(world):
+    daemon = world.daemon("[local]\n2222 stream tcp * -all 3 1h count=name\n"
+                          "2223 stream tcp * -all 3 1h count=name\n")
+    world.fail(world.tcp("10.66.1.1"), 1)
+    world.fail(world.tcp("10.66.1.1", port=2223), 1)
+    counted(daemon, "10.66.1.1", 2)
+    for port in (2222, 2223):
+        code, answer = daemon.request("POST", "/v1/explain/report", {"addr": "10.66.1.1", "port": port})
+        assert code == 200 and answer["row"]["count"] == 2, answer
+
+
 def test_dump_by_a_member_of_the_group(world):
     """Who may ask the daemon and not read its files gets the same rows."""
     if not os.path.isdir("/var/lib"):

@@ -77,6 +77,12 @@ Exemptions::Exemptions(std::span<const Rule> remote) {
     sort(any_);
     for (auto& [prefix, lines] : nodes_) {
         sort(lines);
+        (prefix.base.is_v4() ? lengths_v4_ : lengths_v6_).push_back(prefix.length);
+    }
+    for (auto* const lengths : {&lengths_v4_, &lengths_v6_}) {
+        std::ranges::sort(*lengths, std::ranges::greater{});
+        const auto twice = std::ranges::unique(*lengths);
+        lengths->erase(twice.begin(), twice.end());
     }
 }
 
@@ -103,8 +109,10 @@ Exemptions::Decision Exemptions::decide_outwards(const Target& target, std::span
             return found;
         }
     }
-    for (int length = nodes_.empty() ? -1 : target.address.length; length >= 0; --length) {
-        const auto at = nodes_.find(Prefix::around(target.address.base, length));
+    for (const auto length : target.address.base.is_v4() ? lengths_v4_ : lengths_v6_) {
+        const auto at = length <= target.address.length
+                            ? nodes_.find(Prefix::around(target.address.base, length))
+                            : nodes_.end();
         if (at != nodes_.end()) {
             if (const auto found = decide(at->second, target, whole); found.decided) {
                 return found;

@@ -46,7 +46,9 @@ class Exemptions {
     /// The first line for a prefix inside the target that is (not) an exemption.
     const Rule* inside(const Target& target, bool exempt) const;
 
-    std::map<Prefix, Lines> nodes_; // a wider prefix comes before those inside it
+    std::map<Prefix, Lines> nodes_;        // a wider prefix comes before those inside it
+    std::vector<std::uint8_t> lengths_v4_; // those that occur in nodes_, the longest first
+    std::vector<std::uint8_t> lengths_v6_;
     Lines self_;
     Lines any_;
     std::size_t exempt_ = 0; // lines
