@@ -2,6 +2,7 @@
 """What the daemon has in the firewall: exemptions before the blocks, and everything again at once
 after another program has emptied it."""
 
+import os
 import signal
 import socket
 import threading
@@ -162,6 +163,8 @@ esac
 
 def test_a_firewall_that_is_a_list_keeps_one_rule_for_a_block(world):
     """Connections from before the block go on failing: each extends it."""
+    if os.environ.get("EGRESS_TEST_AS_INSTALLED"):
+        raise harness.Skip("this helper's list stands where the unit's user may not write")
     helper = world.write("list.sh", LIST.format(scratch=world.scratch), 0o755)
 
     def lines(name):

@@ -59,6 +59,8 @@ def test_a_socket_that_cannot_be_made_anew_is_shown(world):
 
 
 def test_the_directory_goes_and_comes(world):
+    if os.environ.get("EGRESS_TEST_AS_INSTALLED"):
+        raise harness.Skip("the unit's user may not write where root has made the directory anew")
     daemon = world.daemon(RULES)
     # At once: in a directory that is emptied file by file, they are made anew meanwhile.
     os.rename("/run/egress", "/run/egress.old")
