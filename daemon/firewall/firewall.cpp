@@ -18,6 +18,7 @@ constexpr int most_failed_lists = 3;
 constexpr std::int64_t first_backoff_ms = 250;
 constexpr std::int64_t most_backoff_ms = 30'000;
 constexpr std::int64_t between_changes_ms = 100;
+constexpr std::int64_t same_change_ms = 1000;
 constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get rarer in proportion
 
 } // namespace
@@ -199,13 +200,20 @@ void Firewall::on_changed() {
 }
 
 void Firewall::end_reconciling() {
-    if (changed_at_ != 0 && !reconcile_wanted_) {
+    if (changed_at_ == 0 || reconcile_wanted_) {
+        return;
+    }
+    // The helper may hear of one change in two parts: the second comparison finds nothing to do.
+    const std::uint64_t back = reconciled_ - reconciled_then_;
+    const std::int64_t now = now_ms();
+    if (back > 0 || now - changed_logged_at_ > same_change_ms) {
         log::warning("firewall-changed",
                      "another program changed or emptied the firewall's table: {} blocks were put "
                      "back within {} ms",
-                     reconciled_ - reconciled_then_, now_ms() - changed_at_);
-        changed_at_ = 0;
+                     back, now - changed_at_);
+        changed_logged_at_ = now;
     }
+    changed_at_ = 0;
 }
 
 void Firewall::send_exemptions() {

@@ -126,7 +126,8 @@ class Firewall {
     std::int64_t retry_at_ = 0;
     std::int64_t reconcile_at_ = 0;
     bool reconcile_wanted_ = false;
-    std::int64_t changed_at_ = 0;       ///< when another program changed the firewall; 0: put right
+    std::int64_t changed_at_ = 0; ///< when another program changed the firewall; 0: put right
+    std::int64_t changed_logged_at_ = 0;
     std::uint64_t reconciled_then_ = 0; ///< reconciled_ at that time
     std::uint64_t sent_passes_ = 0;     ///< number of the pass list that was sent
 
