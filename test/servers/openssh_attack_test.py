@@ -89,7 +89,7 @@ def attack(world, version, pam):
         if attack.tool == "hydra":  # the right password does not help either
             assert log_in(attack, 2).returncode != 0, attack
         if attack.address in abusive:
-            assert re.search(rf'block {attack.address} port {STRICT} .*"too many tries"',
+            assert re.search(rf'block {attack.address} port {STRICT} .*reported: too many tries',
                              daemon.log()), (attack, row)
     tools.check_end(world, daemon, guesses + list(misbehaviours.values()), serve, release,
                     stock.PASSWORD, judge)
