@@ -17,8 +17,8 @@ constexpr std::size_t most_names = 4096;
 constexpr int most_failed_lists = 3;
 constexpr std::int64_t first_backoff_ms = 250;
 constexpr std::int64_t most_backoff_ms = 30'000;
-constexpr std::int64_t between_changes_ms = 100;
 constexpr std::int64_t same_change_ms = 1000;
+constexpr int most_changes = 50; ///< that a helper may report in a second; ours reports ten
 constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get rarer in proportion
 
 } // namespace
@@ -192,8 +192,17 @@ void Firewall::on_answer(const Request& request, bool ok, std::string_view rest)
 /// Another program emptied the table, or deleted or added something: everything is compared at
 /// once. Until that has ended, no block is sent, so that it ends soon.
 void Firewall::on_changed() {
+    const std::int64_t now = now_ms();
+    if (now - changes_since_ >= 1000) {
+        changes_since_ = now;
+        changes_ = 0;
+    }
+    if (++changes_ > most_changes) {
+        on_broken("reports changes without end; it is killed and started anew");
+        return;
+    }
     if (changed_at_ == 0) {
-        changed_at_ = now_ms();
+        changed_at_ = now;
         reconciled_then_ = reconciled_;
     }
     reconcile_wanted_ = true;
@@ -374,9 +383,7 @@ void Firewall::pump() {
 }
 
 void Firewall::pump_serving() {
-    // A program that changes the table all the time, or a helper that says so, gets a comparison
-    // now and then: in between blocks go out one by one.
-    if (reconcile_wanted_ && changed_at_ != 0 && now_ms() - entered_ >= between_changes_ms) {
+    if (reconcile_wanted_ && changed_at_ != 0) {
         if (serve_.in_flight() == 0) {
             list_names();
         }

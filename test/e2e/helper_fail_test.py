@@ -127,6 +127,13 @@ def test_serves_garbage(world):
         scratch=world.scratch, answer='echo "99999999 ok"; echo "$id"; echo; echo "x y z"')))
 
 
+def test_serves_changes_without_end(world):
+    """Version 2 of the protocol, and a helper that says "0 changed" instead of an answer."""
+    liar = LIAR.replace("egress-helper 1 liar", "egress-helper 2 liar")
+    check_survives(world, bad_helper(world, liar.format(
+        scratch=world.scratch, answer='yes "0 changed" | head -n 1000; echo "$id ok 0 0"')))
+
+
 def test_serves_silence(world):
     check_survives(world, bad_helper(world, LIAR.format(scratch=world.scratch, answer=":")))
 
