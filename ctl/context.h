@@ -33,6 +33,12 @@ struct Failure {
 template <typename T>
 using Outcome = std::expected<T, Failure>;
 
+/// The failure of an option's value, with the option named in front.
+inline Failure about(std::string_view option, Failure failure) {
+    failure.text = std::string(option) + ": " + failure.text;
+    return failure;
+}
+
 inline std::unexpected<Failure> fail(Exit status, std::string text) {
     return std::unexpected(Failure{status, std::move(text)});
 }

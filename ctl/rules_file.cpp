@@ -11,16 +11,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ctl/file.h"
 #include "ctl/out.h"
 #include "lib/fd.h"
 
 namespace egress::ctl {
 
 namespace {
-
-struct CloseFile {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-};
 
 constexpr std::size_t largest = 64u << 20u; ///< bytes of rules; far more than in any real file
 
@@ -77,7 +74,7 @@ Outcome<std::string> read_rules(const Context& context, const std::string& path)
     if (path == "-") {
         return read_stream(context.in, "standard input");
     }
-    const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "re"));
+    const File file(std::fopen(path.c_str(), "re"));
     if (!file) {
         return fail(Exit::unreachable,
                     fmt::format("cannot read {}: {}", printable(path), std::strerror(errno)));

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string_view>
 
+#include "ctl/file.h"
 #include "ctl/out.h"
 
 namespace egress::ctl {
@@ -15,10 +16,6 @@ namespace {
 constexpr std::size_t longest_line = 4096;
 constexpr std::size_t most_shown = 20; ///< wrong lines; the rest is only counted
 constexpr std::string_view blanks = " \t\r\n\f\v";
-
-struct CloseFile {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-};
 
 std::string_view trimmed(std::string_view line) {
     line = line.substr(0, line.find('#'));
@@ -62,8 +59,7 @@ Failure unreadable(const std::string& path) {
 
 Outcome<std::vector<Target>> read_targets(const Context& context, const std::string& path) {
     const bool standard = path == "-";
-    const std::unique_ptr<std::FILE, CloseFile> opened(standard ? nullptr
-                                                                : std::fopen(path.c_str(), "re"));
+    const File opened(standard ? nullptr : std::fopen(path.c_str(), "re"));
     std::FILE* const file = standard ? context.in : opened.get();
     if (file == nullptr) {
         return std::unexpected(unreadable(path));

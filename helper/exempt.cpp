@@ -18,7 +18,7 @@ auto rank(const SetId& set) {
     return std::tuple(set.v6, -int{set.length}, !port, !protocol, set.action);
 }
 
-bool has_ports(std::uint8_t protocol) {
+bool may_have_ports(std::uint8_t protocol) {
     return protocol != IPPROTO_ICMP && protocol != IPPROTO_ICMPV6;
 }
 
@@ -62,7 +62,7 @@ bool Exemptions::pass(const Address& source, std::uint8_t protocol, std::uint16_
             asked.protocol = protocol;
         }
         if (set.shape == Shape::exact || set.shape == Shape::port) {
-            if (!has_ports(protocol)) {
+            if (!may_have_ports(protocol)) {
                 continue;
             }
             asked.port = port;

@@ -11,11 +11,6 @@ namespace egress::ctl {
 
 namespace {
 
-Failure about(std::string_view option, Failure failure) {
-    failure.text = fmt::format("{}: {}", option, failure.text);
-    return failure;
-}
-
 /// Most bytes of one request; the daemon takes 16 MiB. A longer list goes in several.
 constexpr std::size_t request_bytes = 15u << 20u;
 

@@ -16,11 +16,6 @@ namespace egress::ctl {
 
 namespace {
 
-Failure about(std::string_view option, Failure failure) {
-    failure.text = fmt::format("{}: {}", option, failure.text);
-    return failure;
-}
-
 /// The number in "mnt:[4026531841]", the target of a link in /proc/PID/ns.
 std::optional<std::uint64_t> namespace_at(const std::string& link) {
     std::error_code code;

@@ -11,11 +11,6 @@ namespace egress::ctl {
 
 namespace {
 
-Failure about(std::string_view option, Failure failure) {
-    failure.text = fmt::format("{}: {}", option, failure.text);
-    return failure;
-}
-
 /// The service: "2222" or "ssh", or with the local address in front, as "10.66.0.1:2222".
 Outcome<Json> service_of(const std::string& word) {
     const bool only_port = word.find_first_of(":/.[") == std::string::npos;

@@ -23,8 +23,6 @@ namespace {
 constexpr std::size_t rows_per_piece = 256;
 constexpr std::size_t most_wider = 16; ///< told of those that still shut out the address
 constexpr Seconds most_seconds = Seconds{100} * 366 * 24 * 60 * 60;
-constexpr const char* not_durable =
-    "done, but the database cannot be written, so it would not outlive a restart";
 
 void read_address(Fields& fields, ManualUnblock& target) {
     const auto address = fields.text("addr");
@@ -150,7 +148,7 @@ void block(Parts& parts, const Request& request, const Answer& answer) {
     }
     log::info("control", "uid {} blocked {}", request.uid, manual->address.text());
     parts.keeper.when_durable([answer, text = json_text(store::row_json(*row))](bool durable) {
-        answer.send(durable ? Response{201, text + "\n"} : error(500, not_durable));
+        answer.send(durable ? Response{201, text + "\n"} : error(500, reply::not_durable));
     });
 }
 
@@ -176,7 +174,7 @@ void unblock(Parts& parts, const Request& request, const Answer& answer) {
     }
     parts.keeper.when_durable([answer, removed, wider = std::move(wider)](bool durable) {
         answer.send(durable ? reply::good({{"removed", removed}, {"covered_by", wider}})
-                            : error(500, not_durable));
+                            : error(500, reply::not_durable));
     });
 }
 

@@ -17,10 +17,7 @@ using reply::error;
 namespace {
 
 constexpr std::size_t entries_per_piece = 256;
-constexpr RowId rows_per_piece = 4096;
 constexpr const char* too_busy = "long requests of others are under way; try again in a moment";
-constexpr const char* not_durable =
-    "done, but the database cannot be written, so it would not outlive a restart";
 
 /// A task with a state of its own; without room for it the peer is told.
 template <typename State>
@@ -119,7 +116,7 @@ class BlockMany {
                             ? error(507, fmt::format("{} of {} are blocked, the rest not: {}", done,
                                                      all, why))
                         : durable ? reply::good({{"blocked", done}}, 201)
-                                  : error(500, not_durable));
+                                  : error(500, reply::not_durable));
         });
     }
 
@@ -158,7 +155,7 @@ class UnblockMany {
             return true;
         }
         auto& ledger = parts_.ledger;
-        const auto end = std::min(ledger.table().rows_end(), next_ + rows_per_piece);
+        const auto end = std::min(ledger.table().rows_end(), next_ + Tasks::rows);
         for (; next_ < end; ++next_) {
             lifted_ += wants(next_) && ledger.lift_by_hand(next_) ? 1 : 0;
         }
@@ -168,7 +165,8 @@ class UnblockMany {
         log::notice("control", "uid {} lifted {} {}", uid_, counted(lifted_, "blocks"),
                     all_ ? "at once" : "by a list");
         parts_.keeper.when_durable([answer = answer_, removed = lifted_](bool durable) {
-            answer.send(durable ? reply::good({{"removed", removed}}) : error(500, not_durable));
+            answer.send(durable ? reply::good({{"removed", removed}})
+                                : error(500, reply::not_durable));
         });
         return false;
     }

@@ -11,6 +11,10 @@
 
 namespace egress::reply {
 
+/// The error of a change that is in force.
+inline constexpr const char* not_durable =
+    "done, but the database cannot be written, so it would not outlive a restart";
+
 Response good(const nlohmann::json& value, unsigned status = 200);
 Response error(unsigned status, std::string_view text);
 /// Parses a request's body, which must be a JSON object.

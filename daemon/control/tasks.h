@@ -2,6 +2,7 @@
 // other requests go on meanwhile.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <list>
 
@@ -14,6 +15,8 @@ namespace egress {
 class Tasks {
   public:
     static constexpr std::size_t most = 8; ///< at a time: each may hold a body of 16 MiB
+
+    static constexpr std::uint32_t rows = 4096; ///< for a piece to look at
 
     /// Does a piece, of a millisecond or so; false: that was the last.
     using Piece = std::function<bool()>;

@@ -25,7 +25,6 @@ using reply::error;
 
 namespace {
 
-constexpr RowId rows_per_piece = 4096;
 constexpr std::size_t most_shown = 256; ///< rows of an answer; an address may be in many sets
 
 /// Visits every row, a part in each turn of the loop, and then calls `done`.
@@ -33,7 +32,7 @@ void walk(Parts& parts, const Answer& answer, std::function<void(RowId)> visit,
           std::function<void()> done) {
     const auto step = [&ledger = parts.ledger, visit = std::move(visit), done = std::move(done),
                        next = RowId{0}]() mutable {
-        const auto end = std::min(ledger.table().rows_end(), next + rows_per_piece);
+        const auto end = std::min(ledger.table().rows_end(), next + Tasks::rows);
         for (; next < end; ++next) {
             visit(next);
         }

@@ -13,7 +13,6 @@ namespace egress {
 namespace {
 
 constexpr std::size_t most_jobs = 4;
-constexpr std::int64_t hang_ms = 10'000;
 
 /// The handle in a helper's first line: "OK", "OK ID" or just the ID. nullopt: no such line.
 std::optional<std::string_view> handle_in(std::string_view line) {

@@ -24,6 +24,9 @@ struct HelperRequest {
     bool changes_a_block() const { return kind == Kind::add || kind == Kind::rem; }
 };
 
+/// A helper that gives no sign of life so long, while it is asked something, hangs; milliseconds.
+inline constexpr std::int64_t hang_ms = 10'000;
+
 /// Monotonic milliseconds.
 inline std::int64_t now_ms() {
     timespec now{};

@@ -11,7 +11,6 @@ namespace egress {
 namespace {
 
 constexpr std::int64_t handshake_ms = 3'000;
-constexpr std::int64_t hang_ms = 10'000; // without a sign of life, something being asked
 constexpr std::int64_t slow_ms = 60'000; // for one answer, whatever else it says meanwhile
 
 } // namespace

@@ -5,15 +5,11 @@
 #include <string>
 #include <string_view>
 
-#include <bpf/btf.h>
+#include "daemon/bpf/load/types.h"
 
 namespace egress::bpf {
 
 namespace {
-
-struct FreeTypes {
-    void operator()(btf* types) const { btf__free(types); }
-};
 
 /// Offset in bytes of a member of a structure.
 std::int64_t member(const btf* types, std::uint32_t id, std::string_view name) {
@@ -41,7 +37,7 @@ std::int64_t member(const btf* types, std::uint32_t id, std::string_view name) {
 } // namespace
 
 PerCpu find_per_cpu() {
-    const std::unique_ptr<btf, FreeTypes> types(btf__load_vmlinux_btf());
+    const Types types(btf__load_vmlinux_btf());
     const auto section =
         types ? btf__find_by_name_kind(types.get(), ".data..percpu", BTF_KIND_DATASEC) : -1;
     if (section < 0) {

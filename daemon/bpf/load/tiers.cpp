@@ -7,12 +7,12 @@
 #include <string>
 
 #include <bpf/bpf.h>
-#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <fmt/format.h>
 #include <linux/bpf.h>
 #include <sys/socket.h>
 
+#include "daemon/bpf/load/types.h"
 #include "lib/fd.h"
 
 namespace egress::bpf {
@@ -61,12 +61,6 @@ constexpr bpf_insn refuse_one[] = {
     {BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, -probed_error},
     {BPF_JMP | BPF_EXIT, 0, 0, 0, 0},
 };
-
-struct FreeTypes {
-    void operator()(btf* types) const { btf__free(types); }
-};
-/// The kernel's types, which take a while to read.
-using Types = std::unique_ptr<btf, FreeTypes>;
 
 /// BTF id of the part's function; 0: the kernel does not have it.
 std::uint32_t find(const btf* types, const Part& part) {

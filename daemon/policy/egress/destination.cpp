@@ -8,6 +8,7 @@
 #include "daemon/policy/egress/domain.h"
 #include "daemon/policy/egress/list.h"
 #include "daemon/policy/text/host.h"
+#include "daemon/policy/text/number.h"
 
 namespace egress::policy {
 
@@ -15,10 +16,6 @@ namespace {
 
 using Kind = Destination::Kind;
 constexpr auto npos = std::string_view::npos;
-
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
 
 bool is_port(std::string_view text, const Context& context) {
     return !text.empty() &&

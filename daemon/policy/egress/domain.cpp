@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "daemon/policy/text/number.h"
+
 namespace egress::policy {
 
 namespace {
@@ -9,10 +11,6 @@ namespace {
 // RFC 1035, section 2.3.4.
 constexpr std::size_t max_domain = 253; // bytes as text, without the final dot
 constexpr std::size_t max_label = 63;
-
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
 
 char lower(char c) {
     return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;

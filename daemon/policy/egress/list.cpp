@@ -10,6 +10,7 @@
 
 #include "daemon/base/log.h"
 #include "daemon/policy/egress/domain.h"
+#include "daemon/policy/text/number.h"
 #include "lib/fd.h"
 
 namespace egress::policy {
@@ -18,11 +19,6 @@ namespace {
 
 constexpr std::size_t piece_size = 256U << 10;
 constexpr std::size_t max_shown_path = 4096;
-constexpr auto npos = std::string_view::npos;
-
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
 
 bool is_blank(char c) {
     return c == ' ' || c == '\t' || c == '\v' || c == '\f';
@@ -72,7 +68,7 @@ std::optional<Prefix> quick_prefix(std::string_view text) {
 }
 
 bool looks_like_address(std::string_view text) {
-    return text.find_first_of(":/") != npos ||
+    return text.find_first_of(":/") != std::string_view::npos ||
            std::ranges::all_of(text, [](char c) { return is_digit(c) || c == '.'; });
 }
 
@@ -81,12 +77,12 @@ bool looks_like_address(std::string_view text) {
 std::optional<std::pair<Address, int>> read_prefix(std::string_view text) {
     const auto slash = text.rfind('/');
     auto host = text.substr(0, slash);
-    const bool v6 = host.find(':') != npos;
+    const bool v6 = host.find(':') != std::string_view::npos;
     if (v6 && host.starts_with('[') && host.ends_with(']')) {
         host = host.substr(1, host.size() - 2);
     }
     const auto address = Address::parse(host);
-    if (!address || slash == npos) {
+    if (!address || slash == std::string_view::npos) {
         return address ? std::optional(std::pair(*address, address->width())) : std::nullopt;
     }
     const char* at = text.data() + slash + 1;
@@ -113,22 +109,23 @@ const char* bad_list_name(std::string_view name) {
 
 std::string lists_beside(const std::string& rules_file) {
     const auto slash = rules_file.rfind('/');
-    return rules_file.substr(0, slash == npos ? 0 : slash + 1) + "egress.d";
+    return rules_file.substr(0, slash == std::string_view::npos ? 0 : slash + 1) + "egress.d";
 }
 
 bool ListText::feed(std::string_view piece) {
     while (!piece.empty() && errors_ < max_list_errors) {
         const auto* found = static_cast<const char*>(std::memchr(piece.data(), '\n', piece.size()));
-        const auto end = found == nullptr ? npos : static_cast<std::size_t>(found - piece.data());
+        const auto end = found == nullptr ? std::string_view::npos
+                                          : static_cast<std::size_t>(found - piece.data());
         const auto text = piece.substr(0, end);
-        piece.remove_prefix(end == npos ? piece.size() : end + 1);
-        if (rest_.empty() && end != npos) {
+        piece.remove_prefix(end == std::string_view::npos ? piece.size() : end + 1);
+        if (rest_.empty() && end != std::string_view::npos) {
             line(text);
             continue;
         }
         // Keep one byte more than the limit, to notice that the line is too long.
         rest_ += text.substr(0, max_list_line + 1 - std::min(rest_.size(), max_list_line + 1));
-        if (end != npos) {
+        if (end != std::string_view::npos) {
             line(rest_);
             rest_.clear();
         }

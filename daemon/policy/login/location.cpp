@@ -6,6 +6,7 @@
 #include <net/if.h>
 
 #include "daemon/policy/text/host.h"
+#include "daemon/policy/text/number.h"
 
 namespace egress::policy {
 
@@ -18,10 +19,6 @@ Location at(const Prefix& prefix) {
     Location location;
     location.prefix = prefix;
     return location;
-}
-
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
 }
 
 bool is_interface_character(char c) {

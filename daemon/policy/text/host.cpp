@@ -8,18 +8,8 @@
 
 namespace egress::policy {
 
-namespace {
-
-constexpr auto npos = std::string_view::npos;
-
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-
-} // namespace
-
 bool looks_like_v4(std::string_view text) {
-    return text.find('.') != npos &&
+    return text.find('.') != std::string_view::npos &&
            std::ranges::all_of(text, [](char c) { return is_digit(c) || c == '.'; });
 }
 
@@ -71,7 +61,7 @@ std::nullopt_t has_zone(const Cell& cell, std::size_t length, const Context& con
 
 std::optional<Bracketed> parse_bracketed(const Cell& cell, const Context& context) {
     const auto close = cell.text.find(']');
-    if (close == npos) {
+    if (close == std::string_view::npos) {
         return context.error(cell, fmt::format("{} has no closing ']'", quote(cell.text)));
     }
     const Cell inside = cell.part(1, close - 1);
@@ -86,9 +76,9 @@ std::optional<Bracketed> parse_bracketed(const Cell& cell, const Context& contex
         return has_zone(inside, until, context);
     }
     const auto address = Address::parse(inside.text);
-    if (!address || inside.text.find(':') == npos) {
+    if (!address || inside.text.find(':') == std::string_view::npos) {
         return context.error(inside, fmt::format("{} is not an IPv6 address", quote(inside.text)),
-                             inside.text.find('/') == npos
+                             inside.text.find('/') == std::string_view::npos
                                  ? "names are not looked up"
                                  : "the length stands after the bracket: [2001:db8::]/32");
     }

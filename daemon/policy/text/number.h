@@ -11,6 +11,11 @@
 
 namespace egress::policy {
 
+/// ASCII, whatever the locale.
+constexpr bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
 /// Decimal; as in C, a leading 0 means octal (with a warning) and 0x hexadecimal. Messages call the
 /// number `what`.
 std::optional<std::uint64_t> parse_number(const Cell& cell, const Context& context,
