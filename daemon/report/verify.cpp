@@ -68,12 +68,18 @@ std::uint64_t namespace_of(int fd) {
     return getsockopt(fd, SOL_SOCKET, netns_cookie, &cookie, &length) == 0 ? cookie : 0;
 }
 
+/// Uses a unix socket, because the service's unit allows no internet sockets.
 std::uint64_t own_namespace() {
     static const std::uint64_t cookie = [] {
-        const Fd probe(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        const Fd probe(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
         return probe ? namespace_of(probe.get()) : 0;
     }();
     return cookie;
+}
+
+/// False also if the kernel cannot say: then nothing proves where the socket is.
+bool in_own_namespace(int fd) {
+    return own_namespace() != 0 && namespace_of(fd) == own_namespace();
 }
 
 /// The owner of a socket's inode: the file system uid of the caller of socket(2) or accept(2). A
@@ -108,7 +114,7 @@ Refusal examine_socket(int fd, Finding& found) {
         return Refusal::wrong_protocol;
     }
     if (found.sender.uid != 0) { // root is trusted in both
-        found.other_namespace = own_namespace() != 0 && namespace_of(fd) != own_namespace();
+        found.other_namespace = !in_own_namespace(fd);
         found.maker = maker_of(fd);
     }
     if (const auto peer = peer_of(fd)) {
