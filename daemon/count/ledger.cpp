@@ -120,7 +120,7 @@ void Ledger::report(const Report& report) {
                   report.action == Action::ok ? "a success" : "a failure");
         return;
     }
-    const Key key = key_of(rule, report.protocol, report.local.port);
+    const Key key = key_of(rule, report.protocol, report.port());
     Services::Service& service = services_.of(key);
     (report.action == Action::ok ? service.successes : service.failures) += 1;
     RowId id = table_.find(key);
@@ -140,7 +140,7 @@ void Ledger::report(const Report& report) {
     counters_.lifted += outcome.effect == Effect::lift;
     apply(id, outcome, "success");
     if (outcome.effect == Effect::block) {
-        begin_block(id, rule);
+        begin_block(id, rule, report);
         log_block(id, rule, report);
     } else if (log::threshold() >= log::Level::debug) {
         log::debug("counted", "{}: {}/{} ({}) {}", rule.counted.text(), outcome.next.count,
@@ -228,12 +228,14 @@ void Ledger::apply(RowId id, const RowChange& outcome, const char* why) {
     }
 }
 
-void Ledger::begin_block(RowId id, const policy::EffectiveRule& rule) {
+void Ledger::begin_block(RowId id, const policy::EffectiveRule& rule, const Report& report) {
     TableRow& row = table_[id];
     row.flags = with(row.flags, store::reject, rule.reject);
     row.reason = reason_of(*rule.local);
     if (rule.kill && !options_.monitor && kills_.size() < most_kills) {
         kills_.push_back(row.key);
+        // Behind a translation the server's sockets have another port than the block.
+        kills_.back().port = row.key.port == 0 ? std::uint16_t{0} : report.local.port;
     }
     join_group(id, rule);
 }
@@ -241,9 +243,11 @@ void Ledger::begin_block(RowId id, const policy::EffectiveRule& rule) {
 void Ledger::log_block(RowId id, const policy::EffectiveRule& rule, const Report& report) {
     const TableRow& row = table_[id];
     const Seconds time = row.until == never32 ? forever : unpack(row.until) - unpack(row.since);
+    const bool translated = row.key.port != 0 && row.key.port != report.local.port;
     const std::string text = fmt::format(
-        "{}{}{} for {}: {}, rule {}; reported: {}", options_.monitor ? "would block " : "block ",
+        "{}{}{}{} for {}: {}, rule {}; reported: {}", options_.monitor ? "would block " : "block ",
         rule.counted.text(), at_port(row.key.port),
+        translated ? fmt::format(" (port {} of the server)", report.local.port) : "",
         time == forever ? "ever" : policy::print_duration(time), counted(row.count, "failures"),
         rule.local->place.text(), escape(report.message));
     log::write(log::Level::notice, "block", text,

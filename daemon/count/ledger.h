@@ -204,7 +204,7 @@ class Ledger final : public TrustedReporters {
     void set_in_force(TableRow& row, bool in_force);
     void join_group(RowId id, const policy::EffectiveRule& rule);
     void leave_group(const TableRow& member);
-    void begin_block(RowId id, const policy::EffectiveRule& rule);
+    void begin_block(RowId id, const policy::EffectiveRule& rule, const Report& report);
     void log_block(RowId id, const policy::EffectiveRule& rule, const Report& report);
     void lift(RowId id);
     void lift_and_clear(RowId id, const char* why);

@@ -19,6 +19,9 @@ struct Report {
     bool forgeable = false;
     Endpoint local;
     Endpoint remote;
+    /// The port that the remote addressed, which this host translates to local.port ("redirect",
+    /// "dnat"); 0: no translation is known.
+    std::uint16_t outer_port = 0;
     int type = 0;
     int protocol = 0;
     std::uint32_t uid = 0;
@@ -26,6 +29,9 @@ struct Report {
     bool by_socket = false;   ///< a socket came with the report
     std::uint32_t maker = 0;  ///< uid that opened or accepted that socket
     std::string_view message; ///< as sent, unescaped; valid as long as the message's buffer
+
+    /// The port of the remote's packets when they come in, before any translation.
+    std::uint16_t port() const { return outer_port != 0 ? outer_port : local.port; }
 };
 
 /// The uids that may report without a descriptor, and those with reserved lanes.

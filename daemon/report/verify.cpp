@@ -82,6 +82,30 @@ bool in_own_namespace(int fd) {
     return own_namespace() != 0 && namespace_of(fd) == own_namespace();
 }
 
+/// The port that the peer addressed, if a rule of this host ("redirect", "dnat") translates it to
+/// the socket's port; 0: none does, or the kernel's connection tracking does not know. Waits for
+/// the socket's lock, as getsockname does.
+std::uint16_t outer_port_of(int fd, const Finding& found) {
+    constexpr int original_dst = 80; // SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST
+    if (found.protocol != IPPROTO_TCP) {
+        return 0; // of UDP the kernel does not tell
+    }
+    sockaddr_storage storage{};
+    socklen_t length = sizeof storage;
+    auto* const address = reinterpret_cast<sockaddr*>(&storage);
+    const int level = found.remote.address.is_v4() ? IPPROTO_IP : IPPROTO_IPV6;
+    if (getsockopt(fd, level, original_dst, address, &length) != 0) {
+        return 0;
+    }
+    const auto original = Endpoint::from(address, length);
+    // The original destination of a connection that this host opened is its peer, and the port
+    // there is the reporter's choice. In another namespace the translation is not on the way
+    // through our firewall.
+    const bool translated =
+        original && *original != found.remote && original->port != found.local.port;
+    return translated && in_own_namespace(fd) ? original->port : std::uint16_t{0};
+}
+
 /// The owner of a socket's inode: the file system uid of the caller of socket(2) or accept(2). A
 /// user can pass the ownership only to uids of his own.
 std::uint32_t maker_of(int fd) {
@@ -120,6 +144,7 @@ Refusal examine_socket(int fd, Finding& found) {
     if (const auto peer = peer_of(fd)) {
         found.connected = true;
         found.remote = *peer;
+        found.outer_port = outer_port_of(fd, found);
         return Refusal::count_;
     }
     found.listens = found.type != SOCK_DGRAM && option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1;
@@ -215,6 +240,7 @@ std::expected<Report, Refusal> conclude(const Finding& found, std::string_view m
     report.action = found.action;
     report.local = found.local;
     report.remote = found.remote;
+    report.outer_port = found.outer_port;
     report.type = found.type;
     report.protocol = found.protocol;
     report.uid = found.sender.uid;

@@ -78,6 +78,7 @@ struct Finding {
     Endpoint local;
     Endpoint remote;
     Endpoint said;
+    std::uint16_t outer_port = 0; ///< as in Report
     int type = 0;
     int protocol = 0;
     std::uint32_t maker = 0; ///< uid that opened or accepted it
