@@ -128,8 +128,11 @@ ordered_json explanation(const Ledger& ledger, const ReportQuestion& question,
             out["seconds"] = rule.disable;
         }
     }
-    const auto id =
-        ledger.table().find(Ledger::key_of(rule, question.protocol, question.local.port));
+    const auto& table = ledger.table();
+    auto id = table.find(Ledger::block_key_of(rule, question.protocol, question.local.port));
+    if (id == no_row || table[id].state == store::State::counting) {
+        id = table.find(Ledger::key_of(rule, question.protocol, question.local.port));
+    }
     if (id != no_row) {
         store::Row row;
         ledger.snapshot(id, row);

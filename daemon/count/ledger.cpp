@@ -121,8 +121,23 @@ void Ledger::report(const Report& report) {
         return;
     }
     const Key key = key_of(rule, report.protocol, report.port());
+    const Key block = block_key_of(rule, report.protocol, report.port());
     Services::Service& service = services_.of(key);
     (report.action == Action::ok ? service.successes : service.failures) += 1;
+    const RowId wide = block == key ? no_row : table_.find(block);
+    if (wide != no_row && table_[wide].state == State::blocked) {
+        count(block, block, rule, report);
+        if (report.action != Action::ok) {
+            return;
+        }
+    }
+    count(key, block, rule, report);
+}
+
+/// Counts a report in the row `key`. A block that begins goes to the row `block`, which may be one
+/// for every port.
+void Ledger::count(const Key& key, const Key& block, const policy::EffectiveRule& rule,
+                   const Report& report) {
     RowId id = table_.find(key);
     if (id == no_row) {
         if (report.action == Action::ok || (id = row_for(key)) == no_row) {
@@ -135,7 +150,18 @@ void Ledger::report(const Report& report) {
     no_past.clear();
     const bool windowed = rule.window != forever;
     Past& past = windowed ? table_.past(id) : no_past;
-    const RowChange outcome = decide(rule, count_of(table_[id]), past, report.action, clock_.now());
+    Count counted = count_of(table_[id]);
+    const auto strikes = counted.strikes;
+    const RowId wide = block == key || report.action == Action::ok ? no_row : table_.find(block);
+    if (wide != no_row) {
+        counted.strikes = table_[wide].strikes; // earlier blocks of every port
+    }
+    RowChange outcome = decide(rule, counted, past, report.action, clock_.now());
+    if (block != key && outcome.effect == Effect::block) {
+        id = move_to_block(id, block, windowed ? std::move(past) : Past());
+    } else if (block != key) {
+        outcome.next.strikes = strikes;
+    }
     table_[id].nfail = rule.limited ? rule.nfail : 0;
     counters_.lifted += outcome.effect == Effect::lift;
     apply(id, outcome, "success");
@@ -146,6 +172,22 @@ void Ledger::report(const Report& report) {
         log::debug("counted", "{}: {}/{} ({}) {}", rule.counted.text(), outcome.next.count,
                    rule.nfail, policy::print(*rule.local), quoted(report.message));
     }
+}
+
+/// Ends the count of one port, which becomes the block of every port. The row for that.
+RowId Ledger::move_to_block(RowId from, const Key& block, Past past) {
+    forget(from);
+    RowId id = table_.find(block);
+    if (id == no_row) { // takes the room of the other, so that a full table is no obstacle
+        services_.enter(block, State::counting);
+        id = table_.add(block);
+    }
+    if (past.empty()) {
+        table_.drop_past(id);
+    } else {
+        table_.past(id) = std::move(past);
+    }
+    return id;
 }
 
 RowId Ledger::row_for(const Key& key) {

@@ -109,6 +109,11 @@ class Ledger final : public TrustedReporters {
                    ? Key::of(rule.name, rule.counted, 0, 0)
                    : Key::of(rule.name, rule.counted, static_cast<std::uint8_t>(protocol), port);
     }
+    /// What such a report blocks by the rule.
+    static Key block_key_of(const policy::EffectiveRule& rule, int protocol, std::uint16_t port) {
+        return rule.all_ports ? Key::of(rule.name, rule.counted, 0, 0)
+                              : key_of(rule, protocol, port);
+    }
     /// The lines that would decide for a report; nullopt: no line of [local] matches.
     std::optional<policy::EffectiveRule> rule_for(const Endpoint& local, const Address& remote,
                                                   int type, int protocol, std::uint32_t uid) const;
@@ -196,6 +201,9 @@ class Ledger final : public TrustedReporters {
     void snapshot(RowId row, store::Row& out, std::int64_t base) const;
     Moment deadline_of(const store::Row& stored) const;
     bool proves_knock(const Report& report, const policy::Rule& rule) const;
+    void count(const Key& key, const Key& block, const policy::EffectiveRule& rule,
+               const Report& report);
+    RowId move_to_block(RowId from, const Key& block, Past past);
     RowId row_for(const Key& key);
     /// `why`: of a lift, for those who watch.
     void apply(RowId id, const RowChange& outcome, const char* why = "");

@@ -93,7 +93,7 @@ class Checker {
         const auto& o = rule.options;
         if (rule.nfail.kind == Setting<std::uint32_t>::Kind::unlimited &&
             (o.escalate_percent || o.max || o.window || !o.grow.empty() || o.kill || o.reject ||
-             o.by_name || o.keep)) {
+             o.by_name || o.all_ports || o.keep)) {
             out_.warn(rule.place, "the options do nothing", "with nfail '*' nothing is blocked");
         }
         if (rule.disable.kind == Setting<Seconds>::Kind::unlimited &&

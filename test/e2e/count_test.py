@@ -23,15 +23,7 @@ def test_one_count_over_all_services_of_a_name(world):
     assert "port" not in row and "protocol" not in row, row
     wait_for(lambda: hung_up(held.client), what="the end of the connection")
     for port in (2222, 2223, 4444):
-        try:
-            client = harness.socket.socket()
-            client.settimeout(0.5)
-            client.bind(("10.66.9.9", 0))
-            world.listener("10.66.0.1", port)
-            client.connect(("10.66.0.1", port))
-            raise harness.Failure(f"port {port} is open to a blocked network")
-        except TimeoutError:
-            pass
+        assert not harness.gets_through(world, "10.66.9.9", port), f"port {port} is open"
 
 
 def hung_up(client):
@@ -74,6 +66,42 @@ def test_success_keep(world):
     world.fail(world.tcp("10.66.40.1"), 1, OK)
     wait_for(lambda: daemon.status()["reports"]["successes"] == 10, what="the success")
     assert world.element("10.66.9.7"), world.elements()
+
+
+def test_a_block_of_every_port(world):
+    """ports=all: each port has a count of its own, and the block closes all of them."""
+    daemon = world.daemon("[local]\n"
+                          "2222 stream tcp * * 3 10m ports=all\n"
+                          "2223 stream tcp * * 3 10m\n"
+                          "[remote]\n"
+                          "10.66.8.0/24 * * * = = = ports=one\n")
+    world.fail(world.tcp("10.66.9.7", port=2223), 2)
+    world.fail(world.tcp("10.66.9.7", port=2222), 2)
+    wait_for(lambda: sum(row["count"] for row in daemon.blocks()) == 4, what="the failures")
+    assert not daemon.blocks("blocked"), daemon.blocks("blocked")
+    world.fail(world.tcp("10.66.9.7", port=2222))
+    element = world.wait_element("10.66.9.7")
+    assert element["proto"] is element["port"] is None, element
+    world.fail(world.tcp("10.66.8.7"), 3)
+    assert world.wait_element("10.66.8.7")["port"] == 2222
+    row = daemon.blocks("blocked")[0]
+    assert row["count"] == 3 and "port" not in row and "protocol" not in row, row
+    code, answer = daemon.request("POST", "/v1/explain/report", {"addr": "10.66.9.7", "port": 2222})
+    assert code == 200 and answer["row"]["state"] == "blocked", answer
+    for port in (2222, 2223, 4444):
+        assert not harness.gets_through(world, "10.66.9.7", port), f"port {port} is open"
+    datagram = harness.socket.socket(harness.socket.AF_INET, harness.socket.SOCK_DGRAM)
+    datagram.bind(("10.66.9.7", 0))
+    receiver = world.udp(port=5555)
+    receiver.settimeout(0.3)
+    datagram.sendto(b"x", ("10.66.0.1", 5555))
+    try:
+        receiver.recv(1)
+        raise harness.Failure("a datagram came through")
+    except TimeoutError:
+        pass
+    world.fail(world.tcp("10.66.9.8", port=2223), 3)
+    assert world.wait_element("10.66.9.8")["port"] == 2223
 
 
 if __name__ == "__main__":

@@ -232,6 +232,19 @@ class Pair:
         return self.server.fileno()
 
 
+def gets_through(world, remote, port, local="10.66.0.1"):
+    """Whether a connection from `remote` is established in half a second."""
+    world.listener(local, port)
+    with socket.socket() as client:
+        client.settimeout(0.5)
+        client.bind((remote, 0))
+        try:
+            client.connect((local, port))
+            return True
+        except TimeoutError:
+            return False
+
+
 def free_bind(sock):
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)

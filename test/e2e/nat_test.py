@@ -171,5 +171,24 @@ def test_a_translation_inside_another_network_is_not_on_our_way(world):
     assert daemon.row(container.host4)["port"] == 2222, daemon.blocks()
 
 
+def test_ports_all_blocks_where_no_port_is_known(world):
+    """A server in a container, whose published port only this host's own network translates."""
+    daemon = world.daemon("[local]\n2222 stream tcp * * 3 10m ports=all\n")
+    attacker, container = world.host("attacker"), world.host("container")
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    for host in (attacker, container):
+        host.run("ip", "route", "add", "default", "via", host.host4)
+    translate(world, f"tcp dport 8022 dnat ip to {container.v4}:2222")
+    with container.entered():
+        server = socket.create_server((container.v4, 2222))
+    for _ in range(3):
+        reported(world, server, connect(attacker, attacker.host4, 8022))
+    element = world.wait_element(attacker.v4)
+    assert element["proto"] is element["port"] is None, element
+    assert passed(attacker, attacker.host4, 8022) == 0
+    assert passed(attacker, container.v4, 2222) == 0
+    assert "port" not in daemon.row(attacker.v4)
+
+
 if __name__ == "__main__":
     harness.main(globals())

@@ -157,8 +157,8 @@ LoginOptions random_options(Random& random) {
                                     static_cast<std::uint32_t>(2 + below(random, 1000))});
         }
     }
-    for (auto* flag :
-         {&options.kill, &options.reject, &options.spoofable, &options.by_name, &options.keep}) {
+    for (auto* flag : {&options.kill, &options.reject, &options.spoofable, &options.by_name,
+                       &options.all_ports, &options.keep}) {
         if (chance(random, 20)) {
             *flag = chance(random, 50);
         }

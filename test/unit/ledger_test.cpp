@@ -387,3 +387,61 @@ TEST_CASE("grow: one whose time ends leaves, one whose block was extended stays"
     REQUIRE(world.find("192.0.2.0/24") != no_row);
     CHECK(world.ledger.table()[world.find("192.0.2.0/24")].state == State::blocked);
 }
+
+TEST_CASE("ports=all: each port has its count, and a block closes them all") {
+    constexpr auto text = "ssh stream tcp * * 3 10m ports=all,escalate=2,kill\n"
+                          "smtp stream tcp * * 3 10m ports=all,escalate=2,window=1h\n";
+    World world(text);
+    const auto at = [&](std::uint16_t port, Action action = Action::fail) {
+        Report report = report_of("192.0.2.1", action);
+        report.local.port = port;
+        world.ledger.report(report);
+        world.check();
+    };
+    const auto blocked = [&] { return world.find("192.0.2.1", "egress", 0); };
+    const auto& table = world.ledger.table();
+    for (int i = 0; i < 2; ++i) { // two failures at each are three at none
+        at(22);
+        at(25);
+    }
+    CHECK(world.ledger.blocked() == 0);
+    at(22);
+    REQUIRE(blocked() != no_row);
+    CHECK(table[blocked()].state == State::blocked);
+    CHECK(table[blocked()].key.protocol == 0);
+    CHECK(table[blocked()].count == 3);
+    CHECK(world.find("192.0.2.1", "egress", 22) == no_row); // its count has become the block
+    CHECK(table[world.find("192.0.2.1", "egress", 25)].count == 2);
+    CHECK(world.obey() == std::vector<std::string>{"add 192.0.2.1"});
+    CHECK(world.ledger.next_kill()->port == 0);
+
+    world.clock.pass(60);
+    at(25); // a failure at any of them extends the block and is no second count
+    CHECK(table[blocked()].until == pack(world.clock.now() + 600));
+    CHECK(table[world.find("192.0.2.1", "egress", 25)].count == 2);
+    at(22, Action::ok);
+    CHECK(world.ledger.blocked() == 0);
+    CHECK(world.obey() == std::vector<std::string>{"rem 192.0.2.1"});
+
+    at(25); // the second block is twice as long, through whatever port
+    REQUIRE(table[blocked()].state == State::blocked);
+    CHECK(table[blocked()].until == pack(world.clock.now() + 1200));
+    world.obey();
+    world.pass(1200);
+    CHECK(world.obey() == std::vector<std::string>{"rem 192.0.2.1"});
+    CHECK(world.ledger.blocked() == 0);
+}
+
+TEST_CASE("ports=all: a success clears the port's count too; a full table is no obstacle") {
+    World world("ssh stream tcp * * 3 10m ports=all\n", false, 2);
+    world.report("192.0.2.1", Action::fail, 2);
+    world.report("192.0.2.1", Action::ok);
+    CHECK(world.ledger.table().size() == 0);
+    world.report("192.0.2.1", Action::fail, 3);
+    world.report("192.0.2.2", Action::fail, 3);
+    CHECK(world.ledger.blocked() == 2);
+    CHECK(world.ledger.table().size() == 2);
+    world.report("192.0.2.1", Action::ok);
+    CHECK(world.ledger.blocked() == 1);
+    world.check();
+}

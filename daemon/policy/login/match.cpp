@@ -35,6 +35,7 @@ void apply(const LoginOptions& options, EffectiveRule& out) {
     out.reject = options.reject.value_or(out.reject);
     out.spoofable = options.spoofable.value_or(out.spoofable);
     out.by_name = options.by_name.value_or(out.by_name);
+    out.all_ports = options.all_ports.value_or(out.all_ports);
     out.keep = options.keep.value_or(out.keep);
     for (const auto& grow : options.grow) {
         if ((grow.length > 32) != out.counted.base.is_v4()) {

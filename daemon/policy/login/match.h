@@ -49,8 +49,9 @@ struct EffectiveRule {
     bool kill = false;
     bool reject = false;
     bool spoofable = false;
-    bool by_name = false; ///< counted and blocked whatever the port and the protocol
-    bool keep = false;    ///< a success clears no count and lifts no block
+    bool by_name = false;   ///< counted and blocked whatever the port and the protocol
+    bool all_ports = false; ///< blocked whatever the port and the protocol
+    bool keep = false;      ///< a success clears no count and lifts no block
 };
 
 class Matcher {

@@ -126,6 +126,10 @@ bool set_count(const Option& option, const Context& context, LoginOptions& out) 
     return set_flag(option, context, "name", "port", out.by_name);
 }
 
+bool set_ports(const Option& option, const Context& context, LoginOptions& out) {
+    return set_flag(option, context, "all", "one", out.all_ports);
+}
+
 bool set_success(const Option& option, const Context& context, LoginOptions& out) {
     return set_flag(option, context, "keep", "clear", out.keep);
 }
@@ -163,6 +167,8 @@ constexpr auto table = std::to_array<Row>({
      value_of<&LoginOptions::spoofable, [](bool count) { return count ? "count" : "ignore"; }>},
     {"count", Row::Takes::value, "name", set_count,
      value_of<&LoginOptions::by_name, [](bool name) { return name ? "name" : "port"; }>},
+    {"ports", Row::Takes::value, "all", set_ports,
+     value_of<&LoginOptions::all_ports, [](bool all) { return all ? "all" : "one"; }>},
     {"success", Row::Takes::value, "keep", set_success,
      value_of<&LoginOptions::keep, [](bool keep) { return keep ? "keep" : "clear"; }>},
 });

@@ -71,6 +71,7 @@ struct LoginOptions {
     std::optional<bool> reject;    ///< true "reject", false "drop" (the default)
     std::optional<bool> spoofable; ///< count unverified UDP sources
     std::optional<bool> by_name;   ///< true "count=name": one count for all services of the name
+    std::optional<bool> all_ports; ///< true "ports=all": a block closes every port and protocol
     std::optional<bool> keep;      ///< true "success=keep": a success changes nothing
     friend bool operator==(const LoginOptions&, const LoginOptions&) = default;
 };
