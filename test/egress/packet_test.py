@@ -58,11 +58,8 @@ def ip_header(to, protocol, payload, fragment=0):
 class Agent:
     """A program inside the cgroup that keeps its sockets from one order to the next."""
 
-    def __init__(self, guard, program=PYTHON):
-        def enter():
-            with open(os.path.join(guard.cgroup, "cgroup.procs"), "w") as procs:
-                procs.write("0")
-        self.process = subprocess.Popen([program, "-u", "-c", AGENT], preexec_fn=enter, text=True,
+    def __init__(self, guard, program=PYTHON, user=None):
+        self.process = subprocess.Popen([program, "-u", "-c", AGENT], preexec_fn=guard.entry(user, user), text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         env=harness.free_environment())
         guard.started.append(self.process)

@@ -123,14 +123,6 @@ __noinline int egress_know_peer(struct egress_peer* peer) {
     return 1;
 }
 
-/* The address of the socket, as a plain number for the verifier. */
-EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
-    struct bpf_sock* slot = sk;
-    struct sock* address = 0;
-    bpf_probe_read_kernel(&address, sizeof address, &slot);
-    return address;
-}
-
 /* The rest of the peer is the caller's. */
 EGRESS_INLINE void take_socket(struct egress_peer* peer, struct bpf_sock* sk, __u64 cookie) {
     peer->socket = cookie;

@@ -43,6 +43,7 @@ struct bpf_iter__bpf_map_elem {
 #include "flow.h"
 #include "judge.h"
 #include "maps.h"
+#include "multipath.h"
 #include "packet.h"
 #include "sender.h"
 #include "socket.h"

@@ -6,6 +6,7 @@
 
 #include "answer.h"
 #include "judge.h"
+#include "multipath.h"
 
 #define ECONNREFUSED 111
 
@@ -58,12 +59,12 @@ EGRESS_INLINE int judge(struct egress_case* found, const struct egress_config* s
         egress_lose(EGRESS_LOST_BROKEN);
         return settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
     }
-    if (view.base->has_places) {
+    if (view.base->has_places && found->sends) {
         egress_place(found);
     }
     decide_fully(found);
     if (found->post) {
-        if (!view.base->has_places) {
+        if (!view.base->has_places && found->sends) {
             egress_place(found);
         }
         egress_tell(found);
@@ -95,7 +96,7 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     kept->wrote = 1; /* with the connect */
     kept->others = 0;
     /* Datagrams leave during their sender's own call, and are checked then. */
-    if (stream || !settings->knows_sender) {
+    if (found->sends && (stream || !settings->knows_sender)) {
         egress_place(found);
     }
     kept->in_container = found->flow.in_container;
@@ -114,10 +115,26 @@ EGRESS_INLINE int keep_connection(struct bpf_sock_addr* ctx, struct egress_case*
     struct egress_socket* const kept =
         bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     const int verdict = keep_owner(kept, found, settings, passed, protocol == IPPROTO_TCP);
+    struct mptcp_sock* const whole =
+        kept && protocol == IPPROTO_TCP && found->sends ? EGRESS_MULTIPATH_OF(sk) : 0;
+    if (whole) {
+        keep_multipath_owner(whole, kept);
+    }
     if (kept && protocol == IPPROTO_UDP) {
         kept->silent = found->generation && !passed ? EGRESS_SILENT : 0;
     }
     return verdict;
+}
+
+/* Takes the owner of the MPTCP socket, if the kernel connects a subflow for it. */
+EGRESS_INLINE void begin_subflow(struct bpf_sock_addr* ctx, struct egress_case* found) {
+    if (ctx->protocol == IPPROTO_TCP && find_multipath_owner(ctx, &found->owner)) {
+        found->flow.uid = found->owner.uid;
+        found->flow.gid = found->owner.gid;
+        found->flow.in_container = found->owner.in_container;
+        found->sends = 0;
+        found->kernel = 0;
+    }
 }
 
 /* Whether a datagram may have more than one receiver. The kernel then gives a copy to the
@@ -195,6 +212,9 @@ EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
         return EGRESS_PASS;
     }
     int open = begin_case(&found, settings);
+    if (connects) {
+        begin_subflow(ctx, &found);
+    }
     if (open) {
         if (v6) {
             put_v6(&found.flow, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],

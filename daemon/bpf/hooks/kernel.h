@@ -51,6 +51,7 @@ struct mount {
     struct vfsmount mnt;
     struct mnt_namespace* mnt_ns;
 };
+struct cred;
 struct path {
     struct vfsmount* mnt;
     struct dentry* dentry;
@@ -59,6 +60,7 @@ struct file {
     unsigned int f_mode;
     struct path f_path;
     struct inode* f_inode;
+    const struct cred* f_cred;
 };
 struct fs_struct {
     struct path root;
@@ -173,6 +175,7 @@ enum sock_flags { SOCK_BROADCAST = 6 };
 struct sock_cgroup_data {
     struct cgroup* cgroup;
 };
+struct socket;
 struct sock {
     struct sock_common __sk_common;
     struct sock_cgroup_data sk_cgrp_data;
@@ -181,8 +184,10 @@ struct sock {
     __u16 sk_type;
     kuid_t sk_uid;
     __u16 sk_protocol;
+    struct socket* sk_socket;
 };
 struct socket {
+    struct file* file;
     struct sock* sk;
 };
 struct inet_bind_bucket {
@@ -200,6 +205,10 @@ struct tcp_sock {
     __u32 write_seq;
     __u32 snd_una;
     unsigned char is_mptcp;
+};
+struct mptcp_sock {
+    struct inet_connection_sock sk;
+    struct sock* first; /* subflow */
 };
 
 #pragma clang attribute pop

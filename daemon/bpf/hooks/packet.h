@@ -21,6 +21,7 @@
 
 #include "flow.h"
 #include "judge.h"
+#include "multipath.h"
 #include "route.h"
 #include "socket.h"
 #include "writer.h"
@@ -271,6 +272,11 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
         if (sk->protocol == IPPROTO_UDP) {
             kept->silent = 0;
         }
+    }
+    struct mptcp_sock* const whole =
+        sk->protocol == IPPROTO_TCP && found->sends ? EGRESS_MULTIPATH_OF(sk) : 0;
+    if (whole) {
+        keep_multipath_owner(whole, &found->owner);
     }
     put_peer(&found->flow, sk);
     if (sk->protocol == IPPROTO_UDP && !is_refused(found)) {

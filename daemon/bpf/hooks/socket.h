@@ -32,6 +32,14 @@
 /* In sk_userlocks: bind() was given a port. Accepted sockets do not inherit the flag. */
 #define EGRESS_PORT_CHOSEN 8
 
+/* The address of the socket, as a plain number for the verifier. */
+EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
+    struct bpf_sock* slot = sk;
+    struct sock* address = 0;
+    bpf_probe_read_kernel(&address, sizeof address, &slot);
+    return address;
+}
+
 /* One word for "this process, running this program, under this policy". */
 EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation) {
     return started + exec_id * 0xd6e8feb86659fd93ULL + generation * 0x9e3779b97f4a7c15ULL;
