@@ -21,8 +21,8 @@ inline policy::Policy policy_of(const std::string& lines) {
     return std::move(parsed.policy);
 }
 
-inline Tables tables_of(const policy::Policy& policy) {
-    auto tables = compile(policy, fake_world(), 1);
+inline Tables tables_of(const policy::Policy& policy, const World& world = fake_world()) {
+    auto tables = compile(policy, world, 1);
     REQUIRE_MESSAGE(tables.has_value(), tables.error().text);
     return std::move(*tables);
 }

@@ -200,6 +200,36 @@ TEST_CASE("a program is its file; inside a container it is its path") {
     CHECK(lines() == "5");
 }
 
+TEST_CASE("a loader is its own program and any that some line refuses") {
+    World world = fake_world();
+    world.loaders = {"/srv/p7"};
+    const auto decide = [&world](const std::string& rules, const Scene& scene) {
+        return decide_compiled(tables_of(policy_of(rules), world), scene);
+    };
+    Scene by_file;
+    by_file.file = files_of("/srv/p7").front();
+    by_file.path = "/elsewhere";
+    Scene by_place; // after an upgrade, under the same name
+    by_place.file = unnamed_file;
+    by_place.path = "/srv/p7";
+    for (const auto& loader : {by_file, by_place}) {
+        for (const auto* refuses : {"/usr/bin/curl", "/opt/**", "fetcher"}) {
+            const auto line = fmt::format("* * * * {} deny\n", refuses);
+            CHECK(decide(line, loader).rule == 0);
+            CHECK(decide("* * * * /srv/p7 allow\n" + line, loader).rule == 0);
+            CHECK(decide(line + "* * * * * allow\n", loader).rule == 0);
+        }
+        CHECK(decide("* * * * /usr/bin/curl allow\n", loader).rule == EGRESS_UNMATCHED);
+        CHECK(decide("* * * 77 /usr/bin/curl deny\n", loader).rule == EGRESS_UNMATCHED);
+        CHECK(decide("* * * * /usr/bin/curl deny\n", Scene{}).rule == EGRESS_UNMATCHED);
+    }
+    // What is unknown on the loader's file system is not the loader.
+    Scene lost;
+    lost.file = unnamed_file;
+    lost.lost_place = true;
+    CHECK(decide("* * * * fetcher deny\n", lost).rule == EGRESS_UNMATCHED);
+}
+
 TEST_CASE("parent is the nearest, under is any of sixteen") {
     const auto tables = tables_of(policy_of("* * * * * deny parent=/usr/bin/wget\n"
                                             "* * * * * deny under=/usr/bin/wget\n"

@@ -1,11 +1,12 @@
 """Rules of [egress] in the kernel: real processes, real sockets, each column of a rule."""
 
+import glob
 import os
 import shutil
 import sys
 
 from guarded import guarded, harness
-from harness import wait_for
+from harness import Skip, run, wait_for
 
 # One that every user may run.
 PYTHON = os.path.realpath("/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable)
@@ -33,10 +34,18 @@ for word in sys.argv[1:]:
 """
 
 
-def probe(guard, *words, program=PYTHON, **keywords):
-    done = guard.run(program, "-c", PROBE, *words, **keywords)
+def probe(guard, *words, program=PYTHON, first=(), **keywords):
+    done = guard.run(program, *first, "-c", PROBE, *words, **keywords)
     assert done.returncode == 0, done
     return done.stdout.split()
+
+
+def renew(guard, daemon, rules):
+    before = guard.status()["generation"]
+    with open(daemon.conf, "w") as conf:
+        conf.write("[local]\n2222 stream tcp * * 3 1h\n[egress]\n" + rules + "\n")
+    assert daemon.request("POST", "/v1/reload?force=1")[0] == 200, rules
+    wait_for(lambda: guard.status()["generation"] > before, what="the next generation")
 
 
 def servers(world, *ports):
@@ -151,6 +160,52 @@ def test_program(world):
         shutil.copy(PYTHON, world.path("new"))
         os.rename(world.path("new"), copy)
         assert probe(guard, target, program=copy) == ["EPERM"]
+
+
+def loader():
+    """What the kernel starts dynamic programs with; it runs any of them when it is started itself."""
+    for pattern in ("/lib64/ld-linux*.so.*", "/lib/ld-linux*.so.*", "/lib64/ld64.so.*"):
+        for path in glob.glob(pattern):
+            if run(path, PYTHON, "-c", "", check=False).returncode == 0:
+                return path
+    raise Skip("no loader here runs " + PYTHON)
+
+
+def test_run_by_the_loader(world):
+    """It is the program then, and what it runs is unknown: each line that refuses some program matches."""
+    servers(world, 80)
+    ld, target = loader(), "tcp,10.66.0.1,80"
+
+    def loaded(*arguments):
+        return probe(guard, *arguments, target, program=ld, first=(PYTHON,))
+
+    with guarded(world) as guard:
+        copy = copy_of(world, "other-python")
+        os.mkdir(world.path("tree"))
+        os.link(copy, world.path("tree/python"))
+        own = world.path("loader")
+        shutil.copy(ld, own)
+        daemon = guard.start(f"10.66.0.1 * * * {copy} deny\n")
+        assert probe(guard, target) == ["ok"]
+        assert probe(guard, target, program=ld, first=(copy,)) == ["EPERM"]
+        assert guard.event(action="BLOCKED", addr="10.66.0.1")["exe"] == os.path.realpath(ld)
+        assert loaded() == ["EPERM"]  # for all the hooks know, it is `copy`
+        for refuses in (f"10.66.0.1 * * * {world.path('tree')}/** deny", "10.66.0.1 * * * fetcher deny"):
+            renew(guard, daemon, refuses)
+            assert (loaded(), probe(guard, target)) == (["EPERM"], ["ok"]), refuses
+        # What allows a program does not match; what names the loader does.
+        renew(guard, daemon, f"10.66.0.1 * * * {PYTHON} allow\n10.66.0.1 * * * * deny")
+        assert (loaded(), probe(guard, target)) == (["EPERM"], ["ok"])
+        renew(guard, daemon, f"10.66.0.1 * * * {ld} allow\n10.66.0.1 * * * {copy} deny")
+        assert loaded() == ["ok"]
+        # Nobody else's program is refused, and a line for any program is no refusal of some.
+        renew(guard, daemon, f"10.66.0.1 * * * {copy} deny\n[fd66::1] * * * * deny")
+        assert probe(guard, target, program=copy_of(world, "third")) == ["ok"]
+        # A loader of one's own is like a copy of the program.
+        assert probe(guard, target, program=own, first=(copy,)) == ["ok"]
+        # Lines with nothing but allow make nothing of it.
+        renew(guard, daemon, f"10.66.0.1 * * * {copy} allow")
+        assert loaded() == ["ok"]
 
 
 def test_command_and_tree(world):

@@ -108,6 +108,7 @@ class Compiler {
         base.refusals = where([](const EgressRule& rule) {
             return rule.verdict.kind != policy::Verdict::Kind::allow;
         });
+        loaded_ = where(refuses_program);
         ports();
         protocols();
         owners();
@@ -246,6 +247,11 @@ class Compiler {
                 add_files(files, program.text, i);
             }
         }
+        for (const auto& loader : world_.loaders) {
+            for (const auto& file : world_.files(loader)) {
+                files[file] = combine(files[file], loaded_);
+            }
+        }
         out_.programs = files.table(pool_);
         out_.commands = commands.table(pool_);
         out_.base->any_program =
@@ -288,6 +294,7 @@ class Compiler {
             out_.base->has_trees = 1;
         }
         add_uncertain(found);
+        add_loaders(found);
         cgroups(found);
         for (const auto& [place, own] : found) {
             auto rules = own;
@@ -314,6 +321,21 @@ class Compiler {
         }
         for (const auto& [device, rules] : devices) {
             found[{device, ""}] = rules;
+        }
+    }
+
+    /// A loader that was started itself runs an unknown program: whatever refuses some program
+    /// applies. The file's arguments would tell which, but whoever starts it can write them in too
+    /// many ways.
+    void add_loaders(std::map<Place, egress_vector>& found) {
+        for (const auto& loader : world_.loaders) {
+            for (const auto& place : world_.places(loader, false)) {
+                if (place.path.size() + 1 <= EGRESS_PATH_SIZE) {
+                    auto& rules = found[{place.device, place.path + '\0'}];
+                    rules = combine(rules, loaded_);
+                    out_.base->has_trees = 1;
+                }
+            }
         }
     }
 
@@ -392,10 +414,16 @@ class Compiler {
     const policy::Policy& policy_;
     const World& world_;
     VectorPool pool_;
+    egress_vector loaded_{}; ///< rules that refuse some program
     Tables out_;
 };
 
 } // namespace
+
+bool refuses_program(const policy::EgressRule& rule) {
+    return rule.program.kind != policy::Program::Kind::any &&
+           rule.verdict.kind != policy::Verdict::Kind::allow;
+}
 
 Result<Tables> compile(const policy::Policy& policy, const World& world, std::uint64_t generation) {
     if (policy.egress.size() > EGRESS_MAX_RULES) {

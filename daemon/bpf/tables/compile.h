@@ -43,6 +43,8 @@ struct World {
     std::function<std::vector<Place>(const std::string& path, bool tree)> places;
     /// The ids that /etc/subuid and /etc/subgid lend to a user or a group.
     std::function<std::vector<IdRange>(std::uint32_t id, bool group)> subordinate;
+    /// Paths of the loaders (ld.so): started themselves, they run any program.
+    std::vector<std::string> loaders;
     std::int64_t wall_at_boot = 0; ///< seconds since the epoch when the boot clock was 0
 };
 
@@ -93,6 +95,9 @@ struct Tables {
     std::vector<std::pair<egress_file, Index>> unders;
     std::vector<std::pair<Place, egress_path_rules>> trees; ///< by "dir/", "program\0"; abi.h
 };
+
+/// Whether the rule refuses something to a program that it names.
+bool refuses_program(const policy::EgressRule& rule);
 
 /// The tables of policy.egress. Fails if a rule exceeds a limit (too many rules, too many windows);
 /// the error has the rule's place.

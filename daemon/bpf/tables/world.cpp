@@ -5,6 +5,8 @@
 #include <memory>
 #include <set>
 
+#include <glob.h>
+
 #include <fmt/format.h>
 
 #include "daemon/base/ids.h"
@@ -36,6 +38,25 @@ std::set<PathQuery> queries_of(const policy::Policy& policy) {
         add(rule.options.parent, false);
         add(rule.options.under, false);
     }
+    return out;
+}
+
+/// The loaders of the host's C libraries, by the names that every program has in it. They are
+/// wanted only for lines that refuse some program.
+std::vector<std::string> loaders_for(const policy::Policy& policy) {
+    std::vector<std::string> out;
+    if (std::ranges::none_of(policy.egress, refuses_program)) {
+        return out;
+    }
+    glob_t found{};
+    int flags = 0;
+    for (const auto* pattern : {"/lib*/ld-linux*.so.*", "/lib*/ld64.so.*", "/lib*/ld.so.*",
+                                "/lib*/ld-musl-*.so.*", "/libx32/ld-linux*.so.*"}) {
+        (void)glob(pattern, flags, nullptr, &found);
+        flags = GLOB_APPEND;
+    }
+    out.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+    globfree(&found);
     return out;
 }
 
@@ -94,7 +115,11 @@ std::vector<egress_file> Inventory::files(const std::string& path) const {
 
 Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& name) {
     Inventory out;
-    const auto queries = queries_of(policy);
+    auto queries = queries_of(policy);
+    out.loaders = loaders_for(policy);
+    for (const auto& loader : out.loaders) {
+        queries.insert({loader, false});
+    }
     const std::vector<PathQuery> list(queries.begin(), queries.end());
     auto named = find_places(list, name);
     if (!named) {
@@ -118,6 +143,7 @@ Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& 
 World world_of(const Inventory& inventory, const Clock& clock) {
     World world;
     world.wall_at_boot = clock.at_boot();
+    world.loaders = inventory.loaders;
     world.files = [&inventory](const std::string& path) { return inventory.files(path); };
     world.places = [&inventory](const std::string& path, bool tree) {
         const auto found = inventory.paths.find({path, tree});

@@ -19,6 +19,7 @@ struct Inventory {
     std::map<PathQuery, Named> paths;
     /// Replaced files that processes still run, by their former path.
     std::map<std::string, std::vector<egress_file>> running;
+    std::vector<std::string> loaders;                      ///< also in `paths`
     std::map<std::uint32_t, std::vector<IdRange>> subuids; ///< by the user who has them
     std::map<std::uint32_t, std::vector<IdRange>> subgids;
     friend bool operator==(const Inventory& a, const Inventory& b);
