@@ -154,6 +154,21 @@ def test_daemon_mode_with_pid_file(world):
     wait_for(lambda: not os.path.exists("/run/egress/egressd.pid"), what="the pid file to go")
 
 
+def check_of_programs(world, tool):
+    """Lines for a file that is many programs."""
+    for name in ("busybox", "other"):
+        world.write(name, "a program", 0o755)
+        os.symlink(name, world.path(name + "-link"))
+        os.link(world.path(name), world.path(name + "-hard"))
+    for name in ("busybox", "busybox-link", "busybox-hard", "other", "other-link", "other-hard", "missing"):
+        for line in (f"* * * * {world.path(name)} deny\n", f"* * * * * deny parent={world.path(name)}\n"):
+            conf = world.write("programs.conf", CONF + "[egress]\n* * * 0 * allow\n" + line)
+            done = harness.run(tool, "-n", "-c", conf, check=False)
+            told = [line for line in done.stderr.splitlines() if "many programs in one file" in line]
+            assert done.returncode == 0 and len(told) == name.startswith("busybox"), (name, done)
+            assert not told or ("programs.conf:" in told[0] and world.path(name) in done.stderr), done
+
+
 def test_check_of_the_rules(world):
     tool = harness.artefact("daemon/egressd")
     good = world.write("good.conf", CONF)
@@ -165,6 +180,7 @@ def test_check_of_the_rules(world):
     shadowed = world.write("shadowed.conf", CONF + "2222 stream tcp * * 9 2h\n")
     done = harness.run(tool, "-n", "-c", shadowed, check=False)
     assert done.returncode == 0 and "shadowed.conf:3:" in done.stderr + done.stdout, done
+    check_of_programs(world, tool)
     daemon = world.daemon(bad, wait=False)
     assert daemon.wait() != 0 and "bad.conf:3:" in daemon.log(), daemon.log()
     done = harness.run(tool, "-n", "-c", os.path.join(harness.SOURCE, "etc/egress.conf"), check=False)

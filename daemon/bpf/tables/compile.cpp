@@ -51,12 +51,6 @@ Command command_key(std::string_view text) {
     return key;
 }
 
-/// Whether to compare a program's path as text: for a process in a container only its own name of
-/// the file is known, as the path leads to another file on the host, or to none.
-bool by_recorded_path(const policy::EgressOptions& options) {
-    return options.container.value_or(false) || !options.cgroup.empty() || !options.unit.empty();
-}
-
 bool asks_for_cgroup(const EgressRule& rule) {
     return !rule.options.cgroup.empty() || !rule.options.unit.empty();
 }
@@ -419,6 +413,10 @@ class Compiler {
 };
 
 } // namespace
+
+bool by_recorded_path(const policy::EgressOptions& options) {
+    return options.container.value_or(false) || !options.cgroup.empty() || !options.unit.empty();
+}
 
 bool refuses_program(const policy::EgressRule& rule) {
     return rule.program.kind != policy::Program::Kind::any &&

@@ -96,6 +96,9 @@ struct Tables {
     std::vector<std::pair<Place, egress_path_rules>> trees; ///< by "dir/", "program\0"; abi.h
 };
 
+/// Whether to compare a program's path as text: for a process in a container only its own name of
+/// the file is known, as the path leads to another file on the host, or to none.
+bool by_recorded_path(const policy::EgressOptions& options);
 /// Whether the rule refuses something to a program that it names.
 bool refuses_program(const policy::EgressRule& rule);
 

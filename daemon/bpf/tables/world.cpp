@@ -12,6 +12,7 @@
 #include "daemon/base/ids.h"
 #include "daemon/base/number.h"
 #include "daemon/bpf/tables/host.h"
+#include "daemon/bpf/tables/multi_call.h"
 
 namespace egress::bpf {
 
@@ -57,6 +58,16 @@ std::vector<std::string> loaders_for(const policy::Policy& policy) {
     }
     out.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
     globfree(&found);
+    return out;
+}
+
+/// The paths by which the rule names programs of the host.
+std::set<std::string> host_programs_of(const policy::EgressRule& rule) {
+    std::set<std::string> out = {rule.options.parent, rule.options.under};
+    if (rule.program.kind == policy::Program::Kind::path && !by_recorded_path(rule.options)) {
+        out.insert(rule.program.text);
+    }
+    out.erase("");
     return out;
 }
 
@@ -179,6 +190,13 @@ std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
     std::set<std::uint32_t> lent;
     for (const auto& rule : policy.egress) {
         const auto& options = rule.options;
+        for (const auto& path : host_programs_of(rule)) {
+            if (const auto file = multi_call_file(path); !file.empty()) {
+                warn(rule, fmt::format("{} is many programs in one file", file),
+                     path == file ? "the line is for all of them"
+                                  : fmt::format("the line is for all of them, not only {}", path));
+            }
+        }
         if ((!options.cgroup.empty() || !options.unit.empty()) && !has_cgroup(root, options)) {
             warn(rule,
                  options.unit.empty() ? fmt::format("there is no cgroup {} now", options.cgroup)

@@ -36,7 +36,8 @@ World world_of(const Inventory& inventory, const Clock& clock);
 std::optional<World> world_of(const policy::Policy& policy, const NameFiles& name,
                               const Clock& clock);
 
-/// Warns of lines whose cgroup or unit does not exist now, and of users with subordinate ids.
+/// Warns of lines whose cgroup or unit does not exist now, of those whose program is one of many in
+/// a file, and of users with subordinate ids.
 std::vector<policy::Diagnostic> check_system(const policy::Policy& policy);
 
 /// The ranges of `id` in a subuid(5) file: lines "user:first:count", the user by name or number.
