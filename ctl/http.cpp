@@ -1,47 +1,21 @@
 #include "ctl/http.h"
 
-#include "ctl/curl.h"
-
 #include <algorithm>
-
 #include <cerrno>
+#include <chrono>
 #include <cstring>
-#include <memory>
+#include <optional>
 
+#include <sys/socket.h>
 #include <sys/un.h>
+
+#include "ctl/answer.h"
+#include "ctl/transfer.h"
+#include "lib/fd.h"
 
 namespace egress::ctl {
 
 namespace {
-
-/// After open_handle() has loaded it.
-const Curl& curl() {
-    return *load_curl();
-}
-
-struct CurlCloser {
-    void operator()(CURL* handle) const { curl().easy_cleanup(handle); }
-    void operator()(curl_slist* list) const { curl().slist_free_all(list); }
-};
-using Handle = std::unique_ptr<CURL, CurlCloser>;
-using Headers = std::unique_ptr<curl_slist, CurlCloser>;
-
-struct Sink {
-    std::string body;
-    std::size_t limit;
-    bool overflowed = false;
-};
-
-std::size_t take(char* data, std::size_t size, std::size_t count, void* to) {
-    auto& sink = *static_cast<Sink*>(to);
-    const std::size_t bytes = size * count;
-    if (bytes > sink.limit - sink.body.size()) {
-        sink.overflowed = true;
-        return 0; // ends the transfer
-    }
-    sink.body.append(data, bytes);
-    return bytes;
-}
 
 Failure unreachable(const Context& context, std::string_view why) {
     return {.status = Exit::unreachable,
@@ -70,58 +44,34 @@ Failure connect_failure(const Context& context, int code) {
     }
 }
 
-Failure transfer_failure(const Context& context, CURL* handle, CURLcode code, const Sink& sink) {
-    long os_error = 0;
-    curl().easy_getinfo(handle, CURLINFO_OS_ERRNO, &os_error);
+Failure timed_out(const Context& context) {
+    return unreachable(context, fmt::format("no complete answer within {:g} seconds; it may be "
+                                            "stuck (systemctl status egressd)",
+                                            static_cast<double>(context.timeout_ms) / 1000));
+}
+
+Failure too_long(const Context& context, std::size_t limit) {
+    return {Exit::unreachable, fmt::format("the answer from {} is longer than {} bytes; is it "
+                                           "egressd that listens there?",
+                                           printable(context.socket), limit)};
+}
+
+/// What an answer that is not complete says about who answers.
+Failure answer_failure(const Context& context, const Answer& answer, std::size_t limit) {
     const auto at = printable(context.socket);
-    switch (code) {
-    case CURLE_COULDNT_CONNECT:
-        return os_error != 0 ? connect_failure(context, static_cast<int>(os_error))
-                             : unreachable(context, "no connection");
-    case CURLE_OPERATION_TIMEDOUT:
-        return unreachable(context,
-                           fmt::format("no complete answer within {:g} seconds; it may be stuck "
-                                       "(systemctl status egressd)",
-                                       static_cast<double>(context.timeout_ms) / 1000));
-    case CURLE_GOT_NOTHING:
-    case CURLE_PARTIAL_FILE:
-    case CURLE_RECV_ERROR:
-    case CURLE_SEND_ERROR:
+    switch (answer.state()) {
+    case Answer::State::too_long:
+        return too_long(context, limit);
+    case Answer::State::wrong:
+        return {Exit::unreachable,
+                fmt::format("what answers at {} is not egressd's control API ({})", at,
+                            printable(answer.why()))};
+    default:
         return {.status = Exit::unreachable,
                 .text = fmt::format("egressd at {} hung up before its answer was complete; see its "
                                     "log (journalctl -u egressd)",
                                     at),
                 .cut = true};
-    default:
-        break;
-    }
-    if (sink.overflowed || code == CURLE_FILESIZE_EXCEEDED) {
-        return {Exit::unreachable,
-                fmt::format("the answer from {} is longer than {} bytes; is it egressd that "
-                            "listens there?",
-                            at, sink.limit)};
-    }
-    return {Exit::unreachable, fmt::format("what answers at {} is not egressd's control API ({})",
-                                           at, printable(curl().easy_strerror(code)))};
-}
-
-void prepare(CURL* handle, const Context& context, const Request& request) {
-    curl().easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, context.socket.c_str());
-    curl().easy_setopt(handle, CURLOPT_URL, ("http://egressd" + request.path).c_str());
-    curl().easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
-    curl().easy_setopt(handle, CURLOPT_PROTOCOLS_STR, "http");
-    curl().easy_setopt(handle, CURLOPT_PROXY, ""); // ignore http_proxy: stay on the host
-    curl().easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
-    curl().easy_setopt(handle, CURLOPT_TIMEOUT_MS, context.timeout_ms);
-    curl().easy_setopt(handle, CURLOPT_CONNECTTIMEOUT_MS, context.timeout_ms);
-    curl().easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, static_cast<curl_off_t>(request.limit));
-    if (!request.body.empty()) {
-        curl().easy_setopt(handle, CURLOPT_POSTFIELDSIZE_LARGE,
-                           static_cast<curl_off_t>(request.body.size()));
-        curl().easy_setopt(handle, CURLOPT_POSTFIELDS, request.body.c_str());
-    } else if (request.method == "POST") {
-        curl().easy_setopt(handle, CURLOPT_POSTFIELDSIZE, 0L);
-        curl().easy_setopt(handle, CURLOPT_POSTFIELDS, "");
     }
 }
 
@@ -139,99 +89,120 @@ Outcome<void> check_socket_path(const Context& context) {
     return {};
 }
 
-struct Stream {
-    CURL* handle = nullptr;
-    const OnLine* on_line = nullptr;
-    std::size_t limit = 0; ///< bytes of a line or a refusal
-    long status = 0;
-    std::string rest; ///< the incomplete line, or the refusal
-    bool enough = false;
-    bool overflowed = false;
-};
-
-std::size_t take_lines(char* data, std::size_t size, std::size_t count, void* to) {
-    auto& stream = *static_cast<Stream*>(to);
-    const std::size_t bytes = size * count;
-    curl().easy_getinfo(stream.handle, CURLINFO_RESPONSE_CODE, &stream.status);
-    stream.rest.append(data, bytes);
-    if (stream.status == 200) {
-        std::string_view text = stream.rest;
-        for (auto end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
-            if (!(*stream.on_line)(text.substr(0, end))) {
-                stream.enough = true;
-                return 0;
-            }
-            text.remove_prefix(end + 1);
-        }
-        stream.rest.erase(0, stream.rest.size() - text.size());
-    }
-    stream.overflowed = stream.rest.size() > stream.limit;
-    return stream.overflowed ? 0 : bytes;
-}
-
-/// A handle, complete except for the receiver of the answer, and the header lines, which must
-/// outlive it.
-Outcome<std::pair<Headers, Handle>> open_handle(const Context& context, const Request& request) {
+/// A connection that does not block.
+Outcome<Fd> connect_to(const Context& context) {
     if (const auto checked = check_socket_path(context); !checked) {
         return std::unexpected(checked.error());
     }
-    if (load_curl() == nullptr) {
-        return std::unexpected(curl_failure());
+    Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    context.socket.copy(address.sun_path, sizeof address.sun_path - 1);
+    if (!fd ||
+        ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+        return std::unexpected(connect_failure(context, errno));
     }
-    Handle handle(curl().easy_init());
-    // No "Expect: 100-continue": there is nothing to wait for on a local socket.
-    Headers first(curl().slist_append(nullptr, "Expect:"));
-    if (!handle || !first) {
-        return fail(Exit::unreachable, "out of memory");
-    }
-    curl().slist_append(first.get(), "Content-Type: application/json");
-    curl().easy_setopt(handle.get(), CURLOPT_HTTPHEADER, first.get());
-    prepare(handle.get(), context, request);
-    return std::pair(std::move(first), std::move(handle));
+    return fd;
 }
+
+std::string text_of(const Request& request) {
+    auto text = fmt::format("{} {} HTTP/1.1\r\nHost: egressd\r\nAccept: */*\r\n", request.method,
+                            request.path);
+    if (!request.body.empty() || request.method == "POST") {
+        text += fmt::format("Content-Type: application/json\r\nContent-Length: {}\r\n",
+                            request.body.size());
+    }
+    return text + "\r\n" + request.body;
+}
+
+/// Sends the request and has `answer` read what comes; whether it came to an end.
+Outcome<void> ask(const Context& context, const Request& request, Answer& answer,
+                  std::optional<std::chrono::milliseconds> limit) {
+    const auto fd = connect_to(context);
+    if (!fd) {
+        return std::unexpected(fd.error());
+    }
+    if (transfer(fd->get(), text_of(request), answer, limit) == Transfer::timeout) {
+        return std::unexpected(timed_out(context));
+    }
+    return {};
+}
+
+/// Cuts a body into lines. A body without 200 is a refusal and is kept whole.
+class Lines {
+  public:
+    Lines(const OnLine& on_line, std::size_t most) : on_line_(on_line), most_(most) {}
+
+    /// false: the receiver has enough, or it is too long.
+    bool take(std::string_view piece, unsigned status) {
+        rest_ += piece;
+        if (status == 200 && !hand_over()) {
+            return false;
+        }
+        overflowed_ = rest_.size() > most_;
+        return !overflowed_;
+    }
+
+    bool overflowed() const { return overflowed_; }
+    std::string& rest() { return rest_; }
+
+  private:
+    bool hand_over() {
+        std::string_view text = rest_;
+        for (auto end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+            if (!on_line_(text.substr(0, end))) {
+                return false;
+            }
+            text.remove_prefix(end + 1);
+        }
+        rest_.erase(0, rest_.size() - text.size());
+        return true;
+    }
+
+    const OnLine& on_line_;
+    std::size_t most_; ///< bytes of a line or a refusal
+    std::string rest_; ///< the incomplete line, or the refusal
+    bool overflowed_ = false;
+};
 
 } // namespace
 
 Outcome<void> follow(const Context& context, const Request& request, const OnLine& on_line) {
-    const auto opened = open_handle(context, request);
-    if (!opened) {
-        return std::unexpected(opened.error());
+    Lines lines(on_line, request.limit);
+    Answer answer(std::nullopt,
+                  [&](std::string_view piece) { return lines.take(piece, answer.status()); });
+    if (const auto asked = ask(context, request, answer, std::nullopt); !asked) {
+        return asked;
     }
-    CURL* const handle = opened->second.get();
-    Stream stream{handle, &on_line, request.limit, 0, {}};
-    curl().easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take_lines);
-    curl().easy_setopt(handle, CURLOPT_WRITEDATA, &stream);
-    curl().easy_setopt(handle, CURLOPT_TIMEOUT_MS, 0L);
-    curl().easy_setopt(handle, CURLOPT_MAXFILESIZE_LARGE, curl_off_t{0});
-    const auto code = curl().easy_perform(handle);
-    if (stream.enough) {
+    if (lines.overflowed()) {
+        return std::unexpected(too_long(context, request.limit));
+    }
+    if (answer.state() == Answer::State::enough) {
         return {};
     }
-    if (code != CURLE_OK) {
-        return std::unexpected(
-            transfer_failure(context, handle, code, Sink{{}, request.limit, stream.overflowed}));
+    if (answer.state() != Answer::State::complete) {
+        return std::unexpected(answer_failure(context, answer, request.limit));
     }
-    if (curl().easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &stream.status); stream.status != 200) {
-        return std::unexpected(refusal({stream.status, stream.rest}));
+    if (answer.status() != 200) {
+        return std::unexpected(refusal({answer.status(), std::move(lines.rest())}));
     }
     return {};
 }
 
 Outcome<Reply> exchange(const Context& context, const Request& request) {
-    const auto opened = open_handle(context, request);
-    if (!opened) {
-        return std::unexpected(opened.error());
+    Reply reply;
+    Answer answer(request.limit, [&](std::string_view piece) {
+        reply.body += piece;
+        return true;
+    });
+    const std::chrono::milliseconds limit(context.timeout_ms);
+    if (const auto asked = ask(context, request, answer, limit); !asked) {
+        return std::unexpected(asked.error());
     }
-    CURL* const handle = opened->second.get();
-    Sink sink{{}, request.limit};
-    curl().easy_setopt(handle, CURLOPT_WRITEFUNCTION, &take);
-    curl().easy_setopt(handle, CURLOPT_WRITEDATA, &sink);
-    const auto code = curl().easy_perform(handle);
-    if (code != CURLE_OK) {
-        return std::unexpected(transfer_failure(context, handle, code, sink));
+    if (answer.state() != Answer::State::complete) {
+        return std::unexpected(answer_failure(context, answer, request.limit));
     }
-    Reply reply{0, std::move(sink.body)};
-    curl().easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &reply.status);
+    reply.status = answer.status();
     return reply;
 }
 

@@ -22,7 +22,7 @@ struct Request {
 };
 
 struct Reply {
-    long status = 0; ///< HTTP status
+    unsigned status = 0; ///< HTTP status
     std::string body;
 };
 
