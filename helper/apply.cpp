@@ -72,32 +72,51 @@ void write_gone(Batch& batch, const std::string& set, const Target& target, int 
 void Table::write_rem(Batch& batch, const Change& change, int owner) {
     for (const auto action : {Action::drop, Action::reject}) {
         const SetId set = set_of(change.name, change.block.target, action);
-        const std::string name = set_name(set);
-        const auto known = layout_.sets.find(name);
-        if (known != layout_.sets.end() && known->second.fits) {
-            write_gone(batch, name, change.block.target, owner);
+        for (const SetId& turn : turns(set)) {
+            write_gone_if_there(batch, set_name(turn), change.block.target, owner);
         }
     }
+}
+
+void Table::write_gone_if_there(Batch& batch, const std::string& set, const Target& target,
+                                int owner) {
+    const auto known = layout_.sets.find(set);
+    if (known != layout_.sets.end() && known->second.fits) {
+        write_gone(batch, set, target, owner);
+    }
+}
+
+/// The sets that hold what belongs into `set`: the one in use, and beside it the one that a rebuild
+/// fills.
+std::vector<SetId> Table::turns(const SetId& set) const {
+    std::vector<SetId> sets{layout_.placed(set)};
+    if (rebuild_ && rebuild_->replaces(set_name(sets[0]))) {
+        sets.push_back(other_turn(sets[0]));
+    }
+    return sets;
 }
 
 void Table::write_add(Batch& batch, const Change& change, Lifetime lifetime, int owner) {
     const Target& target = change.block.target;
     const SetId set = set_of(change.name, target, change.block.action);
-    const std::string name = set_name(set);
-    put_set(batch, layout_, set, owner_of_set(static_cast<std::size_t>(owner)));
+    const int set_owner = owner_of_set(static_cast<std::size_t>(owner));
     // A target has one action: the last one requested.
     const auto other = set.action == Action::drop ? Action::reject : Action::drop;
-    const SetId other_set = set_of(change.name, target, other);
-    const std::string other_name = set_name(other_set);
-    if (layout_.sets.contains(other_name)) {
-        write_gone(batch, other_name, target, owner);
+    for (const SetId& turn : turns(set_of(change.name, target, other))) {
+        write_gone_if_there(batch, set_name(turn), target, owner);
     }
     lifetime.seconds = change.block.seconds;
     lifetime.renew = renews_;
-    if (!renews_) {
-        write_gone(batch, name, target, owner);
+    const auto sets = turns(set);
+    put_set(batch, layout_, sets.front(), set_owner);
+    for (const SetId& turn : sets) {
+        const std::string name = set_name(turn);
+        put_standby(batch, layout_, turn, set_owner);
+        if (!renews_) {
+            write_gone(batch, name, target, owner);
+        }
+        ElementWriter(batch, NFT_MSG_NEWSETELEM, name, owner).put(target, &lifetime);
     }
-    ElementWriter(batch, NFT_MSG_NEWSETELEM, name, owner).put(target, &lifetime);
 }
 
 /// Reads the counters of elements that must be replaced to get another time, to keep the counters.
@@ -105,7 +124,8 @@ Result<> Table::read_counters(Round& round) {
     round.lifetimes.assign(round.todo.size(), Lifetime{});
     for (std::size_t i = 0; !renews_ && i < round.todo.size(); ++i) {
         const Change& change = round.changes[round.todo[i]];
-        const SetId set = set_of(change.name, change.block.target, change.block.action);
+        const SetId set =
+            layout_.placed(set_of(change.name, change.block.target, change.block.action));
         const std::string name = set_name(set);
         if (!change.add || !layout_.sets.contains(name) || !fits(name)) {
             continue;
@@ -135,11 +155,13 @@ void Table::write(Batch& batch, Round& round) {
             write_rem(batch, change, static_cast<int>(index));
             continue;
         }
-        const auto set = set_name(set_of(change.name, change.block.target, change.block.action));
-        if (fits(set)) {
+        const auto sets = turns(set_of(change.name, change.block.target, change.block.action));
+        const auto alien =
+            std::ranges::find_if(sets, [this](const SetId& set) { return !fits(set_name(set)); });
+        if (alien == sets.end()) {
             write_add(batch, change, round.lifetimes[i], static_cast<int>(index));
         } else {
-            round.refuse(index, foreign(set));
+            round.refuse(index, foreign(set_name(*alien)));
         }
     }
     std::erase_if(round.todo, [&](std::size_t change) { return !round.results[change]; });
@@ -175,6 +197,9 @@ void Table::run(Round& round) {
             for (const auto index : round.todo) {
                 const Change& change = round.changes[index];
                 memory_.note(change.name, change.block, change.add, now);
+                if (rebuild_) {
+                    rebuild_->change(change.name, change.block, change.add, now);
+                }
             }
             round.todo.clear();
         } else if (!outcome->stale && !round.refuse_blamed(*outcome)) {

@@ -12,7 +12,6 @@ struct Plan {
     std::vector<Element>
         renew; ///< existing with another time: the wanted block, the current counter
     std::vector<Block> remove; ///< existing and not wanted
-    bool anew = false;         ///< what exists was not read: it goes as a whole
 };
 
 /// Times that differ by at most this many seconds are equal: lines take a while to arrive, and

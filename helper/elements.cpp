@@ -18,6 +18,7 @@ namespace egress::helper {
 namespace {
 
 constexpr std::size_t list_limit = 60'000; ///< bytes of elements in one attribute of at most 65,535
+constexpr int resized_attempts = 4;        ///< a resize takes less time than such a reading
 constexpr std::size_t element_room = 256;  ///< more than one element with its envelope
 
 struct Key {
@@ -179,6 +180,16 @@ void read_reply(const nlmsghdr* message, const SetId& set, std::vector<Element>&
     }
 }
 
+bool has_twice(std::span<const Element> elements) {
+    std::vector<Target> targets;
+    targets.reserve(elements.size());
+    for (const Element& element : elements) {
+        targets.push_back(element.block.target);
+    }
+    std::ranges::sort(targets);
+    return std::ranges::adjacent_find(targets) != targets.end();
+}
+
 void put_address_of_set(nlmsghdr* message, const std::string& name) {
     mnl_attr_put_strz(message, NFTA_SET_ELEM_LIST_TABLE, table_name);
     mnl_attr_put_strz(message, NFTA_SET_ELEM_LIST_SET, name.c_str());
@@ -237,8 +248,17 @@ Result<bool> read_elements(Netlink& netlink, const SetId& set, const std::string
             }
         }
     };
-    return netlink.ask(
-        request, [&] { out.resize(before); }, take);
+    // The kernel does not say that it resized the hash table meanwhile: what came twice shows it,
+    // and as much may be missing.
+    Result<bool> whole = false;
+    for (int attempt = 0; attempt < resized_attempts; ++attempt) {
+        whole = netlink.ask(
+            request, [&] { out.resize(before); }, take);
+        if (!whole || !*whole || !has_twice(std::span(out).subspan(before))) {
+            return whole;
+        }
+    }
+    return false;
 }
 
 Result<std::optional<Element>> read_element(Netlink& netlink, const SetId& set,

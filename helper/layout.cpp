@@ -9,6 +9,7 @@ namespace egress::helper {
 
 namespace {
 
+constexpr std::string_view second_suffix = ".2";
 constexpr std::array<std::string_view, 4> shape_suffixes = {"", ".proto", ".port", ".all"};
 
 /// Removes the last ".word" from `text` and returns the word.
@@ -36,18 +37,40 @@ SetId set_of(std::string name, const Target& target, Action action) {
                  shape_of(target)};
 }
 
+SetId other_turn(SetId set) {
+    set.second = !set.second;
+    return set;
+}
+
+SetId Layout::placed(SetId set) const {
+    if (seconds == 0) {
+        return set;
+    }
+    const SetId other = other_turn(set);
+    const auto ours = sets.find(set_name(set));
+    const auto theirs = sets.find(set_name(other));
+    const bool unused = ours == sets.end() || ours->second.rules.empty();
+    const bool better =
+        theirs != sets.end() && (ours == sets.end() || (unused && !theirs->second.rules.empty()));
+    return better ? other : set;
+}
+
 std::string set_name(const SetId& set) {
     // nft cannot read a name that begins with a digit; none of ours begins with '_' otherwise.
     const bool digit = set.name[0] >= '0' && set.name[0] <= '9';
-    return fmt::format("{}{}.v{}.{}.{}{}", digit ? "_" : "", set.name, set.v6 ? 6 : 4, set.length,
-                       action_name(set.action),
-                       shape_suffixes[static_cast<std::size_t>(set.shape)]);
+    return fmt::format("{}{}.v{}.{}.{}{}{}", digit ? "_" : "", set.name, set.v6 ? 6 : 4, set.length,
+                       action_name(set.action), shape_suffixes[static_cast<std::size_t>(set.shape)],
+                       set.second ? second_suffix : "");
 }
 
 std::optional<SetId> parse_set_name(std::string_view text) {
     SetId set;
     set.action = Action::reject;
     auto rest = text;
+    set.second = rest.ends_with(second_suffix);
+    if (set.second) {
+        rest.remove_suffix(second_suffix.size());
+    }
     for (const auto shape : {Shape::protocol, Shape::port, Shape::all}) {
         const auto suffix = shape_suffixes[static_cast<std::size_t>(shape)];
         if (rest.ends_with(suffix)) {

@@ -11,7 +11,8 @@
 //     }
 //   }
 //
-// Each set belongs to one (name, family, mask length, action, shape) and to one rule, which masks
+// Each set belongs to one (name, family, mask length, action, shape), of which there are two while
+// a large one is made anew. The one in force belongs to one rule, which masks
 // the source address before the look-up. So a prefix costs as much as a host, in a hash set: adding
 // to an interval set of 100,000 takes a second. Because of shapes "any port" needs no element per
 // port. Once a set and its rule exist, only elements change.
@@ -52,14 +53,19 @@ struct SetId {
     std::uint8_t length = 0; ///< of the prefix, bits of the family
     Action action = Action::drop;
     Shape shape = Shape::exact;
+    bool second = false; ///< of two that take turns: one is in force while the other is made anew
 
     friend auto operator<=>(const SetId&, const SetId&) = default;
 };
 
+/// The other one of the two that take turns.
+SetId other_turn(SetId set);
+
 /// The set for this target and this name.
 SetId set_of(std::string name, const Target& target, Action action);
 
-/// "egress.v4.24.drop", "egress.v6.64.reject.port": at most 80 bytes, which nft can read back.
+/// "egress.v4.24.drop", "egress.v6.64.reject.port", "egress.v4.24.drop.2": at most 82 bytes, which
+/// nft can read back.
 std::string set_name(const SetId& set);
 std::optional<SetId> parse_set_name(std::string_view text);
 
@@ -86,11 +92,15 @@ struct Layout {
     bool refuses = false;         ///< the refuse chain exists with its rules
     bool changed = false;         ///< describes the result of a batch, no longer the kernel's state
     std::map<std::string, Set, std::less<>> sets; ///< by set_name; without those of exempt_chain
+    int seconds = 0;                              ///< how many of the sets are `second`
 
     std::vector<std::uint64_t> jumps;      ///< handles of the rules that lead to exempt_chain
     bool exempts = false;                  ///< the hook chain begins with such a rule
     std::map<std::string, SetId> passes;   ///< the sets of exempt_chain that fit, by set_name
     std::vector<std::string> exempt_order; ///< the sets that its rules ask, in order
+
+    /// Of a set and its other turn, the one to use: that in force, else the one that exists.
+    SetId placed(SetId set) const;
 };
 
 class Exemptions;
@@ -104,6 +114,8 @@ void put_base(Batch& batch, Layout& layout);
 /// Makes the set, its rule and (if the set needs it) the refuse chain if they are missing, also a
 /// deleted rule. The kernel's refusals count for `owner`.
 void put_set(Batch& batch, Layout& layout, const SetId& set, int owner);
+/// Makes the set without a rule if it is missing.
+void put_standby(Batch& batch, Layout& layout, const SetId& set, int owner);
 /// Makes the exemptions anew: the chain, its sets with their elements, and the jump to it.
 void put_exemptions(Batch& batch, Layout& layout, const Exemptions& exemptions);
 /// True if the chain, the jump and the sets are there; compares no elements.

@@ -79,12 +79,14 @@ Result<> read_sets(Netlink& netlink, Layout& layout) {
                 layout.passes.emplace(name, std::move(*id));
                 return;
             }
+            layout.seconds += id->second ? 1 : 0;
             layout.sets[name] =
                 Layout::Set{std::move(*id), fits && (flags & NFT_SET_TIMEOUT) != 0, {}};
         }
     };
     const auto restart = [&] {
         layout.sets.clear();
+        layout.seconds = 0;
         layout.passes.clear();
     };
     return ask_if_there(netlink, request, restart, take);

@@ -279,21 +279,28 @@ void drop_table(Batch& batch, Layout& layout) {
     layout.changed = true;
 }
 
+void put_standby(Batch& batch, Layout& layout, const SetId& set, int owner) {
+    const std::string name = set_name(set);
+    if (layout.sets.try_emplace(name, Layout::Set{set, true, {}}).second) {
+        put_empty_set(batch, set, name, owner);
+        layout.seconds += set.second ? 1 : 0;
+        layout.changed = true;
+    }
+}
+
 void put_set(Batch& batch, Layout& layout, const SetId& set, int owner) {
     const std::string name = set_name(set);
-    const auto [known, missing] = layout.sets.try_emplace(name, Layout::Set{set, true, {}});
-    if (!known->second.rules.empty()) {
+    const auto known = layout.sets.find(name);
+    if (known != layout.sets.end() && !known->second.rules.empty()) {
         return;
     }
     if (set.action == Action::reject && !layout.refuses) {
         put_refuse_chain(batch, owner);
         layout.refuses = true;
     }
-    if (missing) {
-        put_empty_set(batch, set, name, owner);
-    }
+    put_standby(batch, layout, set, owner);
     put_set_rule(batch, hook_chain, set, name, owner);
-    known->second.rules.push_back(Layout::planned);
+    layout.sets.find(name)->second.rules.push_back(Layout::planned);
     layout.changed = true;
 }
 
@@ -349,6 +356,7 @@ void drop_set(Batch& batch, Layout& layout, const std::string& name) {
         delete_rule(batch, hook_chain, handle);
     }
     delete_set(batch, name);
+    layout.seconds -= known->second.id.second ? 1 : 0;
     layout.sets.erase(known);
     layout.changed = true;
 }

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "helper/proto.h"
@@ -21,12 +22,12 @@ std::int64_t kernel_now();
 
 class Memory {
   public:
-    /// 40 bytes each; a name with more is forgotten.
+    /// 70 bytes each; a name with more is forgotten.
     static constexpr std::size_t max_facts = 8'000'000;
 
     void forget() { names_.clear(); }
 
-    /// Stores all blocks of this name at `now`; a target that occurs twice counts once.
+    /// Stores all blocks of this name at `now`; of a target that occurs twice, the last one counts.
     void learn(const std::string& name, const std::vector<Element>& all, std::int64_t now);
 
     /// True if learn() has stored the blocks of this name.
@@ -35,25 +36,28 @@ class Memory {
     /// Stores that this block was made or removed at `now`. No effect for names that learn() lacks.
     void note(const std::string& name, const Block& block, bool there, std::int64_t now);
 
-    /// All elements of this name with the time left at `now`, without counters; nullopt: never
-    /// learned.
+    /// True if learn() or note() has stored something of this target: also that it was removed.
+    bool settled(const std::string& name, const Target& target) const;
+
+    /// Makes room for so many targets of this name at once.
+    void expect(const std::string& name, std::size_t targets);
+
+    /// All elements of this name with the time left at `now`, without counters, in order of target;
+    /// nullopt: never learned.
     std::optional<std::vector<Element>> recall(const std::string& name, std::int64_t now);
 
   private:
     struct Fact {
-        Target target;
-        std::uint32_t at = 0; ///< place among the facts: the last one of a target counts
         Action action = Action::drop;
         bool there = true;
         std::int64_t ends = 0; ///< time of kernel_now(), or `never` (clock.h)
     };
-    struct Facts {
-        std::vector<Fact> all;
-        std::size_t folded = 0; ///< the first ones: one per target, in order
+    struct Hash {
+        std::size_t operator()(const Target& target) const;
     };
+    using Facts = std::unordered_map<Target, Fact, Hash>;
 
     static Fact fact(const Block& block, bool there, std::int64_t now);
-    static void fold(Facts& facts);
 
     std::map<std::string, Facts, std::less<>> names_;
 };

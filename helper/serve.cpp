@@ -35,8 +35,13 @@ int Server::run() {
         }
         if (ready.input) {
             more = take_input();
-        } else if (!changes_.empty()) {
+        }
+        // During a long sync there always is more to read, or to do: changes do not wait for it.
+        if (!ready.input || table_.rebuilding() || !syncs_.empty()) {
             commit_changes();
+        }
+        if (table_.rebuilding()) {
+            rebuild();
         }
         say_changed();
         if (changes_.empty()) {
@@ -44,6 +49,7 @@ int Server::run() {
         }
     }
     commit_changes();
+    finish_rebuild();
     flush_output();
     return refused_ ? 1 : 0;
 }
@@ -51,7 +57,8 @@ int Server::run() {
 /// What can be read, input or notifications. Waits unless there is work to do.
 Server::Ready Server::wait() const {
     const auto pause = std::max<std::int64_t>(say_at_ - kernel_now(), 0);
-    const int patience = !changes_.empty() ? 0 : changed_ ? static_cast<int>(pause) : -1;
+    const bool busy = !changes_.empty() || table_.rebuilding();
+    const int patience = busy ? 0 : changed_ ? static_cast<int>(pause) : -1;
     std::array<pollfd, 2> poll_for{{{in_, POLLIN, 0}, {table_.notices(), POLLIN, 0}}};
     while (::poll(poll_for.data(), poll_for.size(), patience) < 0 && errno == EINTR) {
     }
@@ -159,6 +166,9 @@ void Server::request(Request request) {
     }
     // The other verbs must see the effect of all earlier requests.
     commit_changes();
+    if (request.verb != Verb::ping && request.verb != Verb::kill) {
+        finish_rebuild();
+    }
     switch (request.verb) {
     case Verb::end:
         return end_sync(request.id);
@@ -232,12 +242,34 @@ void Server::end_sync(std::uint64_t id) {
     if (sync.exempts) {
         return end_exempt(id, sync);
     }
+    if (table_.large(sync.name, sync.wanted.size())) {
+        rebuild_id_ = id;
+        return table_.begin_rebuild(sync.name, sync.wanted);
+    }
     const auto synced = table_.sync(sync.name, sync.wanted);
     if (!synced) {
         return refuse(id, synced.error());
     }
     fmt::format_to(std::back_inserter(output_), "{} ok {} {}\n", id, synced->added,
                    synced->removed);
+}
+
+/// Does a piece of the sync, and answers after the last one.
+void Server::rebuild() {
+    const auto step = table_.rebuild_step();
+    if (!step) {
+        refuse(rebuild_id_, step.error());
+    } else if (*step) {
+        fmt::format_to(std::back_inserter(output_), "{} ok {} {}\n", rebuild_id_, (*step)->added,
+                       (*step)->removed);
+    }
+}
+
+void Server::finish_rebuild() {
+    while (table_.rebuilding()) {
+        changed_ = table_.hear() || changed_;
+        rebuild();
+    }
 }
 
 void Server::end_exempt(std::uint64_t id, OpenSync& sync) {

@@ -51,6 +51,8 @@ class Server {
     void begin_sync(Request& request);
     void element(const Request& request);
     void end_sync(std::uint64_t id);
+    void rebuild();
+    void finish_rebuild();
     void end_exempt(std::uint64_t id, OpenSync& sync);
     void say_changed();
     void list(const Request& request);
@@ -68,9 +70,10 @@ class Server {
     std::vector<Change> changes_;    ///< read, to be committed
     std::vector<std::uint64_t> ids_; ///< of changes_
     std::map<std::uint64_t, OpenSync> syncs_;
-    std::size_t elements_ = 0; ///< in syncs_
-    bool changed_ = false;     ///< another program has changed our table; the peer does not know
-    std::int64_t say_at_ = 0;  ///< time of kernel_now() from which it may be told
+    std::size_t elements_ = 0;     ///< in syncs_
+    std::uint64_t rebuild_id_ = 0; ///< of the sync that the table does in pieces
+    bool changed_ = false;    ///< another program has changed our table; the peer does not know
+    std::int64_t say_at_ = 0; ///< time of kernel_now() from which it may be told
     bool greeted_ = false;
     bool mute_ = false;    ///< the reader of our output is gone
     bool refused_ = false; ///< the peer sent no greeting

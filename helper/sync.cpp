@@ -5,52 +5,12 @@
 
 #include <linux/netfilter/nf_tables.h>
 
+#include "helper/shelf.h"
 #include "helper/table.h"
 
 namespace egress::helper {
 
 namespace {
-
-/// A set of more that we have not read is made anew rather than read: the kernel reads in a time
-/// that grows with the square of the size, and makes in one that grows with the size. At this size
-/// both take about a quarter of a second.
-constexpr std::size_t most_read = 50'000;
-
-/// Blocks and elements by the set that they belong to.
-template <typename Item>
-struct Shelf {
-    SetId set;
-    std::string name;
-    std::vector<const Item*> items;
-};
-
-const Block& block_of(const Block& block) {
-    return block;
-}
-const Block& block_of(const Element& element) {
-    return element.block;
-}
-
-template <typename Item>
-std::map<std::uint32_t, Shelf<Item>> shelve(const std::string& name,
-                                            const std::vector<Item>& items) {
-    std::map<std::uint32_t, Shelf<Item>> shelves;
-    for (const Item& item : items) {
-        const auto& [target, action, seconds] = block_of(item);
-        // A SetId without its name, which all items share: avoids a string per item.
-        const std::uint32_t key = static_cast<std::uint32_t>(shape_of(target)) << 16U |
-                                  static_cast<std::uint32_t>(action) << 9U |
-                                  static_cast<std::uint32_t>(target.source.base.is_v4()) << 8U |
-                                  target.source.length;
-        auto [shelf, fresh] = shelves.try_emplace(key);
-        if (fresh) {
-            shelf->second.set = set_of(name, target, action);
-            shelf->second.name = set_name(shelf->second.set);
-        }
-        shelf->second.items.push_back(&item);
-    }
-    return shelves;
-}
 
 void write_adds(Batch& batch, const std::map<std::uint32_t, Shelf<Block>>& shelves, bool renews) {
     for (const auto& [key, shelf] : shelves) {
@@ -97,7 +57,7 @@ Result<std::vector<Element>> Table::elements(const std::string& name) {
     std::vector<Element> found;
     bool whole = true;
     for (const auto& [set, known] : layout_.sets) {
-        if (known.id.name == name && known.fits) {
+        if (known.id.name == name && known.fits && layout_.placed(known.id) == known.id) {
             const auto got = read_elements(netlink_, known.id, set, now, found);
             if (!got) {
                 return std::unexpected(got.error());
@@ -111,15 +71,10 @@ Result<std::vector<Element>> Table::elements(const std::string& name) {
     return found;
 }
 
-bool Table::has_sets(const std::string& name) const {
-    return std::ranges::any_of(layout_.sets,
-                               [&](const auto& set) { return set.second.id.name == name; });
-}
-
 /// Reads the counters of elements that must be replaced to get another time.
 Result<> Table::read_counters(const std::string& name, std::vector<Element>& renewals) {
     for (Element& element : renewals) {
-        const SetId set = set_of(name, element.block.target, element.block.action);
+        const SetId set = layout_.placed(set_of(name, element.block.target, element.block.action));
         const auto now = read_element(netlink_, set, set_name(set), element.block.target);
         if (!now) {
             return std::unexpected(now.error());
@@ -139,12 +94,11 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
         put_base(batch, layout_);
         write_exemptions(batch);
     }
-    const auto shelves = shelve(name, wanted);
+    const auto shelves = shelve(layout_, name, wanted);
     std::vector<std::string> dropped;
     for (const auto& [set, known] : layout_.sets) {
         const auto same = [&](const auto& shelf) { return shelf.second.name == set; };
-        if (known.id.name == name && known.fits &&
-            (plan.anew || std::ranges::none_of(shelves, same))) {
+        if (known.id.name == name && known.fits && std::ranges::none_of(shelves, same)) {
             dropped.push_back(set);
         }
     }
@@ -157,13 +111,13 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
         }
         put_set(batch, layout_, shelf.set, Batch::shared);
     }
-    for (const auto& [key, shelf] : shelve(name, plan.remove)) {
+    for (const auto& [key, shelf] : shelve(layout_, name, plan.remove)) {
         if (layout_.sets.contains(shelf.name)) { // else it was dropped with its set
             write_removals(batch, shelf);
         }
     }
-    write_adds(batch, shelve(name, plan.add), renews_);
-    for (const auto& [key, shelf] : shelve(name, plan.renew)) {
+    write_adds(batch, shelve(layout_, name, plan.add), renews_);
+    for (const auto& [key, shelf] : shelve(layout_, name, plan.renew)) {
         write_renewals(batch, shelf, renews_);
     }
     return {};
@@ -174,26 +128,17 @@ Result<Outcome> Table::sync_once(int attempt, const std::string& name,
     if (auto ready = refresh(); !ready) {
         return std::unexpected(ready.error());
     }
-    Plan plan;
-    if (wanted.size() > most_read && !memory_.knows(name)) {
-        plan = diff({}, wanted);
-        plan.anew = true;
-    } else {
-        auto have = elements(name);
-        if (!have) {
-            return std::unexpected(have.error());
-        }
-        plan = diff(std::move(*have), wanted);
+    auto have = elements(name);
+    if (!have) {
+        return std::unexpected(have.error());
     }
+    Plan plan = diff(std::move(*have), wanted);
     if (!renews_) {
         if (auto read = read_counters(name, plan.renew); !read) {
             return std::unexpected(read.error());
         }
     }
     synced = Synced{plan.add.size(), plan.remove.size()};
-    if (plan.anew && has_sets(name)) {
-        synced = {}; // nothing was compared
-    }
 
     Batch batch = begin(attempt);
     if (auto written = write_plan(batch, name, wanted, plan); !written) {
@@ -208,9 +153,6 @@ Result<Outcome> Table::sync_once(int attempt, const std::string& name,
 
 void Table::remember(const std::string& name, const Plan& plan) {
     const auto now = kernel_now();
-    if (plan.anew) {
-        memory_.learn(name, {}, now);
-    }
     for (const Block& block : plan.remove) {
         memory_.note(name, block, false, now);
     }

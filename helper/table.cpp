@@ -15,7 +15,7 @@ namespace egress::helper {
 
 namespace {
 
-constexpr std::size_t large_batch = 512 * 1024; ///< bytes; 5,000 elements
+constexpr std::size_t large_batch = 64 * 1024; ///< bytes; 700 elements
 
 /// Linux 6.12 and later. An older kernel with a backport is only slower.
 bool kernel_renews() {

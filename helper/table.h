@@ -1,10 +1,11 @@
 // `table inet egress` as one object: change, list, sync.
 //
-// Every change is one transaction: packets see all of it or nothing. Only the kernel's state
-// counts: before each use the cached layout is compared with the ruleset's generation, so that a
-// table that was flushed, or changed by another helper, is noticed and made again. All retries are
-// bounded, and only our table changes. What is remembered of the elements is valid until another
-// program changes our table: the caller hears of that, or any change of the generation counts.
+// Every change but a rebuild is one transaction: packets see all of it or nothing. Only the
+// kernel's state counts: before each use the cached layout is compared with the ruleset's
+// generation, so that a table that was flushed, or changed by another helper, is noticed and made
+// again. All retries are bounded, and only our table changes. What is remembered of the elements is
+// valid until another program changes our table: the caller hears of that, or any change of the
+// generation counts.
 #pragma once
 
 #include <optional>
@@ -17,6 +18,7 @@
 #include "helper/exempt.h"
 #include "helper/listener.h"
 #include "helper/memory.h"
+#include "helper/rebuild.h"
 
 namespace egress::helper {
 
@@ -52,8 +54,23 @@ class Table {
 
     Result<std::vector<std::string>> names();
 
+    /// Up to so many blocks are read, compared and changed in one transaction. The kernel reads in
+    /// a time that grows with the square of the size; this many take it 20 ms.
+    static constexpr std::size_t most_at_once = 20'000;
+
     /// Puts exactly `wanted` in force under this name; no packet sees a state in between.
     Result<Synced> sync(const std::string& name, const std::vector<Block>& wanted);
+
+    /// True if so many blocks should rather come by a rebuild.
+    bool large(const std::string& name, std::size_t blocks) const;
+
+    /// Puts exactly `wanted` in force under this name, in pieces: rebuild_step() does one, and
+    /// returns nullopt until all is done. Until then only apply() may be called. Nothing that is
+    /// and stays blocked is open for a moment. After an error everything is as it was, but some of
+    /// the blocks may be in force. One rebuild at a time.
+    void begin_rebuild(const std::string& name, const std::vector<Block>& wanted);
+    bool rebuilding() const { return rebuild_.has_value(); }
+    Result<std::optional<Synced>> rebuild_step();
 
     /// Lets these pass whatever is blocked, and only these; also wherever the table is made anew.
     /// Returns their number.
@@ -85,10 +102,16 @@ class Table {
     void write(Batch& batch, Round& round);
     void write_add(Batch& batch, const Change& change, Lifetime lifetime, int owner);
     void write_rem(Batch& batch, const Change& change, int owner);
+    void write_gone_if_there(Batch& batch, const std::string& set, const Target& target, int owner);
+    std::vector<SetId> turns(const SetId& set) const;
     bool fits(const std::string& set) const;
     Result<> show_sets(const std::string& name, const Show& show);
 
-    bool has_sets(const std::string& name) const;
+    void restart_rebuild();
+    Result<> write_piece(Batch& batch);
+    void write_turn(Batch& batch);
+    Result<bool> rebuild_piece();
+
     Result<bool> exempts_exactly(const Exemptions& wanted);
     void write_exemptions(Batch& batch);
 
@@ -105,6 +128,7 @@ class Table {
     Layout layout_;
     Exemptions exemptions_; ///< wanted
     Memory memory_;
+    std::optional<Rebuild> rebuild_;
     std::optional<Listener> listener_;
     bool missed_ = false; ///< another program's change, while we did not listen
     bool guarded_ = true; ///< the current batch commits only on that generation

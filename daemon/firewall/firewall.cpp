@@ -19,13 +19,18 @@ constexpr std::int64_t first_backoff_ms = 250;
 constexpr std::int64_t most_backoff_ms = 30'000;
 constexpr std::int64_t same_change_ms = 1000;
 constexpr int most_changes = 50; ///< that a helper may report in a second; ours reports ten
+constexpr std::size_t most_ahead = 256 * 1024; // bytes of a sync that a new block must wait for
+constexpr RowId rows_per_turn = 10'000;        // to confirm
+// Beyond it a list takes the kernel seconds, in a time that grows with the square of the size.
+constexpr std::size_t most_listed = 50'000;
 constexpr std::size_t rows_per_interval = 10'000; // beyond it, comparisons get rarer in proportion
 
 } // namespace
 
 Firewall::Firewall(sd_event* event, Reaper& reaper, Ledger& ledger, const Clock& clock,
                    Options options)
-    : ledger_(ledger), feed_(ledger.follow_blocks()), clock_(clock), options_(std::move(options)),
+    : event_(event), ledger_(ledger), feed_(ledger.follow_blocks()), clock_(clock),
+      options_(std::move(options)),
       serve_(event, reaper,
              {[this](const std::string& implementation) { on_ready(implementation); },
               [this](const Request& request, std::string_view verb, std::string_view rest) {
@@ -83,6 +88,8 @@ void Firewall::stop_serving() {
         }
     }
     sync_ended_ = true;
+    confirm_again_.reset();
+    rejoin();
 }
 
 void Firewall::complain(const std::string& why) {
@@ -178,7 +185,7 @@ void Firewall::on_answer(const Request& request, bool ok, std::string_view rest)
         if (const auto added = parse_decimal<std::uint64_t>(lines::word(rest))) {
             reconciled_ += listed_all_ ? *added : 0;
         }
-        synced(request.name);
+        synced();
         break;
     case Kind::exempt:
         sync_failed_ = sync_failed_ || !ok; // then all of it is tried again
@@ -288,7 +295,14 @@ void Firewall::list_next() {
             names_.push_back(name);
         }
     }
-    const bool adopts = options_.adopt && !options_.flush && !ledger_.monitor();
+    bool adopts = options_.adopt && !options_.flush && !ledger_.monitor();
+    if (adopts && !listed_all_ && ledger_.blocked() > most_listed) {
+        log::info("not-listed",
+                  "{} blocks: what the firewall has is replaced by them and not read back, which "
+                  "would take long",
+                  ledger_.blocked());
+        adopts = false;
+    }
     if (listed_all_ || !adopts || listed_ == names_.size()) {
         listed_all_ = true;
         begin_sync();
@@ -303,12 +317,15 @@ void Firewall::begin_sync() {
     reconcile_wanted_ = false;
     sync_failed_ = false;
     feed_.drop(); // the sync sends everything
+    apart_.clear();
+    apart_rows_.clear();
     send_exemptions();
     next_sync();
 }
 
 void Firewall::next_sync() {
     if (names_.empty()) {
+        rejoin();
         enter(State::serving);
         const auto factor = static_cast<std::int64_t>(1 + ledger_.blocked() / rows_per_interval);
         if (sync_failed_) {
@@ -337,7 +354,7 @@ void Firewall::stream_sync() {
     Element element;
     std::string chunk;
     for (; sync_row_ < table.rows_end(); ++sync_row_) {
-        if (serve_.queued() + chunk.size() > Serve::most_queued) {
+        if (serve_.queued() + chunk.size() > most_ahead) {
             serve_.write(chunk);
             return;
         }
@@ -351,17 +368,42 @@ void Firewall::stream_sync() {
     serve_.write(chunk);
 }
 
-void Firewall::synced(const std::string& name) {
-    // What changed meanwhile gets its own request and its own confirmation.
+void Firewall::synced() {
+    confirm_row_ = 0;
+    confirm_some();
+}
+
+/// Confirms what the sync sent, in pieces: a million rows take long.
+void Firewall::confirm_some() {
     const Table& table = ledger_.table();
-    for (RowId id = 0; id < table.rows_end(); ++id) {
-        const TableRow& row = table[id];
-        if (row.used && !feed_.holds(row) && row.state != store::State::counting &&
-            ledger_.name_text(row.key.name) == name) {
+    const RowId end = std::min(confirm_row_ + rows_per_turn, static_cast<RowId>(table.rows_end()));
+    for (; confirm_row_ < end; ++confirm_row_) {
+        const TableRow& row = table[confirm_row_];
+        // What changed meanwhile gets its own request and its own confirmation.
+        if (row.used && !feed_.holds(row) && !apart_rows_.contains(confirm_row_) &&
+            row.state != store::State::counting && ledger_.name_text(row.key.name) == sync_name_) {
             ledger_.confirm(Key(row.key), row.state == store::State::blocked, {});
         }
     }
-    next_sync();
+    if (confirm_row_ >= table.rows_end()) {
+        confirm_again_.reset();
+        return next_sync();
+    }
+    auto again = call_after(
+        event_, 0, [this] { confirm_some(); }, 1);
+    if (again) {
+        confirm_again_ = std::move(*again);
+    } else {
+        on_broken(again.error().text);
+    }
+}
+
+/// The removals that waited for the end of the sync.
+void Firewall::rejoin() {
+    for (const Key& key : std::exchange(apart_, {})) {
+        feed_.add(key);
+    }
+    apart_rows_.clear();
 }
 
 void Firewall::reconcile() {
@@ -375,6 +417,7 @@ void Firewall::pump() {
     if (state_ == State::serving) {
         pump_serving();
     } else if (state_ == State::syncing) {
+        pump_beside_sync();
         stream_sync();
     } else if (state_ == State::per_event) {
         pump_per_event();
@@ -398,9 +441,7 @@ void Firewall::pump_serving() {
             break;
         }
         if (const auto element = ledger_.wanted(*key)) {
-            serve_.send({Request::Kind::add, *key, {}, 0},
-                        fmt::format("add {} {} {}", element->name, lines::where(*element),
-                                    lines::how(*element)));
+            send_add(*key, *element);
         } else {
             const Element gone = ledger_.element(*key);
             serve_.send({Request::Kind::rem, *key, {}, 0},
@@ -414,6 +455,37 @@ void Firewall::pump_serving() {
         }
         serve_.send({Request::Kind::kill, *key, {}, 0},
                     "kill " + lines::where(ledger_.element(*key)));
+    }
+}
+
+void Firewall::send_add(const Key& key, const Element& element) {
+    serve_.send(
+        {Request::Kind::add, key, {}, 0},
+        fmt::format("add {} {} {}", element.name, lines::where(element), lines::how(element)));
+}
+
+/// A large sync takes seconds: new blocks do not wait for its end.
+void Firewall::pump_beside_sync() {
+    std::string also;
+    while (serve_.has_room()) {
+        const auto key = feed_.next();
+        if (!key) {
+            break;
+        }
+        const auto element = ledger_.wanted(*key);
+        if (!element) {
+            apart_.push_back(*key);
+        } else {
+            send_add(*key, *element);
+            if (!sync_ended_ && element->name == sync_name_) { // else the sync would remove it
+                fmt::format_to(std::back_inserter(also), "{} elem {} {}\n", sync_id_,
+                               lines::where(*element), lines::how(*element));
+            }
+        }
+        apart_rows_.insert(ledger_.table().find(*key));
+    }
+    if (!also.empty()) {
+        serve_.write(also);
     }
 }
 

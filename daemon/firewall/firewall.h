@@ -13,6 +13,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "daemon/base/child.h"
@@ -92,15 +93,20 @@ class Firewall {
     void begin_sync();
     void next_sync();
     void stream_sync();
-    void synced(const std::string& name);
+    void synced();
+    void confirm_some();
+    void rejoin();
 
     void pump_serving();
+    void pump_beside_sync();
+    void send_add(const Key& key, const Element& element);
     void pump_per_event();
     void retry_later(const Key& key);
     void retry_due(std::int64_t now);
     void back_off();
     void went_well();
 
+    sd_event* event_;
     Ledger& ledger_;
     BlockFeed& feed_;
     const Clock& clock_;
@@ -121,6 +127,12 @@ class Firewall {
     std::uint32_t sync_id_ = 0;
     RowId sync_row_ = 0;
     bool sync_ended_ = true;
+    RowId confirm_row_ = 0; ///< rows below it are confirmed by the sync of sync_name_
+    Source confirm_again_;
+    /// Changed during a sync, which says nothing of them: a block has a request of its own, a
+    /// removal waits for the end.
+    std::vector<Key> apart_;
+    std::unordered_set<RowId> apart_rows_;
 
     std::vector<Key> retry_;
     std::int64_t retry_at_ = 0;

@@ -486,7 +486,7 @@ def test_sync_of_100000(world):
     kept = {" ".join(item.split()[:4]) for item in other.items()}
     assert kept == {" ".join(element.split()[:4]) for element in elements}
     # It hears of other programs, and compares again.
-    nft("delete element inet egress egress.v4.32.drop { 10.0.0.7 . tcp . 22 }")
+    nft("delete element inet egress egress.v4.32.drop.2 { 10.0.0.7 . tcp . 22 }")
     nft("add table ip other")
     assert serve.hears()
     assert len(serve.items()) == 99_999

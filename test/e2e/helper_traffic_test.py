@@ -287,6 +287,32 @@ def test_no_packet_slips_through_a_sync(world):
         serve.ok("flush egress")
 
 
+def test_no_packet_slips_through_a_set_made_anew(world):
+    """A flood from the attacker while new helpers make the large set anew that holds its block."""
+    lab = Lab(world)
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("0.0.0.0", 53))
+    server.setblocking(False)
+    block = f"udp {lab.attacker.v4} 32 53 600 drop"
+    many = [f"udp 10.0.{i >> 8}.{i & 255} 32 53 600 drop" for i in range(21_000)]
+    lab.serve.ok(f"add egress {block}")
+    with lab.attacker.entered():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.connect((lab.attacker.host4, 53))
+    client.setblocking(False)
+    stop = threading.Event()
+    flood = threading.Thread(target=send_until, args=(client, stop), daemon=True)
+    flood.start()
+    for environment in ({}, {}, {"EGRESS_HELPER_COMPAT": "1"}):
+        serve = Serve(**environment)
+        # The block comes last into the set that takes over, so it is the last to be there.
+        assert serve.sync("egress", [block] + many) == "ok 0 0"
+        wait_for(lambda: serve.packets(lab.attacker.v4) > 0, 30, "a packet of the flood")
+    stop.set()
+    flood.join()
+    expect(BlockingIOError, lambda: server.recv(100))
+
+
 def send_until(client, stop):
     while not stop.is_set():
         try:

@@ -68,7 +68,9 @@ std::string tweaked(std::string text, std::string_view tweak) {
 }
 
 struct Guarded : World {
-    explicit Guarded(std::string_view helper, std::string_view text = plain) : World(text) {
+    explicit Guarded(std::string_view helper, std::string_view text = plain,
+                     std::size_t most = 10'000)
+        : World(text, false, most) {
         sigset_t child;
         sigemptyset(&child);
         sigaddset(&child, SIGCHLD);
@@ -166,6 +168,46 @@ TEST_CASE("serve: what only the firewall holds is adopted before the first compa
     CHECK(world.row("192.0.2.50").state == State::blocked);
     CHECK(world.ledger.not_in_force() == 0);
     CHECK(world.has_asked(" elem tcp 192.0.2.50 32 22 300 reject\n"));
+}
+
+TEST_CASE("serve: beside very many blocks nothing is listed, and all are confirmed") {
+    Guarded world(server, plain, 60'000);
+    std::ofstream(world.path + ".held") << "tcp 192.0.2.50 32 22 300 reject\n";
+    constexpr int many = 50'001;
+    for (int i = 0; i < many; ++i) {
+        world.report(fmt::format("10.{}.{}.{}", i / 65'536, i / 256 % 256, i % 256),
+                     Action::abusive);
+    }
+    world.firewall->start();
+    REQUIRE(world.until_in_force(many));
+    REQUIRE(world.until_state(Firewall::State::serving));
+    CHECK_FALSE(world.has_asked(" list "));
+    CHECK(world.has_asked(" elem tcp 10.0.195.80 32 22 "));
+    CHECK_FALSE(world.has_asked("192.0.2.50"));
+}
+
+TEST_CASE("serve: a new block does not wait for the end of a sync, a removal does") {
+    // The sync is answered only once a block of its own has been asked for.
+    Guarded world(tweaked(server, R"(if verb == "end" and syncing.get(id) == "egress":
+        late = id; continue
+    if verb == "add" and args[2] == "192.0.2.2":
+        say(id + " ok"); say(late + " ok 0 0"); continue)"));
+    world.report("192.0.2.1", Action::abusive);
+    world.firewall->start();
+    REQUIRE(world.until_state(Firewall::State::syncing));
+    REQUIRE(world.until([&] { return world.has_asked(" end\n"); }));
+    world.report("192.0.2.1", Action::ok);
+    world.firewall->pump();
+    CHECK(world.row("192.0.2.1").state == State::releasing);
+    world.report("192.0.2.2", Action::abusive);
+    REQUIRE(world.until_in_force(1));
+    REQUIRE(world.until_state(Firewall::State::serving));
+    const std::string asked = world.asked();
+    const auto add = asked.find(" add egress tcp 192.0.2.2 32 22 600 drop\n");
+    CHECK(add != std::string::npos);
+    CHECK(asked.find(" rem egress tcp 192.0.2.1 32 22\n") > add);
+    CHECK(asked.find(" rem egress tcp 192.0.2.1 32 22\n") != std::string::npos);
+    CHECK(world.firewall->status().restarts == 0);
 }
 
 TEST_CASE("serve: a thousand blocks at once are all confirmed") {
