@@ -22,6 +22,12 @@ std::size_t rows_of(const policy::Policy& policy) {
     return policy.settings.rows ? static_cast<std::size_t>(*policy.settings.rows) : default_rows;
 }
 
+/// True if the line's cgroup, where it names one, is the reporter's.
+bool admits(const policy::Trusted& line, const Reporter& reporter) {
+    return line.cgroup.empty() ||
+           (reporter.process != nullptr && reporter.process->inside(line.cgroup));
+}
+
 } // namespace
 
 Ledger::Ledger(const Clock& clock, const Interfaces& interfaces, Options options,
@@ -54,17 +60,26 @@ void Ledger::replace(policy::Policy policy) {
     look_for_exempt();
 }
 
-bool Ledger::service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const {
-    const policy::Trusted* const line = matcher_->trusted(uid);
+bool Ledger::service_of(const Reporter& reporter, Endpoint& local, int& type, int& protocol) const {
+    const auto fits = [&](const policy::Trusted& line) { return admits(line, reporter); };
+    const policy::Trusted* const line = matcher_->trusted(reporter.uid, fits);
     if (line == nullptr) {
         // Root may report anything; its service is unknown, so only "*" lines match.
-        return uid == 0;
+        return reporter.uid == 0;
     }
     local.address = line->location.prefix ? line->location.prefix->base : Address();
     local.port = line->location.port.value_or(0);
     type = line->type.value_or(0);
     protocol = line->protocol.number.value_or(0);
     return true;
+}
+
+bool Ledger::vouches(const Reporter& reporter, const Endpoint& local, int type,
+                     int protocol) const {
+    const auto fits = [&](const policy::Trusted& line) {
+        return policy::is_for(line, local, type, protocol) && admits(line, reporter);
+    };
+    return matcher_->trusted(reporter.uid, fits) != nullptr;
 }
 
 bool Ledger::is_known(std::uint32_t uid) const {
@@ -77,11 +92,12 @@ bool Ledger::is_known(std::uint32_t uid) const {
 /// it may be a second uid of the same person, or a server that started after the reporter bound its
 /// socket. The maker of a socket cannot be faked.
 bool Ledger::proves_knock(const Report& report, const policy::Rule& rule) const {
-    if (!report.by_socket || report.uid == 0 || rule.owner == report.uid ||
+    if (!report.by_socket || report.uid == 0 || rule.owner == report.uid || report.vouched ||
         report.local.port < unprivileged_port_ || report.maker == 0) {
         return true;
     }
-    const policy::Trusted* const line = matcher_->trusted(report.uid);
+    const auto fits = [](const policy::Trusted& line) { return line.cgroup.empty(); };
+    const policy::Trusted* const line = matcher_->trusted(report.uid, fits);
     return line != nullptr &&
            line->location.port.value_or(report.local.port) == report.local.port &&
            line->protocol.number.value_or(report.protocol) == report.protocol;

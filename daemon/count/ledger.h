@@ -145,7 +145,10 @@ class Ledger final : public TrustedReporters {
     void follow_own();
     const policy::Exemptions& exemptions() const { return exemptions_; }
     const Interfaces& interfaces() const { return interfaces_; }
-    bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const override;
+    bool service_of(const Reporter& reporter, Endpoint& local, int& type,
+                    int& protocol) const override;
+    bool vouches(const Reporter& reporter, const Endpoint& local, int type,
+                 int protocol) const override;
     bool is_known(std::uint32_t uid) const override;
 
     // The store's side.

@@ -220,15 +220,25 @@ class Checker {
     }
 
     void trusted(const std::vector<Trusted>& lines) {
-        std::map<std::optional<std::uint32_t>, const Trusted*> first;
+        // A report without a descriptor has no service by which a second line could be meant.
+        // Lines for a cgroup are also for sockets, which have one.
+        using Match = std::optional<decltype(match_key(std::declval<Trusted>()))>;
+        std::map<std::tuple<std::optional<std::uint32_t>, std::string, Match>, const Trusted*>
+            first;
         for (const auto& line : lines) {
-            const auto [at, added] = first.try_emplace(line.owner, &line);
+            const Match match = line.cgroup.empty() ? Match() : Match(match_key(line));
+            const auto [at, added] =
+                first.try_emplace(std::tuple(line.owner, line.cgroup, match), &line);
             if (!added) {
                 out_.warn(line.place, "the line never decides",
                           fmt::format("{} is for the same owner and comes first",
                                       at->second->place.text()));
             }
-            if (!line.owner) {
+            if (!line.cgroup.empty() && !LocalNames::tells_peers()) {
+                out_.warn(line.place, "the line admits nobody",
+                          "by cgroup= it needs Linux 6.5; name the user that reports");
+            }
+            if (!line.owner && line.cgroup.empty()) {
                 out_.warn(line.place, "every user may have any address blocked",
                           "name the one user that reports");
             }

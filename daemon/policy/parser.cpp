@@ -154,11 +154,16 @@ class Reader {
     }
 
     void read_trusted(const Line& line) {
-        if (!has_columns(line, 4, 4, "location type proto owner")) {
+        if (!has_columns(line, 4, 5, "location type proto owner [options]")) {
             return;
         }
+        const auto& cells = line.cells();
         Trusted trusted;
-        if (read_match(line.cells(), trusted)) {
+        bool good = read_match(cells, trusted);
+        if (cells.size() > 4) {
+            good = parse_trusted_options(cells[4], context_, trusted) && good;
+        }
+        if (good) {
             policy_.trusted.push_back(std::move(trusted));
         }
     }

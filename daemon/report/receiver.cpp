@@ -10,6 +10,7 @@
 
 #include "daemon/base/listener.h"
 #include "daemon/base/log.h"
+#include "daemon/report/peer_cgroup.h"
 
 namespace egress {
 
@@ -291,7 +292,7 @@ void Receiver::on_judged(const Lanes::Turn& turn, const lane::Board& board, Lane
             stuck(connection, board, next);
         } else {
             const lane::Stretch stretch = board.of[i];
-            messages += handle(board, stretch.first, stretch.count);
+            messages += handle(connection, board, stretch.first, stretch.count);
             next = stretch.first + stretch.count;
             go_on(connection, stretch);
         }
@@ -334,7 +335,7 @@ void Receiver::stuck(Connection& connection, const lane::Board& board, std::uint
     Uid& uid = *connection.uid;
     const std::uint32_t judged = std::max(board.judged.load(), first);
     const std::uint32_t read = std::max(board.read.load(), judged);
-    handle(board, first, judged - first);
+    handle(connection, board, first, judged - first);
     const std::size_t lost = std::max<std::size_t>(read - judged, judged == first ? 1 : 0);
     for (std::size_t i = 0; i < lost; ++i) {
         refuse(Refusal::stuck, nullptr);
@@ -368,14 +369,16 @@ bool Receiver::watch(Connection& connection) {
 }
 
 /// The messages of these slots; how many there were. Numbers from a board are not believed.
-std::size_t Receiver::handle(const lane::Board& board, std::size_t first, std::size_t count) {
+std::size_t Receiver::handle(const Connection& connection, const lane::Board& board,
+                             std::size_t first, std::size_t count) {
+    const PeerProcess process(connection.fd.get());
     const std::size_t end = std::min(first + count, board.slot.size());
     for (std::size_t i = first; i < end; ++i) {
         const Finding found = board.slot[i].finding;
         const std::size_t length = std::min<std::size_t>(found.message_length, wire::max_message);
         const std::string_view text(
             reinterpret_cast<const char*>(board.slot[i].bytes.data()) + sizeof(wire::Head), length);
-        const auto report = conclude(found, text, trusted_);
+        const auto report = conclude(found, text, trusted_, &process);
         if (report) {
             counters_.taken += 1;
             sink_(*report);

@@ -88,7 +88,8 @@ class Receiver {
     void go_on(Connection& connection, const lane::Stretch& stretch);
     void stuck(Connection& connection, const lane::Board& board, std::uint32_t first);
     bool watch(Connection& connection);
-    std::size_t handle(const lane::Board& board, std::size_t first, std::size_t count);
+    std::size_t handle(const Connection& connection, const lane::Board& board, std::size_t first,
+                       std::size_t count);
     void refuse(Refusal refusal, const Sender* sender);
     bool spend(Uid& uid, std::size_t reports);
     void pause(Uid& uid);

@@ -154,16 +154,17 @@ Refusal examine_socket(int fd, Finding& found) {
 
 using Verdict = std::expected<Report, Refusal>;
 
-bool is_trusted(std::uint32_t uid, const TrustedReporters& trusted) {
+bool is_trusted(const Reporter& reporter, const TrustedReporters& trusted) {
     Endpoint local;
     int type = 0;
     int protocol = 0;
-    return trusted.service_of(uid, local, type, protocol);
+    return trusted.service_of(reporter, local, type, protocol);
 }
 
 /// No descriptor: the address comes from the reporter, so the rules must trust it.
-Verdict without_fd(Report report, const Finding& found, const TrustedReporters& trusted) {
-    if (!trusted.service_of(report.uid, report.local, report.type, report.protocol)) {
+Verdict without_fd(Report report, const Finding& found, const Reporter& reporter,
+                   const TrustedReporters& trusted) {
+    if (!trusted.service_of(reporter, report.local, report.type, report.protocol)) {
         return std::unexpected(Refusal::no_fd);
     }
     if (!found.said_well) {
@@ -176,9 +177,10 @@ Verdict without_fd(Report report, const Finding& found, const TrustedReporters& 
 /// A socket without a peer: the message may give the address for an unconnected datagram socket. It
 /// may also for a stream socket that listens, or whose connection was reset before the lane read
 /// the message, but only from reporters that need no descriptor.
-Verdict without_peer(Report report, const Finding& found, const TrustedReporters& trusted) {
+Verdict without_peer(Report report, const Finding& found, const Reporter& reporter,
+                     const TrustedReporters& trusted) {
     const bool datagram = report.type == SOCK_DGRAM;
-    if (!datagram && ((!found.listens && !found.says) || !is_trusted(report.uid, trusted))) {
+    if (!datagram && ((!found.listens && !found.says) || !is_trusted(reporter, trusted))) {
         return std::unexpected(found.listens ? Refusal::listening : Refusal::not_connected);
     }
     if (!found.said_well) {
@@ -232,7 +234,8 @@ Finding examine(const wire::Record& record, int fd, const Sender& sender) {
 }
 
 std::expected<Report, Refusal> conclude(const Finding& found, std::string_view message,
-                                        const TrustedReporters& trusted) {
+                                        const TrustedReporters& trusted,
+                                        const ReportingProcess* process) {
     if (found.refusal != Refusal::count_) {
         return std::unexpected(found.refusal);
     }
@@ -249,13 +252,18 @@ std::expected<Report, Refusal> conclude(const Finding& found, std::string_view m
     report.maker = found.maker;
     report.message = message;
     // In his own network namespace a user is root and may have any address: its sockets prove
-    // nothing, unless root (a container's server) or a trusted reporter vouches for them.
-    if (found.other_namespace && report.uid != 0 && !is_trusted(report.uid, trusted)) {
-        return std::unexpected(Refusal::other_namespace);
+    // nothing, unless root (a container's server) or a line of [trusted] vouches for them: for the
+    // service that the line names, because the socket's port is the user's choice, too.
+    const Reporter reporter{report.uid, process};
+    if (found.other_namespace && report.uid != 0) {
+        report.vouched = trusted.vouches(reporter, report.local, report.type, report.protocol);
+        if (!report.vouched) {
+            return std::unexpected(Refusal::other_namespace);
+        }
     }
-    Verdict verdict = !found.by_socket  ? without_fd(report, found, trusted)
+    Verdict verdict = !found.by_socket  ? without_fd(report, found, reporter, trusted)
                       : found.connected ? Verdict(report)
-                                        : without_peer(report, found, trusted);
+                                        : without_peer(report, found, reporter, trusted);
     if (verdict && verdict->remote.address.is_unspecified()) {
         return std::unexpected(Refusal::unusable_address);
     }

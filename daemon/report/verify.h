@@ -89,9 +89,11 @@ struct Finding {
 /// May wait as long as a holder of the descriptor likes.
 Finding examine(const wire::Record& record, int fd, const Sender& sender);
 
-/// Turns a finding into a Report if the rules allow it. `message` is the record's text.
+/// Turns a finding into a Report if the rules allow it. `message` is the record's text; `process`
+/// opened the connection that it came by (null: unknown).
 std::expected<Report, Refusal> conclude(const Finding& finding, std::string_view message,
-                                        const TrustedReporters& trusted);
+                                        const TrustedReporters& trusted,
+                                        const ReportingProcess* process = nullptr);
 
 Refusal refusal_of(wire::Fault fault);
 

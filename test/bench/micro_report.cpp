@@ -49,7 +49,8 @@ BENCHMARK(decode)->Name("wire/decode");
 
 class NobodyTrusted final : public TrustedReporters {
   public:
-    bool service_of(std::uint32_t, Endpoint&, int&, int&) const override { return false; }
+    bool service_of(const Reporter&, Endpoint&, int&, int&) const override { return false; }
+    bool vouches(const Reporter&, const Endpoint&, int, int) const override { return false; }
     bool is_known(std::uint32_t) const override { return false; }
 };
 

@@ -122,11 +122,22 @@ TEST_CASE("growing to what is counted already is nothing") {
 
 TEST_CASE("[trusted] lines by uid, the named one before '*'") {
     const Bench bench("[trusted]\n* * * *\nsmtp stream tcp 1000\nssh stream tcp 1000\n");
-    REQUIRE(bench.matcher.trusted(1000) != nullptr);
-    CHECK(bench.matcher.trusted(1000)->place.line == 3);
-    CHECK(bench.matcher.trusted(0)->place.line == 2);
-    CHECK(Bench("[trusted]\nssh stream tcp 1000\n").matcher.trusted(0) == nullptr);
-    CHECK(Bench("").matcher.trusted(0) == nullptr);
+    const auto any = [](const Trusted&) { return true; };
+    REQUIRE(bench.matcher.trusted(1000, any) != nullptr);
+    CHECK(bench.matcher.trusted(1000, any)->place.line == 3);
+    CHECK(bench.matcher.trusted(0, any)->place.line == 2);
+    CHECK(Bench("[trusted]\nssh stream tcp 1000\n").matcher.trusted(0, any) == nullptr);
+    CHECK(Bench("").matcher.trusted(0, any) == nullptr);
+    const auto ssh = [](const Trusted& line) {
+        return is_for(line, {*Address::parse("192.0.2.1"), 22}, SOCK_STREAM, IPPROTO_TCP);
+    };
+    CHECK(bench.matcher.trusted(1000, ssh)->place.line == 4);
+    CHECK(bench.matcher.trusted(1001, ssh)->place.line == 2);
+    CHECK(Bench("[trusted]\nsmtp stream tcp 1000\n").matcher.trusted(1000, ssh) == nullptr);
+    CHECK(Bench("[trusted]\nssh stream tcp6 1000\n").matcher.trusted(1000, ssh) == nullptr);
+    CHECK(Bench("[trusted]\nssh dgram * 1000\n").matcher.trusted(1000, ssh) == nullptr);
+    CHECK(Bench("[trusted]\n192.0.3.0/24:ssh * * *\n").matcher.trusted(1000, ssh) == nullptr);
+    CHECK(Bench("[trusted]\n192.0.2.0/24:ssh * * *\n").matcher.trusted(1000, ssh) != nullptr);
 }
 
 } // namespace egress::policy

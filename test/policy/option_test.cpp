@@ -92,6 +92,7 @@ void there_and_back(const Row& row, const std::string& line, OptionsOf options_o
 TEST_CASE("every option is in the manual page, and every option there is one") {
     CHECK(keys_of(option_table()) == documented("Options"));
     CHECK(keys_of(egress_option_table()) == documented("Options of [egress]"));
+    CHECK(keys_of(trusted_option_table()) == documented("Options of [trusted]"));
 }
 
 TEST_CASE("every option of [local] and [remote] is printed as it was read") {

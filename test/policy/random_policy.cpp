@@ -203,6 +203,7 @@ Policy random_policy(Random& random, std::size_t local, std::size_t remote) {
     }
     for (auto i = below(random, 4); i > 0; --i) {
         random_match(random, policy.trusted.emplace_back(), true);
+        policy.trusted.back().cgroup = chance(random, 50) ? "" : "/mail.slice/smtp.service";
     }
     random_egress(random, policy, below(random, 8));
     if (chance(random, 50)) {

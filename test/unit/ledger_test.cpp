@@ -206,12 +206,47 @@ TEST_CASE("trusted reporters: the service comes from the line, root may always")
     Endpoint local;
     int type = 0;
     int protocol = 0;
-    CHECK(world.ledger.service_of(107, local, type, protocol));
+    CHECK(world.ledger.service_of({107}, local, type, protocol));
     CHECK(local == Endpoint{address("192.0.2.5"), 143});
     CHECK(type == SOCK_STREAM);
     CHECK(protocol == IPPROTO_TCP);
-    CHECK_FALSE(world.ledger.service_of(108, local, type, protocol));
-    CHECK(world.ledger.service_of(0, local, type, protocol));
+    CHECK_FALSE(world.ledger.service_of({108}, local, type, protocol));
+    CHECK(world.ledger.service_of({0}, local, type, protocol));
+}
+
+TEST_CASE("trusted reporters: a line for a cgroup is for who is in it, and for its service") {
+    World world("[local]\n2222 stream tcp * * 1 10m\n2223 stream tcp * * 1 10m\n"
+                "[trusted]\n2222 stream tcp * cgroup=/mail.slice\n");
+    struct Process final : ReportingProcess {
+        bool inside(const std::string& cgroup) const override { return cgroup == its; }
+        std::string its = "/mail.slice";
+    } process;
+    Endpoint local;
+    int type = 0;
+    int protocol = 0;
+    CHECK(world.ledger.service_of({107, &process}, local, type, protocol));
+    CHECK(local.port == 2222);
+    const Endpoint there{address("172.17.0.2"), 2222};
+    const Endpoint other{address("172.17.0.2"), 2223};
+    CHECK(world.ledger.vouches({107, &process}, there, SOCK_STREAM, IPPROTO_TCP));
+    CHECK_FALSE(world.ledger.vouches({107, &process}, other, SOCK_STREAM, IPPROTO_TCP));
+    CHECK_FALSE(world.ledger.vouches({107, &process}, there, SOCK_DGRAM, IPPROTO_UDP));
+    CHECK_FALSE(world.ledger.vouches({107}, there, SOCK_STREAM, IPPROTO_TCP));
+    CHECK_FALSE(world.ledger.is_known(107));
+    process.its = "/web.slice";
+    CHECK_FALSE(world.ledger.vouches({107, &process}, there, SOCK_STREAM, IPPROTO_TCP));
+    CHECK_FALSE(world.ledger.service_of({107, &process}, local, type, protocol));
+
+    // The line proves no knock for who has its user and not its cgroup.
+    Report report = report_of("192.0.2.1");
+    report.local.port = 2222;
+    report.by_socket = true;
+    report.uid = report.maker = 107;
+    world.ledger.report(report);
+    CHECK(world.ledger.counters().unproved == 1);
+    report.vouched = true;
+    world.ledger.report(report);
+    CHECK(world.ledger.blocked() == 1);
 }
 
 TEST_CASE("grow: enough blocked addresses inside block the whole; leaving and coming count") {

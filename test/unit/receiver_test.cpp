@@ -25,12 +25,13 @@ using namespace egress::test;
 namespace {
 
 struct Anyone final : TrustedReporters {
-    bool service_of(std::uint32_t, Endpoint& local, int& type, int& protocol) const override {
+    bool service_of(const Reporter&, Endpoint& local, int& type, int& protocol) const override {
         local = {address("10.0.0.1"), 22};
         type = SOCK_STREAM;
         protocol = IPPROTO_TCP;
         return trust;
     }
+    bool vouches(const Reporter&, const Endpoint&, int, int) const override { return trust; }
     bool is_known(std::uint32_t uid) const override { return uid == 0; }
     bool trust = true;
 };

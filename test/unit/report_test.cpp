@@ -2,16 +2,23 @@
 #include "daemon/report/verify.h"
 
 #include <array>
+#include <csignal>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "core_test.h"
+#include "daemon/bpf/tables/host.h"
+#include "daemon/policy/text/names.h"
+#include "daemon/report/peer_cgroup.h"
 #include "lib/fd.h"
 
 using namespace egress;
@@ -20,14 +27,18 @@ using namespace egress::test;
 namespace {
 
 struct Nobody final : TrustedReporters {
-    bool service_of(std::uint32_t uid, Endpoint& local, int& type, int& protocol) const override {
-        if (uid != trusted) {
+    bool service_of(const Reporter& reporter, Endpoint& local, int& type,
+                    int& protocol) const override {
+        if (reporter.uid != trusted) {
             return false;
         }
         local = {address("10.1.1.1"), 143};
         type = SOCK_STREAM;
         protocol = IPPROTO_TCP;
         return true;
+    }
+    bool vouches(const Reporter& reporter, const Endpoint&, int, int) const override {
+        return reporter.uid == trusted;
     }
     bool is_known(std::uint32_t) const override { return false; }
     std::uint32_t trusted = 107;
@@ -305,6 +316,47 @@ TEST_CASE("a socket of another network namespace proves nothing, unless root or 
     CHECK(judge.taken(fd, "203.0.113.1").forgeable);
     judge.uid = 107;
     CHECK(judge.taken(fd, "203.0.113.1").forgeable);
+}
+
+TEST_CASE("a living process is a member of its cgroup, and of those around it") {
+    std::string own;
+    std::ifstream file("/proc/self/cgroup");
+    for (std::string line; std::getline(file, line);) {
+        own = line.starts_with("0::/") ? line.substr(3) : own;
+    }
+    const std::string root = bpf::cgroup_root();
+    if (root.empty() || own.empty() || !std::filesystem::exists(root + own + "/cgroup.procs")) {
+        MESSAGE("SKIP: no cgroup2 hierarchy in which this process is");
+        return;
+    }
+    const pid_t child = fork();
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    const Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, child, 0)));
+    REQUIRE(pidfd);
+    CHECK(is_member(pidfd.get(), root + own));
+    CHECK_FALSE(is_member(pidfd.get(), root + own + "/none-of-this-name"));
+    CHECK_FALSE(is_member(pidfd.get(), "/proc"));
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    CHECK_FALSE(is_member(pidfd.get(), root + own)); // its number may be another's by now
+}
+
+TEST_CASE("the process at the other end of a connection, and its cgroup") {
+    std::array<int, 2> ends{};
+    REQUIRE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) == 0);
+    const Fd one(ends[0]);
+    const Fd other(ends[1]);
+    const PeerProcess process(one.get());
+    if (bpf::cgroup_root().empty() || !policy::LocalNames::tells_peers()) {
+        MESSAGE("SKIP: no cgroup2 hierarchy, or a kernel that does not tell peers");
+        return;
+    }
+    CHECK(process.inside("/"));
+    CHECK_FALSE(process.inside("/none-of-this-name"));
+    CHECK_FALSE(PeerProcess(-1).inside("/"));
 }
 
 TEST_CASE("every fault of the wire has its refusal, every refusal a name of its own") {

@@ -15,9 +15,6 @@ std::optional<EgressRule> parse_egress(const Line& line, const Context& context)
 std::optional<EgressOwner> parse_egress_owner(const Cell& cell, const Context& context);
 std::optional<Program> parse_program(const Cell& cell, const Context& context);
 std::optional<Verdict> parse_verdict(const Cell& cell, const Context& context);
-/// True for an absolute path without '.', '..' and "//", of at most `most` bytes. Messages call it
-/// `what`.
-bool check_path(const Cell& cell, const Context& context, std::string_view what, std::size_t most);
 /// Whether a path is that of the directory or of something below it.
 bool same_or_below(std::string_view path, std::string_view directory);
 

@@ -12,6 +12,7 @@
 #include "daemon/policy/text/columns.h"
 #include "daemon/policy/text/number.h"
 #include "daemon/policy/text/option.h"
+#include "daemon/policy/text/path.h"
 
 namespace egress::policy {
 

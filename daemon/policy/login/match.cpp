@@ -141,13 +141,14 @@ bool Matcher::match(const Subject& subject, EffectiveRule& out) const {
     return true;
 }
 
-const Trusted* Matcher::trusted(std::uint32_t uid) const {
+const Trusted* Matcher::trusted(std::uint32_t uid,
+                                const std::function<bool(const Trusted&)>& fits) const {
     const Trusted* anyone = nullptr;
     for (const auto& line : index_->policy.trusted) {
-        if (line.owner == uid) {
+        if (line.owner == uid && fits(line)) {
             return &line;
         }
-        if (!line.owner && anyone == nullptr) {
+        if (!line.owner && anyone == nullptr && fits(line)) {
             anyone = &line;
         }
     }

@@ -66,9 +66,10 @@ class Matcher {
     /// Fills `out` and returns true. False: no [local] line matches.
     bool match(const Subject& subject, EffectiveRule& out) const;
 
-    /// The [trusted] line that lets `uid` report without a descriptor: the first that names the
-    /// uid, else the first for "*". Null: none.
-    const Trusted* trusted(std::uint32_t uid) const;
+    /// The [trusted] line for `uid` that fits: the first that names the uid, else the first for
+    /// "*". Null: none.
+    const Trusted* trusted(std::uint32_t uid,
+                           const std::function<bool(const Trusted&)>& fits) const;
 
     const Policy& policy() const;
 

@@ -8,6 +8,7 @@
 
 #include "daemon/policy/text/number.h"
 #include "daemon/policy/text/option.h"
+#include "daemon/policy/text/path.h"
 
 namespace egress::policy {
 
@@ -173,7 +174,37 @@ constexpr auto table = std::to_array<Row>({
      value_of<&LoginOptions::keep, [](bool keep) { return keep ? "keep" : "clear"; }>},
 });
 
+bool set_trusted_cgroup(const Option& option, const Context& context, Trusted& out) {
+    constexpr std::size_t most = 1023; // bytes, as in [egress]
+    if (!check_path(option.value, context, option.key.text, most)) {
+        return false;
+    }
+    out.cgroup = option.value.text;
+    return true;
+}
+
+constexpr auto trusted_table = std::to_array<OptionRow<Trusted>>({
+    {"cgroup", OptionRow<Trusted>::Takes::value, "/mail.slice", set_trusted_cgroup,
+     [](const Trusted& from) {
+         return from.cgroup.empty() ? OptionValues() : OptionValues{from.cgroup};
+     }},
+});
+
 } // namespace
+
+std::span<const OptionRow<Trusted>> trusted_option_table() {
+    return trusted_table;
+}
+
+bool parse_trusted_options(const Cell& cell, const Context& context, Trusted& out) {
+    return each_option(cell, context, [&](const Option& option) {
+        return set_option(option, context, trusted_option_table(), out);
+    });
+}
+
+std::string print_trusted_options(const Trusted& line) {
+    return print_options(line, trusted_option_table());
+}
 
 std::span<const OptionRow<LoginOptions>> option_table() {
     return table;

@@ -18,4 +18,9 @@ std::optional<LoginOptions> parse_options(const Cell& cell, const Context& conte
 /// The column as text; empty: no option is set.
 std::string print_options(const LoginOptions& options);
 
+/// Last column of [trusted].
+std::span<const OptionRow<Trusted>> trusted_option_table();
+bool parse_trusted_options(const Cell& cell, const Context& context, Trusted& out);
+std::string print_trusted_options(const Trusted& line);
+
 } // namespace egress::policy

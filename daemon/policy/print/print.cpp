@@ -73,8 +73,12 @@ Row columns(const Rule& rule) {
 }
 
 Row columns(const Trusted& trusted) {
-    return {print_location(trusted.location), print_type(trusted.type),
-            print_protocol(trusted.protocol), print_owner(trusted)};
+    Row row = {print_location(trusted.location), print_type(trusted.type),
+               print_protocol(trusted.protocol), print_owner(trusted)};
+    if (auto options = print_trusted_options(trusted); !options.empty()) {
+        row.push_back(std::move(options));
+    }
+    return row;
 }
 
 Row columns(const EgressRule& rule) {
@@ -152,7 +156,8 @@ std::string print(const Policy& policy) {
     }
     print_section(out, "local", rule_titles, policy.local);
     print_section(out, "remote", rule_titles, policy.remote);
-    print_section(out, "trusted", {"# location", "type", "proto", "owner"}, policy.trusted);
+    print_section(out, "trusted", {"# location", "type", "proto", "owner", "options"},
+                  policy.trusted);
     print_section(out, "egress",
                   {"# destination", "type", "proto", "owner", "program", "action", "options"},
                   policy.egress);

@@ -12,7 +12,15 @@ bool same_meaning(const Rule& a, const Rule& b) {
 
 bool same_meaning(const Trusted& a, const Trusted& b) {
     return a.location == b.location && a.type == b.type && a.protocol == b.protocol &&
-           a.owner == b.owner && a.absent_owner == b.absent_owner;
+           a.owner == b.owner && a.absent_owner == b.absent_owner && a.cgroup == b.cgroup;
+}
+
+bool is_for(const Trusted& line, const Endpoint& local, int type, int protocol) {
+    const auto& location = line.location;
+    return (!location.prefix || location.prefix->contains(local.address)) &&
+           location.port.value_or(local.port) == local.port && line.type.value_or(type) == type &&
+           line.protocol.number.value_or(protocol) == protocol &&
+           (line.protocol.family == AF_UNSPEC || line.protocol.family == local.address.family());
 }
 
 int family_of(const Location& location, const Protocol& protocol) {

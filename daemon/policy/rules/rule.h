@@ -90,7 +90,8 @@ struct Rule {
     LoginOptions options;
 };
 
-/// A line of [trusted]: this owner may report for this service without a descriptor.
+/// A line of [trusted]: this owner may report for this service without a descriptor, and with one
+/// of another network namespace.
 struct Trusted {
     Place place;
     Location location;
@@ -98,7 +99,11 @@ struct Trusted {
     Protocol protocol;
     std::optional<std::uint32_t> owner;
     std::string absent_owner; ///< as in Rule
+    std::string cgroup;       ///< only from processes in it or below; empty: from all
 };
+
+/// True if the line is for reports of this service.
+bool is_for(const Trusted& line, const Endpoint& local, int type, int protocol);
 
 /// The lines of [settings]: settings without an option of the daemon.
 struct Settings {

@@ -1,12 +1,15 @@
 #include "daemon/policy/text/names.h"
 
+#include <array>
 #include <fstream>
 #include <sstream>
 #include <utility>
 
 #include <net/if.h>
+#include <sys/socket.h>
 
 #include "daemon/base/number.h"
+#include "lib/fd.h"
 
 namespace egress::policy {
 
@@ -107,6 +110,21 @@ std::uint16_t LocalNames::unprivileged_port() {
         port = usual;
     }
     return static_cast<std::uint16_t>(port);
+}
+
+bool LocalNames::tells_peers() {
+    constexpr int peer_pidfd = 77; // SO_PEERPIDFD, which the C library's headers lack
+    std::array<int, 2> ends{};
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+        return true; // not known
+    }
+    const Fd one(ends[0]);
+    const Fd other(ends[1]);
+    int pidfd = -1;
+    socklen_t length = sizeof pidfd;
+    const bool told = getsockopt(one.get(), SOL_SOCKET, peer_pidfd, &pidfd, &length) == 0;
+    const Fd peer(pidfd);
+    return told;
 }
 
 } // namespace egress::policy

@@ -36,6 +36,8 @@ class LocalNames {
     static bool interface_exists(std::string_view name);
     /// The first port that users may open now (net.ipv4.ip_unprivileged_port_start).
     static std::uint16_t unprivileged_port();
+    /// True if the kernel tells which process is at the other end of a unix socket (Linux 6.5).
+    static bool tells_peers();
 
   private:
     struct Service {
