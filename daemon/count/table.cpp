@@ -1,6 +1,7 @@
 #include "daemon/count/table.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cstring>
 
@@ -11,20 +12,6 @@ namespace egress {
 namespace {
 
 constexpr std::size_t first_index = 1024;
-
-/// Seeded, because remote hosts choose the keys: splitmix64's finaliser over the three words.
-std::uint64_t hash_of(const Key& key, std::uint64_t seed) {
-    std::array<std::uint64_t, 3> words{};
-    std::memcpy(words.data(), &key, sizeof key);
-    std::uint64_t hash = seed;
-    for (const auto word : words) {
-        hash = (hash ^ word) + 0x9e3779b97f4a7c15;
-        hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9;
-        hash = (hash ^ (hash >> 27)) * 0x94d049bb133111eb;
-        hash ^= hash >> 31;
-    }
-    return hash;
-}
 
 } // namespace
 
@@ -44,39 +31,73 @@ Moment unpack(std::int32_t seconds) {
     return seconds == never32 ? never : seconds;
 }
 
-Table::Table(std::size_t capacity) : index_(first_index, no_row), capacity_(capacity) {
+Table::Table(std::size_t capacity) : index_(first_index, no_slot), capacity_(capacity) {
     if (getrandom(&seed_, sizeof seed_, GRND_NONBLOCK) != sizeof seed_) {
         // Early boot: the remote does not know this either.
         seed_ = reinterpret_cast<std::uintptr_t>(this);
     }
 }
 
-std::size_t Table::slot_of(const Key& key) const {
-    const std::size_t mask = index_.size() - 1;
-    std::size_t slot = hash_of(key, seed_) & mask;
-    while (index_[slot] != no_row && !((*this)[index_[slot]].key == key)) {
-        slot = (slot + 1) & mask;
+/// Seeded, because remote hosts choose the keys: splitmix64's finaliser over the three words.
+std::uint64_t Table::hash_of(const Key& key) const {
+    std::array<std::uint64_t, 3> words{};
+    std::memcpy(words.data(), &key, sizeof key);
+    std::uint64_t hash = seed_;
+    for (const auto word : words) {
+        hash = (hash ^ word) + 0x9e3779b97f4a7c15;
+        hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9;
+        hash = (hash ^ (hash >> 27)) * 0x94d049bb133111eb;
+        hash ^= hash >> 31;
     }
-    return slot;
+    return hash;
+}
+
+/// Where the key stands in the index, or the empty place where it would.
+std::size_t Table::place_of(const Key& key, std::uint64_t hash) const {
+    const Slot tag = tag_of(hash);
+    std::size_t place = hash & mask();
+    while (index_[place] != no_slot) {
+        const RowId row = row_in(index_[place]);
+        if (index_[place] == (tag | row) && (*this)[row].key == key) {
+            break;
+        }
+        place = (place + 1) & mask();
+    }
+    return place;
 }
 
 RowId Table::find(const Key& key) const {
-    return index_[slot_of(key)];
+    const Slot slot = index_[place_of(key, hash_of(key))];
+    return slot == no_slot ? no_row : row_in(slot);
 }
 
-void Table::grow_index() {
-    std::vector<RowId> old(index_.size() * 2, no_row);
-    old.swap(index_);
-    for (const RowId row : old) {
-        if (row != no_row) {
-            index_[slot_of((*this)[row].key)] = row;
+/// Row by row, not place by place: the rows lie in the order in which they are read.
+void Table::resize_index(std::size_t slots) {
+    index_.assign(slots, no_slot);
+    for (RowId row = 0; row < end_; ++row) {
+        if (!(*this)[row].used) {
+            continue;
         }
+        const std::uint64_t hash = hash_of((*this)[row].key);
+        std::size_t place = hash & mask();
+        while (index_[place] != no_slot) {
+            place = (place + 1) & mask();
+        }
+        index_[place] = tag_of(hash) | row;
     }
+}
+
+void Table::reserve(std::size_t rows) {
+    const std::size_t wanted = std::min(rows, capacity_);
+    if (const std::size_t slots = std::bit_ceil(wanted * 2); slots > index_.size()) {
+        resize_index(slots);
+    }
+    heap_.reserve(wanted);
 }
 
 RowId Table::add(const Key& key) {
     if ((size_ + 1) * 2 > index_.size()) {
-        grow_index();
+        resize_index(index_.size() * 2);
     }
     RowId row = end_;
     if (!free_.empty()) {
@@ -88,9 +109,10 @@ RowId Table::add(const Key& key) {
         }
         ++end_;
     }
-    const std::size_t slot = slot_of(key);
-    assert(index_[slot] == no_row);
-    index_[slot] = row;
+    const std::uint64_t hash = hash_of(key);
+    const std::size_t place = place_of(key, hash);
+    assert(index_[place] == no_slot);
+    index_[place] = tag_of(hash) | row;
     TableRow& fresh = (*this)[row];
     const bool dirty = fresh.dirty;
     fresh = TableRow{};
@@ -109,16 +131,17 @@ void Table::remove(RowId row) {
     drop_past(row);
     drop_id(row);
     // Deletion without tombstones: the following slots of the same run move up.
-    const std::size_t mask = index_.size() - 1;
-    std::size_t hole = slot_of((*this)[row].key);
-    for (std::size_t slot = (hole + 1) & mask; index_[slot] != no_row; slot = (slot + 1) & mask) {
-        const std::size_t home = hash_of((*this)[index_[slot]].key, seed_) & mask;
-        if (((slot - home) & mask) >= ((slot - hole) & mask)) {
-            index_[hole] = index_[slot];
-            hole = slot;
+    const Key& key = (*this)[row].key;
+    std::size_t hole = place_of(key, hash_of(key));
+    for (std::size_t place = (hole + 1) & mask(); index_[place] != no_slot;
+         place = (place + 1) & mask()) {
+        const std::size_t home = hash_of((*this)[row_in(index_[place])].key) & mask();
+        if (((place - home) & mask()) >= ((place - hole) & mask())) {
+            index_[hole] = index_[place];
+            hole = place;
         }
     }
-    index_[hole] = no_row;
+    index_[hole] = no_slot;
     const bool dirty = (*this)[row].dirty;
     (*this)[row] = TableRow{};
     (*this)[row].dirty = dirty;
@@ -168,10 +191,13 @@ void Table::set_deadline(RowId row, Moment until) {
     const std::int32_t before = self.until;
     self.until = packed;
     if (self.heap == no_row) {
-        heap_.push_back(row);
-        self.heap = static_cast<std::uint32_t>(heap_.size() - 1);
+        self.heap = static_cast<std::uint32_t>(heap_.size());
+        heap_.push_back({packed, row});
         sift_up(self.heap);
-    } else if (packed < before) {
+        return;
+    }
+    heap_[self.heap].until = packed;
+    if (packed < before) {
         sift_up(self.heap);
     } else {
         sift_down(self.heap);
@@ -179,45 +205,45 @@ void Table::set_deadline(RowId row, Moment until) {
 }
 
 std::optional<RowId> Table::first_deadline() const {
-    return heap_.empty() ? std::nullopt : std::optional(heap_.front());
+    return heap_.empty() ? std::nullopt : std::optional(heap_.front().row);
 }
 
-void Table::set_heap(std::uint32_t place, RowId row) {
-    heap_[place] = row;
-    (*this)[row].heap = place;
+void Table::set_heap(std::uint32_t place, Deadline deadline) {
+    heap_[place] = deadline;
+    (*this)[deadline.row].heap = place;
 }
 
 void Table::sift_up(std::uint32_t place) {
-    const RowId row = heap_[place];
+    const Deadline moving = heap_[place];
     while (place > 0) {
         const std::uint32_t parent = (place - 1) / 2;
-        if ((*this)[heap_[parent]].until <= (*this)[row].until) {
+        if (heap_[parent].until <= moving.until) {
             break;
         }
         set_heap(place, heap_[parent]);
         place = parent;
     }
-    set_heap(place, row);
+    set_heap(place, moving);
 }
 
 void Table::sift_down(std::uint32_t place) {
-    const RowId row = heap_[place];
+    const Deadline moving = heap_[place];
     const auto size = static_cast<std::uint32_t>(heap_.size());
     while (true) {
         std::uint32_t child = place * 2 + 1;
         if (child >= size) {
             break;
         }
-        if (child + 1 < size && (*this)[heap_[child + 1]].until < (*this)[heap_[child]].until) {
+        if (child + 1 < size && heap_[child + 1].until < heap_[child].until) {
             ++child;
         }
-        if ((*this)[heap_[child]].until >= (*this)[row].until) {
+        if (heap_[child].until >= moving.until) {
             break;
         }
         set_heap(place, heap_[child]);
         place = child;
     }
-    set_heap(place, row);
+    set_heap(place, moving);
 }
 
 void Table::heap_remove(RowId row) {
@@ -226,12 +252,12 @@ void Table::heap_remove(RowId row) {
         return;
     }
     (*this)[row].heap = no_row;
-    const RowId moved = heap_.back();
+    const Deadline moved = heap_.back();
     heap_.pop_back();
-    if (moved != row) {
+    if (moved.row != row) {
         set_heap(place, moved);
         sift_up(place);
-        sift_down((*this)[moved].heap);
+        sift_down((*this)[moved.row].heap);
     }
 }
 

@@ -3,6 +3,10 @@
 // A row is 76 bytes in a chunk that never moves. An open-addressed index of row numbers finds it by
 // key, a heap orders the deadlines, and a list orders the counting rows by their last use (a full
 // table evicts the first of the list). No operation scans the rows.
+//
+// Among a million rows, each row that is touched is a cache miss, which costs more than all that is
+// computed. So the index has a part of the hash beside the number, and the heap the deadline: they
+// look at few rows but the one that is meant.
 #pragma once
 
 #include <cstdint>
@@ -74,6 +78,9 @@ class Table {
   public:
     explicit Table(std::size_t capacity);
 
+    /// Prepares for that many rows in all, as far as the capacity allows. More may come.
+    void reserve(std::size_t rows);
+
     RowId find(const Key& key) const; ///< no_row: none
     TableRow& operator[](RowId row) { return chunks_[row / chunk_rows][row % chunk_rows]; }
     const TableRow& operator[](RowId row) const {
@@ -112,17 +119,33 @@ class Table {
   private:
     static constexpr std::size_t chunk_rows = 1024;
 
-    std::size_t slot_of(const Key& key) const;
-    void grow_index();
+    /// A place of the index: a row's number in the low bits, as many as the index has, and as much
+    /// of the hash of its key as fits above. Never no_slot, as there are half as many rows.
+    using Slot = std::uint32_t;
+    static constexpr Slot no_slot = 0xffffffff;
+    /// A place of the heap.
+    struct Deadline {
+        std::int32_t until; ///< as in the row
+        RowId row;
+    };
+
+    std::uint64_t hash_of(const Key& key) const;
+    std::size_t mask() const { return index_.size() - 1; }
+    RowId row_in(Slot slot) const { return slot & static_cast<Slot>(mask()); }
+    Slot tag_of(std::uint64_t hash) const {
+        return static_cast<Slot>(hash >> 32u) & ~static_cast<Slot>(mask());
+    }
+    std::size_t place_of(const Key& key, std::uint64_t hash) const;
+    void resize_index(std::size_t slots);
     void unlink(RowId row);
     void heap_remove(RowId row);
     void sift_up(std::uint32_t place);
     void sift_down(std::uint32_t place);
-    void set_heap(std::uint32_t place, RowId row);
+    void set_heap(std::uint32_t place, Deadline deadline);
 
     std::vector<std::unique_ptr<TableRow[]>> chunks_;
-    std::vector<RowId> index_; // power of two, linear probing, at most half full
-    std::vector<RowId> heap_;
+    std::vector<Slot> index_; // power of two, linear probing, at most half full
+    std::vector<Deadline> heap_;
     std::vector<RowId> free_;
     std::unordered_map<RowId, Past> past_;
     std::unordered_map<RowId, std::string> ids_;

@@ -246,3 +246,28 @@ TEST_CASE("moments are packed into 32 bits, saturating") {
     CHECK(pack(-(Moment{1} << 40)) == -never32);
     CHECK(unpack(never32 - 1) == never32 - 1);
 }
+
+TEST_CASE("room is made for what is expected, no more than fits, and for what comes beyond it") {
+    Table table(3000);
+    for (std::uint32_t i = 0; i < 200; ++i) {
+        table.set_deadline(table.add(key_of(i)), 1000 - i);
+    }
+    for (std::uint32_t i = 0; i < 200; i += 2) {
+        table.remove(table.find(key_of(i))); // holes are no rows
+    }
+    for (const std::size_t rows : {std::size_t{0}, std::size_t{2000}, SIZE_MAX}) {
+        table.reserve(rows);
+        CHECK(table.size() == 100);
+        for (std::uint32_t i = 0; i < 200; ++i) {
+            REQUIRE((table.find(key_of(i)) != no_row) == (i % 2 == 1));
+        }
+        CHECK(table[*table.first_deadline()].until == 801);
+        CHECK(table.find(Key{}) == no_row);
+    }
+    for (std::uint32_t i = 200; i < 20'000; ++i) {
+        table.add(key_of(i));
+    }
+    for (std::uint32_t i = 199; i < 20'000; ++i) {
+        REQUIRE(table[table.find(key_of(i))].key == key_of(i));
+    }
+}
