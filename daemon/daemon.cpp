@@ -132,8 +132,9 @@ Result<> Daemon::open_store() {
         return kept;
     }
     std::size_t rows = 0;
-    auto read = env->each([&](store::Row&& row) {
-        ledger_->load(row);
+    ledger_->expect(env->rows());
+    auto read = env->each([&, now = clock_.now()](store::Row&& row) {
+        ledger_->load(row, now);
         ++rows;
         return true;
     });

@@ -155,7 +155,10 @@ class Ledger final : public TrustedReporters {
     /// The seconds that stored times are more than moments since boot; by default those of the wall
     /// clock when the ledger was made. To be set before rows are loaded.
     void set_stored_base(std::int64_t seconds) { stored_base_ = seconds; }
-    void load(const store::Row& row);
+    /// Before rows are loaded: makes room for so many.
+    void expect(std::size_t rows) { table_.reserve(rows); }
+    /// `now`: read once for all rows, as a reading costs a fifth of what a row does.
+    void load(const store::Row& row, Moment now);
     /// Moves at most `most` changes into the batch, oldest first.
     void collect(store::Batch& batch, std::size_t most);
     /// Frees memory that a burst left in the queues.
@@ -202,7 +205,7 @@ class Ledger final : public TrustedReporters {
 
   private:
     void snapshot(RowId row, store::Row& out, std::int64_t base) const;
-    Moment deadline_of(const store::Row& stored) const;
+    Moment deadline_of(const store::Row& stored, Moment now) const;
     bool proves_knock(const Report& report, const policy::Rule& rule) const;
     void count(const Key& key, const Key& block, const policy::EffectiveRule& rule,
                const Report& report);

@@ -26,14 +26,14 @@ std::int32_t packed_time(std::int64_t base, std::uint32_t stored) {
 
 /// A wrong wall clock at start (1970, no battery) must not lengthen a block: the remaining time is
 /// never more than the row's whole span.
-Moment Ledger::deadline_of(const store::Row& stored) const {
+Moment Ledger::deadline_of(const store::Row& stored, Moment now) const {
     if (stored.until == store::until_forever) {
         return never;
     }
     const std::int64_t until = stored.until;
     const std::int64_t start = stored.since != 0 ? stored.since : stored.last;
-    const std::int64_t remaining = std::min(until - stored_base_ - clock_.now(), until - start);
-    return clock_.now() + std::max<std::int64_t>(remaining, 0);
+    const std::int64_t remaining = std::min(until - stored_base_ - now, until - start);
+    return now + std::max<std::int64_t>(remaining, 0);
 }
 
 void Ledger::snapshot(RowId id, store::Row& out, std::int64_t base) const {
@@ -66,7 +66,7 @@ void Ledger::snapshot(RowId id, store::Row& out, std::int64_t base) const {
     out.reason = reasons_.text(row.reason);
 }
 
-void Ledger::load(const store::Row& stored) {
+void Ledger::load(const store::Row& stored, Moment now) {
     const Key key =
         Key::of(names_.number(stored.name), stored.address, stored.protocol, stored.port);
     if (table_.find(key) != no_row) {
@@ -83,12 +83,11 @@ void Ledger::load(const store::Row& stored) {
     row.nfail = stored.nfail;
     row.strikes = stored.strikes;
     row.stored = true;
-    row.last = std::min(packed_time(stored_base_, stored.last), pack(clock_.now()));
-    row.since = stored.since == 0
-                    ? 0
-                    : std::min(packed_time(stored_base_, stored.since), pack(clock_.now()));
+    row.last = std::min(packed_time(stored_base_, stored.last), pack(now));
+    row.since =
+        stored.since == 0 ? 0 : std::min(packed_time(stored_base_, stored.since), pack(now));
     row.reason = reasons_.number(stored.reason);
-    table_.set_deadline(id, deadline_of(stored));
+    table_.set_deadline(id, deadline_of(stored, now));
     for (const auto& [time, failures] : stored.history) {
         table_.past(id).emplace_back(packed_time(stored_base_, time), failures);
     }

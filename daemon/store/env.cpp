@@ -370,6 +370,13 @@ Result<> outcome_of(const Result<Audit>& read) {
 
 } // namespace
 
+std::size_t Env::rows() const {
+    MDB_stat stat{};
+    const auto txn = begin(env_.get(), MDB_RDONLY);
+    const bool known = txn && mdb_stat(txn->get(), handles_[TableId::rows], &stat) == 0;
+    return known ? stat.ms_entries : 0;
+}
+
 Result<> Env::each(const std::function<bool(Row&&)>& visit, const OnDamage& damage) const {
     return outcome_of(walk(TableId::rows, visitor_of(decode, visit, damage)));
 }

@@ -39,6 +39,10 @@ class Env {
     Env(Env&&) noexcept = default;
     Env& operator=(Env&&) noexcept = default;
 
+    /// Rows that each() will visit, give or take what is damaged or comes meanwhile. Not checked:
+    /// for making room, no more. 0: unknown.
+    std::size_t rows() const;
+
     using OnDamage = std::function<void(Damage&&)>;
     /// Calls `visit` for every row in key order until it returns false, and `damage` (if given) for
     /// every damaged row. After the last row, missing rows are an error.

@@ -123,8 +123,9 @@ class Disk {
         world.ledger.set_stored_base(world.clock.at_boot()); // the test may have set the clock
         auto env = store::Env::open(folder_ / "db", store::Env::Mode::read_write);
         REQUIRE(env);
+        world.ledger.expect(env->rows());
         REQUIRE(env->each([&](store::Row&& row) {
-            world.ledger.load(row);
+            world.ledger.load(row, world.clock.now());
             return true;
         }));
     }

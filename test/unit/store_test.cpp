@@ -98,12 +98,14 @@ std::unique_ptr<Store> started(const std::string& directory) {
 
 std::map<std::string, Row> rows_in(const Env& env) {
     std::map<std::string, Row> rows;
+    const auto expected = env.rows();
     const auto read = env.each([&](Row&& row) {
         rows.emplace(row.address.text(), std::move(row));
         return true;
     });
     INFO((read ? "" : read.error().text));
     REQUIRE(read);
+    CHECK(rows.size() == expected);
     return rows;
 }
 
