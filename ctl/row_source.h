@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "ctl/context.h"
+#include "daemon/store/event_row.h"
 #include "daemon/store/records.h"
 
 namespace egress::ctl {
@@ -12,5 +13,9 @@ namespace egress::ctl {
 /// does not tell it.
 Outcome<void> rows_of_daemon(const Context& context,
                              const std::function<void(store::Row&&)>& visit);
+
+/// The same for the traffic that the hooks saw. The number of damaged rows, which are left out.
+Outcome<std::uint64_t> traffic_of_daemon(const Context& context,
+                                         const std::function<void(store::EventRow&&)>& visit);
 
 } // namespace egress::ctl

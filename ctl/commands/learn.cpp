@@ -1,9 +1,12 @@
 // learn: the lines of [egress] that the traffic seen by the kernel side needs. Reads the database,
-// without the daemon.
+// without the daemon; who may not read it gets the same from the daemon.
+
+#include <cerrno>
 
 #include "ctl/commands/commands.h"
 #include "ctl/lessons.h"
 #include "ctl/out.h"
+#include "ctl/row_source.h"
 #include "ctl/values.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/protocol.h"
@@ -25,12 +28,27 @@ struct Record {
     std::uint64_t damaged = 0;         ///< rows that cannot be read
 };
 
-bool is_recent(const store::EventRow& row, std::optional<std::int64_t> since) {
-    return !since || row.last >= *since;
+/// Which rows to learn from.
+struct Wanted {
+    std::optional<std::int64_t> since; ///< wall-clock seconds
+    bool refused = false;
+};
+
+void add(Record& record, store::EventRow&& row, const Wanted& wanted) {
+    if (wanted.since && row.last < *wanted.since) {
+        return;
+    }
+    if (row.action == store::EventRow::Action::blocked && !wanted.refused) {
+        record.refused += row.count;
+    } else if ((row.flags & store::EventRow::overflow) != 0) {
+        record.unknown += row.count;
+    } else {
+        record.events += row.count;
+        record.rows.push_back(std::move(row));
+    }
 }
 
-Result<Record> read(const std::string& directory, std::optional<std::int64_t> since,
-                    bool with_refused) {
+Result<Record> read(const std::string& directory, const Wanted& wanted) {
     if (auto readable = store::probe(directory); !readable) {
         return std::unexpected(readable.error());
     }
@@ -42,17 +60,7 @@ Result<Record> read(const std::string& directory, std::optional<std::int64_t> si
     const auto damaged = [&](store::Damage&&) { ++record.damaged; };
     auto walked = env->each_event(
         [&](store::EventRow&& row) {
-            if (!is_recent(row, since)) {
-                return true;
-            }
-            if (row.action == store::EventRow::Action::blocked && !with_refused) {
-                record.refused += row.count;
-            } else if ((row.flags & store::EventRow::overflow) != 0) {
-                record.unknown += row.count;
-            } else {
-                record.events += row.count;
-                record.rows.push_back(std::move(row));
-            }
+            add(record, std::move(row), wanted);
             return true;
         },
         damaged);
@@ -60,6 +68,34 @@ Result<Record> read(const std::string& directory, std::optional<std::int64_t> si
         return std::unexpected(walked.error());
     }
     return record;
+}
+
+/// Members of the daemon's group may not read its files, but may ask it.
+Outcome<Record> read_from_daemon(const Context& context, const Wanted& wanted,
+                                 const Error& refused) {
+    Record record;
+    const auto told = traffic_of_daemon(
+        context, [&](store::EventRow&& row) { add(record, std::move(row), wanted); });
+    if (!told) {
+        auto failure = unreadable_database(refused);
+        failure.text += "; " + told.error().text;
+        return std::unexpected(std::move(failure));
+    }
+    record.damaged = *told;
+    return record;
+}
+
+Outcome<Record> record_of(const Context& context, const Arguments& arguments,
+                          const Wanted& wanted) {
+    const auto* const given = arguments.value("D");
+    auto record = read(given != nullptr ? *given : EGRESS_DB_DIR, wanted);
+    if (record) {
+        return std::move(*record);
+    }
+    const auto code = record.error().code;
+    return given == nullptr && (code == EACCES || code == EPERM)
+               ? read_from_daemon(context, wanted, record.error())
+               : std::unexpected(unreadable_database(record.error()));
 }
 
 /// "12 times, last 2026-11-22T12:00:00Z, for 9 addresses, refused by egress.conf:9:1"
@@ -145,19 +181,18 @@ void print_json(const Context& context, const std::vector<Lesson>& lessons) {
 } // namespace
 
 Exit run_learn(const Context& context, const Arguments& arguments) {
-    std::optional<std::int64_t> since;
+    Wanted wanted;
+    wanted.refused = arguments.has("refused");
     if (const auto* const text = arguments.value("since"); text != nullptr) {
         const auto time = parse_time(*text);
         if (!time) {
             return complain(context, {Exit::usage, "--since: " + time.error().text});
         }
-        since = *time == forever ? 0 : context.clock->wall() - *time;
+        wanted.since = *time == forever ? 0 : context.clock->wall() - *time;
     }
-    const auto* const given = arguments.value("D");
-    const auto record =
-        read(given != nullptr ? *given : EGRESS_DB_DIR, since, arguments.has("refused"));
+    const auto record = record_of(context, arguments, wanted);
     if (!record) {
-        return complain(context, unreadable_database(record.error()));
+        return complain(context, record.error());
     }
     if (record->damaged > 0) {
         print(context.err, "egressctl: {} rows of the record are damaged and left out\n",

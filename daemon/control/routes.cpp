@@ -8,6 +8,7 @@
 #include "daemon/control/reply.h"
 #include "daemon/control/rules.h"
 #include "daemon/control/status.h"
+#include "daemon/control/traffic.h"
 #include "daemon/control/who.h"
 
 namespace egress {
@@ -30,6 +31,7 @@ constexpr Route table[] = {
     {"POST", "/v1/forget", verbs::forget},
     {"POST", "/v1/explain", verbs::explain},
     {"POST", "/v1/explain/report", verbs::explain_report},
+    {"GET", "/v1/traffic", verbs::show_traffic},
     {"GET", "/v1/events", verbs::watch},
     {"POST", "/v1/selftest", verbs::selftest},
     {"DELETE", "/v1/selftest", verbs::end_selftest},

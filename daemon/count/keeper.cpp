@@ -106,6 +106,23 @@ void Keeper::take_outcome() {
     if (const auto outcome = store_->take_outcome()) {
         settle(*outcome);
     }
+    if (const Events events = store_->take_events()) {
+        for (const auto& done : std::exchange(event_waits_, {})) {
+            done(events);
+        }
+    }
+}
+
+bool Keeper::read_events(std::function<void(const Events&)> done) {
+    constexpr std::size_t most = 16; // each may hold the rows for as long as its reader is slow
+    if (event_waits_.size() >= most) {
+        return false;
+    }
+    event_waits_.push_back(std::move(done));
+    if (event_waits_.size() == 1) {
+        store_->ask_events();
+    }
+    return true;
 }
 
 void Keeper::settle(const store::Store::Outcome& outcome) {

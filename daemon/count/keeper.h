@@ -39,6 +39,9 @@ class Keeper {
     /// Calls `done(true)` when all changes until now are durable, `done(false)` if the next commit
     /// fails (the change stays, and is tried again).
     void when_durable(std::function<void(bool)> done);
+    using Events = std::shared_ptr<const store::Store::Events>;
+    /// Calls `done` with the counts of events in the database, soon. False: too many wait for them.
+    bool read_events(std::function<void(const Events&)> done);
     /// Writes everything that has changed, and waits for it: before the loop runs.
     Result<> flush();
     /// The same at the end, after the loop; answers all waiting callers.
@@ -74,6 +77,7 @@ class Keeper {
     };
     std::vector<Meta> metas_;                           ///< not submitted yet
     std::vector<std::function<void(bool)>> meta_waits_; ///< for the batch under way
+    std::vector<std::function<void(const Events&)>> event_waits_;
     Counters counters_;
     std::uint64_t in_batch_ = 0; ///< change number that the batch under way reaches
     std::uint64_t durable_ = 0;

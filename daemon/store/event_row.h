@@ -8,11 +8,13 @@
 //   value  1 count(be64) first last (be32 each)
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "daemon/base/address.h"
@@ -63,6 +65,14 @@ EventRow widened(EventRow row);
 EventRow overflowed(const EventRow& row);
 /// Adds the counts of another row of the same kind.
 void merge(EventRow& into, const EventRow& more);
+
+/// The flags by their names in JSON.
+inline constexpr std::array<std::pair<std::string_view, EventRow::Flag>, 5> event_flags = {
+    {{"container", EventRow::container},
+     {"wide", EventRow::wide},
+     {"nameless", EventRow::nameless},
+     {"overflow", EventRow::overflow},
+     {"audited", EventRow::audited}}};
 
 /// "ALLOWED", "BLOCKED" or "MONITOR".
 std::string_view name_of(EventRow::Action action);

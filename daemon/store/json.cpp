@@ -1,12 +1,37 @@
 #include "daemon/store/json.h"
 
 #include "daemon/base/protocol.h"
+#include "lib/utf8.h"
 
 #include <ctime>
 
+#include <fmt/format.h>
 #include <netinet/in.h>
 
 namespace egress::store {
+
+namespace {
+
+bool is_utf8(std::string_view text) {
+    while (!text.empty()) {
+        const auto character = utf8::first(text);
+        if (character.length == 0) {
+            return false;
+        }
+        text.remove_prefix(character.length);
+    }
+    return true;
+}
+
+std::string hex(std::string_view bytes) {
+    std::string out;
+    for (const char byte : bytes) {
+        out += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+    }
+    return out;
+}
+
+} // namespace
 
 nlohmann::ordered_json row_json(const Row& row) {
     const bool blocked = row.state == State::blocked;
@@ -37,6 +62,37 @@ nlohmann::ordered_json row_json(const Row& row) {
     if (!row.reason.empty()) {
         out["reason"] = row.reason;
     }
+    return out;
+}
+
+nlohmann::ordered_json event_json(const EventRow& row) {
+    nlohmann::ordered_json out;
+    out["action"] = name_of(row.action);
+    if (!row.rule.empty()) {
+        out["rule"] = row.rule;
+    }
+    out["uid"] = row.uid;
+    out["gid"] = row.gid;
+    out["exe"] = row.program;
+    if (!is_utf8(row.program)) { // else the text has other characters in place of some bytes
+        out["exe_hex"] = hex(row.program);
+    }
+    for (const auto& [name, flag] : event_flags) {
+        if ((row.flags & flag) != 0) {
+            out[std::string(name)] = true;
+        }
+    }
+    out["type"] = row.type;
+    out["protocol"] = protocol_name(row.protocol, "*");
+    if (row.address) {
+        out["addr"] = row.address->text();
+    }
+    if (row.port != 0) {
+        out["port"] = row.port;
+    }
+    out["count"] = row.count;
+    out["first"] = iso_time(row.first);
+    out["last"] = iso_time(row.last);
     return out;
 }
 

@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/store/event_row.h"
 #include "daemon/store/records.h"
 
 namespace egress::store {
@@ -14,6 +15,9 @@ namespace egress::store {
 /// Keys in the documented order, without unknown ones. The texts are as stored: dump() them with a
 /// handler that replaces invalid UTF-8.
 nlohmann::ordered_json row_json(const Row& row);
+
+/// The same of what the hooks saw.
+nlohmann::ordered_json event_json(const EventRow& row);
 
 /// counting, blocked, wanted (the firewall has not confirmed it), monitored (judged under -m, never
 /// in force) or releasing.

@@ -146,10 +146,44 @@ Store::Outcome Store::wait() {
     return take_outcome().value_or(Outcome{true, {}});
 }
 
+void Store::ask_events() {
+    {
+        const std::scoped_lock lock(mutex_);
+        events_wanted_ = true;
+    }
+    changed_.notify_all();
+}
+
+std::shared_ptr<const Store::Events> Store::take_events() {
+    const std::scoped_lock lock(mutex_);
+    return std::exchange(events_read_, nullptr);
+}
+
+/// On the writer's thread: elsewhere the map could grow meanwhile, which LMDB forbids.
+Store::Events Store::read_events() const {
+    Events out;
+    const auto row = [&](EventRow&& each) {
+        out.rows.push_back(std::move(each));
+        return true;
+    };
+    const auto read = env_.each_event(row, [&](Damage&&) { ++out.damaged; });
+    out.error = read ? "" : read.error().text;
+    return out;
+}
+
 void Store::run() {
     std::unique_lock lock(mutex_);
     while (true) {
-        changed_.wait(lock, [this] { return work_ || stop_; });
+        changed_.wait(lock, [this] { return work_ || stop_ || events_wanted_; });
+        if (!work_ && !stop_) {
+            events_wanted_ = false;
+            lock.unlock();
+            auto events = std::make_shared<const Events>(read_events());
+            lock.lock();
+            events_read_ = std::move(events);
+            wake_.ring();
+            continue;
+        }
         if (!work_) {
             return;
         }

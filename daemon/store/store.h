@@ -84,6 +84,17 @@ class Store {
     /// Waits for the current batch (at shutdown).
     Outcome wait();
 
+    /// The rows of the table of events.
+    struct Events {
+        std::vector<EventRow> rows;
+        std::uint64_t damaged = 0; ///< rows that cannot be read
+        std::string error;         ///< the reason if the table cannot be read
+    };
+    /// Has the writer read the table between two batches.
+    void ask_events();
+    /// The answer; null: not there yet. The descriptor is readable when it is.
+    std::shared_ptr<const Events> take_events();
+
     const Env& env() const { return env_; }
     const EventTable::Counters& events() const { return events_.counters(); }
     /// Number of damaged rows set aside, at the start and since.
@@ -96,6 +107,7 @@ class Store {
     static int write_entries(Transaction& txn, const Batch& batch);
     int write_others(Transaction& txn, const Batch& batch);
     void hand_over();
+    Events read_events() const;
 
     Env env_;
     EventTable events_; // the writer's
@@ -107,6 +119,8 @@ class Store {
     Batch batch_; // the writer's while work_ is set
     bool work_ = false;
     bool stop_ = false;
+    bool events_wanted_ = false;
+    std::shared_ptr<const Events> events_read_;
     std::optional<Outcome> outcome_;
     Worker worker_;
 };

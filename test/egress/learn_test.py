@@ -1,7 +1,9 @@
 """What the traffic was, in the database, and the rules that egressctl learns from it."""
 
 import json
+import os
 import pwd
+import subprocess
 
 from guarded import guarded, harness
 from harness import run, wait_for
@@ -66,6 +68,39 @@ def test_monitor_learn_apply(world):
         assert probe(guard, "tcp,10.66.0.2,80", "tcp,10.66.0.1,81", "udp,10.66.0.2,443",
                      "udp,10.66.0.1,80") == ["EPERM"] * 4
         assert probe(guard, "tcp,fd66::1,80") == ["EPERM"]
+
+
+def test_a_member_of_the_group_learns_the_same(world):
+    """Who may ask the daemon and not read its files; also of a program whose path is no UTF-8."""
+    if not os.path.isdir("/var/lib"):
+        raise harness.Skip("there is no /var/lib")
+    harness.need_reachable()
+    with open("/etc/group") as before, open(world.path("group"), "w") as file:
+        file.write("".join(line for line in before if not line.startswith("egress:")) + "egress:x:54321:\n")
+    if harness.libc.mount(world.path("group").encode(), b"/etc/group", None, 4096, None) != 0:
+        raise harness.Skip("cannot mount a file")
+    harness.mount("tmpfs", "/var/lib")
+    os.mkdir("/var/lib/egress", 0o700)
+    servers(world, 80, 443)
+    with guarded(world) as guard:
+        odd = copy_of(world, os.fsdecode(b"py\xff"))
+        guard.start(DENY, "-m", database="/var/lib/egress")
+        assert traffic(guard, copy_of(world, "py#thon")) == ["ok"] * 5
+        assert probe(guard, "tcp,10.66.0.1,80", program=odd) == ["ok"]
+        mine = wait_for(lambda: (found := json.loads(world.ctl("learn", "--json").stdout)) and len(found) >= 5 and
+                        world.ctl("learn").stdout, 60, "the lessons")
+
+        def as_user(group, *words):
+            return subprocess.run([harness.artefact("ctl/egressctl"), "-S", guard.daemon.control, "learn", *words],
+                                  capture_output=True, text=True, user=harness.NOBODY, group=group, extra_groups=[])
+        done = as_user(54321)
+        assert done.returncode == 0 and done.stdout == mine, (done, mine)
+        assert as_user(54321, "--since", "1h").stdout == mine
+        assert as_user(54321, "--json").stdout == world.ctl("learn", "--json").stdout
+        done = as_user(harness.NOBODY)
+        assert done.returncode == 3 and not done.stdout and "egress" in done.stderr, done
+        # Who names a directory wants this one, whatever the daemon has.
+        assert as_user(54321, "-D", "/var/lib/egress").returncode == 3
 
 
 def test_counts_survive(world):

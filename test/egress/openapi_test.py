@@ -104,6 +104,7 @@ def test_every_answer(world):
         ask(201, "POST", "/v1/blocks", [made, {"addr": "198.51.100.0/24"}])
         ask(409, "POST", "/v1/blocks", {"addr": "127.0.0.1"})
         ask(409, "POST", "/v1/blocks", [made, {"addr": "127.0.0.1"}])
+        ask(200, "GET", "/v1/traffic")
         ask(200, "GET", "/v1/which?addr=192.0.2.1")
         ask(400, "GET", "/v1/which?addr=nonsense")
         ask(400, "GET", "/v1/which")

@@ -1,6 +1,8 @@
 // What was seen of the traffic: rows on disk and back, bounds of the table, and of what waits.
 #include <functional>
 
+#include <poll.h>
+
 #include "core_test.h"
 #include "daemon/store/event_counts.h"
 #include "daemon/store/event_row.h"
@@ -198,6 +200,38 @@ TEST_CASE("event counts: what waits is bounded for each user, and nothing of the
         REQUIRE((*store)->wait().durable);
     }
     CHECK(sum(rows_in(folder / "db")) == sent + 1 + 10 * EventCounts::most_of_user);
+}
+
+TEST_CASE("event table: the writer reads it between two batches, while more come") {
+    const Folder folder;
+    auto env = Env::open(folder / "db", Env::Mode::read_write);
+    REQUIRE(env);
+    auto store = Store::start(std::move(*env));
+    REQUIRE(store);
+    CHECK_FALSE((*store)->take_events());
+    const auto read = [&] {
+        for (int i = 0; i < 1000; ++i) {
+            if (auto events = (*store)->take_events()) {
+                return events;
+            }
+            pollfd bell{(*store)->fd(), POLLIN, 0};
+            poll(&bell, 1, 10);
+        }
+        return std::shared_ptr<const Store::Events>();
+    };
+    for (std::uint32_t i = 1; i <= 20; ++i) {
+        Batch batch;
+        batch.count(row_of(1, i));
+        (*store)->submit(batch);
+        (*store)->ask_events(); // the batch comes first
+        REQUIRE((*store)->wait().durable);
+        const auto events = read();
+        REQUIRE(events);
+        CHECK(events->error.empty());
+        CHECK(events->damaged == 0);
+        CHECK(events->rows.size() == i);
+    }
+    (*store)->ask_events(); // nobody takes the answer
 }
 
 TEST_CASE("meta: set and deleted with a batch") {
