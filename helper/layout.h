@@ -2,12 +2,12 @@
 //
 //   table inet egress {
 //     set exempt.v4.32.pass.all { type ipv4_addr; }
-//     set egress.v4.24.drop { type ipv4_addr . inet_proto . inet_service; flags timeout; counter; }
+//     set egress.v4.24.drop { type ipv4_addr . inet_proto . inet_service; flags timeout; }
 //     chain refuse { meta l4proto tcp reject with tcp reset; reject; }
 //     chain exempt { ip saddr @exempt.v4.32.pass.all accept; }
 //     chain prerouting { type filter hook prerouting priority raw; policy accept;
 //       jump exempt
-//       ip saddr & 255.255.255.0 . meta l4proto . th dport @egress.v4.24.drop drop
+//       ip saddr & 255.255.255.0 . meta l4proto . th dport @egress.v4.24.drop counter drop
 //     }
 //   }
 //

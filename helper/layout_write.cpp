@@ -14,6 +14,7 @@
 #include <linux/netfilter/nf_tables.h>
 #include <netinet/in.h>
 
+#include "helper/counters.h"
 #include "helper/elements.h"
 #include "helper/exempt.h"
 #include "helper/layout.h"
@@ -90,6 +91,7 @@ class Rule {
         nftnl_expr_set_u32(expression, NFTNL_EXPR_LOOKUP_SREG, reg);
         nftnl_expr_set_str(expression, NFTNL_EXPR_LOOKUP_SET, set.c_str());
     }
+    void count() { append("counter"); }
     void verdict(int code, const char* chain = nullptr) {
         nftnl_expr* const expression = append("immediate");
         nftnl_expr_set_u32(expression, NFTNL_EXPR_IMM_DREG, NFT_REG_VERDICT);
@@ -128,6 +130,10 @@ class Rule {
     std::unique_ptr<nftnl_rule, void (*)(const nftnl_rule*)> rule_{nftnl_rule_alloc(),
                                                                    nftnl_rule_free};
 };
+
+bool is_block(const SetId& set) {
+    return set.action == Action::drop || set.action == Action::reject;
+}
 
 /// Ends a rule with what happens to a packet that the set has.
 void put_verdict(Rule& rule, Action action) {
@@ -170,6 +176,9 @@ void put_set_rule(Batch& batch, const char* chain, const SetId& set, const std::
         rule.payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, next++);
     }
     rule.lookup(key, name);
+    if (is_block(set)) {
+        rule.count();
+    }
     put_verdict(rule, set.action);
     rule.comment(name);
     rule.put(batch, owner);
@@ -226,10 +235,6 @@ void put_refuse_chain(Batch& batch, int owner) {
     unreachable.put(batch, owner);
 }
 
-bool is_block(const SetId& set) {
-    return set.action == Action::drop || set.action == Action::reject;
-}
-
 void put_empty_set(Batch& batch, const SetId& set, const std::string& name, int owner) {
     const auto made = make_nftnl(nftnl_set_alloc(), nftnl_set_free);
     nftnl_set_set_str(made.get(), NFTNL_SET_TABLE, table_name);
@@ -240,7 +245,7 @@ void put_empty_set(Batch& batch, const SetId& set, const std::string& name, int 
     nftnl_set_set_u32(made.get(), NFTNL_SET_KEY_TYPE, key_type(set));
     nftnl_set_set_u32(made.get(), NFTNL_SET_KEY_LEN, key_size(set));
     nftnl_set_set_u32(made.get(), NFTNL_SET_ID, static_cast<std::uint32_t>(batch.size()));
-    if (is_block(set)) {
+    if (is_block(set) && counts_packets(set.name)) {
         // The kernel gives every element a counter of its own.
         nftnl_set_add_expr(made.get(), nftnl_expr_alloc("counter"));
     }

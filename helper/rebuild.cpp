@@ -13,8 +13,8 @@ namespace egress::helper {
 
 namespace {
 
-/// A piece takes the kernel some 10 ms: for so long a new block may have to wait.
-constexpr std::size_t most_in_piece = 4096;
+/// A piece takes the kernel some 5 ms: for so long a new block may have to wait.
+constexpr std::size_t most_in_piece = 2048;
 /// Commits of others that may come before a piece. A refusal for that costs nearly nothing.
 constexpr int most_attempts = 256;
 

@@ -72,7 +72,10 @@ PerEvent::Job* PerEvent::change(HelperRequest request, const Element& element,
 
 /// Null: the process could not be started, and the handler knows.
 PerEvent::Job* PerEvent::run(HelperRequest request, const std::vector<std::string>& words,
-                             const std::vector<std::string>& environment) {
+                             std::vector<std::string> environment) {
+    for (auto& each : helper_environment()) {
+        environment.push_back(std::move(each));
+    }
     auto job = std::make_unique<Job>();
     Job* const raw = job.get();
     raw->request = std::move(request);

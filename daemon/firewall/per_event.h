@@ -61,7 +61,7 @@ class PerEvent {
 
     Job* change(HelperRequest request, const Element& element, const std::string& id);
     Job* run(HelperRequest request, const std::vector<std::string>& words,
-             const std::vector<std::string>& environment);
+             std::vector<std::string> environment);
     void conclude(const Job& job, int status);
     void ended(std::uint64_t number, int status);
 

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <ctime>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <fmt/format.h>
 #include <sys/wait.h>
@@ -39,6 +41,13 @@ inline std::string_view handle_of(std::string_view text) {
     constexpr std::size_t most = 255;
     const auto plain = [](char c) { return c > 0x20 && c < 0x7f; };
     return text.size() <= most && std::ranges::all_of(text, plain) ? text : std::string_view();
+}
+
+/// What helpers get of the daemon's own environment: "NAME=value" entries.
+inline std::vector<std::string> helper_environment() {
+    const char* const counters = std::getenv("EGRESS_COUNTERS");
+    return counters == nullptr ? std::vector<std::string>{}
+                               : std::vector{fmt::format("EGRESS_COUNTERS={}", counters)};
 }
 
 /// How a child ended, in words.

@@ -19,7 +19,7 @@ Serve::Serve(sd_event* event, Reaper& reaper, Handlers handlers)
     : event_(event), reaper_(reaper), handlers_(std::move(handlers)) {}
 
 Result<> Serve::start(const std::string& helper) {
-    auto child = Child::spawn(event_, reaper_, {helper, "serve"}, {},
+    auto child = Child::spawn(event_, reaper_, {helper, "serve"}, helper_environment(),
                               {[this](std::string_view line) { on_line(line); },
                                [this](const std::string& why) { broken(why); },
                                [this](int status) { broken(end_of(status)); }});

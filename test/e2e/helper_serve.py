@@ -22,10 +22,11 @@ def event(*arguments, **environment):
 class Serve:
     """`egress-helper serve`. Every wait is for a line, and bounded."""
 
-    def __init__(self, hello=HELLO, **environment):
+    def __init__(self, hello=HELLO, clear=(), **environment):
+        kept = {k: v for k, v in free_environment().items() if k not in clear}
         self.child = subprocess.Popen([helper(), "serve"], stdin=subprocess.PIPE,
                                       stdout=subprocess.PIPE, bufsize=0,
-                                      env={**free_environment(), **environment})
+                                      env={**kept, **environment})
         self.buffer = b""
         self.next_id = 0
         self.changed = 0  # how often it said that another program changed the table

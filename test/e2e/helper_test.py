@@ -287,6 +287,20 @@ def test_nft_prints_what_was_made_and_reads_it_back(world):
     assert len(serve.items("9lives")) == 20
 
 
+def test_elements_count_packets_where_that_is_wanted(world):
+    for names, counting in ((None, ()), ("", ()), ("*", ("a", "b")), ("b", ("b",)), ("x,b", ("b",)),
+                            ("b*", ())):
+        environment = {} if names is None else {"EGRESS_COUNTERS": names}
+        serve = Serve(clear=["EGRESS_COUNTERS"], **environment)
+        for name in ("a", "b"):
+            serve.ok(f"add {name} tcp 192.0.2.1 32 22 600 drop")
+            made = nft("list", "set", "inet", "egress", f"{name}.v4.32.drop")
+            assert ("counter" in made) == (name in counting), (names, made)
+            assert serve.items(name)[0].endswith(" drop 0")
+        assert table().count("@a.v4.32.drop counter packets 0 bytes 0 drop") == 1
+        nft("flush ruleset")
+
+
 def test_a_deleted_table_is_made_again(world):
     serve = Serve()
     serve.ok("add egress tcp 192.0.2.1 32 22 600 reject")

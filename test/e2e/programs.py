@@ -84,6 +84,7 @@ def free_environment():
                    if k not in ("LD_PRELOAD", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID",
                                 "WATCHDOG_USEC", "JOURNAL_STREAM")}
     environment["LC_ALL"] = "C.UTF-8"
+    environment["EGRESS_COUNTERS"] = "*"  # packets that were dropped show that a block works
     return environment
 
 
