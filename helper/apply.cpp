@@ -1,5 +1,6 @@
 // Table::apply: many changes in one transaction, without those that the kernel refuses.
 #include <algorithm>
+#include <cerrno>
 #include <numeric>
 
 #include <linux/netfilter/nf_tables.h>
@@ -15,6 +16,11 @@ int owner_of_set(std::size_t change) {
     return Batch::shared - 1 - static_cast<int>(change);
 }
 
+bool too_large(const Outcome& outcome) {
+    const int code = outcome.refusals.front().code;
+    return code == ENOBUFS || code == EMSGSIZE || code == ENOMEM;
+}
+
 } // namespace
 
 /// The remaining work of a call to apply().
@@ -23,6 +29,7 @@ struct Table::Round {
     std::span<Result<>> results;
     std::vector<std::size_t> todo;
     std::vector<Lifetime> lifetimes; ///< of todo, counters filled in
+    bool alone = false; ///< each change has messages of its own, so that the kernel can blame it
 
     void refuse(std::size_t change, const Error& error) {
         results[change] = std::unexpected(error);
@@ -142,13 +149,46 @@ Result<> Table::read_counters(Round& round) {
     return {};
 }
 
+/// Writes the adds from `first` on that belong into one set, if that is all they need: many in a
+/// message cost the kernel less. Returns their number.
+std::size_t Table::write_run(Batch& batch, const Round& round, std::size_t first) {
+    const auto change = [&](std::size_t i) -> const Change& {
+        return round.changes[round.todo[i]];
+    };
+    const auto set_for = [](const Change& each) {
+        return set_of(each.name, each.block.target, each.block.action);
+    };
+    const SetId set = set_for(change(first));
+    SetId other = set;
+    other.action = set.action == Action::drop ? Action::reject : Action::drop;
+    const auto in_use = turns(set);
+    const std::string name = set_name(in_use.front());
+    if (!renews_ || !change(first).add || in_use.size() > 1 || !fits(name) ||
+        layout_.sets.contains(set_name(layout_.placed(other)))) {
+        return 0;
+    }
+    put_set(batch, layout_, in_use.front(), Batch::shared);
+    ElementWriter writer(batch, NFT_MSG_NEWSETELEM, name);
+    std::size_t next = first;
+    for (; next < round.todo.size() && change(next).add && set_for(change(next)) == set; ++next) {
+        const Lifetime lifetime{change(next).block.seconds, renews_, 0, 0};
+        writer.put(change(next).block.target, &lifetime);
+    }
+    return next - first;
+}
+
 void Table::write(Batch& batch, Round& round) {
     const auto adds = [&](std::size_t change) { return round.changes[change].add; };
     if (std::ranges::any_of(round.todo, adds)) {
         put_base(batch, layout_);
         write_exemptions(batch);
     }
-    for (std::size_t i = 0; i < round.todo.size(); ++i) {
+    std::size_t together = 0;
+    for (std::size_t i = 0; i < round.todo.size(); i += std::max<std::size_t>(together, 1)) {
+        together = round.alone ? 0 : write_run(batch, round, i);
+        if (together > 0) {
+            continue;
+        }
         const std::size_t index = round.todo[i];
         const Change& change = round.changes[index];
         if (!change.add) {
@@ -170,8 +210,8 @@ void Table::write(Batch& batch, Round& round) {
 /// If the kernel refuses the batch for its size, two smaller ones may pass.
 void Table::halve(Round& round) {
     const auto middle = round.todo.begin() + static_cast<std::ptrdiff_t>(round.todo.size() / 2);
-    Round first{round.changes, round.results, {round.todo.begin(), middle}, {}};
-    Round second{round.changes, round.results, {middle, round.todo.end()}, {}};
+    Round first{round.changes, round.results, {round.todo.begin(), middle}, {}, round.alone};
+    Round second{round.changes, round.results, {middle, round.todo.end()}, {}, round.alone};
     run(first);
     run(second);
     round.todo.clear();
@@ -202,10 +242,11 @@ void Table::run(Round& round) {
                 }
             }
             round.todo.clear();
+        } else if (!outcome->stale && !round.alone && !too_large(*outcome)) {
+            round.alone = true;
         } else if (!outcome->stale && !round.refuse_blamed(*outcome)) {
             const int code = outcome->refusals.front().code;
-            const bool large = code == ENOBUFS || code == EMSGSIZE || code == ENOMEM;
-            if (large && round.todo.size() > 1) {
+            if (too_large(*outcome) && round.todo.size() > 1) {
                 return halve(round);
             }
             return round.refuse_all(
@@ -217,7 +258,7 @@ void Table::run(Round& round) {
 
 std::vector<Result<>> Table::apply(std::span<const Change> changes) {
     std::vector<Result<>> results(changes.size());
-    Round round{changes, results, std::vector<std::size_t>(changes.size()), {}};
+    Round round{changes, results, std::vector<std::size_t>(changes.size()), {}, false};
     std::iota(round.todo.begin(), round.todo.end(), std::size_t{0});
     run(round);
     return results;

@@ -100,6 +100,7 @@ class Table {
     void halve(Round& round);
     Result<> read_counters(Round& round);
     void write(Batch& batch, Round& round);
+    std::size_t write_run(Batch& batch, const Round& round, std::size_t first);
     void write_add(Batch& batch, const Change& change, Lifetime lifetime, int owner);
     void write_rem(Batch& batch, const Change& change, int owner);
     void write_gone_if_there(Batch& batch, const std::string& set, const Target& target, int owner);
