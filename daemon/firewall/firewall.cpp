@@ -20,6 +20,7 @@ constexpr std::int64_t most_backoff_ms = 30'000;
 constexpr std::int64_t same_change_ms = 1000;
 constexpr int most_changes = 50; ///< that a helper may report in a second; ours reports ten
 constexpr std::size_t most_ahead = 256 * 1024; // bytes of a sync that a new block must wait for
+constexpr std::size_t most_first = 4096;       // blocks
 constexpr RowId rows_per_turn = 10'000;        // to confirm
 // Beyond it a list takes the kernel seconds, in a time that grows with the square of the size.
 constexpr std::size_t most_listed = 50'000;
@@ -316,11 +317,31 @@ void Firewall::begin_sync() {
     enter(State::syncing);
     reconcile_wanted_ = false;
     sync_failed_ = false;
-    feed_.drop(); // the sync sends everything
+    choose_first();
     apart_.clear();
     apart_rows_.clear();
     send_exemptions();
     next_sync();
+}
+
+/// The sync sends everything. Beside many blocks the few that came since the start do not wait for
+/// that: they stay in the feed.
+void Firewall::choose_first() {
+    std::vector<Key> few;
+    while (ledger_.blocked() > rows_per_interval && few.size() < most_first) {
+        const auto key = feed_.next();
+        if (!key) {
+            break;
+        }
+        few.push_back(*key);
+    }
+    if (few.size() == most_first) {
+        few.clear();
+    }
+    feed_.drop();
+    for (const Key& key : few) {
+        feed_.add(key);
+    }
 }
 
 void Firewall::next_sync() {

@@ -91,6 +91,7 @@ class Firewall {
     void list_names();
     void list_next();
     void begin_sync();
+    void choose_first();
     void next_sync();
     void stream_sync();
     void synced();

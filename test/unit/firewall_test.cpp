@@ -184,6 +184,16 @@ TEST_CASE("serve: beside very many blocks nothing is listed, and all are confirm
     CHECK_FALSE(world.has_asked(" list "));
     CHECK(world.has_asked(" elem tcp 10.0.195.80 32 22 "));
     CHECK_FALSE(world.has_asked("192.0.2.50"));
+    // A block that comes while the next helper starts does not wait for the list of all.
+    const std::size_t before = world.asked().size();
+    world.firewall->start();
+    world.report("192.0.2.51", Action::abusive);
+    REQUIRE(world.until_in_force(many + 1));
+    REQUIRE(world.until_state(Firewall::State::serving));
+    const std::string asked = world.asked().substr(before);
+    const auto add = asked.find(" add egress tcp 192.0.2.51 32 22 ");
+    CHECK(add != std::string::npos);
+    CHECK(add < asked.find(" end\n", asked.find(" sync egress\n")));
 }
 
 TEST_CASE("serve: a new block does not wait for the end of a sync, a removal does") {
