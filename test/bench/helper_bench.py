@@ -5,9 +5,11 @@ usage: helper_bench.py PATH-TO-egress-helper [ELEMENTS]      (root; everything i
 
 Prints, and judges nothing: latency of single adds through `serve`, a burst of 1,000 adds in one
 write, a sync of ELEMENTS (100,000) into an empty firewall, the same sync again, one with a tenth
-changed, a list; and as the floor the same elements loaded by nft -f into such a set.
+changed, a list; a new helper that makes the set anew, with the delay of new blocks meanwhile; and as
+the floor the same elements loaded by nft -f into such a set.
 """
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -105,11 +107,52 @@ def bench(helper, count):
     serve.child.wait()
 
 
+def pieces(text, size=16384):
+    """The text in pieces of about that size that end with a line."""
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start + size) + 1 or len(text)
+        yield text[start:end]
+        start = end
+
+
+def anew(helper, count):
+    """A helper that knows nothing of the set in force: time of its sync, and of adds meanwhile."""
+    Serve(helper).ask(sync("big", 0, count), 1)
+    serve = Serve(helper)
+    out, back = serve.child.stdin.fileno(), serve.child.stdout.fileno()
+    os.set_blocking(out, False)
+    rest = pieces(sync("big", 0, count))
+    queue, delays, asked = next(rest), [], None
+    begun = time.perf_counter()
+    while b"\n7 ok" not in b"\n" + serve.buffer:
+        readable, writable, _ = select.select([back], [out] if queue else [], [], 0.01)
+        if writable:
+            queue = queue[os.write(out, queue):]
+        if readable:
+            serve.buffer += os.read(back, 1 << 16)
+            if asked and f"\n{len(delays) + 100} ok\n".encode() in b"\n" + serve.buffer:
+                delays.append(time.perf_counter() - asked)
+                asked = None
+        if not queue:
+            queue = next(rest, b"")
+            if not asked:
+                n = len(delays)
+                queue = f"{n + 100} add big tcp 198.51.{n >> 8}.{n & 255} 32 22 60 drop\n".encode() + queue
+                asked = time.perf_counter()
+    spent = time.perf_counter() - begun
+    print(f"a new helper makes {count:,} anew                   {spent * 1e3:9.1f} ms")
+    print(f"{len(delays):5} single adds meanwhile, p50 / p99 / max    "
+          + " ".join(f"{percentile(delays, part):9.1f}" for part in (0.5, 0.99, 1)) + " us")
+    serve.child.stdin.close()
+    serve.child.wait()
+
+
 def floor(count):
     elements = ",\n".join(f"{address(i)} . tcp . 22 timeout 3600s" for i in range(count))
     with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
         file.write("table inet floor { set s { type ipv4_addr . inet_proto . inet_service; "
-                   "flags timeout; counter; elements = {" + elements + "}; }; }\n")
+                   "flags timeout; elements = {" + elements + "}; }; }\n")
         file.flush()
         timed(f"floor: nft -f with {count:,}",
               lambda: subprocess.run(["nft", "-f", file.name], check=True).returncode)
@@ -133,4 +176,5 @@ if __name__ == "__main__":
         os.execvp("unshare", ["unshare", "-n", "--kill-child", "-f", sys.executable] + sys.argv)
     size = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
     bench(os.path.abspath(sys.argv[1]), size)
+    anew(os.path.abspath(sys.argv[1]), size)
     floor(size)

@@ -4,7 +4,7 @@
 usage: system.py BUILD-DIR [--quick] [--only PART,...] [--dir DIR] [--json FILE]
 
 Needs root. Everything runs in network and mount namespaces of its own; the database lies below
-DIR (/var/tmp), which must be on a disk. Parts: reports latency storm start. Prints, judges nothing.
+DIR (/var/tmp), which must be on a disk. Parts: reports latency storm beside start. Prints, judges nothing.
 """
 import argparse
 import json
@@ -83,6 +83,14 @@ class Daemon:
     def in_force(self):
         return self.wait("all blocks in force", lambda s: s["not_in_force"] == 0
                          and s["helper"]["pending"] == 0 and s["helper"]["state"] == "serving")
+
+    def put_back(self):
+        """What the log says of changes by other programs."""
+        return [line.split("table: ")[-1] for line in (self.dir / "log").read_text().splitlines()
+                if "put back" in line]
+
+    def serves(self):
+        return self.status()["helper"]["pending"] == 0
 
     def load(self, *words):
         run = subprocess.run([self.load_program, *map(str, words)], env=self.env, check=True,
@@ -198,7 +206,7 @@ def quantiles(out):
 def latency(args):
     count = 300 if args.quick else 2_000
     subprocess.run(["nft", "add table inet floor; add set inet floor s { type ipv4_addr . "
-                    "inet_proto . inet_service; flags timeout; counter; }"], check=True)
+                    "inet_proto . inet_service; flags timeout; }"], check=True)
     daemon = Daemon(args.build, args.work)
     daemon.in_force()
     daemon.load("idle", BLOCKING, 15_000_000, 10)  # makes the table and the set
@@ -231,7 +239,7 @@ def nft_floor(args, count):
                        for i in range(count))
     file = args.work / "floor.nft"
     file.write_text("table inet floor { set s { type ipv4_addr . inet_proto . inet_service; "
-                    "flags timeout; counter; elements = {" + lines + "}\n}\n}\n")
+                    "flags timeout; elements = {" + lines + "}\n}\n}\n")
     begun = time.monotonic()
     subprocess.run(["nft", "-f", file], check=True)
     spent = time.monotonic() - begun
@@ -269,6 +277,37 @@ def storm(args):
     say("nft floor", f"floor: nft -f with {count:,} elements", f"{nft_floor(args, count):.3f} s")
 
 
+def beside(args):
+    """Starts beside blocks in force, after a crash; an emptied firewall; a restore."""
+    for count in (10_000, 100_000) if args.quick else (100_000, 400_000, 1_000_000):
+        daemon = Daemon(args.build, args.work)
+        daemon.in_force()
+        daemon.measured("handle", STORM, 0, count)
+        daemon.in_force()
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon = Daemon(args.build, args.work, fresh=False)
+        new = daemon.load("idle", BLOCKING, 8_000_000, 20)
+        early = daemon.status()["not_in_force"] > 0 or not daemon.serves()
+        spent = daemon.in_force() - daemon.begun
+        say(f"beside {count}", f"start beside {count:,} blocks after a crash: exec -> all confirmed",
+            f"{spent:.3f} s, {elements():,} elements")
+        say(f"new beside {count}", "report -> element in force "
+            + ("meanwhile" if early else "(it had ended before)"), quantiles(new))
+        before = daemon.put_back()
+        flush_firewall()
+        daemon.wait("the firewall closed again", lambda _: len(daemon.put_back()) > len(before))
+        say(f"emptied {count}", "nft flush ruleset", daemon.put_back()[-1])
+        daemon.stop()
+        flush_firewall()
+        daemon = Daemon(args.build, args.work, "-r", fresh=False)
+        spent = daemon.in_force() - daemon.begun
+        say(f"restore {count}", f"restore of {count:,} blocks: exec -> all in force",
+            f"{spent:.3f} s")
+        daemon.stop()
+        flush_firewall()
+
+
 def start(args):
     rows = 100_000 if args.quick else 1_000_000
     daemon = Daemon(args.build, args.work)
@@ -281,7 +320,7 @@ def start(args):
         daemon.stop()
 
 
-PARTS = {"reports": reports, "latency": latency, "storm": storm, "start": start}
+PARTS = {"reports": reports, "latency": latency, "storm": storm, "beside": beside, "start": start}
 
 
 def main():
