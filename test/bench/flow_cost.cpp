@@ -4,23 +4,27 @@
 //
 // usage: flow_cost CALL GUARDED OUTSIDE ADDRESSES [BATCHES]
 //   CALL       connect, sendto (unconnected), send (connected), all UDP over IPv4;
-//              raw (sendto on a raw socket)
+//              raw (sendto on a raw socket);
+//              receive, echo: a datagram to the socket, received; and answered (two more calls);
+//              tcp: a byte to an accepted connection, received. The other end is outside.
 //   GUARDED, OUTSIDE   directories of cgroups
 //   ADDRESSES  a file with one IPv4 address per line, used in turn
-// Prints, in nanoseconds a call, medians over the batches: outside, guarded, difference; and the
-// quartiles of the difference.
+// Prints, in nanoseconds of processor time a call, medians over the batches: outside, guarded,
+// difference; and the quartiles of the difference.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <fstream>
+#include <map>
 #include <string>
 #include <vector>
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -69,10 +73,85 @@ std::vector<sockaddr_in> read_addresses(const char* path) {
     return out;
 }
 
-enum class Call { connect, sendto, send, raw };
+enum class Call { connect, sendto, send, raw, receive, echo, tcp };
 
-double batch(Call call, int fd, const std::vector<sockaddr_in>& to, std::size_t& at) {
-    const auto begin = std::chrono::steady_clock::now();
+bool receives(Call call) {
+    return call == Call::receive || call == Call::echo || call == Call::tcp;
+}
+
+/// A socket that is measured, and for what is received the one that sends to it.
+struct Ends {
+    int measured = -1;
+    int peer = -1;
+    sockaddr_in address{}; ///< of the measured one
+};
+
+/// On the loopback device, at any port.
+Ends bound(int type) {
+    Ends out;
+    out.measured = socket(AF_INET, type | SOCK_CLOEXEC, 0);
+    out.address.sin_family = AF_INET;
+    out.address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof out.address;
+    auto* const address = reinterpret_cast<sockaddr*>(&out.address);
+    if (out.measured < 0 || bind(out.measured, address, size) < 0 ||
+        getsockname(out.measured, address, &size) < 0) {
+        die("bind");
+    }
+    return out;
+}
+
+/// `cgroup` gets the end that is measured, `outside` the other.
+Ends receiver(Call call, const std::string& cgroup, const std::string& outside) {
+    const int type = call == Call::tcp ? SOCK_STREAM : SOCK_DGRAM;
+    enter(cgroup);
+    Ends out = bound(type);
+    if (call == Call::tcp && listen(out.measured, 1) < 0) {
+        die("listen");
+    }
+    enter(outside);
+    out.peer = bound(type).measured;
+    if (connect(out.peer, reinterpret_cast<const sockaddr*>(&out.address), sizeof out.address) <
+        0) {
+        die("connect");
+    }
+    enter(cgroup);
+    if (call == Call::tcp) {
+        const int on = 1;
+        out.measured = accept(out.measured, nullptr, nullptr);
+        setsockopt(out.peer, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    return out;
+}
+
+/// One message to the measured socket, and back from it for `echo`.
+long pass(Call call, const Ends& ends) {
+    char byte = 0;
+    sockaddr_in from{};
+    socklen_t size = sizeof from;
+    auto* const address = reinterpret_cast<sockaddr*>(&from);
+    if (send(ends.peer, "x", 1, 0) != 1 ||
+        recvfrom(ends.measured, &byte, 1, 0, address, &size) != 1) {
+        return -1;
+    }
+    if (call == Call::echo && (sendto(ends.measured, "x", 1, 0, address, size) != 1 ||
+                               recv(ends.peer, &byte, 1, 0) != 1)) {
+        return -1;
+    }
+    return 0;
+}
+
+/// Nanoseconds of processor time, which other processes on the machine change little. What arrives
+/// on the loopback device is received in the sender's time.
+double used() {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
+
+double batch(Call call, const Ends& ends, const std::vector<sockaddr_in>& to, std::size_t& at) {
+    const int fd = ends.measured;
+    const double begin = used();
     for (int i = 0; i < per_batch; ++i) {
         const auto* address = reinterpret_cast<const sockaddr*>(&to[at]);
         at = at + 1 == to.size() ? 0 : at + 1;
@@ -88,14 +167,23 @@ double batch(Call call, int fd, const std::vector<sockaddr_in>& to, std::size_t&
         case Call::send:
             done = send(fd, "x", 1, 0);
             break;
+        case Call::receive:
+        case Call::echo:
+        case Call::tcp:
+            done = pass(call, ends);
+            break;
         }
         if (done < 0 && errno != ECONNREFUSED && errno != EPERM && errno != EAGAIN) {
             die("call");
         }
     }
-    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
-    return took.count() / per_batch;
+    return (used() - begin) / per_batch;
 }
+
+const std::map<std::string, Call> calls = {
+    {"connect", Call::connect}, {"sendto", Call::sendto}, {"send", Call::send}, {"raw", Call::raw},
+    {"receive", Call::receive}, {"echo", Call::echo},     {"tcp", Call::tcp},
+};
 
 double at_share(std::vector<double> values, double share) {
     const auto which = static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1));
@@ -106,25 +194,25 @@ double at_share(std::vector<double> values, double share) {
 } // namespace
 
 int main(int argc, char** argv) {
-    if (argc < 5) {
-        std::fprintf(
-            stderr,
-            "usage: flow_cost connect|sendto|send|raw GUARDED OUTSIDE ADDRESSES [BATCHES]\n");
+    if (argc < 5 || !calls.contains(argv[1])) {
+        std::fprintf(stderr, "usage: flow_cost connect|sendto|send|raw|receive|echo|tcp GUARDED "
+                             "OUTSIDE ADDRESSES [BATCHES]\n");
         return 2;
     }
-    const std::string name = argv[1];
-    const Call call = name == "connect"  ? Call::connect
-                      : name == "sendto" ? Call::sendto
-                      : name == "raw"    ? Call::raw
-                                         : Call::send;
+    const Call call = calls.at(argv[1]);
     const auto addresses = read_addresses(argv[4]);
     const int batches = argc > 5 ? std::atoi(argv[5]) : 400;
-    enter(argv[3]);
-    const int outside = make_socket(call == Call::raw);
-    enter(argv[2]);
-    const int guarded = make_socket(call == Call::raw);
+    const auto make = [&](const char* cgroup) {
+        if (receives(call)) {
+            return receiver(call, cgroup, argv[3]);
+        }
+        enter(cgroup);
+        return Ends{make_socket(call == Call::raw), -1, {}};
+    };
+    const Ends outside = make(argv[3]);
+    const Ends guarded = make(argv[2]);
     if (call == Call::send) {
-        for (const int fd : {outside, guarded}) {
+        for (const int fd : {outside.measured, guarded.measured}) {
             if (connect(fd, reinterpret_cast<const sockaddr*>(&addresses[0]), sizeof(sockaddr_in)) <
                 0) {
                 die("connect");

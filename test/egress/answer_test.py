@@ -104,6 +104,26 @@ def test_connected_for_one_client(world):
         assert agent(f"sent(c, {client.name!r})") == 4
 
 
+def test_many_in_turn(world):
+    """The hook keeps whom the last datagram came from: others in between are noted as well."""
+    clients = [Client(address) for address in ("10.66.0.1", "10.66.0.1", "127.0.0.1", "fd66::1")]
+    optional = Client("10.66.0.1")
+    optional.socket.setsockopt(socket.IPPROTO_IP, 4, bytes([1] * 4))  # IP_OPTIONS: the ports come later
+    with guarded(world) as guard:
+        agent = served(guard)
+        for turn in range(12):
+            client = [*clients, optional][turn * 3 % 5]
+            for _ in range(turn % 3 + 1):
+                client.ask(client.name[0], 5300)
+                agent("peer = asked(s)")
+            assert agent("s.sendto(b'answer', peer)") == 6, (turn, client.name)
+            assert client.answer() == b"answer"
+            assert agent("s.sendto(b'x', (peer[0], peer[1] ^ 1))") == "EPERM"
+        for client in (*clients, optional):
+            name = client.name if ":" in client.name[0] else ("::ffff:" + client.name[0], client.name[1])
+            assert agent(f"s.sendto(b'answer', {name!r})") == 6 and client.answer() == b"answer", name
+
+
 def test_another_socket_on_the_port(world):
     clients = [Client("10.66.0.1") for _ in range(40)]
     with guarded(world) as guard:

@@ -16,7 +16,11 @@
 #include "socket.h"
 #include "verdict.h"
 
-#define EGRESS_ANSWER_TIME (30 * EGRESS_SECOND)
+/* The same peer is noted again after an eighth of a second, which is added to the 30. */
+#define EGRESS_ANSWER_TIME (30 * EGRESS_SECOND + EGRESS_SECOND / 8)
+#define EGRESS_NOTED_TICKS (trust_ticks / 8)
+/* A socket that has spoken to its peer need not look again, for less than EGRESS_ANSWER_TIME. */
+#define EGRESS_SPOKEN_TICKS (trust_ticks * 8)
 /* A user's sockets share a part, so that another user can flood only that one, or one of 64. */
 #define EGRESS_ANSWER_PARTS 64
 #define EGRESS_ANSWER_SETS 2048 /* in a part */
@@ -42,12 +46,21 @@ struct {
     __type(value, struct egress_answers);
 } answers SEC(".maps");
 
-/* By socket: when it last received what may be answered. Others pay for one look-up. */
+/* By socket that received what may be answered; others pay for one look-up. CPUs may write parts of
+ * it at once: then a peer is noted again, or an eighth of a second later. */
+struct egress_answering {
+    __u64 last;  /* when, boot clock */
+    __u64 ticks; /* the same in kernel ticks, and from whom: many datagrams come from one peer */
+    __u64 address[2];
+    __u32 port;
+    __u32 zero;
+};
+
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
-    __type(value, __u64);
+    __type(value, struct egress_answering);
 } answering SEC(".maps");
 
 enum egress_peer_act {
@@ -131,8 +144,8 @@ EGRESS_INLINE void take_socket(struct egress_peer* peer, struct bpf_sock* sk, __
 
 /* Whether the socket has received anything lately that it may answer. */
 EGRESS_INLINE int is_answering(struct bpf_sock* sk) {
-    const __u64* const last = bpf_sk_storage_get(&answering, sk, 0, 0);
-    return last && bpf_ktime_get_boot_ns() - *last < EGRESS_ANSWER_TIME;
+    const struct egress_answering* const kept = bpf_sk_storage_get(&answering, sk, 0, 0);
+    return kept && bpf_ktime_get_boot_ns() - kept->last < EGRESS_ANSWER_TIME;
 }
 
 EGRESS_INLINE void put_destination(struct egress_peer* peer, const struct egress_flow* flow) {
@@ -157,59 +170,99 @@ EGRESS_INLINE int may_be_answered(const __u8* from, const __u8* to, int here) {
     return single && (here ? loops || to_self : !loops && !to_self);
 }
 
+/* Whether the socket has spoken to its only peer, so that what it receives changes nothing. */
+EGRESS_INLINE int has_spoken(struct bpf_sock* sk) {
+    if (sk->state != EGRESS_ESTABLISHED) {
+        return 0;
+    }
+    const struct egress_socket* const kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    return kept && kept->passed > EGRESS_REFUSED &&
+           bpf_jiffies64() - kept->checked < EGRESS_SPOKEN_TICKS;
+}
+
+/* Whether the peer of the datagram before has sent this one, too. */
+EGRESS_INLINE int is_noted(const struct egress_answering* kept, const struct egress_peer* peer) {
+    return kept && kept->address[0] == peer->address[0] && kept->address[1] == peer->address[1] &&
+           kept->port == peer->port && bpf_jiffies64() - kept->ticks < EGRESS_NOTED_TICKS;
+}
+
 static __noinline int note_received(struct __sk_buff* skb) {
     struct egress_peer peer = {.act = EGRESS_PEER_RECEIVED};
     __u64 to[2] = {};
-    __u32 ip[10];
-    __u32 length = 40;
+    __u32 ip[11];      /* with the ports, if there are no options */
+    __u32 options = 0; /* where the ports are then */
     __u16 port = 0;
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
-    if (!sk) {
+    if (!sk || sk->protocol != IPPROTO_UDP || sk->type != SOCK_DGRAM || has_spoken(sk)) {
         return 0;
     }
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
-        if (bpf_skb_load_bytes(skb, 0, ip, 20) || ((const __u8*)ip)[9] != IPPROTO_UDP) {
+        if (bpf_skb_load_bytes(skb, 0, ip, 24) || ((const __u8*)ip)[9] != IPPROTO_UDP) {
             return 0;
         }
-        length = (((const __u8*)ip)[0] & 15) * 4;
+        const __u32 length = (((const __u8*)ip)[0] & 15) * 4;
+        options = length != 20 ? length : 0;
+        port = *(const __u16*)&ip[5];
         const __u64 mapped = (__u64)bpf_htonl(0xffff);
         peer.address[1] = mapped | (__u64)ip[3] << 32;
         to[1] = mapped | (__u64)ip[4] << 32;
     } else {
-        if (bpf_skb_load_bytes(skb, 0, ip, 40) || ((const __u8*)ip)[6] != IPPROTO_UDP) {
+        if (bpf_skb_load_bytes(skb, 0, ip, 44) || ((const __u8*)ip)[6] != IPPROTO_UDP) {
             return 0;
         }
         peer.address[0] = ip[2] | (__u64)ip[3] << 32;
         peer.address[1] = ip[4] | (__u64)ip[5] << 32;
         to[0] = ip[6] | (__u64)ip[7] << 32;
         to[1] = ip[8] | (__u64)ip[9] << 32;
+        port = *(const __u16*)&ip[10];
     }
-    const int here =
-        skb->ifindex == EGRESS_LOOPBACK_DEVICE || skb->pkt_type == EGRESS_PACKET_LOOPED;
-    if (!may_be_answered((const __u8*)peer.address, (const __u8*)to, here) ||
-        bpf_skb_load_bytes(skb, length, &port, sizeof port) || !port) {
+    if (options && bpf_skb_load_bytes(skb, options, &port, sizeof port)) {
         return 0;
     }
     peer.port = bpf_ntohs(port);
+    struct egress_answering* kept = bpf_sk_storage_get(&answering, sk, 0, 0);
+    if (is_noted(kept, &peer)) {
+        return 0;
+    }
+    const int here =
+        skb->ifindex == EGRESS_LOOPBACK_DEVICE || skb->pkt_type == EGRESS_PACKET_LOOPED;
+    if (!port || !may_be_answered((const __u8*)peer.address, (const __u8*)to, here)) {
+        return 0;
+    }
     take_socket(&peer, sk, bpf_get_socket_cookie(skb));
-    if (egress_know_peer(&peer)) {
-        __u64* const last = bpf_sk_storage_get(&answering, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-        if (last) {
-            *last = bpf_ktime_get_boot_ns();
-        }
+    if (!egress_know_peer(&peer)) {
+        return 0;
+    }
+    kept = bpf_sk_storage_get(&answering, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    if (kept) {
+        kept->ticks = 0;
+        kept->last = bpf_ktime_get_boot_ns();
+        kept->address[0] = peer.address[0];
+        kept->address[1] = peer.address[1];
+        kept->port = peer.port;
+        kept->ticks = bpf_jiffies64();
     }
     return 0;
+}
+
+/* Whether this surely is no UDP packet. Most packets are TCP's, and pay for nothing else. */
+EGRESS_INLINE int is_no_datagram(struct __sk_buff* skb) {
+    const __u8* const ip = (const __u8*)(long)skb->data;
+    if (ip + 20 > (const __u8*)(long)skb->data_end) {
+        return 0;
+    }
+    return (ip[0] >> 4 == 4 ? ip[9] : ip[6]) != IPPROTO_UDP;
 }
 
 SEC("cgroup_skb/ingress")
 int egress_receive(struct __sk_buff* skb) {
     const __u32 zero = 0;
-    struct bpf_sock* sk = skb->sk;
-    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (is_no_datagram(skb)) {
+        return 1;
+    }
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (sk && settings && settings->generation && sk->protocol == IPPROTO_UDP &&
-        sk->type == SOCK_DGRAM) {
+    if (settings && settings->generation) {
         note_received(skb);
     }
     return 1;

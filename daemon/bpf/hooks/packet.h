@@ -28,10 +28,6 @@
 
 #define EGRESS_UNDECIDED 3
 
-/* A verdict that lets a socket pass holds for this long, as rules expire and processes change: one
- * second, in kernel ticks, which need no call to read. Set by the loader. */
-const volatile __u64 trust_ticks = 0;
-
 struct egress_header {
     struct __sk_buff* skb;
     __u32 at; /* the next header */
@@ -543,7 +539,7 @@ int egress_packet(struct __sk_buff* skb) {
     const int known = kept && kind == EGRESS_PACKET_CONNECTED && is_known(kept, task, settings);
     /* A connect sets `moved` before it sets `passed`. */
     __asm__ volatile("" ::: "memory");
-    if (!known && is_answer(skb)) {
+    if (!known && sk->protocol == IPPROTO_UDP && is_answer(skb)) {
         return EGRESS_PASS;
     }
     if (is_elsewhere(sk, kept, kind) && !egress_judge_packet(skb, EGRESS_PACKET_OTHER)) {

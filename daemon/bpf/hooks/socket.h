@@ -40,6 +40,12 @@ EGRESS_INLINE struct sock* address_of(struct bpf_sock* sk) {
     return address;
 }
 
+/* A verdict that lets a socket pass holds for this long, as rules expire and processes change: one
+ * second, in kernel ticks, which need no call to read. Set by the loader. */
+const volatile __u64 trust_ticks = 0;
+
+#define EGRESS_REFUSED 1 /* instead of a ticket */
+
 /* One word for "this process, running this program, under this policy". */
 EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation) {
     return started + exec_id * 0xd6e8feb86659fd93ULL + generation * 0x9e3779b97f4a7c15ULL;

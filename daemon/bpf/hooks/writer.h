@@ -16,7 +16,6 @@
 #include "judge.h"
 #include "socket.h"
 
-#define EGRESS_REFUSED 1               /* instead of a ticket */
 #define EGRESS_NO_PLACE EGRESS_WRITERS /* number: all are taken */
 
 /* Sequence numbers wrap around. */
