@@ -61,7 +61,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct egress_answering);
-} answering SEC(".maps");
+} askers SEC(".maps");
 
 enum egress_peer_act {
     EGRESS_PEER_ASKS = 0,     /* may the socket answer? */
@@ -144,7 +144,7 @@ EGRESS_INLINE void take_socket(struct egress_peer* peer, struct bpf_sock* sk, __
 
 /* Whether the socket has received anything lately that it may answer. */
 EGRESS_INLINE int is_answering(struct bpf_sock* sk) {
-    const struct egress_answering* const kept = bpf_sk_storage_get(&answering, sk, 0, 0);
+    const struct egress_answering* const kept = bpf_sk_storage_get(&askers, sk, 0, 0);
     return kept && bpf_ktime_get_boot_ns() - kept->last < EGRESS_ANSWER_TIME;
 }
 
@@ -221,7 +221,7 @@ static __noinline int note_received(struct __sk_buff* skb) {
         return 0;
     }
     peer.port = bpf_ntohs(port);
-    struct egress_answering* kept = bpf_sk_storage_get(&answering, sk, 0, 0);
+    struct egress_answering* kept = bpf_sk_storage_get(&askers, sk, 0, 0);
     if (is_noted(kept, &peer)) {
         return 0;
     }
@@ -234,7 +234,7 @@ static __noinline int note_received(struct __sk_buff* skb) {
     if (!egress_know_peer(&peer)) {
         return 0;
     }
-    kept = bpf_sk_storage_get(&answering, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    kept = bpf_sk_storage_get(&askers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (kept) {
         kept->ticks = 0;
         kept->last = bpf_ktime_get_boot_ns();
