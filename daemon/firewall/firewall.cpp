@@ -201,11 +201,7 @@ void Firewall::on_answer(const Request& request, bool ok, std::string_view rest)
 /// once. Until that has ended, no block is sent, so that it ends soon.
 void Firewall::on_changed() {
     const std::int64_t now = now_ms();
-    if (now - changes_since_ >= 1000) {
-        changes_since_ = now;
-        changes_ = 0;
-    }
-    if (++changes_ > most_changes) {
+    if (changes_.count(now) > most_changes) {
         on_broken("reports changes without end; it is killed and started anew");
         return;
     }

@@ -19,6 +19,7 @@
 #include "daemon/base/child.h"
 #include "daemon/count/ledger.h"
 #include "daemon/firewall/per_event.h"
+#include "daemon/firewall/rate.h"
 #include "daemon/firewall/serve.h"
 
 namespace egress {
@@ -141,8 +142,7 @@ class Firewall {
     bool reconcile_wanted_ = false;
     std::int64_t changed_at_ = 0; ///< when another program changed the firewall; 0: put right
     std::int64_t changed_logged_at_ = 0;
-    std::int64_t changes_since_ = 0;    ///< when changes_ began, monotonic milliseconds
-    int changes_ = 0;                   ///< that the helper has reported since
+    Rate changes_;                      ///< that the helper reports
     std::uint64_t reconciled_then_ = 0; ///< reconciled_ at that time
     std::uint64_t sent_passes_ = 0;     ///< number of the pass list that was sent
 

@@ -97,6 +97,32 @@ def test_connect_is_no_attempt(world):
         assert agent("tcp('10.66.0.1', 80)") == "EPERM"
 
 
+def test_the_unspecified_address_is_loopback(world):
+    """The kernel would take the address that the socket is bound to, which a line may refuse."""
+    with guarded(world) as guard:
+        agent = started(world, guard, "10.66.0.1 * * * * deny\n")
+        here = world.listener("127.0.0.1", 8080)
+        there = [world.listener("10.66.0.1", 8080), world.udp("10.66.0.1", 8080)]
+        for prefix in ("", "::ffff:"):
+            agent(f"t = socket.socket({10 if prefix else 2}); t.bind(('{prefix}10.66.0.1', 0))")
+            agent(f"t.connect(('{prefix}0.0.0.0', 8080))")
+            assert agent("t.getpeername()[0]") == prefix + "127.0.0.1"
+            here.accept()[0].close()
+            agent(f"u = socket.socket({10 if prefix else 2}, 2); u.bind(('{prefix}10.66.0.1', 0))")
+            agent(f"sent(u, ('{prefix}0.0.0.0', 8080))")
+            # IP_PKTINFO with a source.
+            agent("u = socket.socket(2, 2)")
+            agent("u.sendmsg([b'x'], [(0, 8, struct.pack('=i4s4s', 0, socket.inet_aton('10.66.0.1'), bytes(4)))], 0, "
+                  "('0.0.0.0', 8080))")
+        for server in there:
+            server.setblocking(False)
+            try:
+                server.recv(100) if server.type == socket.SOCK_DGRAM else server.accept()
+                raise harness.Failure("the refused address was reached")
+            except BlockingIOError:
+                pass
+
+
 def test_every_way_to_send(world):
     with guarded(world) as guard:
         agent = started(world, guard, DENY_80)

@@ -9,6 +9,7 @@
 #include "multipath.h"
 
 #define ECONNREFUSED 111
+#define INADDR_LOOPBACK 0x7f000001
 
 /* Takes the calling process and the policy in force; 0: no policy. */
 EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_config* settings) {
@@ -36,8 +37,7 @@ EGRESS_INLINE void put_v4(struct egress_flow* flow, __u32 address) {
     words[0] = 0;
     words[1] = 0;
     words[2] = bpf_htonl(0xffff);
-    /* The kernel connects 0.0.0.0 to the host itself. */
-    words[3] = address ? address : bpf_htonl(0x7f000001);
+    words[3] = address ? address : bpf_htonl(INADDR_LOOPBACK); /* settle() makes it true */
 }
 
 EGRESS_INLINE void put_v6(struct egress_flow* flow, __u32 a, __u32 b, __u32 c, __u32 d) {
@@ -203,6 +203,19 @@ static __noinline int note_sent(struct bpf_sock_addr* ctx, const struct egress_f
     return egress_know_peer(&peer);
 }
 
+/* The kernel sends what is for 0.0.0.0 to the address that the socket is bound to, or to that of
+ * its device. It shall go where it is judged to go, to 127.0.0.1. (:: is ::1 to the kernel.) */
+EGRESS_INLINE void settle(struct bpf_sock_addr* ctx, int v6) {
+    if (!v6) {
+        if (!ctx->user_ip4) {
+            ctx->user_ip4 = bpf_htonl(INADDR_LOOPBACK);
+        }
+    } else if (!ctx->user_ip6[3] && ctx->user_ip6[2] == bpf_htonl(0xffff) && !ctx->user_ip6[1] &&
+               !ctx->user_ip6[0]) {
+        ctx->user_ip6[3] = bpf_htonl(INADDR_LOOPBACK);
+    }
+}
+
 EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
     const __u32 zero = 0;
     const int connects = hook == EGRESS_HOOK_CONNECT4 || hook == EGRESS_HOOK_CONNECT6;
@@ -222,6 +235,7 @@ EGRESS_INLINE int judge_address(struct bpf_sock_addr* ctx, __u8 hook, int v6) {
         } else {
             put_v4(&found.flow, ctx->user_ip4);
         }
+        settle(ctx, v6);
         const __u32 protocol = ctx->protocol;
         found.flow.port = bpf_ntohs((__u16)ctx->user_port);
         found.flow.type = ctx->type;

@@ -275,7 +275,9 @@ __noinline int egress_note(struct __sk_buff* skb, struct egress_case* found) {
         keep_multipath_owner(whole, &found->owner);
     }
     put_peer(&found->flow, sk);
-    if (sk->protocol == IPPROTO_UDP && !is_refused(found)) {
+    if (sk->protocol == IPPROTO_UDP) {
+        /* Also if it is refused: the firewall has seen the datagram already, and may let in what
+         * the peer sends back. That is no question. */
         struct egress_peer peer = {.act = EGRESS_PEER_SENT};
         put_destination(&peer, &found->flow);
         take_socket(&peer, sk, bpf_get_socket_cookie(skb));
