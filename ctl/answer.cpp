@@ -14,7 +14,7 @@ namespace egress::ctl {
 namespace {
 
 namespace http = boost::beast::http;
-using Error = boost::beast::error_code;
+using ErrorCode = boost::beast::error_code;
 using Text = boost::beast::string_view;
 
 bool begins_like_http(std::string_view text) {
@@ -38,24 +38,24 @@ class Answer::Parser final : public http::basic_parser<false> {
     bool enough() const { return enough_; }
 
   private:
-    void on_request_impl(http::verb, Text, Text, int, Error&) override {}
-    void on_response_impl(int status, Text, int, Error& error) override {
+    void on_request_impl(http::verb, Text, Text, int, ErrorCode&) override {}
+    void on_response_impl(int status, Text, int, ErrorCode& error) override {
         status_ = static_cast<unsigned>(status);
         if (status < 100) {
             error = http::error::bad_status;
         }
     }
-    void on_field_impl(http::field, Text, Text, Error&) override {}
-    void on_header_impl(Error&) override {}
-    void on_body_init_impl(const boost::optional<std::uint64_t>&, Error&) override {}
-    std::size_t on_body_impl(Text piece, Error& error) override { return give(piece, error); }
-    void on_chunk_header_impl(std::uint64_t, Text, Error&) override {}
-    std::size_t on_chunk_body_impl(std::uint64_t, Text piece, Error& error) override {
+    void on_field_impl(http::field, Text, Text, ErrorCode&) override {}
+    void on_header_impl(ErrorCode&) override {}
+    void on_body_init_impl(const boost::optional<std::uint64_t>&, ErrorCode&) override {}
+    std::size_t on_body_impl(Text piece, ErrorCode& error) override { return give(piece, error); }
+    void on_chunk_header_impl(std::uint64_t, Text, ErrorCode&) override {}
+    std::size_t on_chunk_body_impl(std::uint64_t, Text piece, ErrorCode& error) override {
         return give(piece, error);
     }
-    void on_finish_impl(Error&) override {}
+    void on_finish_impl(ErrorCode&) override {}
 
-    std::size_t give(Text piece, Error& error) {
+    std::size_t give(Text piece, ErrorCode& error) {
         enough_ = !on_body_({piece.data(), piece.size()});
         if (enough_) {
             error = http::error::end_of_stream; // any error ends it; take() looks at enough_
@@ -79,7 +79,7 @@ unsigned Answer::status() const {
 
 /// Moves the state on; the number of bytes that are done with.
 std::size_t Answer::parse(std::string_view bytes) {
-    Error error;
+    ErrorCode error;
     const auto used = parser_->put({bytes.data(), bytes.size()}, error);
     if (parser_->enough()) {
         state_ = State::enough;
@@ -120,7 +120,7 @@ Answer::State Answer::end() {
     if (state_ != State::more) {
         return state_;
     }
-    Error error;
+    ErrorCode error;
     if (parser_->got_some()) {
         parser_->put_eof(error);
     }

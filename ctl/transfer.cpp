@@ -12,7 +12,7 @@ namespace egress::ctl {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using Steady = std::chrono::steady_clock;
 
 bool again(int code) {
     return code == EAGAIN || code == EWOULDBLOCK || code == EINTR;
@@ -39,11 +39,11 @@ void receive_some(int fd, Answer& answer) {
 }
 
 /// For poll(): -1 without a limit, 0 when the time is over.
-int left_ms(std::optional<Clock::time_point> until) {
+int left_ms(std::optional<Steady::time_point> until) {
     if (!until) {
         return -1;
     }
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now()).count();
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Steady::now()).count();
     return static_cast<int>(std::clamp<decltype(left)>(left, 0, std::numeric_limits<int>::max()));
 }
 
@@ -51,7 +51,7 @@ int left_ms(std::optional<Clock::time_point> until) {
 
 Transfer transfer(int fd, std::string_view request, Answer& answer,
                   std::optional<std::chrono::milliseconds> limit) {
-    const auto until = limit ? std::optional(Clock::now() + *limit) : std::nullopt;
+    const auto until = limit ? std::optional(Steady::now() + *limit) : std::nullopt;
     while (answer.state() == Answer::State::more) {
         const int wait_ms = left_ms(until);
         if (wait_ms == 0) { // whatever may still come: a peer that drips does not hold us
