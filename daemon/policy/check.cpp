@@ -235,8 +235,9 @@ class Checker {
                                       at->second->place.text()));
             }
             if (!line.cgroup.empty() && !LocalNames::tells_peers()) {
-                out_.warn(line.place, "the line admits nobody",
-                          "by cgroup= it needs Linux 6.5; name the user that reports");
+                out_.warn(line.place,
+                          "cgroup= has no effect on this kernel, so the line never matches",
+                          "it needs Linux 6.5; name the user that reports instead");
             }
             if (!line.owner && line.cgroup.empty()) {
                 out_.warn(line.place, "every user may have any address blocked",

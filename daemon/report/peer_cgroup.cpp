@@ -68,7 +68,7 @@ bool has_ended(int pidfd) {
 } // namespace
 
 bool is_member(int pidfd, const std::string& directory) {
-    constexpr int most_directories = 1000; // below the cgroup of a container; more are not searched
+    constexpr int most_directories = 64; // below it; the loop searches them
     const int number = number_of(pidfd);
     bool found = number != 0 && lists(directory, number);
     int visited = 0;
@@ -82,10 +82,16 @@ bool is_member(int pidfd, const std::string& directory) {
             found = lists(entry->path(), number);
         }
     }
-    return found && !has_ended(pidfd); // while it lives, nobody else has its number
+    return found && !has_ended(pidfd); // while it lives, the number is its own
 }
 
 bool PeerProcess::inside(const std::string& cgroup) const {
+    const auto known = inside_.find(cgroup);
+    return known != inside_.end() ? known->second
+                                  : inside_.emplace(cgroup, look_up(cgroup)).first->second;
+}
+
+bool PeerProcess::look_up(const std::string& cgroup) const {
     int number = -1;
     socklen_t length = sizeof number;
     if (getsockopt(connection_, SOL_SOCKET, peer_pidfd, &number, &length) != 0) {
@@ -94,7 +100,7 @@ bool PeerProcess::inside(const std::string& cgroup) const {
     const Fd pidfd(number);
     if (const auto id = cgroup_of(pidfd.get())) {
         const std::string path = bpf::path_of_cgroup(*id);
-        return path == cgroup || cgroup == "/" || path.starts_with(cgroup + "/");
+        return !path.empty() && (path == cgroup || cgroup == "/" || path.starts_with(cgroup + "/"));
     }
     const std::string root = bpf::cgroup_root();
     return !root.empty() && is_member(pidfd.get(), root + cgroup);

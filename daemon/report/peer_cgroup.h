@@ -4,13 +4,15 @@
 // knows who opened it, for as long as it is open. Never waits: asks only about our own sockets.
 #pragma once
 
+#include <map>
 #include <string>
 
 #include "daemon/count/report.h"
 
 namespace egress {
 
-/// The process that opened `connection`, an accepted socket that the caller keeps.
+/// The process that opened `connection`, an accepted socket that the caller keeps. Asks once for
+/// each cgroup: for the messages of one turn.
 class PeerProcess final : public ReportingProcess {
   public:
     explicit PeerProcess(int connection) : connection_(connection) {}
@@ -19,7 +21,10 @@ class PeerProcess final : public ReportingProcess {
     bool inside(const std::string& cgroup) const override;
 
   private:
+    bool look_up(const std::string& cgroup) const;
+
     int connection_;
+    mutable std::map<std::string, bool> inside_;
 };
 
 /// True if the living process of this pidfd is in the cgroup at `directory`, or in one below it.

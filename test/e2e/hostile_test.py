@@ -86,7 +86,8 @@ def check(world, kinds, data, fds=(), times=EACH):
                if after[kind] != before.get(kind, 0)}
     assert set(changed) <= set(kinds) and sum(changed.values()) == times, (kinds, changed)
     assert daemon.alive()
-    wait_for(lambda: daemon.open_fds() <= open_before, what=f"{open_before} open descriptors")
+    wait_for(lambda: daemon.open_fds() <= open_before,
+             what=lambda: f"{open_before} open descriptors: {daemon.open_files()}")
     assert daemon.status()["rows"] == rows
     honest(world, daemon)
 

@@ -235,6 +235,11 @@ class Daemon:
     def open_fds(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def open_files(self):
+        """What the descriptors are, for messages."""
+        directory = f"/proc/{self.pid}/fd"
+        return sorted(os.readlink(os.path.join(directory, number)) for number in os.listdir(directory))
+
     def alive(self):
         return self.process.poll() is None
 

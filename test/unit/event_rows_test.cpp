@@ -231,7 +231,7 @@ TEST_CASE("event table: the writer reads it between two batches, while more come
         CHECK(events->damaged == 0);
         CHECK(events->rows.size() == i);
     }
-    (*store)->ask_events(); // nobody takes the answer
+    (*store)->ask_events(); // the answer is never read
 }
 
 TEST_CASE("meta: set and deleted with a batch") {

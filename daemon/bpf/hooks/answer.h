@@ -49,8 +49,9 @@ struct {
 /* By socket that received what may be answered; others pay for one look-up. CPUs may write parts of
  * it at once: then a peer is noted again, or an eighth of a second later. */
 struct egress_answering {
-    __u64 last;  /* when, boot clock */
-    __u64 ticks; /* the same in kernel ticks, and from whom: many datagrams come from one peer */
+    __u64 last;  /* when it received the last one, boot clock */
+    __u64 ticks; /* the same in ticks of the kernel */
+    /* Its sender. The next datagram usually has the same one. */
     __u64 address[2];
     __u32 port;
     __u32 zero;

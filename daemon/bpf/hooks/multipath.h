@@ -57,14 +57,7 @@ EGRESS_INLINE void keep_multipath_owner(struct mptcp_sock* connection,
     struct egress_socket* const kept =
         bpf_sk_storage_get(&sockets, connection, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (kept) {
-        kept->started = owner->started;
-        kept->exec_id = owner->exec_id;
-        kept->tgid = owner->tgid;
-        kept->uid = owner->uid;
-        kept->gid = owner->gid;
-        kept->in_container = owner->in_container;
-        kept->cgroup = owner->cgroup;
-        kept->cgroup_at = owner->cgroup_at;
+        copy_owner(kept, owner);
     }
 }
 

@@ -166,14 +166,7 @@ __noinline int egress_readdress(struct __sk_buff* skb, struct egress_case* found
 EGRESS_INLINE void note(struct egress_socket* kept, const struct egress_socket* owner,
                         __u64 passed) {
     kept->passed = 0;
-    kept->started = owner->started;
-    kept->exec_id = owner->exec_id;
-    kept->tgid = owner->tgid;
-    kept->uid = owner->uid;
-    kept->gid = owner->gid;
-    kept->in_container = owner->in_container;
-    kept->cgroup = owner->cgroup;
-    kept->cgroup_at = owner->cgroup_at;
+    copy_owner(kept, owner);
     kept->checked = bpf_jiffies64();
     kept->passed = passed;
 }

@@ -46,6 +46,18 @@ const volatile __u64 trust_ticks = 0;
 
 #define EGRESS_REFUSED 1 /* instead of a ticket */
 
+/* Who uses the socket; nothing of what it has passed. */
+EGRESS_INLINE void copy_owner(struct egress_socket* kept, const struct egress_socket* owner) {
+    kept->started = owner->started;
+    kept->exec_id = owner->exec_id;
+    kept->tgid = owner->tgid;
+    kept->uid = owner->uid;
+    kept->gid = owner->gid;
+    kept->in_container = owner->in_container;
+    kept->cgroup = owner->cgroup;
+    kept->cgroup_at = owner->cgroup_at;
+}
+
 /* One word for "this process, running this program, under this policy". */
 EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation) {
     return started + exec_id * 0xd6e8feb86659fd93ULL + generation * 0x9e3779b97f4a7c15ULL;

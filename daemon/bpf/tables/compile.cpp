@@ -319,8 +319,7 @@ class Compiler {
     }
 
     /// A loader that was started itself runs an unknown program: whatever refuses some program
-    /// applies. The file's arguments would tell which, but whoever starts it can write them in too
-    /// many ways.
+    /// applies. Its arguments name the program, but a caller can write them in too many ways.
     void add_loaders(std::map<Place, egress_vector>& found) {
         for (const auto& loader : world_.loaders) {
             for (const auto& place : world_.places(loader, false)) {
