@@ -14,7 +14,7 @@
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted, but go on beside until they are replaced. The end of this file holds the layout to the
  * number. */
-#define EGRESS_ABI 7
+#define EGRESS_ABI 8
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -63,6 +63,18 @@ struct egress_file {
 
 #define EGRESS_EMPTY 1 /* index of an empty vector that a table may name; 0: not there */
 
+/* Names of destinations, by their keys (names.h): buckets of one cache line in an open hash. A key
+ * is in the bucket that its lowest bits number or, if that is full, in one of the next. */
+#define EGRESS_NAMES_WAYS 5
+#define EGRESS_NAMES_STEPS 64          /* buckets that may be searched for one name */
+#define EGRESS_NAME_REBINDS (1U << 31) /* in an index: private addresses are granted, too */
+#define EGRESS_NAME_INDEX 0x7fffffffU
+struct egress_names {
+    __u64 keys[EGRESS_NAMES_WAYS];    /* 0: free */
+    __u32 indexes[EGRESS_NAMES_WAYS]; /* of vectors, perhaps with EGRESS_NAME_REBINDS */
+    __u32 zero;
+};
+
 #define EGRESS_TYPES 8
 #define EGRESS_PROTOCOLS 256
 
@@ -95,16 +107,22 @@ struct egress_rule {
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups; /* some rule asks for one */
-    __u32 has_lineage; /* some rule asks for parent or under */
-    __u32 has_places;  /* some rule asks for container or host */
-    __u32 has_trees;   /* some rule names a program by path, or a directory tree */
-    __u32 has_inside;  /* some rule names a program by the path that exec recorded */
-    __u32 has_units;   /* some rule names a unit */
-    __u32 has_uids;    /* some rule names a user */
-    __u32 has_gids;    /* some rule names a group */
-    __u32 has_ranges;  /* some of those users or groups have subordinate ids */
-    __u32 has_times;   /* some rule has windows or an end */
+    __u32 has_cgroups;   /* some rule asks for one */
+    __u32 has_lineage;   /* some rule asks for parent or under */
+    __u32 has_places;    /* some rule asks for container or host */
+    __u32 has_trees;     /* some rule names a program by path, or a directory tree */
+    __u32 has_inside;    /* some rule names a program by the path that exec recorded */
+    __u32 has_units;     /* some rule names a unit */
+    __u32 has_uids;      /* some rule names a user */
+    __u32 has_gids;      /* some rule names a group */
+    __u32 has_ranges;    /* some of those users or groups have subordinate ids */
+    __u32 has_times;     /* some rule has windows or an end */
+    __u32 has_names;     /* some rule names a destination, or asks for `resolved` */
+    __u32 has_resolved;  /* some rule asks for `resolved` */
+    __u32 names_buckets; /* of the table of names: a power of two; 0: it names none */
+    /* Index: refusals of destinations by name; for an address that may have lost a grant. */
+    __u32 names_doubt;
+    __u64 names_key[2]; /* egress_config.path_key, with which the names were hashed */
     /* Index: the rules that ask for no cgroup, and every refusal; for an unknown cgroup. */
     __u32 suspect_cgroup;
     /* Index: rules that may decide when only the kind of the socket is known. */
@@ -122,6 +140,9 @@ struct egress_base {
     struct egress_vector other_uids; /* rules for users that no rule names */
     struct egress_vector other_gids;
     struct egress_vector any_cgroup; /* rules that ask for none */
+    /* By egress_resolved: the rules without `resolved`; every rule; those without and every
+     * refusal; the last is not used. */
+    struct egress_vector resolved[4];
     struct egress_rule rules[EGRESS_MAX_RULES];
     __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
     __u32 ports[65536];                              /* indexes */
@@ -189,6 +210,7 @@ struct egress_key_command {
 #define EGRESS_TABLES(X)                                                                           \
     X(vectors, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_vector)                \
     X(runs, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_runs)                     \
+    X(names, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_names)                   \
     X(hosts6, BPF_MAP_TYPE_HASH, 0, struct egress_key6, __u32)                                     \
     X(prefixes6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_prefix6, __u32)           \
     X(uids, BPF_MAP_TYPE_HASH, 0, __u32, __u32)                                                    \
@@ -204,6 +226,7 @@ struct egress_key_command {
 /* The dimensions of a question, of which each leaves a set of rules, and how explain calls them. */
 #define EGRESS_DIMENSIONS(X)                                                                       \
     X(destination, "destination")                                                                  \
+    X(resolved, "resolved")                                                                        \
     X(port, "port")                                                                                \
     X(protocol, "protocol")                                                                        \
     X(uid, "user")                                                                                 \
@@ -238,6 +261,62 @@ struct egress_cgroup_key {
     __u64 id;
     __u64 generation;
 };
+
+enum egress_resolved {
+    EGRESS_LITERAL = 0,  /* no approved resolver has named the address */
+    EGRESS_RESOLVED = 1, /* one has, and the answer is still good */
+    EGRESS_DOUBTFUL = 2, /* one may have: there was no room to keep the answer */
+};
+
+/* An answer of an approved resolver: until that time an address has the name of that key. All
+ * policies share the grants, which outlive a reload and a restart. */
+struct egress_grant {
+    __u8 address[16]; /* network byte order; IPv4 mapped */
+    __u64 key;        /* egress_name_key(), or EGRESS_ANY_NAME */
+    __u64 until;      /* boot clock; EGRESS_GRANT_WRITTEN: another CPU is writing it */
+};
+/* A set of grants. An address has two, which its hash chooses: names.h. A grant that has ended is
+ * free, and no other is ever taken away. */
+#define EGRESS_GRANTS_WAYS 7
+#define EGRESS_GRANTS_SETS 16384
+#define EGRESS_GRANT_WRITTEN (~0ULL)
+struct egress_grants {
+    __u64 doubt; /* until then, a grant of an address whose first set this is may be missing */
+    __u64 zeros[3];
+    struct egress_grant each[EGRESS_GRANTS_WAYS];
+};
+
+/* Where answers are accepted from. Key of the map `resolvers`; its value is 1. */
+struct egress_resolver {
+    __u8 address[16]; /* network byte order; IPv4 mapped */
+    __u16 port;
+    __u16 zeros[3];
+};
+#define EGRESS_MAX_RESOLVERS 64
+
+/* What became of the questions and answers that the hooks read. */
+enum egress_dns {
+    EGRESS_DNS_ASKED = 0,      /* a question whose name some rule names was noted */
+    EGRESS_DNS_READ = 1,       /* an answer to such a question was read */
+    EGRESS_DNS_GRANTED = 2,    /* an address was granted, once for each name that rules name */
+    EGRESS_DNS_NEGATIVE = 3,   /* an answer with an error, or without an address */
+    EGRESS_DNS_TRUNCATED = 4,  /* an answer that is not whole: what it has is granted */
+    EGRESS_DNS_PRIVATE = 5,    /* an address not granted, as it is private */
+    EGRESS_DNS_UNASKED = 6,    /* an answer to no question: forged, or for no rule's name */
+    EGRESS_DNS_LATE = 7,       /* after EGRESS_DNS_PATIENCE */
+    EGRESS_DNS_REPEATED = 8,   /* the question had been answered */
+    EGRESS_DNS_FORGOTTEN = 9,  /* a question was forgotten early: there were too many of a user */
+    EGRESS_DNS_QUESTIONS = 10, /* not exactly one question */
+    EGRESS_DNS_UNREADABLE = 11,
+    EGRESS_DNS_CHAIN = 12,  /* more than EGRESS_DNS_CNAMES */
+    EGRESS_DNS_STREAM = 13, /* TCP: a segment was missed, or there was no room to collect them */
+    EGRESS_DNS_FULL = 14,   /* no room for a grant: refusals by name hold for the address */
+    EGRESS_DNS_BUSY = 15,   /* no memory to read it */
+    EGRESS_DNS_OUTCOMES = 16,
+};
+#define EGRESS_DNS_CNAMES 32
+#define EGRESS_DNS_PATIENCE 10000000000ULL /* for an answer */
+#define EGRESS_DNS_LONGEST 86400ULL        /* a longer TTL counts as this, in seconds */
 
 /* What files.h reports of a descriptor of the daemon. */
 struct egress_named {
@@ -288,6 +367,9 @@ struct egress_socket {
     __u8 moved;
     __u64 cgroup;    /* id: the owner's at that time */
     __u64 cgroup_at; /* address; valid only while that cgroup has the id */
+    /* Key of the name by whose grant the connection was let through; it holds as long as the
+     * connection, as far as the rules name it. 0: by no name. */
+    __u64 named;
 };
 
 #define EGRESS_SILENT 1           /* no datagram to the peer has been judged since the connect */
@@ -432,7 +514,11 @@ struct egress_config {
     __u64 canary_started;
     __u64 canary_until;   /* boot clock */
     __u64 canary_refused; /* checks since it was marked */
-    __u64 path_key[2];    /* secret, for egress_file.path; drawn once */
+    /* Secret, for egress_file.path, names and more; drawn once. */
+    __u64 path_key[2];
+    __u64 dns_grace;   /* nanoseconds that a grant outlives its answer */
+    __u32 reads_names; /* the policy in force has_names: answers are read */
+    __u32 zero;
 };
 
 #define EGRESS_UNMATCHED 0xffffffffU
@@ -449,7 +535,7 @@ struct egress_config {
 #else
 #define EGRESS_ASSERT(what) _Static_assert(what, "a change of layout needs another EGRESS_ABI")
 #endif
-#define EGRESS_LAYOUT 7
+#define EGRESS_LAYOUT 8
 #define EGRESS_SIZE(type, size)                                                                    \
     EGRESS_ASSERT(EGRESS_LAYOUT == EGRESS_ABI && sizeof(struct type) == (size))
 #define EGRESS_OFFSET(type, member, offset)                                                        \
@@ -458,8 +544,12 @@ EGRESS_SIZE(egress_vector, 136);
 EGRESS_SIZE(egress_file, 24);
 EGRESS_SIZE(egress_window, 8);
 EGRESS_SIZE(egress_rule, 144);
-EGRESS_SIZE(egress_base, 1205520);
+EGRESS_SIZE(egress_base, 1206104);
 EGRESS_SIZE(egress_runs, 64);
+EGRESS_SIZE(egress_names, 64);
+EGRESS_SIZE(egress_grant, 32);
+EGRESS_SIZE(egress_grants, 256);
+EGRESS_SIZE(egress_resolver, 24);
 EGRESS_SIZE(egress_prefix6, 20);
 EGRESS_SIZE(egress_tree, 260);
 EGRESS_SIZE(egress_path_rules, 8);
@@ -470,23 +560,25 @@ EGRESS_SIZE(egress_subject, 152);
 EGRESS_SIZE(egress_cgroup_key, 16);
 EGRESS_SIZE(egress_named, 296);
 EGRESS_SIZE(egress_process, 1592);
-EGRESS_SIZE(egress_socket, 64);
-EGRESS_SIZE(egress_writer, 72);
-EGRESS_SIZE(egress_writers, 1168);
+EGRESS_SIZE(egress_socket, 72);
+EGRESS_SIZE(egress_writer, 80);
+EGRESS_SIZE(egress_writers, 1296);
 EGRESS_SIZE(egress_flow, 32);
 EGRESS_SIZE(egress_event, 848);
 EGRESS_SIZE(egress_fold_key, 40);
 EGRESS_SIZE(egress_fold, 104);
-EGRESS_SIZE(egress_config, 104);
+EGRESS_SIZE(egress_config, 120);
 EGRESS_OFFSET(egress_rule, flags, 12);
 EGRESS_OFFSET(egress_rule, windows, 16);
-EGRESS_OFFSET(egress_base, refusals, 72);
-EGRESS_OFFSET(egress_base, places, 616);
-EGRESS_OFFSET(egress_base, rules, 1296);
-EGRESS_OFFSET(egress_base, protocols, 148752);
-EGRESS_OFFSET(egress_base, ports, 156944);
-EGRESS_OFFSET(egress_base, v4_top, 419088);
-EGRESS_OFFSET(egress_base, v6_top, 943376);
+EGRESS_OFFSET(egress_base, names_key, 72);
+EGRESS_OFFSET(egress_base, refusals, 112);
+EGRESS_OFFSET(egress_base, places, 656);
+EGRESS_OFFSET(egress_base, resolved, 1336);
+EGRESS_OFFSET(egress_base, rules, 1880);
+EGRESS_OFFSET(egress_base, protocols, 149336);
+EGRESS_OFFSET(egress_base, ports, 157528);
+EGRESS_OFFSET(egress_base, v4_top, 419672);
+EGRESS_OFFSET(egress_base, v6_top, 943960);
 EGRESS_OFFSET(egress_process, program, 16);
 EGRESS_OFFSET(egress_process, ancestors, 40);
 EGRESS_OFFSET(egress_process, flags, 436);
@@ -495,6 +587,7 @@ EGRESS_OFFSET(egress_process, path, 724);
 EGRESS_OFFSET(egress_process, subjects, 984);
 EGRESS_OFFSET(egress_socket, tgid, 32);
 EGRESS_OFFSET(egress_socket, cgroup, 48);
+EGRESS_OFFSET(egress_socket, named, 64);
 EGRESS_OFFSET(egress_flow, port, 16);
 EGRESS_OFFSET(egress_event, flow, 40);
 EGRESS_OFFSET(egress_event, action, 88);
@@ -507,6 +600,8 @@ EGRESS_OFFSET(egress_config, monitor, 32);
 EGRESS_OFFSET(egress_config, abi, 44);
 EGRESS_OFFSET(egress_config, canary, 56);
 EGRESS_OFFSET(egress_config, path_key, 88);
+EGRESS_OFFSET(egress_config, dns_grace, 104);
+EGRESS_OFFSET(egress_config, reads_names, 112);
 #undef EGRESS_OFFSET
 #undef EGRESS_SIZE
 #undef EGRESS_LAYOUT

@@ -13,6 +13,7 @@
  *   program_rules(view, file), parent_rules, under_rules   the same
  *   command_rules(view, text)               the same
  *   tree_rules(view, path)                  const struct egress_path_rules *, or null
+ *   names_at(view, number), grants_at(view, number)        see grants.h
  *
  * Index 0 means "not there" in a table and is the empty vector; for "no rule" a table has
  * EGRESS_EMPTY, another empty vector. Nothing here parses, waits or allocates.
@@ -187,6 +188,8 @@ EGRESS_INLINE __u64 egress_not_zero(__u64 word) {
     return sign >> 63;
 }
 
+#include "daemon/bpf/grants.h" /* uses the above */
+
 /* Adds the rules of each ancestor. */
 struct egress_climb {
     const struct egress_view* view;
@@ -274,12 +277,13 @@ struct egress_question {
 };
 #undef EGRESS_VECTOR_OF
 
-/* Looks up the vectors of a flow. The caller has computed `subject` and `cgroup`. `creates`: only
- * the kind of the socket is known. */
+/* Looks up the vectors of a flow. The caller has computed `subject` and `cgroup`, and
+ * `naming` by egress_find_names() if the policy has_names; else it is null. `creates`: only the
+ * kind of the socket is known. */
 EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
                               const struct egress_vector* subject,
                               const struct egress_vector* cgroup, int creates,
-                              struct egress_question* q) {
+                              const struct egress_naming* naming, struct egress_question* q) {
     const struct egress_base* base = view->base;
     __u32 destination = egress_destination(view, flow->address);
     __u32 port = base->ports[flow->port];
@@ -307,6 +311,11 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     q->place = &base->places[flow->in_container & 1];
     q->subject = subject;
     q->cgroup = cgroup;
+    q->resolved = &base->resolved[creates ? EGRESS_RESOLVED : EGRESS_LITERAL];
+    if (naming) { /* last: the verifier follows both pointers from here on */
+        q->destination = &naming->rules;
+        q->resolved = &base->resolved[naming->resolved & 3];
+    }
 }
 
 /* The search, a step at a time: the verifier would follow a plain loop through every path. */

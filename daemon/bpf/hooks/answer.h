@@ -12,7 +12,7 @@
 
 #include "kernel.h"
 #include "maps.h"
-#include "siphash.h"
+#include "daemon/bpf/siphash.h"
 #include "socket.h"
 #include "verdict.h"
 

@@ -11,7 +11,7 @@
 #include "kernel.h"
 #include "maps.h"
 #include "scratch.h"
-#include "siphash.h"
+#include "daemon/bpf/siphash.h"
 #include "verdict.h"
 
 #define EGRESS_MAX_DEPTH 4096      /* directories between a file and the root; deeper: unknown */
@@ -259,7 +259,7 @@ EGRESS_INLINE __u32 take_path(struct egress_tree* path, const struct egress_file
     bpf_probe_read_kernel(path->path, egress_masked(length, EGRESS_TEXT_SIZE - 1), &room->text[at]);
     path->bits += (length + 1) * 8;
     __builtin_memcpy(room->path.path, path->path, sizeof room->path.path);
-    bpf_map_update_elem(&names, name, &room->path, BPF_ANY);
+    bpf_map_update_elem(&paths, name, &room->path, BPF_ANY);
     release(room);
     return flags;
 }

@@ -93,6 +93,7 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     kept->gid = found->owner.gid;
     kept->cgroup = found->owner.cgroup;
     kept->cgroup_at = found->owner.cgroup_at;
+    kept->named = found->owner.named;
     kept->wrote = 1; /* with the connect */
     kept->others = 0;
     /* Datagrams leave during their sender's own call, and are checked then. */

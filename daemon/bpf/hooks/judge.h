@@ -19,8 +19,9 @@
 #define EGRESS_PASS 1
 #define EGRESS_REFUSE_LOUDLY 2 /* with ECONNREFUSED, if the hook can return it */
 
-/* egress_decide(): the owner's rules must be computed first. */
+/* egress_decide(): the owner's rules must be computed first, or what names add. */
 #define EGRESS_UNPREPARED 1
+#define EGRESS_UNNAMED 2
 
 /* A check and its outcome. */
 struct egress_case {
@@ -44,6 +45,8 @@ struct egress_case {
     __u8 asks_cgroup; /* its cgroup's rules may have to be computed */
     __u8 creates;     /* EGRESS_CREATES... */
     __u8 silent;      /* of the socket, as in struct egress_socket */
+    __u8 piece;       /* of the scratch, with what names add; 0: none */
+    __u8 lost;        /* no piece could be had */
 };
 
 EGRESS_INLINE int is_refused(const struct egress_case* found) {
@@ -228,7 +231,51 @@ EGRESS_INLINE void weigh(struct egress_case* found, const struct egress_base* ba
     }
 }
 
-/* The verdict, and whether to post an event. Returns 0 or EGRESS_UNPREPARED. */
+/* Computes what egress_decide() found missing: the rules for the address by its names. They are in
+ * a piece of the scratch until egress_leave_names(). */
+__noinline int egress_take_names(struct egress_case* found) {
+    struct egress_view view = {};
+    if (!found) {
+        return 0;
+    }
+    found->piece = 0;
+    found->lost = 1;
+    struct egress_scratch* const piece = claim();
+    if (!piece) {
+        return 0;
+    }
+    piece->naming.now = bpf_ktime_get_boot_ns();
+    piece->naming.named = found->owner.named;
+    if (open_tables(&view, found->generation) &&
+        egress_find_names(&view, found->flow.address, &piece->naming)) {
+        found->piece = piece->number;
+    } else {
+        release(piece);
+    }
+    return 0;
+}
+
+/* Notes by whose name the rule matched, and gives the piece back. */
+__noinline int egress_leave_names(struct egress_case* found) {
+    struct egress_view view = {};
+    if (!found) {
+        return 0;
+    }
+    const __u32 number = found->piece;
+    struct egress_scratch* const piece = bpf_map_lookup_elem(&scratch, &number);
+    if (!piece) {
+        return 0;
+    }
+    if (open_tables(&view, found->generation)) {
+        found->owner.named =
+            egress_named_by(&view, found->flow.address, &piece->naming, found->rule);
+    }
+    found->piece = 0;
+    release(piece);
+    return 0;
+}
+
+/* The verdict, and whether to post an event. Returns 0, EGRESS_UNPREPARED or EGRESS_UNNAMED. */
 __noinline int egress_decide(struct egress_case* found) {
     const __u32 zero = 0;
     struct egress_view view = {};
@@ -253,8 +300,17 @@ __noinline int egress_decide(struct egress_case* found) {
     if (!cgroup && !found->prepared) {
         return EGRESS_UNPREPARED;
     }
+    const __u32 number = found->piece;
+    struct egress_scratch* const piece = number ? bpf_map_lookup_elem(&scratch, &number) : 0;
+    if (view.base->has_names && !found->creates && !piece) {
+        if (!found->lost) {
+            return EGRESS_UNNAMED;
+        }
+        refuse_broken(found, settings);
+        return 0;
+    }
     egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup, found->creates,
-               &question);
+               piece ? &piece->naming : 0, &question);
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {
         now = bpf_ktime_get_boot_ns();
@@ -272,12 +328,18 @@ __noinline int egress_decide(struct egress_case* found) {
 
 /* The verdict, after computing the rules that it needs. */
 EGRESS_INLINE void decide_fully(struct egress_case* found) {
-    if (egress_decide(found) == EGRESS_UNPREPARED) {
+    int left = egress_decide(found);
+    if (left == EGRESS_UNPREPARED) {
         egress_prepare(found);
         if (found->asks_cgroup) {
             egress_find_cgroup(found->owner.cgroup_at, found->owner.cgroup, found->generation);
         }
+        left = egress_decide(found);
+    }
+    if (left == EGRESS_UNNAMED) {
+        egress_take_names(found);
         egress_decide(found);
+        egress_leave_names(found);
     }
 }
 

@@ -69,6 +69,15 @@ struct {
     __type(value, struct egress_writers);
 } writers SEC(".maps");
 
+/* Shared by all policies; they outlive the daemon. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, EGRESS_GRANTS_SETS);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, struct egress_grants);
+} grants SEC(".maps");
+
 /* Paths of the programs seen, to name ancestors. */
 struct egress_name {
     char path[EGRESS_PATH_SIZE];
@@ -78,7 +87,7 @@ struct {
     __uint(max_entries, 8192);
     __type(key, struct egress_file);
     __type(value, struct egress_name);
-} names SEC(".maps");
+} paths SEC(".maps");
 
 /* clang describes a structure in full only where something points to it; inner maps are not enough.
  */
@@ -86,6 +95,7 @@ struct {
 EGRESS_DESCRIBE(egress_base);
 EGRESS_DESCRIBE(egress_vector);
 EGRESS_DESCRIBE(egress_runs);
+EGRESS_DESCRIBE(egress_names);
 EGRESS_DESCRIBE(egress_prefix6);
 EGRESS_DESCRIBE(egress_tree);
 EGRESS_DESCRIBE(egress_path_rules);
@@ -117,6 +127,8 @@ EGRESS_TABLE(bases, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, __u32, struct egress_bas
 EGRESS_TABLES(EGRESS_TABLE)
 
 #define EGRESS_INLINE static __always_inline
+/* Loads eight bytes of any alignment at once: the architectures with a JIT compiler can. */
+#define EGRESS_LOAD64(from) (*(const __u64*)(from))
 #define EGRESS_LOOP(times, step, context) bpf_loop(times, step, context, 0)
 
 struct egress_view {
@@ -145,6 +157,14 @@ EGRESS_INLINE const struct egress_vector* vector_at(const struct egress_view* vi
 
 EGRESS_INLINE const struct egress_runs* runs_at(const struct egress_view* view, __u32 number) {
     return EGRESS_FIND(view, runs, &number);
+}
+
+EGRESS_INLINE const struct egress_names* names_at(const struct egress_view* view, __u32 number) {
+    return EGRESS_FIND(view, names, &number);
+}
+
+EGRESS_INLINE const struct egress_grants* grants_at(const struct egress_view* view, __u32 number) {
+    return bpf_map_lookup_elem(&grants, &number);
 }
 
 EGRESS_INLINE __u32 host6(const struct egress_view* view, const __u8* address) {

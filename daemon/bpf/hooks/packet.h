@@ -213,6 +213,7 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     found->owner.passed =
         egress_ticket(found->owner.started, found->owner.exec_id, found->generation);
     found->known = kept && kept->passed == found->owner.passed;
+    found->owner.named = kept && kind == EGRESS_PACKET_CONNECTED ? kept->named : 0;
     if (kept && kind == EGRESS_PACKET_CONNECTED && sk->protocol == IPPROTO_UDP) {
         found->silent = kept->silent;
         if (found->silent == EGRESS_SILENT_ELSEWHERE) {
@@ -318,6 +319,7 @@ __noinline int egress_judge_other(struct __sk_buff* skb, __u32 number) {
     found.flow.type = sk->type;
     put_peer(&found.flow, sk);
     judge_owner(&found);
+    who->named = found.owner.named;
     who->passed = is_refused(&found) ? EGRESS_REFUSED : found.owner.passed;
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
 }
@@ -398,7 +400,7 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
          * address translation, one to the peer looks the same. It passes if its own destination
          * does. */
         if (is_refused(&found) && found.flow.type != SOCK_STREAM && egress_readdress(skb, &found)) {
-            egress_decide(&found);
+            decide_fully(&found);
             if (!is_refused(&found)) {
                 return EGRESS_PASS;
             }

@@ -8,6 +8,7 @@
 #define EGRESS_BPF_SCRATCH_H
 
 #include "maps.h"
+#include "verdict.h"
 
 #define EGRESS_TEXT_SIZE 256 /* buffer of a path: EGRESS_PATH_SIZE, and room to mask */
 #define EGRESS_SCRATCHES 8   /* per CPU: two for a sweep, the rest for what interrupts it */
@@ -24,7 +25,7 @@ struct egress_ascent {
 
 struct egress_scratch {
     __u32 taken;
-    __u32 zero;
+    __u32 number; /* its key; 0 while it has never been claimed */
     struct egress_ascent ascent;
     /* Twice the size, so that the verifier can prove each write of a component in bounds. */
     char text[2 * EGRESS_TEXT_SIZE];
@@ -32,22 +33,24 @@ struct egress_scratch {
     struct egress_name path;
     struct egress_tree key;
     struct egress_vector vector;
+    struct egress_naming naming;
     struct egress_named named;
     struct egress_process process;
 };
 
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, EGRESS_SCRATCHES);
+    __uint(max_entries, EGRESS_SCRATCHES + 1); /* from 1 on */
     __type(key, __u32);
     __type(value, struct egress_scratch);
 } scratch SEC(".maps");
 
 EGRESS_INLINE struct egress_scratch* claim(void) {
-    for (__u32 i = 0; i < EGRESS_SCRATCHES; ++i) {
+    for (__u32 i = 1; i <= EGRESS_SCRATCHES; ++i) {
         const __u32 number = i;
         struct egress_scratch* piece = bpf_map_lookup_elem(&scratch, &number);
         if (piece && !__sync_lock_test_and_set(&piece->taken, 1)) {
+            piece->number = number;
             return piece;
         }
     }

@@ -32,7 +32,7 @@ EGRESS_INLINE void fill_process(struct egress_event* event, const struct egress_
     if (fold->started) {
         /* The process may run another program by now. */
         const struct egress_file program = fold->program;
-        const struct egress_name* name = bpf_map_lookup_elem(&names, &program);
+        const struct egress_name* name = bpf_map_lookup_elem(&paths, &program);
         if (name) {
             __builtin_memcpy(event->path, name->path, sizeof event->path);
         }

@@ -540,7 +540,7 @@ egress_config Loader::settings() const {
 
 std::string Loader::path_of(const egress_file& file) const {
     char path[EGRESS_PATH_SIZE] = {};
-    if (bpf_map_lookup_elem(kernel_->map("names"), &file, path) < 0) {
+    if (bpf_map_lookup_elem(kernel_->map("paths"), &file, path) < 0) {
         return {};
     }
     path[sizeof path - 1] = '\0';

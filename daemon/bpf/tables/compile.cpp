@@ -395,6 +395,7 @@ class Compiler {
                    (r.destination.kind == policy::Destination::Kind::any &&
                     r.destination.ports.empty());
         }));
+        std::ranges::fill(base.resolved, where([](const EgressRule&) { return true; }));
         base.places[0] =
             where([](const EgressRule& r) { return !r.options.container.value_or(false); });
         base.places[1] =

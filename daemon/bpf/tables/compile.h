@@ -82,6 +82,7 @@ struct Tables {
     std::unique_ptr<egress_base> base;
     std::vector<egress_vector> vectors;
     std::vector<egress_runs> runs;
+    std::vector<egress_names> names; ///< base->names_buckets; filled by egress_put_name()
     Table<Host6Key> hosts6;
     Table<Prefix6Key> prefixes6;
     std::size_t prefixes = 0; ///< that have an effect, of both families

@@ -18,6 +18,7 @@ using egress::bpf::Tables;
 struct egress_view {
     const egress_base* base;
     const Tables* tables;
+    const egress_grants* grants; ///< EGRESS_GRANTS_SETS; null: none
 };
 
 namespace {
@@ -37,6 +38,15 @@ const egress_vector* vector_at(const egress_view* view, Index index) {
 
 const egress_runs* runs_at(const egress_view* view, std::uint32_t number) {
     return number < view->tables->runs.size() ? &view->tables->runs[number] : nullptr;
+}
+
+const egress_names* names_at(const egress_view* view, std::uint32_t number) {
+    return number < view->tables->names.size() ? &view->tables->names[number] : nullptr;
+}
+
+const egress_grants* grants_at(const egress_view* view, std::uint32_t number) {
+    static const egress_grants empty{};
+    return view->grants == nullptr ? &empty : view->grants + number;
 }
 
 Index host6(const egress_view* view, const std::uint8_t* address) {
@@ -148,8 +158,9 @@ egress_vector cgroup_rules(const egress_view& view, std::string_view cgroup) {
 } // namespace
 
 Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
-                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot) {
-    const egress_view view{tables.base.get(), &tables};
+                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot,
+                       const egress_grants* grants) {
+    const egress_view view{tables.base.get(), &tables, grants};
     Decision out;
     if (!egress_select(&view, &process, &out.subject)) {
         out.rule = EGRESS_BROKEN;
@@ -157,7 +168,15 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
     }
     out.cgroup = cgroup_rules(view, cgroup);
     struct egress_question question {};
-    egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, &question);
+    egress_naming naming{};
+    naming.now = now;
+    const bool has_names = view.base->has_names != 0;
+    if (has_names && !egress_find_names(&view, flow.address, &naming)) {
+        out.rule = EGRESS_BROKEN;
+        return out;
+    }
+    egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, has_names ? &naming : nullptr,
+               &question);
     out.rule = egress_first(&view, &question, now, week_at_boot);
     const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };
 #define EGRESS_COPY(dimension, label) out.dimension = copy(question.dimension);

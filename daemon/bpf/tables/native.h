@@ -16,9 +16,11 @@ struct Decision {
 #undef EGRESS_SET_OF
 };
 
-/// `cgroup` is the path of the process' cgroup; root made every part of it.
+/// `cgroup` is the path of the process' cgroup; root made every part of it. `grants`: those of all
+/// sets; null: none.
 Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
-                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot);
+                       std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot,
+                       const egress_grants* grants = nullptr);
 
 /// Whether the cgroup at this path below the cgroup2 root, or one around it, is a container's.
 bool is_in_container(std::string_view cgroup);
