@@ -14,10 +14,7 @@
 
 #include "daemon/bpf/abi.h"
 #include "daemon/bpf/siphash.h"
-
-#ifndef EGRESS_INLINE
-#define EGRESS_INLINE static inline __attribute__((always_inline))
-#endif
+#include "daemon/bpf/steps.h"
 
 #define EGRESS_MAX_LABEL 63
 #define EGRESS_MAX_NAME 255   /* bytes on the wire, with the lengths and the root */
@@ -58,9 +55,9 @@ EGRESS_INLINE __u64 egress_lower(__u64 word) {
     return word | (from_a & ~after_z & ~word & EGRESS_EACH_BYTE(0x80)) >> 2;
 }
 
-/* The hash of label.rest. `label` begins with its length, 1 to 63; EGRESS_LABEL_ROOM bytes from
- * there on can be read. */
-EGRESS_INLINE __u64 egress_hash_label(const __u64* secret, __u64 rest, const __u8* label) {
+/* The hash of a label's bytes and the rest's hash, in the case that they have or in lower case. */
+EGRESS_INLINE __u64 egress_hash_bytes(const __u64* secret, __u64 rest, const __u8* label,
+                                      int lower) {
     const __u32 size = (label[0] & EGRESS_MAX_LABEL) + 1;
     EGRESS_SIP_BEGIN(secret);
     EGRESS_SIP_WORD(rest);
@@ -75,9 +72,15 @@ EGRESS_INLINE __u64 egress_hash_label(const __u64* secret, __u64 rest, const __u
         if (size - at < 8) {
             word &= (1ULL << 8 * (size - at)) - 1;
         }
-        EGRESS_SIP_WORD(egress_lower(word));
+        EGRESS_SIP_WORD(lower ? egress_lower(word) : word);
     }
     return EGRESS_SIP_END;
+}
+
+/* The hash of label.rest. `label` begins with its length, 1 to 63; EGRESS_LABEL_ROOM bytes from
+ * there on can be read. */
+EGRESS_INLINE __u64 egress_hash_label(const __u64* secret, __u64 rest, const __u8* label) {
+    return egress_hash_bytes(secret, rest, label, 1);
 }
 
 /* Which sets of grants are an address': the lowest bits number the first one, the highest the

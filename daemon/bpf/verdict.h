@@ -22,25 +22,7 @@
 #define EGRESS_BPF_VERDICT_H
 
 #include "abi.h"
-
-#ifndef EGRESS_INLINE
-#define EGRESS_INLINE static inline __attribute__((always_inline))
-#endif
-
-#ifdef __clang__
-#define EGRESS_UNROLL _Pragma("unroll")
-#else
-#define EGRESS_UNROLL
-#endif
-
-#ifndef EGRESS_LOOP
-/* Calls step(number, context) until it returns non-zero. */
-#define EGRESS_LOOP(times, step, context)                                                          \
-    do {                                                                                           \
-        for (__u32 number_ = 0; number_ < (times) && !step(number_, context); ++number_) {         \
-        }                                                                                          \
-    } while (0)
-#endif
+#include "steps.h"
 
 /* The kinds of check where only the kind of the socket is known. */
 #define EGRESS_CREATES 1
@@ -74,13 +56,6 @@ EGRESS_INLINE __u64 egress_zero(__u64 number) {
     __u64 same = number;
     __asm__ volatile("" : "+r"(same));
     return number - same;
-}
-
-/* number & mask that the compiler cannot drop: the verifier of Linux 6.1 forgets the bounds of two
- * numbers once they are or-ed, and needs the mask. */
-EGRESS_INLINE __u32 egress_masked(__u32 number, __u32 mask) {
-    __asm__ volatile("" : "+r"(number));
-    return number & mask;
 }
 
 /* The first 16 bits of some bytes in network byte order. */
