@@ -74,7 +74,7 @@ EGRESS_INLINE __u32 egress_good_grants(const struct egress_grants* set, const __
         /* now < until, and it is not being written; without a branch. */
         hits |=
             (__u32)((egress_not_zero(other) ^ 1) & ((now - until) >> 63) & egress_not_zero(~until))
-            << i;
+            << (i + 1);
     }
     return hits;
 }
