@@ -10,9 +10,9 @@
 #ifndef EGRESS_BPF_ANSWER_H
 #define EGRESS_BPF_ANSWER_H
 
+#include "daemon/bpf/siphash.h"
 #include "kernel.h"
 #include "maps.h"
-#include "daemon/bpf/siphash.h"
 #include "socket.h"
 #include "verdict.h"
 
@@ -255,18 +255,4 @@ EGRESS_INLINE int is_no_datagram(struct __sk_buff* skb) {
     }
     return (ip[0] >> 4 == 4 ? ip[9] : ip[6]) != IPPROTO_UDP;
 }
-
-SEC("cgroup_skb/ingress")
-int egress_receive(struct __sk_buff* skb) {
-    const __u32 zero = 0;
-    if (is_no_datagram(skb)) {
-        return 1;
-    }
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (settings && settings->generation) {
-        note_received(skb);
-    }
-    return 1;
-}
-
 #endif

@@ -45,6 +45,8 @@ struct bpf_iter__bpf_map_elem {
 #include "maps.h"
 #include "multipath.h"
 #include "packet.h"
+#include "receive.h"
+#include "resolve.h"
 #include "sender.h"
 #include "socket.h"
 #include "tag.h"

@@ -8,10 +8,10 @@
 #define EGRESS_BPF_FILES_H
 
 #include "container.h"
+#include "daemon/bpf/siphash.h"
 #include "kernel.h"
 #include "maps.h"
 #include "scratch.h"
-#include "daemon/bpf/siphash.h"
 #include "verdict.h"
 
 #define EGRESS_MAX_DEPTH 4096      /* directories between a file and the root; deeper: unknown */

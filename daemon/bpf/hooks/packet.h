@@ -22,6 +22,7 @@
 #include "flow.h"
 #include "judge.h"
 #include "multipath.h"
+#include "resolve.h"
 #include "route.h"
 #include "socket.h"
 #include "writer.h"
@@ -513,15 +514,8 @@ static __noinline int is_answer(struct __sk_buff* skb) {
     return egress_know_peer(&peer);
 }
 
-SEC("cgroup_skb/egress")
-int egress_packet(struct __sk_buff* skb) {
-    const __u32 zero = 0;
-    struct bpf_sock* sk = skb->sk;
-    sk = sk ? bpf_sk_fullsock(sk) : 0;
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!sk || !settings || !settings->generation) {
-        return EGRESS_PASS;
-    }
+EGRESS_INLINE int judge_leaving(struct __sk_buff* skb, struct bpf_sock* sk,
+                                const struct egress_config* settings) {
     if (may_have_route(skb) && !egress_judge_route(skb, settings->monitor)) {
         return EGRESS_REFUSE;
     }
@@ -548,6 +542,22 @@ int egress_packet(struct __sk_buff* skb) {
     int verdict = egress_judge_packet(skb, kind);
     if (verdict && kind == EGRESS_PACKET_CONNECTED) {
         verdict = judge_others(skb);
+    }
+    return verdict;
+}
+
+SEC("cgroup_skb/egress")
+int egress_packet(struct __sk_buff* skb) {
+    const __u32 zero = 0;
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    if (!sk || !settings || !settings->generation) {
+        return EGRESS_PASS;
+    }
+    int verdict = judge_leaving(skb, sk, settings);
+    if (verdict && may_have_dns(sk, settings)) {
+        egress_read_dns(skb, 1, settings->generation);
     }
     __asm__ volatile("" : "+r"(verdict)); /* the compiler knows the possible values, */
     return verdict & 1;                   /* the verifier does not */

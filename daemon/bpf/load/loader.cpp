@@ -212,7 +212,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
         if (!bpf_map__is_internal(map) && name != "scratch" && name != "counts" &&
-            name != "contained" && name != "cgroup_rules") {
+            name != "contained" && name != "cgroup_rules" && name != "rooms") {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
@@ -496,6 +496,9 @@ KernelCounters Loader::counters() const {
     out.sequence = std::atomic_ref(kernel_->config->sequence).load();
     for (std::uint32_t i = 0; i < EGRESS_HOOKS; ++i) {
         out.looks[i] = sum_over_cpus(kernel_->map("looks"), i);
+    }
+    for (std::uint32_t i = 0; i < EGRESS_DNS_OUTCOMES; ++i) {
+        out.dns[i] = sum_over_cpus(kernel_->map("dns_outcomes"), i);
     }
     return out;
 }

@@ -44,6 +44,7 @@ struct KernelCounters {
     std::vector<std::uint64_t> losses_by_cpu[EGRESS_LOSSES];
     std::uint64_t waiting = 0; ///< events in the ring
     std::uint64_t looks[EGRESS_HOOKS] = {};
+    std::uint64_t dns[EGRESS_DNS_OUTCOMES] = {}; ///< by enum egress_dns
 };
 
 class Loader {
