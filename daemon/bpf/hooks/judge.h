@@ -275,6 +275,11 @@ __noinline int egress_leave_names(struct egress_case* found) {
     return 0;
 }
 
+/* A separate function: in 6.1 the key would overflow the stack of egress_decide(). */
+static __noinline const struct egress_scratch* piece_of(__u32 number) {
+    return bpf_map_lookup_elem(&scratch, &number);
+}
+
 /* The verdict, and whether to post an event. Returns 0, EGRESS_UNPREPARED or EGRESS_UNNAMED. */
 __noinline int egress_decide(struct egress_case* found) {
     const __u32 zero = 0;
@@ -300,8 +305,7 @@ __noinline int egress_decide(struct egress_case* found) {
     if (!cgroup && !found->prepared) {
         return EGRESS_UNPREPARED;
     }
-    const __u32 number = found->piece;
-    struct egress_scratch* const piece = number ? bpf_map_lookup_elem(&scratch, &number) : 0;
+    const struct egress_scratch* const piece = found->piece ? piece_of(found->piece) : 0;
     if (view.base->has_names && !found->creates && !piece) {
         if (!found->lost) {
             return EGRESS_UNNAMED;
