@@ -12,6 +12,7 @@
 #include "daemon/policy/check.h"
 #include "daemon/policy/egress/check.h"
 #include "daemon/policy/egress/columns.h"
+#include "daemon/policy/egress/dns.h"
 #include "daemon/policy/egress/list.h"
 #include "daemon/policy/login/location.h"
 #include "daemon/policy/login/options.h"
@@ -27,10 +28,11 @@ struct SectionName {
     std::string_view text;
     Section section;
 };
-constexpr std::array<SectionName, 5> sections = {{{"local", Section::local},
+constexpr std::array<SectionName, 6> sections = {{{"local", Section::local},
                                                   {"remote", Section::remote},
                                                   {"trusted", Section::trusted},
                                                   {"settings", Section::settings},
+                                                  {"dns", Section::dns},
                                                   {"egress", Section::egress}}};
 constexpr std::uint64_t least_rows = 100;
 constexpr std::uint64_t most_rows = 100000000;
@@ -98,6 +100,8 @@ class Reader {
             return read_trusted(line);
         case Section::settings:
             return read_setting(line);
+        case Section::dns:
+            return parse_dns(line, context_, policy_.dns);
         case Section::egress:
             return read_egress(line);
         }
@@ -247,6 +251,10 @@ void refuse_not_yet(const Policy& policy, Diagnostics& out) {
         if (auto reason = not_yet(rule); !reason.empty()) {
             out.error(rule.place, std::move(reason), "this version cannot enforce the line");
         }
+    }
+    if (policy.dns.place) {
+        out.error(*policy.dns.place, "the section [dns] is not there yet",
+                  "this version cannot enforce destinations by name");
     }
     for (const auto& list : policy.lists) {
         if (auto reason = not_yet(*list); !reason.empty()) {

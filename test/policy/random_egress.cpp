@@ -142,6 +142,8 @@ void random_later(Random& random, EgressRule& rule) {
         const auto least = below(random, 8);
         out.token = TokenRange{least, chance(random, 30) ? most : least + below(random, 3)};
     }
+    out.resolved = chance(random, 20);
+    out.rebind = chance(random, 20);
     out.trap = !out.quiet && chance(random, 10);
     out.kill = (out.until || !out.when.empty()) && chance(random, 30);
     if (chance(random, 20)) {

@@ -209,6 +209,18 @@ Policy random_policy(Random& random, std::size_t local, std::size_t remote) {
     if (chance(random, 50)) {
         policy.settings.rows = 100 + below(random, 100000000 - 100);
     }
+    for (auto i = below(random, 4); i > 0; --i) {
+        const auto last = static_cast<std::uint8_t>(i);
+        std::array<std::uint8_t, 16> v6 = {0x20, 0x01, 0x0d, 0xb8};
+        v6[15] = last;
+        const auto address =
+            chance(random, 50) ? *Address::from_bytes(std::array<std::uint8_t, 4>{192, 0, 2, last})
+                               : *Address::from_bytes(v6);
+        policy.dns.resolvers.push_back({address, pick(random, ports)});
+    }
+    if (chance(random, 30)) {
+        policy.dns.grace = static_cast<Seconds>(below(random, 86401));
+    }
     return policy;
 }
 

@@ -14,6 +14,7 @@
 
 #include "daemon/base/boot.h"
 #include "daemon/base/log.h"
+#include "daemon/base/resolv_conf.h"
 #include "daemon/base/week.h"
 #include "daemon/bpf/tables/native.h"
 #include "daemon/bpf/tables/places.h"
@@ -176,25 +177,12 @@ Result<> name_programs(std::vector<Insider>& insiders, const NameFiles& name) {
 }
 
 std::vector<Address> resolvers(const std::string& path) {
-    std::vector<Address> out;
-    const auto add = [&out](const std::string& text) {
-        const auto address = Address::parse(text.substr(0, text.find('%')));
-        if (address && std::ranges::find(out, *address) == out.end()) {
-            out.push_back(*address);
+    auto out = read_resolv_conf(path).nameservers;
+    for (const char* const text : {"127.0.0.53", "127.0.0.1", "::1"}) {
+        const auto loopback = *Address::parse(text);
+        if (std::ranges::find(out, loopback) == out.end()) {
+            out.push_back(loopback);
         }
-    };
-    std::ifstream file(path);
-    constexpr std::size_t most = 64;
-    for (std::string line; out.size() < most && std::getline(file, line);) {
-        std::istringstream words(line);
-        std::string key;
-        std::string value;
-        if (words >> key >> value && key == "nameserver") {
-            add(value);
-        }
-    }
-    for (const char* const loopback : {"127.0.0.53", "127.0.0.1", "::1"}) {
-        add(loopback);
     }
     return out;
 }

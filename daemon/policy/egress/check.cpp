@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/base/resolv_conf.h"
 #include "daemon/policy/egress/columns.h"
 #include "daemon/policy/egress/options.h"
 #include "daemon/policy/text/names.h"
@@ -98,6 +99,17 @@ bool covers_options(const EgressOptions& a, const EgressOptions& b) {
     return std::ranges::all_of(egress_option_table(), covers);
 }
 
+bool has_names(const AddressList& list) {
+    return !list.names.empty();
+}
+
+/// Whether what `b` asks of answers implies what `a` does.
+bool covers_answers(const EgressRule& a, const EgressRule& b) {
+    const bool by_answer = a.options.resolved || is_name(a.destination);
+    return (!a.options.resolved || b.options.resolved || is_name(b.destination)) &&
+           (!by_answer || a.options.rebind || !b.options.rebind);
+}
+
 /// AF_INET, AF_INET6; AF_UNSPEC: the line is for both.
 int family_of(const EgressRule& rule) {
     return rule.destination.kind == Kind::prefix ? rule.destination.prefix.base.family()
@@ -115,6 +127,7 @@ class Checker {
             shadowed(rule);
             impossible(rule);
             idle(rule);
+            answers(rule);
             owner(rule);
             program(rule);
             lineage(rule.options.parent, "parent", rule);
@@ -181,6 +194,51 @@ class Checker {
         if (!allows && options.log && !options.audit) {
             out_.warn(rule.place, "log does nothing", "what is refused is recorded without it");
         }
+    }
+
+    bool names_in_list(const Destination& destination) const {
+        return destination.kind == Kind::list &&
+               std::ranges::any_of(policy_.lists, [&](const auto& list) {
+                   return list->name == destination.text && has_names(*list);
+               });
+    }
+
+    /// Warns of what a line by name, or with resolved, does other than it seems.
+    void answers(const EgressRule& rule) {
+        const auto& options = rule.options;
+        const bool named = is_name(rule.destination);
+        const bool listed = names_in_list(rule.destination);
+        if (!named && !listed && !options.resolved) {
+            if (options.rebind) {
+                out_.warn(rule.place, "rebind does nothing", "the line names no name");
+            }
+            return;
+        }
+        if (named && options.resolved) {
+            out_.warn(rule.place, "resolved does nothing",
+                      "a name matches only what a resolver answered");
+        }
+        if (!has_resolver()) {
+            out_.warn(rule.place, "no resolver is known: no address gets a name",
+                      "name one in [dns], as in: resolver 192.0.2.1");
+        }
+        if (rule.verdict.kind != Verdict::Kind::allow && (named || listed)) {
+            out_.warn(rule.place, "the line refuses an address only after its name was looked up",
+                      "a program can know the address without; allow what it needs, refuse the "
+                      "rest");
+        }
+        if (rule.type == SOCK_RAW && named) {
+            out_.warn(rule.place, "a raw socket names no name",
+                      "the line holds for the addresses that any program has looked up");
+        }
+    }
+
+    bool has_resolver() {
+        if (!has_resolver_) {
+            has_resolver_ = !policy_.dns.resolvers.empty() ||
+                            !read_resolv_conf(root_ + "/etc/resolv.conf").nameservers.empty();
+        }
+        return *has_resolver_;
     }
 
     void owner(const EgressRule& rule) {
@@ -276,6 +334,7 @@ class Checker {
     LocalNames names_;
     Diagnostics& out_;
     std::int64_t now_;
+    std::optional<bool> has_resolver_; ///< once it is known
 };
 
 } // namespace
@@ -288,13 +347,12 @@ bool covers(const EgressRule& first, const EgressRule& second) {
            (first.protocol.family == AF_UNSPEC || first.protocol.family == family_of(second)) &&
            covers_value(first.owner.uid, second.owner.uid) &&
            covers_value(first.owner.gid, second.owner.gid) && covers_program(first, second) &&
-           covers_options(first.options, second.options);
+           covers_answers(first, second) && covers_options(first.options, second.options);
 }
 
 std::string not_yet(const EgressRule& rule) {
     // A later version drops what it can do from here and from the table of options.
-    const auto kind = rule.destination.kind;
-    if (kind == Kind::name || kind == Kind::below || kind == Kind::any_below) {
+    if (is_name(rule.destination)) {
         return "destinations by name are not there yet";
     }
     if (rule.verdict.kind == Verdict::Kind::redirect) {

@@ -127,6 +127,19 @@ bool covers_place(const EgressOptions& a, const EgressOptions& b) {
     return !a.container || a.container == b.container;
 }
 
+bool set_rebind(const Option& option, const Context& context, EgressOptions& out) {
+    if (option.value.text != "allow") {
+        context.error(option.value, fmt::format("rebind={}", quote(option.value.text)),
+                      "write rebind=allow");
+        return false;
+    }
+    return out.rebind = true;
+}
+
+OptionValues rebind_values(const EgressOptions& from) {
+    return from.rebind ? OptionValues{"allow"} : OptionValues{};
+}
+
 bool set_nfail(const Option& option, const Context& context, EgressOptions& out) {
     if (const auto number = parse_number(option.value, context, "nfail", 1, 2147483647)) {
         out.nfail = static_cast<std::uint32_t>(*number);
@@ -257,6 +270,8 @@ constexpr auto table = std::to_array<Row>({
      covers_when},
     {{"until", value, "2026-12-01T08:00:00Z", set_until, value_of<&Values::until, print_instant>},
      covers_until},
+    flag<&Values::resolved>("resolved", later), // covers() in check.cpp knows the next two
+    {{"rebind", value, "allow", set_rebind, rebind_values}, nullptr, later},
     flag<&Values::audit>("audit"),
     flag<&Values::log>("log"),
     flag<&Values::quiet>("quiet"),

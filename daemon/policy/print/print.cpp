@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 
+#include "daemon/policy/egress/dns.h"
 #include "daemon/policy/login/options.h"
 #include "daemon/policy/print/egress_print.h"
 #include "daemon/policy/print/print_columns.h"
@@ -158,6 +159,9 @@ std::string print(const Policy& policy) {
     print_section(out, "remote", rule_titles, policy.remote);
     print_section(out, "trusted", {"# location", "type", "proto", "owner", "options"},
                   policy.trusted);
+    if (const auto dns = print_dns(policy.dns); !dns.empty()) {
+        out += (out.empty() ? "" : "\n") + dns;
+    }
     print_section(out, "egress",
                   {"# destination", "type", "proto", "owner", "program", "action", "options"},
                   policy.egress);

@@ -46,6 +46,12 @@ std::optional<Destination::Kind> class_of(std::string_view name) {
     return at != classes.end() ? std::optional(at->second) : std::nullopt;
 }
 
+bool is_name(const Destination& destination) {
+    using Kind = Destination::Kind;
+    return destination.kind == Kind::name || destination.kind == Kind::below ||
+           destination.kind == Kind::any_below;
+}
+
 std::size_t count_spans(const std::vector<Window>& windows) {
     constexpr std::size_t day = 1440; // minutes
     constexpr std::size_t week = 7 * day;
@@ -70,6 +76,10 @@ bool same_meaning(const EgressRule& a, const EgressRule& b) {
     return a.destination == b.destination && a.type == b.type && a.protocol == b.protocol &&
            a.owner == b.owner && a.program == b.program && a.verdict == b.verdict &&
            a.options == b.options;
+}
+
+bool same_meaning(const Dns& a, const Dns& b) {
+    return a.resolvers == b.resolvers && a.grace == b.grace;
 }
 
 bool same_meaning(const AddressList& a, const AddressList& b) {

@@ -122,6 +122,9 @@ struct EgressOptions {
     std::string cgroup; ///< path below the cgroup2 root, "/guests.slice"; covers its children
     std::string unit;   ///< name of a systemd unit, "nginx.service"; empty: any
     std::optional<bool> container; ///< true "container", false "host"
+    // Where.
+    bool resolved = false; ///< only addresses that an approved resolver gave as an answer
+    bool rebind = false;   ///< "rebind=allow": private addresses for names of others, too
     // When.
     std::vector<Window> when;          ///< one of them must hold; empty: always
     std::optional<std::int64_t> until; ///< seconds since the epoch
@@ -150,6 +153,16 @@ struct EgressRule {
     EgressOptions options;
 };
 
+/// [dns]: which answers name a destination.
+struct Dns {
+    std::vector<Endpoint> resolvers; ///< approved; none: those of /etc/resolv.conf
+    std::optional<Seconds> grace;    ///< how long after its TTL an answer still holds
+    std::optional<Place> place;      ///< of the first line; nullopt: the section has none
+};
+
+/// Whether the destination is a name or a pattern of names.
+bool is_name(const Destination& destination);
+
 /// A file of egress.d/ with one prefix or name per line.
 struct AddressList {
     std::string name; ///< as in "@name"
@@ -167,6 +180,7 @@ std::optional<Destination::Kind> class_of(std::string_view name);
 std::size_t count_spans(const std::vector<Window>& windows);
 
 bool same_meaning(const EgressRule& a, const EgressRule& b);
+bool same_meaning(const Dns& a, const Dns& b);
 bool same_meaning(const AddressList& a, const AddressList& b);
 
 } // namespace egress::policy

@@ -34,7 +34,8 @@ bool same_meaning(const Policy& a, const Policy& b) {
            std::ranges::equal(a.remote, b.remote, same) &&
            std::ranges::equal(a.trusted, b.trusted, same) &&
            std::ranges::equal(a.egress, b.egress, same) &&
-           std::ranges::equal(a.lists, b.lists, same_list) && a.settings == b.settings;
+           std::ranges::equal(a.lists, b.lists, same_list) && a.settings == b.settings &&
+           same_meaning(a.dns, b.dns);
 }
 
 } // namespace egress::policy

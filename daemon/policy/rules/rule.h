@@ -126,6 +126,7 @@ struct Policy {
     std::vector<EgressRule> egress;
     std::vector<std::shared_ptr<const AddressList>> lists; ///< each list that [egress] names, once
     Settings settings;
+    Dns dns;
 };
 
 bool same_meaning(const Policy& a, const Policy& b);

@@ -12,7 +12,7 @@
 
 namespace egress::policy {
 
-enum class Section : std::uint8_t { local, remote, trusted, settings, egress };
+enum class Section : std::uint8_t { local, remote, trusted, settings, dns, egress };
 
 /// The diagnostics, names and section that column parsers share.
 struct Context {
