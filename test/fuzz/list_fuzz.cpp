@@ -38,11 +38,11 @@ Read read(std::string_view text, std::size_t piece) {
     return out;
 }
 
-std::string line_of(const Destination& name) {
-    return (name.kind == Destination::Kind::name    ? ""
-            : name.kind == Destination::Kind::below ? "*."
-                                                    : "**.") +
-           name.text + "\n";
+std::string line_of(const NamePatterns::Pattern& pattern) {
+    std::string out = pattern.kind == NameKind::exact ? ""
+                      : pattern.kind == NameKind::one ? "*."
+                                                      : "**.";
+    return out.append(pattern.name) + "\n";
 }
 
 } // namespace
@@ -67,9 +67,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         require(Prefix::parse(prefix.text()) == prefix, "a prefix has no host bits");
         again += prefix.text() + "\n";
     }
-    for (const auto& name : whole.list.names) {
-        again += line_of(name);
-    }
+    std::size_t names = 0;
+    whole.list.names.each([&](const auto& pattern) {
+        again += line_of(pattern);
+        ++names;
+    });
+    require(names == whole.list.names.size(), "every name is counted");
     const auto written = read(again, std::string_view::npos);
     require(written.diagnostics.empty(), "what is written is right");
     require(same_meaning(written.list, whole.list), "what is written means the same");

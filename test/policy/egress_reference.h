@@ -63,12 +63,12 @@ inline int labels_before(const std::string& name, const std::string& base) {
                    name.begin(), name.end() - static_cast<std::ptrdiff_t>(end.size()), '.'));
 }
 
-inline bool fits_name(const Destination& destination, const Flow& flow) {
+inline bool fits_name(const NamePatterns::Pattern& pattern, const Flow& flow) {
     return std::ranges::any_of(flow.names, [&](const std::string& name) {
-        const int labels = labels_before(name, destination.text);
-        return destination.kind == Destination::Kind::name    ? name == destination.text
-               : destination.kind == Destination::Kind::below ? labels == 1
-                                                              : labels >= 1;
+        const int labels = labels_before(name, std::string(pattern.name));
+        return pattern.kind == NameKind::exact ? name == pattern.name
+               : pattern.kind == NameKind::one ? labels == 1
+                                               : labels >= 1;
     });
 }
 
@@ -82,10 +82,10 @@ inline bool fits_list(const Policy& policy, const std::string& name, const Flow&
                 return true;
             }
         }
-        for (const auto& each : list->names) {
-            if (fits_name(each, flow)) {
-                return true;
-            }
+        bool found = false;
+        list->names.each([&](const auto& pattern) { found = found || fits_name(pattern, flow); });
+        if (found) {
+            return true;
         }
     }
     return false;
@@ -101,7 +101,7 @@ inline bool fits_host(const Policy& policy, const Destination& destination, cons
     case Kind::name:
     case Kind::below:
     case Kind::any_below:
-        return fits_name(destination, flow);
+        return fits_name(pattern_of(destination), flow);
     case Kind::list:
         return fits_list(policy, destination.text, flow);
     case Kind::internet:

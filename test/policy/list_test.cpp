@@ -65,9 +65,11 @@ TEST_CASE("lists: what a line may be") {
     const auto names = read("a.Example\n*.b.example.\r\n**.c.example # deep\n\n#\n   \n");
     CHECK(names.said == "");
     REQUIRE(names.list.names.size() == 3);
-    CHECK(names.list.names[0].text == "a.example");
-    CHECK(names.list.names[1].kind == Destination::Kind::below);
-    CHECK(names.list.names[2].kind == Destination::Kind::any_below);
+    std::vector<NamePatterns::Pattern> patterns;
+    names.list.names.each([&](const auto& pattern) { patterns.push_back(pattern); });
+    CHECK(patterns == std::vector<NamePatterns::Pattern>{{NameKind::exact, "a.example"},
+                                                         {NameKind::one, "b.example"},
+                                                         {NameKind::deep, "c.example"}});
 }
 
 TEST_CASE("lists: what is wrong is said with its place, and what is right instead") {
@@ -242,6 +244,32 @@ TEST_CASE("lists: a million lines") {
     CHECK(parsed.policy.lists[0]->prefixes.capacity() == lines);
     fmt::print("{} lines of a list, {} bytes: {:.3f} s, {} bytes of memory\n", lines, text.size(),
                took.count(), lines * sizeof(Prefix));
+}
+
+TEST_CASE("lists: a million names take little more than their text") {
+    const Scratch scratch;
+    constexpr std::size_t lines = 1000000;
+    std::string text;
+    for (std::size_t i = 0; i < lines; ++i) {
+        text += fmt::format("{}host-{}.Example-{}.org\n", i % 3 == 0 ? "*." : "", i, i % 1000);
+    }
+    scratch.write("egress.d/one", text);
+    const auto main = scratch.write("main.conf", main_text());
+    const auto parsed = parse_files(main, "");
+    REQUIRE(parsed.policy.lists.size() == 1);
+    const auto& names = parsed.policy.lists[0]->names;
+    CHECK(names.size() == lines);
+    CHECK(names.bytes() < text.size() + text.size() / 10);
+    std::size_t at = 0;
+    std::size_t wrong = 0;
+    names.each([&](const NamePatterns::Pattern& pattern) {
+        const auto name = fmt::format("host-{}.example-{}.org", at, at % 1000);
+        const auto kind = at % 3 == 0 ? NameKind::one : NameKind::exact;
+        wrong += pattern == NamePatterns::Pattern{kind, name} ? 0 : 1;
+        ++at;
+    });
+    CHECK(at == lines);
+    CHECK(wrong == 0);
 }
 
 } // namespace egress::policy

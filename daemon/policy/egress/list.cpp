@@ -138,7 +138,6 @@ void ListText::finish() {
         line(rest_);
     }
     out_.prefixes.shrink_to_fit();
-    out_.names.shrink_to_fit();
 }
 
 void ListText::line(std::string_view text) {
@@ -193,7 +192,7 @@ void ListText::prefix(std::string_view text, int column) {
 }
 
 void ListText::name(std::string_view text, int column) {
-    auto made = parse_domain(text);
+    const auto made = parse_domain(text);
     if (!made) {
         const char* hint = made.error().hint;
         return error(column, fmt::format("{} {}", quote(text), made.error().what),
@@ -203,7 +202,7 @@ void ListText::name(std::string_view text, int column) {
         errors_ = max_list_errors - 1;
         return error(column, "too many names", fmt::format("{} are the most", max_list_names));
     }
-    out_.names.push_back(std::move(*made));
+    out_.names.add(pattern_of(*made));
 }
 
 void ListText::add(const Prefix& prefix, int column) {

@@ -52,6 +52,14 @@ bool is_name(const Destination& destination) {
            destination.kind == Kind::any_below;
 }
 
+NamePatterns::Pattern pattern_of(const Destination& destination) {
+    using Kind = Destination::Kind;
+    return {destination.kind == Kind::name    ? NameKind::exact
+            : destination.kind == Kind::below ? NameKind::one
+                                              : NameKind::deep,
+            destination.text};
+}
+
 std::size_t count_spans(const std::vector<Window>& windows) {
     constexpr std::size_t day = 1440; // minutes
     constexpr std::size_t week = 7 * day;

@@ -16,6 +16,7 @@
 #include "daemon/base/address.h"
 #include "daemon/base/clock.h"
 #include "daemon/policy/rules/field.h"
+#include "daemon/policy/rules/name_patterns.h"
 
 namespace egress::policy {
 
@@ -162,13 +163,15 @@ struct Dns {
 
 /// Whether the destination is a name or a pattern of names.
 bool is_name(const Destination& destination);
+/// Of such a destination; valid as long as the destination.
+NamePatterns::Pattern pattern_of(const Destination& destination);
 
 /// A file of egress.d/ with one prefix or name per line.
 struct AddressList {
     std::string name; ///< as in "@name"
     std::string file;
     std::vector<Prefix> prefixes;
-    std::vector<Destination> names; ///< of kinds name, below, any_below; no ports
+    NamePatterns names;
 };
 
 /// "internet" and so on; empty: the destination is no class.
