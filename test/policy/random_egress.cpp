@@ -211,6 +211,9 @@ EgressRule random_egress_rule(Random& random, bool all) {
             rule.protocol.family = chance(random, 50) ? AF_INET : AF_INET6;
         }
     }
+    if (is_name(rule.destination)) {
+        rule.protocol.family = AF_UNSPEC;
+    }
     if (chance(random, 30)) {
         rule.owner.uid = pick(random, ids);
     }

@@ -191,6 +191,10 @@ std::optional<EgressRule> parse_egress(const Line& line, const Context& context)
     if (cells.size() > 6) {
         take(parse_egress_options(cells[6], context), rule.options);
     }
+    if (is_name(rule.destination) && rule.protocol.family != AF_UNSPEC) {
+        return context.error(cells[2], fmt::format("{} with a name", quote(cells[2].text)),
+                             "a name has addresses of both families: leave out the 4 or 6");
+    }
     return good ? std::optional(std::move(rule)) : std::nullopt;
 }
 
