@@ -248,7 +248,11 @@ class Reading {
 /// A rule must not seem to protect if this version cannot enforce it.
 void refuse_not_yet(const Policy& policy, Diagnostics& out) {
     for (const auto& rule : policy.egress) {
-        if (auto reason = not_yet(rule); !reason.empty()) {
+        auto reason = not_yet(rule);
+        if (reason.empty()) {
+            reason = not_yet(policy, rule);
+        }
+        if (!reason.empty()) {
             out.error(rule.place, std::move(reason), "this version cannot enforce the line");
         }
     }
@@ -256,10 +260,17 @@ void refuse_not_yet(const Policy& policy, Diagnostics& out) {
         out.error(*policy.dns.place, "the section [dns] is not there yet",
                   "this version cannot enforce destinations by name");
     }
-    for (const auto& list : policy.lists) {
-        if (auto reason = not_yet(*list); !reason.empty()) {
-            out.error({list->file, 0, 0}, std::move(reason),
-                      "addresses and prefixes can stand there");
+}
+
+/// An address of any family may have a name; no table tells the families of one name apart.
+void refuse_families(const Policy& policy, Diagnostics& out) {
+    for (const auto& rule : policy.egress) {
+        if (rule.protocol.family != AF_UNSPEC && rule.destination.kind == Destination::Kind::list &&
+            goes_by_name(policy, rule.destination)) {
+            out.error(rule.place,
+                      fmt::format("a protocol of one family with the names of {}",
+                                  quote("@" + rule.destination.text)),
+                      "a name has addresses of both families: leave out the 4 or 6");
         }
     }
 }
@@ -319,6 +330,7 @@ Parsed parse_all(const std::optional<std::string_view>& first, const std::string
         }
     }
     out.policy = reading.finish();
+    refuse_families(out.policy, diagnostics);
     refuse_not_yet(out.policy, diagnostics);
     for (auto& warning : check(out.policy, sources)) {
         diagnostics.warn(warning.place, warning.text, warning.hint);

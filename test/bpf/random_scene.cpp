@@ -28,6 +28,15 @@ constexpr std::array<std::uint32_t, 5> ids = {0, 33, 1000, 4294967294, 7};
 constexpr std::array<const char*, 8> paths = {
     "/usr/bin/curl", "/usr/bin/wget", "/usr/sbin/sshd", "/opt/a#b/x",
     "/usr/binx",     "/\xc3\xa4",     "/usr/bin",       "/usr/local/bin/curl"};
+constexpr std::array<const char*, 9> domains = {"example.org",
+                                                "a.example.org",
+                                                "b.a.example.org",
+                                                "c.b.a.example.org",
+                                                "example.net",
+                                                "a.example.net",
+                                                "org",
+                                                "host",
+                                                "xample.org"};
 constexpr std::array<const char*, 4> commands = {"curl", "[", "fifteen-bytes#x", "other"};
 
 std::uint64_t below(Random& random, std::uint64_t bound) {
@@ -95,6 +104,10 @@ void add_lists(Random& random, policy::Policy& policy) {
         for (auto n = 1 + below(random, i == 0 ? 3 : 40); n > 0; --n) {
             list.prefixes.push_back(random_prefix(random));
         }
+        for (auto n = below(random, 8); i != 1 && n > 0; --n) {
+            list.names.add(
+                {static_cast<policy::NameKind>(below(random, 3)), pick(random, domains)});
+        }
         policy.lists.push_back(std::make_shared<const policy::AddressList>(std::move(list)));
     }
 }
@@ -105,10 +118,10 @@ std::string own_program(Random& random) {
 
 void craft(Random& random, EgressRule& rule) {
     using Kind = Destination::Kind;
-    constexpr std::array<Kind, 14> kinds = {
-        Kind::any,   Kind::prefix, Kind::prefix,    Kind::prefix,   Kind::prefix,
-        Kind::list,  Kind::list,   Kind::list,      Kind::internet, Kind::private_,
-        Kind::local, Kind::prefix, Kind::multicast, Kind::broadcast};
+    constexpr std::array<Kind, 17> kinds = {
+        Kind::any,  Kind::prefix, Kind::prefix,    Kind::prefix,    Kind::prefix,   Kind::list,
+        Kind::list, Kind::list,   Kind::internet,  Kind::private_,  Kind::local,    Kind::prefix,
+        Kind::name, Kind::below,  Kind::any_below, Kind::multicast, Kind::broadcast};
     Destination destination;
     destination.kind = pick(random, kinds);
     destination.ports = rule.destination.ports;
@@ -116,7 +129,13 @@ void craft(Random& random, EgressRule& rule) {
         destination.prefix = random_prefix(random);
     } else if (destination.kind == Kind::list) {
         destination.text = fmt::format("l{}", below(random, 4));
+    } else if (is_name(destination)) {
+        destination.text = pick(random, domains);
     }
+    if (is_name(destination) || destination.kind == Kind::list) {
+        rule.protocol.family = AF_UNSPEC; // a name has addresses of both
+    }
+    rule.options.resolved = chance(random, 10);
     if (chance(random, 5)) {
         destination.ports = {{0, static_cast<std::uint16_t>(below(random, 65536))}};
     }
@@ -153,6 +172,7 @@ class Draw {
 
     Scene scene() {
         address();
+        names();
         port();
         kind();
         owner();
@@ -182,6 +202,18 @@ class Draw {
             prefix = random_prefix(random_);
         }
         out_.destination = at_edge(random_, prefix);
+    }
+
+    void names() {
+        const auto& destination = aim().destination;
+        if (is_name(destination) || chance(random_, 20)) {
+            out_.names.emplace_back(pick(random_, domains));
+        }
+        if (is_name(destination) && chance(random_, 80)) {
+            constexpr std::array<const char*, 3> heads = {"", "x.", "y.x."};
+            out_.names.push_back(pick(random_, heads) + destination.text);
+        }
+        out_.answered = !out_.names.empty() || aim().options.resolved || chance(random_, 20);
     }
 
     void port() {

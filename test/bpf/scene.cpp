@@ -4,6 +4,9 @@
 
 #include <fmt/format.h>
 
+#include "daemon/bpf/names.h"
+#include "daemon/bpf/tables/names.h"
+
 namespace egress::bpf {
 
 namespace {
@@ -59,6 +62,8 @@ reference::Flow reference_flow(const Scene& scene) {
     flow.port = scene.port;
     flow.cgroup = all_cgroups()[scene.cgroup].path;
     flow.container = scene.container;
+    flow.names = scene.names;
+    flow.answered = scene.answered;
     flow.now = scene.now;
     return flow;
 }
@@ -76,8 +81,61 @@ bool fits(const policy::Policy& policy, const EgressRule& rule, const Scene& sce
            reference::fits_port(rule.destination.ports, scene.port) && fits_lineage(rule, scene) &&
            reference::fits_place(options, flow) &&
            reference::fits_host(policy, rule.destination, flow) &&
-           reference::fits_time(options, flow);
+           (!options.resolved || flow.answered) && reference::fits_time(options, flow);
 }
+
+/// The grants of one address, as the hooks would have written them for lines of every kind.
+class Grants {
+  public:
+    const egress_grants* of(const Scene& scene) {
+        if (sets_.empty()) {
+            sets_.resize(EGRESS_GRANTS_SETS);
+        }
+        for (auto* const set : used_) {
+            *set = {};
+        }
+        used_.clear();
+        const auto until = static_cast<std::uint64_t>(scene.now - boot_time + 1) * 1000000000;
+        for (const auto& name : scene.names) {
+            grant(scene, key_of({policy::NameKind::exact, name}, names_key), until);
+            auto kind = policy::NameKind::one;
+            for (auto dot = name.find('.'); dot != name.npos; dot = name.find('.', dot + 1)) {
+                const auto base = std::string_view(name).substr(dot + 1);
+                if (kind == policy::NameKind::one) {
+                    grant(scene, key_of({kind, base}, names_key), until);
+                    kind = policy::NameKind::deep;
+                }
+                grant(scene, key_of({kind, base}, names_key), until);
+            }
+        }
+        if (scene.answered) {
+            grant(scene, EGRESS_ANY_NAME, until);
+        }
+        return sets_.data();
+    }
+
+  private:
+    void grant(const Scene& scene, std::uint64_t key, std::uint64_t until) {
+        const auto& raw = scene.destination.raw();
+        const std::array<__u64, 2> secret = {names_key[0], names_key[1]};
+        const auto hash = egress_grants_of(secret.data(), raw.data());
+        for (const auto number : {EGRESS_FIRST_SET(hash), EGRESS_SECOND_SET(hash)}) {
+            egress_grants& set = sets_[number];
+            used_.push_back(&set);
+            auto* const free = std::ranges::find_if(
+                set.each, [](const egress_grant& each) { return each.until == 0; });
+            if (free != std::end(set.each)) {
+                std::ranges::copy(raw, free->address);
+                free->key = key;
+                free->until = until;
+                return;
+            }
+        }
+    }
+
+    std::vector<egress_grants> sets_;
+    std::vector<egress_grants*> used_;
+};
 
 } // namespace
 
@@ -127,6 +185,7 @@ World fake_world() {
     };
     world.subordinate = [](std::uint32_t, bool) { return std::vector<IdRange>{}; };
     world.wall_at_boot = boot_time;
+    world.names_key = names_key;
     return world;
 }
 
@@ -171,10 +230,11 @@ egress_flow flow_of(const Scene& scene) {
 Decision decide_compiled(const Tables& tables, const Scene& scene) {
     constexpr std::int64_t week = 7 * 86400;
     const auto week_at_boot = ((boot_time - monday + scene.offset) % week + week) % week;
+    static Grants grants;
     return native_decide(
         tables, process_of(scene), flow_of(scene), all_cgroups()[scene.cgroup].path,
         static_cast<std::uint64_t>(scene.now - boot_time) * std::uint64_t{1000000000},
-        static_cast<std::uint64_t>(week_at_boot));
+        static_cast<std::uint64_t>(week_at_boot), grants.of(scene));
 }
 
 std::uint32_t decide_plainly(const policy::Policy& policy, const Scene& scene) {
@@ -193,12 +253,13 @@ std::string Scene::text() const {
         lineage += fmt::format(" {}:{}", each.device, each.inode);
     }
     return fmt::format(
-        "{}:{} type={} protocol={} uid={} gid={} path={}{}{}{}{} file={}:{} command={} "
+        "{}:{} [{}]{} type={} protocol={} uid={} gid={} path={}{}{}{}{} file={}:{} command={} "
         "ancestors=[{}] cgroup={} {} now={} offset={}",
-        destination.text(), port, type, protocol, uid, gid, path, host_path ? "" : " (inside)",
-        lost_place ? " (lost)" : "", deleted ? " (deleted)" : "", lost_lineage ? " (orphan)" : "",
-        file.device, file.inode, command, lineage, all_cgroups()[cgroup].path,
-        container ? "container" : "host", now, offset);
+        destination.text(), port, fmt::join(names, " "), answered ? " answered" : "", type,
+        protocol, uid, gid, path, host_path ? "" : " (inside)", lost_place ? " (lost)" : "",
+        deleted ? " (deleted)" : "", lost_lineage ? " (orphan)" : "", file.device, file.inode,
+        command, lineage, all_cgroups()[cgroup].path, container ? "container" : "host", now,
+        offset);
 }
 
 } // namespace egress::bpf

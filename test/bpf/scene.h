@@ -2,6 +2,7 @@
 // made from the same description.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ struct Scene {
     std::size_t cgroup = 0;             ///< number in all_cgroups()
     // What it asks for.
     Address destination;
+    std::vector<std::string> names; ///< that answers gave it
+    bool answered = false;          ///< some answer gave it, for whatever name
     std::uint16_t port = 0;
     int type = 1;
     int protocol = 6;
@@ -49,6 +52,7 @@ const std::vector<Cgroup>& all_cgroups();
 /// Files of a path: none, one, two (replaced on disk while it runs), or another path's.
 std::vector<egress_file> files_of(const std::string& path);
 World fake_world();
+inline constexpr std::array<std::uint64_t, 2> names_key = {0x0123456789abcdef, 42};
 
 inline constexpr std::uint32_t host_device = 8;
 inline constexpr egress_file unnamed_file{999, host_device, 0, 0};

@@ -28,6 +28,7 @@ struct Flow {
     std::uint64_t token = 0;
     bool container = false;
     std::vector<std::string> names; ///< that the destination is known to bear
+    bool answered = false;          ///< some approved resolver gave it as an answer
     std::int64_t now = 0;           ///< seconds since the epoch
 };
 
@@ -183,7 +184,7 @@ inline bool fits(const Policy& policy, const EgressRule& rule, const Flow& flow)
     const auto& options = rule.options;
     const int family = flow.destination.family();
     return fits_host(policy, rule.destination, flow) &&
-           fits_port(rule.destination.ports, flow.port) &&
+           fits_port(rule.destination.ports, flow.port) && (!options.resolved || flow.answered) &&
            (!rule.type || *rule.type == flow.type) &&
            (!rule.protocol.number || *rule.protocol.number == flow.protocol) &&
            (rule.protocol.family == AF_UNSPEC || rule.protocol.family == family) &&

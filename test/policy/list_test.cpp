@@ -192,7 +192,7 @@ TEST_CASE("lists: files beside the rules file, read once, also for the files of 
 TEST_CASE("lists: a wrong line is an error of the rules; a missing file stands at its line") {
     const Scratch scratch;
     const auto main = scratch.write("main.conf", main_text());
-    const auto list = scratch.write("egress.d/one", "10.0.0.0/8\nexample.org\n10.1.2.3/9\n");
+    const auto list = scratch.write("egress.d/one", "10.0.0.0/8\n\n10.1.2.3/9\n");
     const auto first = [&] {
         const auto parsed = parse_files(main, scratch.path("d"));
         CHECK_FALSE(parsed.ok());

@@ -269,6 +269,7 @@ reference::Flow random_flow(Random& random) {
     if (chance(random, 30)) {
         flow.names.emplace_back(pick(random, names));
     }
+    flow.answered = !flow.names.empty() || chance(random, 20);
     flow.now = start + static_cast<std::int64_t>(below(random, week));
     return flow;
 }

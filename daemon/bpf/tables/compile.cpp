@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "daemon/bpf/tables/destinations.h"
+#include "daemon/bpf/tables/names.h"
 #include "daemon/bpf/tables/schedule.h"
 #include "daemon/bpf/tables/vectors.h"
 
@@ -53,6 +54,11 @@ Command command_key(std::string_view text) {
 
 bool asks_for_cgroup(const EgressRule& rule) {
     return !rule.options.cgroup.empty() || !rule.options.unit.empty();
+}
+
+bool is_everywhere(const EgressRule& rule) {
+    return rule.destination.kind == policy::Destination::Kind::any &&
+           rule.destination.ports.empty() && !rule.options.resolved;
 }
 
 bool holds(const IdPrefix& prefix, std::uint32_t id) {
@@ -97,6 +103,9 @@ class Compiler {
             base.rules[i].line = static_cast<std::uint32_t>(i + 1);
         }
         if (auto done = compile_destinations(policy_, pool_, out_); !done) {
+            return std::unexpected(done.error());
+        }
+        if (auto done = compile_names(policy_, world_, pool_, out_); !done) {
             return std::unexpected(done.error());
         }
         base.refusals = where([](const EgressRule& rule) {
@@ -385,17 +394,12 @@ class Compiler {
         // A socket of a kind that may reach only some destinations must be created first; then its
         // packets are judged. So a refusal of some destinations decides nothing yet.
         base.at_create = pool_.add(where([](const EgressRule& r) {
-            return r.verdict.kind == policy::Verdict::Kind::allow ||
-                   (r.destination.kind == policy::Destination::Kind::any &&
-                    r.destination.ports.empty());
+            return r.verdict.kind == policy::Verdict::Kind::allow || is_everywhere(r);
         }));
         // Packets of other families cannot be judged: a socket that any rule may refuse is refused.
         base.at_closed = pool_.add(where([](const EgressRule& r) {
-            return r.verdict.kind != policy::Verdict::Kind::allow ||
-                   (r.destination.kind == policy::Destination::Kind::any &&
-                    r.destination.ports.empty());
+            return r.verdict.kind != policy::Verdict::Kind::allow || is_everywhere(r);
         }));
-        std::ranges::fill(base.resolved, where([](const EgressRule&) { return true; }));
         base.places[0] =
             where([](const EgressRule& r) { return !r.options.container.value_or(false); });
         base.places[1] =

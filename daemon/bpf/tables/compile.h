@@ -46,6 +46,10 @@ struct World {
     /// Paths of the loaders (ld.so): started themselves, they run any program.
     std::vector<std::string> loaders;
     std::int64_t wall_at_boot = 0; ///< seconds since the epoch when the boot clock was 0
+    /// egress_config.path_key of the hooks that will look names up.
+    std::array<std::uint64_t, 2> names_key{};
+    /// The host's own domains: their names may have private addresses.
+    std::vector<std::string> search;
 };
 
 /// Index of a vector.
@@ -83,6 +87,7 @@ struct Tables {
     std::vector<egress_vector> vectors;
     std::vector<egress_runs> runs;
     std::vector<egress_names> names; ///< base->names_buckets; filled by egress_put_name()
+    std::size_t names_used = 0;      ///< different patterns in it
     Table<Host6Key> hosts6;
     Table<Prefix6Key> prefixes6;
     std::size_t prefixes = 0; ///< that have an effect, of both families

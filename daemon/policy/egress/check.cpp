@@ -99,10 +99,6 @@ bool covers_options(const EgressOptions& a, const EgressOptions& b) {
     return std::ranges::all_of(egress_option_table(), covers);
 }
 
-bool has_names(const AddressList& list) {
-    return !list.names.empty();
-}
-
 /// Whether what `b` asks of answers implies what `a` does.
 bool covers_answers(const EgressRule& a, const EgressRule& b) {
     const bool by_answer = a.options.resolved || is_name(a.destination);
@@ -196,19 +192,12 @@ class Checker {
         }
     }
 
-    bool names_in_list(const Destination& destination) const {
-        return destination.kind == Kind::list &&
-               std::ranges::any_of(policy_.lists, [&](const auto& list) {
-                   return list->name == destination.text && has_names(*list);
-               });
-    }
-
     /// Warns of what a line by name, or with resolved, does other than it seems.
     void answers(const EgressRule& rule) {
         const auto& options = rule.options;
         const bool named = is_name(rule.destination);
-        const bool listed = names_in_list(rule.destination);
-        if (!named && !listed && !options.resolved) {
+        const bool by_name = goes_by_name(policy_, rule.destination);
+        if (!by_name && !options.resolved) {
             if (options.rebind) {
                 out_.warn(rule.place, "rebind does nothing", "the line names no name");
             }
@@ -222,7 +211,7 @@ class Checker {
             out_.warn(rule.place, "no resolver is known: no address gets a name",
                       "name one in [dns], as in: resolver 192.0.2.1");
         }
-        if (rule.verdict.kind != Verdict::Kind::allow && (named || listed)) {
+        if (rule.verdict.kind != Verdict::Kind::allow && by_name) {
             out_.warn(rule.place, "the line refuses an address only after its name was looked up",
                       "a program can know the address without; allow what it needs, refuse the "
                       "rest");
@@ -352,9 +341,6 @@ bool covers(const EgressRule& first, const EgressRule& second) {
 
 std::string not_yet(const EgressRule& rule) {
     // A later version drops what it can do from here and from the table of options.
-    if (is_name(rule.destination)) {
-        return "destinations by name are not there yet";
-    }
     if (rule.verdict.kind == Verdict::Kind::redirect) {
         return "the action redirect is not there yet";
     }
@@ -369,8 +355,19 @@ std::string not_yet(const EgressRule& rule) {
     return "";
 }
 
-std::string not_yet(const AddressList& list) {
-    return list.names.empty() ? "" : "names in lists are not there yet";
+std::string not_yet(const Policy& policy, const EgressRule& rule) {
+    const bool names = goes_by_name(policy, rule.destination);
+    return names || rule.options.resolved || rule.options.rebind
+               ? "destinations by name are not there yet"
+               : "";
+}
+
+bool goes_by_name(const Policy& policy, const Destination& destination) {
+    return is_name(destination) ||
+           (destination.kind == Kind::list &&
+            std::ranges::any_of(policy.lists, [&](const auto& list) {
+                return list->name == destination.text && !list->names.empty();
+            }));
 }
 
 void check_egress(const Policy& policy, const Sources& sources, Diagnostics& out) {

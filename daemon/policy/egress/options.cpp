@@ -270,8 +270,8 @@ constexpr auto table = std::to_array<Row>({
      covers_when},
     {{"until", value, "2026-12-01T08:00:00Z", set_until, value_of<&Values::until, print_instant>},
      covers_until},
-    flag<&Values::resolved>("resolved", later), // covers() in check.cpp knows the next two
-    {{"rebind", value, "allow", set_rebind, rebind_values}, nullptr, later},
+    flag<&Values::resolved>("resolved"), // covers() in check.cpp knows the next two
+    {{"rebind", value, "allow", set_rebind, rebind_values}, nullptr},
     flag<&Values::audit>("audit"),
     flag<&Values::log>("log"),
     flag<&Values::quiet>("quiet"),
