@@ -22,7 +22,7 @@ World empty_world() {
 std::size_t bytes_of(const Tables& tables) {
     const auto size = [](const auto& table) { return table.size() * sizeof(table[0]); };
     return sizeof(egress_base) + size(tables.vectors) + size(tables.runs) + size(tables.hosts6) +
-           size(tables.prefixes6);
+           size(tables.prefixes6) + size(tables.names);
 }
 
 void measure(benchmark::State& state, const policy::Policy& policy) {
@@ -38,6 +38,7 @@ void measure(benchmark::State& state, const policy::Policy& policy) {
     state.counters["vectors"] = static_cast<double>(tables.vectors.size());
     state.counters["runs"] = static_cast<double>(tables.runs.size());
     state.counters["prefixes"] = static_cast<double>(tables.prefixes);
+    state.counters["names"] = static_cast<double>(tables.names_used);
     state.counters["MiB"] = static_cast<double>(bytes_of(tables)) / (1 << 20);
 }
 
@@ -112,6 +113,25 @@ EGRESS_LIST(hosts4);
 EGRESS_LIST(mixed4);
 EGRESS_LIST(hosts6);
 EGRESS_LIST(mixed6);
+
+/// Two lines that share a list of names.
+void names(benchmark::State& state) {
+    policy::AddressList list{"bench", "bench", {}, {}};
+    for (int i = 0; i < state.range(0); ++i) {
+        list.names.add(
+            {policy::NameKind::exact, fmt::format("host-{}.example-{}.org", i, i % 1000)});
+    }
+    policy::Policy policy;
+    for (int i = 0; i < 2; ++i) {
+        auto& rule = policy.egress.emplace_back();
+        rule.destination.kind = policy::Destination::Kind::list;
+        rule.destination.text = "bench";
+        rule.owner.uid = static_cast<std::uint32_t>(i);
+    }
+    policy.lists.push_back(std::make_shared<const policy::AddressList>(std::move(list)));
+    measure(state, policy);
+}
+BENCHMARK(names)->Name("compile/names")->Arg(1000)->Arg(1000000)->Unit(benchmark::kMillisecond);
 
 } // namespace
 } // namespace egress::bpf
