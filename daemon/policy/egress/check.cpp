@@ -197,11 +197,16 @@ class Checker {
         const auto& options = rule.options;
         const bool named = is_name(rule.destination);
         const bool by_name = goes_by_name(policy_, rule.destination);
+        if (!by_name && options.rebind) {
+            out_.warn(rule.place, "rebind does nothing", "the line names no name");
+        }
         if (!by_name && !options.resolved) {
-            if (options.rebind) {
-                out_.warn(rule.place, "rebind does nothing", "the line names no name");
-            }
             return;
+        }
+        if (!by_name &&
+            (rule.destination.kind == Kind::private_ || rule.destination.kind == Kind::local)) {
+            out_.warn(rule.place, "the line never matches",
+                      "resolved leaves out private addresses");
         }
         if (named && options.resolved) {
             out_.warn(rule.place, "resolved does nothing",
