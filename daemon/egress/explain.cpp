@@ -16,6 +16,7 @@
 #include "daemon/base/boot.h"
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
+#include "daemon/bpf/tables/granted.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/native.h"
 #include "daemon/egress/event.h"
@@ -120,6 +121,23 @@ const char* action_of(const policy::EgressRule& rule, bool monitor) {
                                                              : "BLOCKED";
 }
 
+/// The names by which the address goes, and for how many seconds yet.
+json names_json(const egress_flow& flow, const policy::Policy& policy, const bpf::Tables& tables,
+                const egress_grants* grants, std::uint64_t now) {
+    json out = json::array();
+    const std::array<std::uint64_t, 2> key = {tables.base->names_key[0], tables.base->names_key[1]};
+    for (const auto& each :
+         bpf::granted_to(policy, key, grants, *Address::from_bytes(flow.address), now)) {
+        const auto left = (each.until - now) / second;
+        json one = {{"left", left}};
+        if (!each.name.empty()) {
+            one["name"] = each.name;
+        }
+        out.push_back(std::move(one));
+    }
+    return out;
+}
+
 json process_json(const Question& question, const egress_process& process,
                   const bpf::Loader& loader, const egress_flow& flow) {
     json out = {{"uid", flow.uid}, {"gid", flow.gid}, {"container", flow.in_container != 0}};
@@ -163,8 +181,9 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
     egress_flow flow = question.flow;
     flow.in_container = in_container(question, loader) ? 1 : 0;
     const auto now = boot_nanoseconds();
-    const auto decision =
-        bpf::native_decide(tables, *known, flow, question.cgroup, now, settings.week_at_boot);
+    const auto* const grants = loader.grants().all();
+    const auto decision = bpf::native_decide(tables, *known, flow, question.cgroup, now,
+                                             settings.week_at_boot, grants);
     if (decision.rule == EGRESS_BROKEN) {
         return {Answered::failed, "the kernel's tables are inconsistent"};
     }
@@ -172,6 +191,9 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
     json out = {{"action", "ALLOWED"},
                 {"generation", tables.base->generation},
                 {"process", process_json(question, *known, loader, flow)}};
+    if (tables.base->has_names != 0) {
+        out["names"] = names_json(flow, policy, tables, grants, now);
+    }
     const std::size_t end = matched ? decision.rule : policy.egress.size();
     if (matched) {
         const auto& rule = policy.egress[decision.rule];

@@ -58,10 +58,9 @@ std::optional<std::uint64_t> PolicyBuilder::ask(Question question) {
 void PolicyBuilder::answer(std::vector<std::pair<std::uint64_t, Question>> asked) {
     // The tables are large, so they are not kept: with long lists this takes as long as the
     // installation took.
-    auto tables =
-        generation_ == 0
-            ? fail("no rules that this egressd knows are in force")
-            : bpf::compile(in_force_, bpf::world_of(in_force_inventory_, clock_), generation_);
+    auto tables = generation_ == 0
+                      ? fail("no rules that this egressd knows are in force")
+                      : bpf::compile(in_force_, world_of(in_force_inventory_), generation_);
     for (const auto& [number, question] : asked) {
         Outcome outcome;
         outcome.number = number;
@@ -236,20 +235,39 @@ void PolicyBuilder::keep_running(bpf::Inventory& now, bool fresh) const {
     }
 }
 
+bpf::World PolicyBuilder::world_of(const bpf::Inventory& inventory) const {
+    auto world = bpf::world_of(inventory, clock_);
+    const auto& key = loader_->settings().path_key;
+    world.names_key = {key[0], key[1]};
+    return world;
+}
+
+/// Answers of resolvers that a new policy names count before it is in force, so that none is
+/// missed.
+Result<> PolicyBuilder::approve(const policy::Policy& policy,
+                                const bpf::Inventory& inventory) const {
+    const auto resolvers =
+        bpf::needs_answers(policy) ? bpf::resolvers_of(policy, inventory) : std::vector<Endpoint>{};
+    return loader_->set_answers(resolvers, policy.dns.grace.value_or(policy::Dns::usual_grace));
+}
+
 PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
     Outcome out;
     out.number = current_number_;
     out.again = again;
     out.rules = current_.egress;
     out.generation = loader_->next_generation();
-    if (auto tables = bpf::compile(current_, bpf::world_of(inventory_, clock_), out.generation)) {
+    if (auto tables = bpf::compile(current_, world_of(inventory_), out.generation)) {
         out.prefixes = tables->prefixes;
         if (!again && !options_.monitor) {
             find_lockouts(*tables, out);
         }
         out.lockout = current_asker_ && !again && !out.lockouts.empty();
         out.result = out.lockout ? fail("the rules would cut off what the system needs")
-                                 : loader_->install(*tables);
+                                 : approve(current_, inventory_);
+        if (out.result) {
+            out.result = loader_->install(*tables);
+        }
     } else {
         out.result = std::unexpected(tables.error());
     }
@@ -259,6 +277,7 @@ PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
         generation_ = out.generation;
         tidy(out);
     } else if (generation_ != 0) {
+        (void)approve(in_force_, in_force_inventory_); // as it was
         // Refused rules must not come into force later, when a program has changed.
         current_ = in_force_;
         inventory_ = in_force_inventory_;

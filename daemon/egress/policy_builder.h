@@ -76,6 +76,8 @@ class PolicyBuilder {
     void find_lockouts(const bpf::Tables& tables, Outcome& out) const;
     void answer(std::vector<std::pair<std::uint64_t, Question>> asked);
     std::optional<bpf::Inventory> take_inventory(bool fresh);
+    bpf::World world_of(const bpf::Inventory& inventory) const;
+    Result<> approve(const policy::Policy& policy, const bpf::Inventory& inventory) const;
     void keep_running(bpf::Inventory& now, bool fresh) const;
     void post(Outcome&& outcome);
     void unfold();

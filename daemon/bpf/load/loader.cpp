@@ -132,6 +132,7 @@ struct Loader::Kernel {
     /// No verdict uses the previous policy any more, and its memory is free.
     bool left = false;
     egress_config* config = nullptr; ///< mapped
+    GrantSets grants;
 
     /// Descriptor of the map of that name, which must exist.
     int map(std::string_view name) const {
@@ -253,6 +254,11 @@ Result<> Loader::load(egress_bpf& skeleton) {
         return fail_errno("cannot map the kernel's settings");
     }
     kernel_->config = static_cast<egress_config*>(config);
+    if (auto grants = GrantSets::open(kernel_->map("grants"))) {
+        kernel_->grants = std::move(*grants);
+    } else {
+        return std::unexpected(grants.error());
+    }
     kernel_->config->abi = EGRESS_ABI;
     kernel_->config->monitor = options_.monitor ? 1 : 0;
     kernel_->config->fold_interval = 10'000'000'000ULL;
@@ -384,8 +390,12 @@ Result<> Loader::install(const Tables& tables) {
         return filled;
     }
     kernel_->left = false;
+    // Answers are read for both policies while one gives way to the other.
+    std::atomic_ref reads(kernel_->config->reads_names);
+    reads.store(reads.load() | tables.base->has_names);
     std::atomic_ref(kernel_->config->generation)
         .store(tables.base->generation, std::memory_order_release);
+    reads.store(tables.base->has_names);
     return {}; // in force: nothing after this may fail
 }
 
@@ -400,6 +410,15 @@ Result<> Loader::tidy() {
     }
     const auto removed = remove_pins_set_aside(options_.pins);
     return removed ? Result<>() : std::unexpected(removed.error());
+}
+
+Result<> Loader::set_answers(const std::vector<Endpoint>& resolvers, Seconds grace) {
+    std::atomic_ref(kernel_->config->dns_grace).store(static_cast<std::uint64_t>(grace) * second);
+    return set_resolvers(kernel_->map("resolvers"), resolvers);
+}
+
+const GrantSets& Loader::grants() const {
+    return kernel_->grants;
 }
 
 std::uint64_t Loader::next_generation() const {

@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "daemon/base/answered.h"
+#include "daemon/base/clock.h"
 #include "daemon/base/result.h"
+#include "daemon/bpf/load/answers.h"
 #include "daemon/bpf/load/in_force.h"
 #include "daemon/bpf/tables/compile.h"
 
@@ -69,6 +71,10 @@ class Loader {
     std::uint64_t next_generation() const;
     std::uint64_t generation() const; ///< in force; 0: none
     InForce in_force() const;
+
+    /// Whose answers count from now on, and how long they hold after their TTL.
+    Result<> set_answers(const std::vector<Endpoint>& resolvers, Seconds grace);
+    const GrantSets& grants() const;
 
     /// Second of the local week when the boot clock was 0.
     void set_week_at_boot(std::uint64_t at_boot);

@@ -13,6 +13,7 @@
 #include "daemon/base/number.h"
 #include "daemon/bpf/tables/host.h"
 #include "daemon/bpf/tables/multi_call.h"
+#include "daemon/policy/egress/check.h"
 
 namespace egress::bpf {
 
@@ -22,6 +23,8 @@ constexpr const char* passwd_file = "/etc/passwd";
 constexpr const char* group_file = "/etc/group";
 constexpr const char* subuid_file = "/etc/subuid";
 constexpr const char* subgid_file = "/etc/subgid";
+constexpr const char* resolv_file = "/etc/resolv.conf";
+constexpr std::uint16_t dns_port = 53;
 
 /// The paths that a policy names as files or places.
 std::set<PathQuery> queries_of(const policy::Policy& policy) {
@@ -109,7 +112,7 @@ bool operator==(const Inventory& a, const Inventory& b) {
         return x.first == y.first && std::ranges::equal(x.second, y.second, same_file);
     };
     return a.paths == b.paths && std::ranges::equal(a.running, b.running, same) &&
-           a.subuids == b.subuids && a.subgids == b.subgids;
+           a.subuids == b.subuids && a.subgids == b.subgids && a.resolv == b.resolv;
 }
 
 std::vector<egress_file> Inventory::files(const std::string& path) const {
@@ -148,11 +151,32 @@ Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& 
             out.subgids[*owner.gid] = read_subordinate(subgid_file, group_file, *owner.gid);
         }
     }
+    if (needs_answers(policy)) {
+        out.resolv = read_resolv_conf(resolv_file);
+    }
+    return out;
+}
+
+bool needs_answers(const policy::Policy& policy) {
+    return std::ranges::any_of(policy.egress, [&](const policy::EgressRule& rule) {
+        return rule.options.resolved || goes_by_name(policy, rule.destination);
+    });
+}
+
+std::vector<Endpoint> resolvers_of(const policy::Policy& policy, const Inventory& inventory) {
+    if (!policy.dns.resolvers.empty()) {
+        return policy.dns.resolvers;
+    }
+    std::vector<Endpoint> out;
+    for (const auto& address : inventory.resolv.nameservers) {
+        out.push_back({address, dns_port});
+    }
     return out;
 }
 
 World world_of(const Inventory& inventory, const Clock& clock) {
     World world;
+    world.search = inventory.resolv.search;
     world.wall_at_boot = clock.at_boot();
     world.loaders = inventory.loaders;
     world.files = [&inventory](const std::string& path) { return inventory.files(path); };

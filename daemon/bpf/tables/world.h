@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/resolv_conf.h"
 #include "daemon/bpf/tables/compile.h"
 #include "daemon/bpf/tables/places.h"
 #include "daemon/policy/parser.h"
@@ -22,6 +23,7 @@ struct Inventory {
     std::vector<std::string> loaders;                      ///< also in `paths`
     std::map<std::uint32_t, std::vector<IdRange>> subuids; ///< by the user who has them
     std::map<std::uint32_t, std::vector<IdRange>> subgids;
+    ResolvConf resolv; ///< empty unless the policy needs answers
     friend bool operator==(const Inventory& a, const Inventory& b);
 
     /// The files that a program's path leads to.
@@ -30,6 +32,11 @@ struct Inventory {
 
 /// Asks the system; `name` as for find_places().
 Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& name);
+/// Whether lines go by what resolvers answer.
+bool needs_answers(const policy::Policy& policy);
+/// The resolvers whose answers count: those of [dns], else those of the system.
+std::vector<Endpoint> resolvers_of(const policy::Policy& policy, const Inventory& inventory);
+
 /// For compile(); refers to the inventory.
 World world_of(const Inventory& inventory, const Clock& clock);
 /// Does both; the world owns its inventory.

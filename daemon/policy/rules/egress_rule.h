@@ -158,7 +158,8 @@ struct EgressRule {
 struct Dns {
     std::vector<Endpoint> resolvers; ///< approved; none: those of /etc/resolv.conf
     std::optional<Seconds> grace;    ///< how long after its TTL an answer still holds
-    std::optional<Place> place;      ///< of the first line; nullopt: the section has none
+    static constexpr Seconds usual_grace = 60;
+    std::optional<Place> place; ///< of the first line; nullopt: the section has none
 };
 
 /// Whether the destination is a name or a pattern of names.
