@@ -248,17 +248,9 @@ class Reading {
 /// A rule must not seem to protect if this version cannot enforce it.
 void refuse_not_yet(const Policy& policy, Diagnostics& out) {
     for (const auto& rule : policy.egress) {
-        auto reason = not_yet(rule);
-        if (reason.empty()) {
-            reason = not_yet(policy, rule);
-        }
-        if (!reason.empty()) {
+        if (auto reason = not_yet(rule); !reason.empty()) {
             out.error(rule.place, std::move(reason), "this version cannot enforce the line");
         }
-    }
-    if (policy.dns.place) {
-        out.error(*policy.dns.place, "the section [dns] is not there yet",
-                  "this version cannot enforce destinations by name");
     }
 }
 

@@ -85,18 +85,13 @@ TEST_CASE("files with lines that cannot be enforced yet are refused, each by its
     const Scratch scratch;
     const auto main = scratch.write("main.conf", "[egress]\n"
                                                  "10.0.0.1 * * * * deny\n"
-                                                 "a.example * * * * allow\n"
                                                  "10.0.0.2 * * * * deny trap\n"
-                                                 "[dns]\n"
-                                                 "resolver 192.0.2.1\n");
+                                                 "10.0.0.3 * * * * ask\n");
     const auto parsed = parse_files(main, "");
     CHECK_FALSE(parsed.ok());
     CHECK(scratch.said(parsed) ==
-          "main.conf:3:1: destinations by name are not there yet; "
-          "this version cannot enforce the line\n"
-          "main.conf:4:1: the option trap is not there yet; this version cannot enforce the line\n"
-          "main.conf:6:1: the section [dns] is not there yet; "
-          "this version cannot enforce destinations by name\n");
+          "main.conf:3:1: the option trap is not there yet; this version cannot enforce the line\n"
+          "main.conf:4:1: the action ask is not there yet; this version cannot enforce the line\n");
 }
 
 TEST_CASE("warnings of check() stand among the others in the order of the text") {

@@ -360,13 +360,6 @@ std::string not_yet(const EgressRule& rule) {
     return "";
 }
 
-std::string not_yet(const Policy& policy, const EgressRule& rule) {
-    const bool names = goes_by_name(policy, rule.destination);
-    return names || rule.options.resolved || rule.options.rebind
-               ? "destinations by name are not there yet"
-               : "";
-}
-
 bool goes_by_name(const Policy& policy, const Destination& destination) {
     return is_name(destination) ||
            (destination.kind == Kind::list &&

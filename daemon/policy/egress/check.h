@@ -13,8 +13,6 @@ bool covers(const EgressRule& first, const EgressRule& second);
 
 /// Why this version cannot enforce the line ("the option token is not there yet"); empty: it can.
 std::string not_yet(const EgressRule& rule);
-/// The same of a line whose destination may be a list.
-std::string not_yet(const Policy& policy, const EgressRule& rule);
 
 /// Whether the destination is a name, or a list with one.
 bool goes_by_name(const Policy& policy, const Destination& destination);
