@@ -307,11 +307,12 @@ enum egress_dns {
     EGRESS_DNS_FORGOTTEN = 9,  /* a question was forgotten early: there were too many of a user */
     EGRESS_DNS_QUESTIONS = 10, /* not exactly one question */
     EGRESS_DNS_UNREADABLE = 11,
-    EGRESS_DNS_CHAIN = 12,  /* more than EGRESS_DNS_CNAMES */
-    EGRESS_DNS_STREAM = 13, /* TCP: a segment was missed, or there was no room to collect them */
-    EGRESS_DNS_FULL = 14,   /* no room for a grant: refusals by name hold for the address */
-    EGRESS_DNS_BUSY = 15,   /* no memory to read it */
-    EGRESS_DNS_OUTCOMES = 16,
+    EGRESS_DNS_CHAIN = 12,   /* more than EGRESS_DNS_CNAMES */
+    EGRESS_DNS_STREAM = 13,  /* TCP: a part of a message was given up, as others needed the room */
+    EGRESS_DNS_FULL = 14,    /* no room for a grant: refusals by name hold for the address */
+    EGRESS_DNS_BUSY = 15,    /* no memory to read it */
+    EGRESS_DNS_DELAYED = 16, /* TCP: a segment was dropped, to come again when it can be read */
+    EGRESS_DNS_OUTCOMES = 17,
 };
 #define EGRESS_DNS_CNAMES 32
 #define EGRESS_DNS_PATIENCE 10000000000ULL /* for an answer */

@@ -24,6 +24,7 @@ policy::Policy part_of(policy::Policy&& policy) {
     policy::Policy part;
     part.egress = std::move(policy.egress);
     part.lists = std::move(policy.lists);
+    part.dns = std::move(policy.dns);
     return part;
 }
 

@@ -46,7 +46,7 @@ struct bpf_iter__bpf_map_elem {
 #include "multipath.h"
 #include "packet.h"
 #include "receive.h"
-#include "resolve.h"
+#include "stream.h"
 #include "sender.h"
 #include "socket.h"
 #include "tag.h"

@@ -22,9 +22,9 @@
 #include "flow.h"
 #include "judge.h"
 #include "multipath.h"
-#include "resolve.h"
 #include "route.h"
 #include "socket.h"
+#include "stream.h"
 #include "writer.h"
 
 #define EGRESS_UNDECIDED 3
@@ -557,7 +557,7 @@ int egress_packet(struct __sk_buff* skb) {
     }
     int verdict = judge_leaving(skb, sk, settings);
     if (verdict && may_have_dns(sk, settings)) {
-        egress_read_dns(skb, 1, settings->generation);
+        verdict = egress_read_dns(skb, 1, settings->generation);
     }
     __asm__ volatile("" : "+r"(verdict)); /* the compiler knows the possible values, */
     return verdict & 1;                   /* the verifier does not */

@@ -1,0 +1,375 @@
+/* Follows what a socket and a resolver say to each other. A message over TCP may come in any number
+ * of segments: what is there of it is kept in a heap until it is whole. The program must never see
+ * a byte of an answer that was not read here, so a segment that comes too early, or that finds no
+ * room, is dropped: its sender repeats it.
+ */
+#ifndef EGRESS_BPF_STREAM_H
+#define EGRESS_BPF_STREAM_H
+
+#include "resolve.h"
+
+/* A user's sockets share a part of the heaps, so that another user can take only that one. */
+#define EGRESS_HEAP_PARTS 16
+#define EGRESS_HEAP_WAYS 4
+#define EGRESS_HEAPS (EGRESS_HEAP_PARTS * EGRESS_HEAP_WAYS)
+#define EGRESS_NO_HEAP EGRESS_HEAPS
+#define EGRESS_HEAP_LOST (EGRESS_HEAPS + 1)
+#define EGRESS_HEAP_PATIENCE EGRESS_DNS_PATIENCE /* for the next byte, then others may take it */
+#define EGRESS_CHUNK 4096                        /* bytes that are copied at once */
+#define EGRESS_MAX_CHUNKS 20                     /* of one packet */
+#define EGRESS_MAX_MESSAGES 64                   /* that are read of one packet */
+
+/* A message of which some bytes have come. */
+struct egress_heap {
+    __u64 owner; /* a socket's cookie and a direction; 0: free */
+    __u64 touched;
+    __u32 busy;
+    __u32 zero;
+    __u8 bytes[EGRESS_DNS_BYTES + EGRESS_CHUNK];
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, EGRESS_HEAPS);
+    __type(key, __u32);
+    __type(value, struct egress_heap);
+} heaps SEC(".maps");
+
+/* One direction of a connection. */
+struct egress_side {
+    __u32 next; /* sequence number of the first byte that has not been read */
+    __u32 busy;
+    __u32 size;   /* of the message that has begun; 0: none has */
+    __u32 filled; /* bytes of it that have come */
+    __u32 heap;   /* where they are; EGRESS_NO_HEAP: not needed yet; EGRESS_HEAP_LOST */
+    __u32 half;   /* the first byte of a size, and 256; 0: none */
+    __u32 known;  /* `next` is */
+    __u32 zero;
+};
+struct egress_dialog {
+    struct egress_side sides[2]; /* inward, outward */
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, struct egress_dialog);
+} dialogs SEC(".maps");
+
+/* egress_next_message() */
+#define EGRESS_END 0        /* nothing more, or it cannot be read now */
+#define EGRESS_MESSAGE 1    /* it is in the room */
+#define EGRESS_NO_MESSAGE 2 /* it cannot be read */
+
+struct egress_progress {
+    struct __sk_buff* skb;
+    struct egress_room* room;
+    struct egress_side* side;
+    __u32 number; /* of the room */
+    __u32 found;
+};
+
+static __noinline struct egress_side* side_of(struct __sk_buff* skb, __u32 outward) {
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    struct egress_dialog* const dialog =
+        sk ? bpf_sk_storage_get(&dialogs, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+    return dialog ? &dialog->sides[outward & 1] : 0;
+}
+
+/* Tells the directions of all sockets apart. */
+EGRESS_INLINE __u64 heap_owner(struct __sk_buff* skb, __u32 outward) {
+    return bpf_get_socket_cookie(skb) << 1 | (outward & 1);
+}
+
+EGRESS_INLINE int may_be_taken(const struct egress_heap* heap, __u64 now) {
+    const __u64 owner = *(const volatile __u64*)&heap->owner;
+    return !owner || now - *(const volatile __u64*)&heap->touched > EGRESS_HEAP_PATIENCE;
+}
+
+/* Number of a heap that is now the socket's; EGRESS_NO_HEAP: none is free. */
+static __noinline __u32 take_heap(struct __sk_buff* skb, __u32 outward) {
+    const __u64 now = bpf_ktime_get_boot_ns();
+    const __u32 part = part_of_user(skb) & (EGRESS_HEAP_PARTS - 1);
+    for (__u32 i = 0; i < EGRESS_HEAP_WAYS; ++i) {
+        const __u32 number = part * EGRESS_HEAP_WAYS + i;
+        struct egress_heap* const heap = bpf_map_lookup_elem(&heaps, &number);
+        /* Looks before it locks, as the owner does not wait for a lock. */
+        if (!heap || !may_be_taken(heap, now) || __sync_lock_test_and_set(&heap->busy, 1)) {
+            continue;
+        }
+        const int is_free = may_be_taken(heap, now);
+        if (is_free) {
+            heap->owner = heap_owner(skb, outward);
+            heap->touched = now;
+        }
+        __sync_lock_test_and_set(&heap->busy, 0);
+        if (is_free) {
+            return number;
+        }
+    }
+    return EGRESS_NO_HEAP;
+}
+
+/* The heap, locked, if it is still the socket's. */
+static __noinline struct egress_heap* lock_heap(struct __sk_buff* skb, __u32 outward,
+                                                __u32 number) {
+    struct egress_heap* const heap = bpf_map_lookup_elem(&heaps, &number);
+    if (!heap || __sync_lock_test_and_set(&heap->busy, 1)) {
+        return 0;
+    }
+    if (heap->owner == heap_owner(skb, outward)) {
+        return heap;
+    }
+    __sync_lock_test_and_set(&heap->busy, 0);
+    return 0;
+}
+
+EGRESS_INLINE void unlock_heap(struct egress_heap* heap) {
+    __sync_lock_test_and_set(&heap->busy, 0);
+}
+
+/* Adds bytes of the packet to the heap; 0: it is another socket's now. */
+static __noinline int add_chunk(struct __sk_buff* skb, struct egress_room* room,
+                                const struct egress_side* side, __u32 size) {
+    if (!room || !side) {
+        return 0;
+    }
+    struct egress_heap* const heap = lock_heap(skb, room->leg.outward, side->heap);
+    if (!heap) {
+        return 0;
+    }
+    const __u32 to = egress_masked(side->filled, EGRESS_DNS_BYTES - 1);
+    const __u32 bounded = egress_masked(size - 1, EGRESS_CHUNK - 1) + 1;
+    const long failed = bpf_skb_load_bytes(skb, room->leg.at, heap->bytes + to, bounded);
+    heap->touched = bpf_ktime_get_boot_ns();
+    unlock_heap(heap);
+    return !failed;
+}
+
+/* Makes the heap's bytes the room's message and frees the heap. */
+static __noinline int empty_heap(struct __sk_buff* skb, struct egress_room* room,
+                                 const struct egress_side* side) {
+    if (!room || !side) {
+        return 0;
+    }
+    struct egress_heap* const heap = lock_heap(skb, room->leg.outward, side->heap);
+    if (!heap) {
+        return 0;
+    }
+    const __u32 bounded = egress_masked(side->size - 1, EGRESS_DNS_BYTES - 1) + 1;
+    const long failed = bpf_probe_read_kernel(room->message.bytes, bounded, heap->bytes);
+    room->message.length = bounded;
+    heap->owner = 0;
+    unlock_heap(heap);
+    return !failed && bounded >= EGRESS_DNS_HEADER && bounded < EGRESS_DNS_BYTES;
+}
+
+/* Reads the size in front of a message, a byte at a time; 0: it is not whole yet. */
+static __noinline int read_size(struct __sk_buff* skb, struct egress_leg* leg,
+                                struct egress_side* side) {
+    __u8 byte = 0;
+    if (!leg || !side) {
+        return 0;
+    }
+    for (int i = 0; i < 2; ++i) {
+        if (leg->at >= leg->end || bpf_skb_load_bytes(skb, leg->at, &byte, 1)) {
+            return 0;
+        }
+        leg->at += 1;
+        if (side->half) {
+            break;
+        }
+        side->half = 256 | byte;
+    }
+    side->size = (side->half & 255) << 8 | byte;
+    side->half = 0;
+    side->filled = 0;
+    side->heap = EGRESS_NO_HEAP;
+    return 1;
+}
+
+/* Adds what the packet has of the message that has begun; not 0: it cannot be kept now. */
+static __noinline int collect(struct __sk_buff* skb, struct egress_room* room,
+                              struct egress_side* side) {
+    if (!room || !side) {
+        return 1;
+    }
+    if (side->heap == EGRESS_NO_HEAP) {
+        side->heap = take_heap(skb, room->leg.outward);
+        if (side->heap == EGRESS_NO_HEAP) {
+            return 1;
+        }
+    }
+    const __u32 left = room->leg.end - room->leg.at;
+    __u32 take = side->size - side->filled;
+    take = take < left ? take : left;
+    take = take < EGRESS_CHUNK ? take : EGRESS_CHUNK;
+    if (!add_chunk(skb, room, side, take)) {
+        side->heap = EGRESS_HEAP_LOST;
+    }
+    room->leg.at += take;
+    side->filled += take;
+    return 0;
+}
+
+/* Takes a step towards the next message; not 0: it is there, or no more can be read now. */
+static long step_to_message(__u32 step, struct egress_progress* progress) {
+    struct egress_room* const room = progress->room;
+    struct egress_side* const side = progress->side;
+    (void)step;
+    if ((!side->size && !read_size(progress->skb, &room->leg, side)) ||
+        room->leg.at >= room->leg.end) {
+        return 1;
+    }
+    const __u32 size = side->size;
+    if (side->heap == EGRESS_NO_HEAP && size <= room->leg.end - room->leg.at) {
+        side->size = 0;
+        progress->found = load_message(progress->skb, progress->number, size) ? EGRESS_MESSAGE
+                                                                              : EGRESS_NO_MESSAGE;
+        return 1;
+    }
+    if (collect(progress->skb, room, side)) {
+        return 1;
+    }
+    if (side->filled < size) {
+        return 0;
+    }
+    if (side->heap == EGRESS_HEAP_LOST) {
+        count_dns(EGRESS_DNS_STREAM);
+        progress->found = EGRESS_NO_MESSAGE;
+    } else {
+        progress->found =
+            empty_heap(progress->skb, room, side) ? EGRESS_MESSAGE : EGRESS_NO_MESSAGE;
+    }
+    side->size = 0;
+    return 1;
+}
+
+/* Brings the next message of a packet into the room. */
+__noinline int egress_next_message(struct __sk_buff* skb, __u32 number) {
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    if (!room || room->leg.at >= room->leg.end) {
+        return EGRESS_END;
+    }
+    if (room->leg.protocol == IPPROTO_UDP) {
+        const __u32 left = room->leg.end - room->leg.at;
+        const __u32 piece = room->leg.piece;
+        const __u32 size = piece && piece < left ? piece : left;
+        return load_message(skb, number, size) ? EGRESS_MESSAGE : EGRESS_NO_MESSAGE;
+    }
+    struct egress_progress progress = {skb, room, side_of(skb, room->leg.outward), number,
+                                       EGRESS_END};
+    if (progress.side) {
+        bpf_loop(EGRESS_MAX_CHUNKS, step_to_message, &progress, 0);
+    }
+    return progress.found;
+}
+
+/* Steps over what the segment has that has been read. 0: it comes too early. */
+static __noinline int meet(struct __sk_buff* skb, struct egress_leg* leg,
+                           struct egress_side* side) {
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (!leg || !side || !sk) {
+        return 0;
+    }
+    if (!side->known) {
+        struct bpf_tcp_sock* const tcp = bpf_tcp_sock(sk);
+        __u32 next = leg->sequence;
+        if (!leg->outward && tcp && sk->state == EGRESS_ESTABLISHED) {
+            next = *(volatile __u32*)&tcp->rcv_nxt;
+        }
+        side->next = next;
+        side->known = 1;
+    }
+    const __s32 gone = (__s32)(side->next - leg->sequence);
+    if (gone < 0) {
+        return 0;
+    }
+    const __u32 size = leg->end - leg->at;
+    leg->at += (__u32)gone < size ? (__u32)gone : size;
+    return 1;
+}
+
+/* Begins to read a segment; 0: not now. */
+__noinline int egress_open_segment(struct __sk_buff* skb, __u32 number) {
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    struct egress_side* const side = room ? side_of(skb, room->leg.outward) : 0;
+    if (!side || __sync_lock_test_and_set(&side->busy, 1)) {
+        return 0;
+    }
+    if (meet(skb, &room->leg, side)) {
+        return 1;
+    }
+    __sync_lock_test_and_set(&side->busy, 0);
+    return 0;
+}
+
+/* Notes how much of it has been read; 0: not all. */
+__noinline int egress_close_segment(struct __sk_buff* skb, __u32 number) {
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    struct egress_side* const side = room ? side_of(skb, room->leg.outward) : 0;
+    if (!side) {
+        return 0;
+    }
+    const __u32 next = room->leg.sequence + (room->leg.at - room->leg.from);
+    side->next = (__s32)(next - side->next) > 0 ? next : side->next;
+    __sync_lock_test_and_set(&side->busy, 0);
+    return room->leg.at >= room->leg.end;
+}
+
+/* Reads the messages of a packet; EGRESS_REFUSE: it must not be seen yet. */
+static __noinline int read_messages(struct __sk_buff* skb, __u32 number, int is_stream,
+                                    __u64 generation) {
+    if (is_stream && !egress_open_segment(skb, number)) {
+        return EGRESS_REFUSE;
+    }
+    for (int i = 0; i < EGRESS_MAX_MESSAGES; ++i) {
+        const int found = egress_next_message(skb, number);
+        if (found == EGRESS_END) {
+            break;
+        }
+        if (found == EGRESS_MESSAGE) {
+            egress_read_message(skb, number, generation);
+        } else {
+            count_dns(EGRESS_DNS_UNREADABLE);
+        }
+    }
+    return !is_stream || egress_close_segment(skb, number) ? EGRESS_PASS : EGRESS_REFUSE;
+}
+
+/* Reads the questions (outward) or answers in a packet. EGRESS_REFUSE: it must not be seen yet, as
+ * not all of it could be read. */
+__noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generation) {
+    struct egress_leg leg = {.outward = outward != 0};
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (sk && outward && sk->state == EGRESS_SYN_SENT) {
+        bpf_sk_storage_delete(&dialogs, sk); /* of the socket's connection before */
+    }
+    if (!find_leg(skb, &leg)) {
+        return EGRESS_PASS;
+    }
+    const __u32 number = enter_room();
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    if (!room) {
+        return EGRESS_REFUSE;
+    }
+    room->leg = leg;
+    const int verdict = read_messages(skb, number, leg.protocol == IPPROTO_TCP, generation);
+    __sync_lock_test_and_set(&room->taken, 0);
+    if (!verdict) {
+        count_dns(EGRESS_DNS_DELAYED);
+    }
+    return verdict;
+}
+
+/* Whether a packet of the socket may have a message of the DNS that matters. */
+EGRESS_INLINE int may_have_dns(const struct bpf_sock* sk, const struct egress_config* settings) {
+    return settings->reads_names &&
+           ((sk->protocol == IPPROTO_UDP && sk->type == SOCK_DGRAM) || sk->protocol == IPPROTO_TCP);
+}
+
+#endif
