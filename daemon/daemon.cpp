@@ -299,10 +299,11 @@ Result<> Daemon::open_sources() {
     const std::string cgroup = options_.cgroup.empty() ? bpf::cgroup_root() : options_.cgroup;
     enforcer_ = std::make_unique<Enforcer>(
         event, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
-        [this](const egress_event& seen, const policy::EgressRule* rule) {
+        [this](const egress_event& seen, const policy::EgressRule* rule,
+               const std::string& domain) {
             const bool selftest = enforcer_->is_canary(seen);
-            sinks_.emit(
-                {seen, rule, selftest, owner_names_, enforcer_->loader(), clock_, std::string()});
+            sinks_.emit({seen, rule, domain, selftest, owner_names_, enforcer_->loader(), clock_,
+                         std::string()});
         });
     reader_ = std::make_unique<RulesReader>(event);
     rulebook_ =

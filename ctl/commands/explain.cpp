@@ -1,4 +1,6 @@
 // explain: which line of [egress] decides, and why no earlier line does.
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +13,7 @@
 #include "ctl/values.h"
 #include "daemon/base/number.h"
 #include "daemon/base/protocol.h"
+#include "daemon/policy/egress/domain.h"
 
 namespace egress::ctl {
 
@@ -115,17 +118,58 @@ Outcome<void> add_owner(const Arguments& arguments, Json& body) {
     return {};
 }
 
-Outcome<void> add_flow(const Arguments& arguments, Json& body) {
-    const auto target = parse_target(arguments.operands[0]);
+/// "NAME" or "NAME:PORT"; nullopt: the word is an address, or is meant to be one.
+std::optional<Outcome<Json>> named_destination(const std::string& word) {
+    const auto colon = word.find(':');
+    const auto domain = policy::parse_domain(word.substr(0, colon));
+    const bool letters = std::ranges::any_of(
+        word.substr(0, colon), [](unsigned char c) { return std::isalpha(c) || c == '*'; });
+    if (!letters || word.find_first_of("/[") != std::string::npos ||
+        word.find(':', colon + 1) < word.size()) {
+        return std::nullopt;
+    }
+    if (!domain) {
+        return fail(Exit::usage, fmt::format("'{}' {}", printable(word), domain.error().what));
+    }
+    if (domain->kind != policy::Destination::Kind::name) {
+        return fail(Exit::usage,
+                    fmt::format("'{}' is a pattern; write one of its names", printable(word)));
+    }
+    Json out = {{"name", domain->text}, {"port", 0}};
+    if (colon != std::string::npos && word.substr(colon + 1) != "*") {
+        const auto port = parse_target("0.0.0.0" + word.substr(colon));
+        if (!port) {
+            return std::unexpected(port.error());
+        }
+        out["port"] = port->port.value_or(0);
+    }
+    return out;
+}
+
+Outcome<void> add_destination(const std::string& word, Json& body) {
+    if (const auto named = named_destination(word)) {
+        if (*named) {
+            body.update(**named);
+        }
+        return *named ? Outcome<void>{} : std::unexpected(named->error());
+    }
+    const auto target = parse_target(word);
     if (!target) {
         return std::unexpected(target.error());
     }
     if (!target->prefix.is_host()) {
-        return fail(Exit::usage, fmt::format("'{}' is a network; name one address",
-                                             printable(arguments.operands[0])));
+        return fail(Exit::usage,
+                    fmt::format("'{}' is a network; name one address", printable(word)));
     }
     body["addr"] = target->prefix.base.text();
     body["port"] = target->port.value_or(0);
+    return {};
+}
+
+Outcome<void> add_flow(const Arguments& arguments, Json& body) {
+    if (const auto added = add_destination(arguments.operands[0], body); !added) {
+        return added;
+    }
     if (const auto* const type = arguments.value("type")) {
         if (*type != "stream" && *type != "dgram" && *type != "raw") {
             return fail(Exit::usage,
@@ -197,14 +241,67 @@ void print_process(const Context& context, const Json& process) {
     }
 }
 
-void print_answer(const Context& context, const Json& answer) {
+/// "some.example.org by *.example.org, 42 seconds left"
+std::string grant_text(const Json& grant) {
+    const auto asked = text_at(grant, "asked");
+    const auto name = text_at(grant, "name");
+    auto text = asked.empty() ? name.empty() ? "a name that is not known any more" : name : asked;
+    if (!asked.empty() && asked != name) {
+        text += name.empty() ? " by \"resolved\"" : " by " + name;
+    }
+    return text + fmt::format(", {} seconds left", number_at(grant, "left").value_or(0));
+}
+
+/// By which name the line matches; else which names the address has.
+void print_names(const Context& context, const Json& answer) {
+    if (const auto* const by = member(answer, "by")) {
+        print(context.out, "by name   {}\n", grant_text(*by));
+        return;
+    }
+    const auto* const names = member(answer, "names");
+    for (const auto& grant : names != nullptr && names->is_array() ? *names : Json::array()) {
+        print(context.out, "has name  {}\n", grant_text(grant));
+    }
+}
+
+void print_verdict(const Context& context, const Json& answer, const std::string& where) {
     const auto rule = text_at(answer, "rule");
     if (rule.empty()) {
-        print(context.out, "{}: no line matches\n", text_at(answer, "action"));
+        print(context.out, "{}{}: no line matches\n", where, text_at(answer, "action"));
     } else {
-        print(context.out, "{}: {}: {}\n", text_at(answer, "action"), rule,
+        print(context.out, "{}{}: {}: {}\n", where, text_at(answer, "action"), rule,
               text_at(answer, "text"));
     }
+    print_names(context, answer);
+}
+
+/// What is granted for a name, and what the rules say of each address.
+void print_named(const Context& context, const Json& answer) {
+    const auto name = text_at(answer, "name");
+    const auto* const addresses = member(answer, "addresses");
+    for (const auto& each : addresses->is_array() ? *addresses : Json::array()) {
+        print_verdict(context, each, fmt::format("{} at {} ", name, text_at(each, "addr")));
+    }
+    if (const auto more = number_at(answer, "addresses_left_off").value_or(0); more > 0) {
+        print(context.out, "and {} more addresses\n", more);
+    }
+    if (const auto advice = text_at(answer, "advice"); !advice.empty()) {
+        print(context.out, "{}: nothing is granted: {}\n", name, advice);
+    }
+    const auto* const lines = member(answer, "lines");
+    for (const auto& line : lines != nullptr && lines->is_array() ? *lines : Json::array()) {
+        print(context.out, "named by  {}: {}\n", text_at(line, "rule"), text_at(line, "text"));
+    }
+    if (const auto more = number_at(answer, "lines_left_off").value_or(0); more > 0) {
+        print(context.out, "named by  {} more lines\n", more);
+    }
+    if (const auto* const process = member(answer, "process")) {
+        print_process(context, *process);
+    }
+}
+
+void print_answer(const Context& context, const Json& answer) {
+    print_verdict(context, answer, "");
     if (const auto* const process = member(answer, "process")) {
         print_process(context, *process);
     }
@@ -244,13 +341,14 @@ Exit run_explain(const Context& context, const Arguments& arguments) {
     if (!answer) {
         return complain(context, answer.error());
     }
-    if (!answer->is_object() || text_at(*answer, "action").empty()) {
+    const bool named = answer->is_object() && member(*answer, "addresses") != nullptr;
+    if (!answer->is_object() || (!named && text_at(*answer, "action").empty())) {
         return complain(context, {Exit::unreachable, "egressd's answer is not understood"});
     }
     if (context.json) {
         print(context.out, "{}\n", to_text(*answer));
     } else {
-        print_answer(context, *answer);
+        (named ? print_named : print_answer)(context, *answer);
     }
     return Exit::ok;
 }

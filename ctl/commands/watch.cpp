@@ -127,7 +127,8 @@ std::string number_text(const Json& event, const char* key) {
     return number ? fmt::format("{}", *number) : std::string();
 }
 
-/// "TIME BLOCKED tcp 192.0.2.1:80 /usr/bin/curl[4711] uid 1000 (alice) CONF:3:1 deny"
+/// "TIME BLOCKED tcp 192.0.2.1:80 (files.example.org) /usr/bin/curl[4711] uid 1000 (alice) CONF:3:1
+/// deny"
 std::string event_line(const Json& event) {
     auto line = text_at(event, "time");
     add(line, " ", text_at(event, "action"));
@@ -136,6 +137,7 @@ std::string event_line(const Json& event) {
         const bool v6 = address.find(':') != std::string::npos;
         line += fmt::format(" {}{}{}:{}", v6 ? "[" : "", address, v6 ? "]" : "",
                             number_text(event, "port"));
+        add(line, " (", text_at(event, "domain"), ")");
     } else {
         add(line, " a ", text_at(event, "type"), " socket");
     }

@@ -312,11 +312,31 @@ enum egress_dns {
     EGRESS_DNS_FULL = 14,    /* no room for a grant: refusals by name hold for the address */
     EGRESS_DNS_BUSY = 15,    /* no memory to read it */
     EGRESS_DNS_DELAYED = 16, /* TCP: a segment was dropped, to come again when it can be read */
-    EGRESS_DNS_OUTCOMES = 17,
+    EGRESS_DNS_UNTOLD = 17, /* no room to tell the daemon the text of a name: struct egress_told */
+    EGRESS_DNS_OUTCOMES = 18,
 };
 #define EGRESS_DNS_CNAMES 32
 #define EGRESS_DNS_PATIENCE 10000000000ULL /* for an answer */
 #define EGRESS_DNS_LONGEST 86400ULL        /* a longer TTL counts as this, in seconds */
+
+/* An answer that granted addresses, as text for people: no verdict depends on it. One of many
+ * addresses is several of these. */
+#define EGRESS_TOLD_KEYS 16
+#define EGRESS_TOLD_ADDRESSES 32
+#define EGRESS_TOLD_NAME 256
+struct egress_told_address {
+    __u8 address[16]; /* network byte order; IPv4 mapped */
+    __u64 until;      /* of the grant, boot clock */
+    __u32 keys;       /* bit i: granted by keys[i] */
+    __u32 zero;
+};
+struct egress_told {
+    __u32 keys_used;
+    __u32 addresses_used;
+    __u64 keys[EGRESS_TOLD_KEYS];
+    __u8 name[EGRESS_TOLD_NAME]; /* labels as they were asked for; what follows has no meaning */
+    struct egress_told_address addresses[EGRESS_TOLD_ADDRESSES]; /* only those used are sent */
+};
 
 /* What files.h reports of a descriptor of the daemon. */
 struct egress_named {
@@ -445,6 +465,7 @@ struct egress_event {
     __u64 generation; /* of the policy that decided */
     __u64 cgroup;     /* id */
     __u64 count;      /* checks that this event stands for */
+    __u64 named;      /* key of the name by which the rule matched; 0: by none */
     struct egress_flow flow;
     __u32 rule; /* index, or EGRESS_UNMATCHED */
     __u32 pid;  /* the thread */
@@ -481,6 +502,7 @@ struct egress_fold {
     __u64 generation;
     __u64 cgroup;
     __u64 started; /* of the process, as in egress_process; 0: not in the table */
+    __u64 named;
     struct egress_file program;
     __u32 gid;
     __u32 in_container;

@@ -8,6 +8,7 @@
 
 #include "daemon/base/address.h"
 #include "daemon/base/fields.h"
+#include "daemon/policy/egress/domain.h"
 
 namespace egress {
 
@@ -24,7 +25,12 @@ std::array<std::uint8_t, 16> seen_address(const Address& address) {
 }
 
 void read_flow(Fields& fields, egress_flow& flow) {
-    if (const auto address = Address::parse(fields.text("addr").value_or(""))) {
+    const auto address = Address::parse(fields.text("addr").value_or(""));
+    if (fields.has("name") && fields.has("addr")) {
+        fields.wrong("name", "and \"addr\" exclude each other");
+    } else if (fields.has("name")) {
+        flow.address[15] = 1; // each of the name's addresses takes its place
+    } else if (address) {
         const auto bytes = seen_address(*address);
         std::ranges::copy(bytes, flow.address);
     } else {
@@ -49,6 +55,16 @@ void read_flow(Fields& fields, egress_flow& flow) {
                                                                 : IPPROTO_RAW);
 }
 
+void read_name(Fields& fields, std::string& name) {
+    const auto text = fields.text("name");
+    const auto domain = policy::parse_domain(text.value_or("localhost"));
+    if (text && (!domain || domain->kind != policy::Destination::Kind::name)) {
+        fields.wrong("name", "is no name of a destination");
+    } else if (text) {
+        name = domain->text;
+    }
+}
+
 } // namespace
 
 Result<Question> question_of(const json& body) {
@@ -63,6 +79,7 @@ Result<Question> question_of(const json& body) {
     question.cgroup = fields.text("cgroup", Fields::Kind::path).value_or("");
     question.container = fields.flag("container");
     read_flow(fields, question.flow);
+    read_name(fields, question.name);
     if ((question.pid == 0) == question.exe.empty()) {
         fields.wrong("pid", "or \"exe\" has to be given, and not both");
     }

@@ -5,6 +5,7 @@
 
 #include <sys/epoll.h>
 
+#include "daemon/base/boot.h"
 #include "daemon/base/log.h"
 #include "daemon/base/memory.h"
 #include "daemon/base/week.h"
@@ -16,6 +17,7 @@ namespace egress {
 namespace {
 
 constexpr std::size_t events_per_turn = 512;
+constexpr std::size_t told_per_turn = 2048; // more than the ring holds
 
 const ApplyOutcome superseded{Applied::superseded, "superseded by other rules"};
 
@@ -122,6 +124,11 @@ Result<> Enforcer::attend() {
         return std::unexpected(source.error());
     }
     ring_source_ = std::move(*source);
+    auto told = watch(event_, loader_->told_fd(), EPOLLIN, [this](std::uint32_t) { take_told(); });
+    if (!told) {
+        return std::unexpected(told.error());
+    }
+    told_source_ = std::move(*told);
     trim_memory(); // loading took more than all that follows
     return {};
 }
@@ -166,9 +173,11 @@ void Enforcer::explain(Question question, OnAnswer done) {
         done({Answered::not_in_force, "no rules of [egress] are in force"});
         return;
     }
-    auto answer = [question = std::move(question), &loader = *loader_](const policy::Policy& policy,
-                                                                       const bpf::Tables& tables) {
-        return egress::explain(question, loader, policy, tables);
+    take_told();
+    auto answer = [question = std::move(question), &loader = *loader_,
+                   answers = KnownAnswers{asked_names_, status_.resolvers}](
+                      const policy::Policy& policy, const bpf::Tables& tables) {
+        return egress::explain(question, loader, policy, tables, answers);
     };
     if (const auto number = builder_->ask(std::move(answer))) {
         asking_.emplace_back(*number, std::move(done));
@@ -225,6 +234,7 @@ void Enforcer::unload() {
     }
     outcome_source_.reset();
     ring_source_.reset();
+    told_source_.reset();
     loader_ = nullptr;
     builder_.reset();
     rules_.clear();
@@ -325,6 +335,7 @@ void Enforcer::started(const Result<>& result) {
         return;
     }
     ring_source_.reset();
+    told_source_.reset();
     outcome_source_.reset();
     loader_ = nullptr;
     builder_.reset(); // the next apply() tries anew
@@ -349,6 +360,7 @@ void Enforcer::installed(const PolicyBuilder::Outcome& outcome) {
         status_.last_error = outcome.untidy;
         status_.prefixes = outcome.prefixes;
         status_.rules = outcome.rules.size();
+        status_.resolvers = outcome.resolvers;
         note_in_force(outcome);
     }
     if (!outcome.again) {
@@ -381,10 +393,33 @@ std::size_t Enforcer::take_events() {
         const auto rules = std::ranges::find(rules_, event.generation,
                                              [](const auto& entry) { return entry.first; });
         const bool known = rules != rules_.end() && event.rule < rules->second.size();
-        on_event_(event, known ? &rules->second[event.rule] : nullptr);
+        const auto* const rule = known ? &rules->second[event.rule] : nullptr;
+        on_event_(event, rule, domain_of(event, rule));
     });
     status_.events += read;
     return read;
+}
+
+void Enforcer::take_told() {
+    loader_->read_told(told_per_turn, [this](const egress_told& told) { asked_names_.take(told); });
+}
+
+/// The hooks told the name before the event, so that it is in the ring if not taken already.
+std::string Enforcer::domain_of(const egress_event& event, const policy::EgressRule* rule) {
+    using Kind = policy::Destination::Kind;
+    const auto kind = rule != nullptr ? rule->destination.kind : Kind::any;
+    const bool by_name = rule != nullptr && (is_name(rule->destination) || kind == Kind::list ||
+                                             rule->options.resolved);
+    if (!by_name || event.named == 0) {
+        return "";
+    }
+    const auto address = *Address::from_bytes(event.flow.address);
+    auto name = asked_names_.find(address, event.named);
+    if (name == nullptr) {
+        take_told();
+        name = asked_names_.find(address, event.named);
+    }
+    return name != nullptr ? *name : kind == Kind::name ? rule->destination.text : "";
 }
 
 /// Reads the ring, then what did not fit into it; bounded, since more may come all the time.
@@ -416,6 +451,8 @@ void Enforcer::tick() {
         loader_->set_week_at_boot(week_at_boot(clock_));
         report_losses();
         report_troubles();
+        take_told();
+        asked_names_.forget(boot_nanoseconds());
         loader_->tick();
     }
     give_up_waiting();

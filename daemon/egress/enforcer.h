@@ -17,6 +17,7 @@
 #include "daemon/base/loop.h"
 #include "daemon/bpf/load/loader.h"
 #include "daemon/egress/apply.h"
+#include "daemon/egress/asked_names.h"
 #include "daemon/egress/explain.h"
 #include "daemon/egress/policy_builder.h"
 
@@ -37,13 +38,16 @@ class Enforcer {
         bool own = false;    ///< this daemon put it there; the next two describe it
         std::size_t rules = 0;
         std::size_t prefixes = 0;
-        std::uint64_t events = 0; ///< read by this daemon
-        std::uint64_t missed = 0; ///< lost before this daemon read
+        std::vector<Endpoint> resolvers; ///< whose answers count
+        std::uint64_t events = 0;        ///< read by this daemon
+        std::uint64_t missed = 0;        ///< lost before this daemon read
         bpf::KernelCounters counters;
         std::vector<bpf::Coverage> coverage;
         bool knows_sender = false; ///< the packet hook knows the sending process
     };
-    using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule)>;
+    /// `domain`: by which name the rule matched; empty: by none, or it is not known.
+    using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule,
+                                       const std::string& domain)>;
     using OnDetach = std::function<void(const Result<std::size_t>&)>; ///< pins that were removed
 
     Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
@@ -95,6 +99,8 @@ class Enforcer {
     void fail_with(const Error& error);
     void take_outcomes();
     std::size_t take_events();
+    void take_told();
+    std::string domain_of(const egress_event& event, const policy::EgressRule* rule);
     void take_all_events();
     void settle(std::uint64_t number, const ApplyOutcome& outcome);
     void settle_all(const ApplyOutcome& outcome);
@@ -105,10 +111,12 @@ class Enforcer {
     const Clock& clock_;
     Options options_;
     OnEvent on_event_;
+    AskedNames asked_names_; ///< before the builder, whose thread reads it
     std::unique_ptr<PolicyBuilder> builder_;
     bpf::Loader* loader_ = nullptr; ///< the builder's; null until it is loaded
     Source outcome_source_;
     Source ring_source_;
+    Source told_source_;
     /// The rules by generation: queued events may be of the previous one.
     std::vector<std::pair<std::uint64_t, std::vector<policy::EgressRule>>> rules_;
     struct Waiting {

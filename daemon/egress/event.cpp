@@ -119,8 +119,9 @@ std::string_view action_text(const egress_event& event) {
                                                   : "MONITOR";
 }
 
-json event_json(const egress_event& event, const policy::EgressRule* rule, const OwnerNames& names,
-                const bpf::Loader* loader, const Clock& clock) {
+json event_json(const egress_event& event, const policy::EgressRule* rule,
+                const std::string& domain, const OwnerNames& names, const bpf::Loader* loader,
+                const Clock& clock) {
     json out = {{"time", time_text(event.time, clock)},
                 {"action", action_text(event)},
                 {"reason", reason_text(event, rule)},
@@ -135,6 +136,9 @@ json event_json(const egress_event& event, const policy::EgressRule* rule, const
     }
     if (rule != nullptr) {
         out["rule"] = rule->place.text();
+    }
+    if (!domain.empty()) {
+        out["domain"] = domain;
     }
     if (const auto* user = names.users().name(event.flow.uid)) {
         out["user"] = *user;

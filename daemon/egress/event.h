@@ -26,9 +26,11 @@ class OwnerNames {
     Ids groups_;
 };
 
-/// `rule`, null: none matched. `loader` provides the paths of ancestors; null: without them.
+/// `rule`, null: none matched. `domain`, empty: the rule matched by no name that is known. `loader`
+/// provides the paths of ancestors; null: without them.
 nlohmann::json event_json(const egress_event& event, const policy::EgressRule* rule,
-                          const OwnerNames& names, const bpf::Loader* loader, const Clock& clock);
+                          const std::string& domain, const OwnerNames& names,
+                          const bpf::Loader* loader, const Clock& clock);
 
 /// "BLOCKED", "ALLOWED" or "MONITOR".
 std::string_view action_text(const egress_event& event);

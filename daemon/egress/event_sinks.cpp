@@ -6,7 +6,7 @@ namespace egress {
 
 const std::string& EventView::json() const {
     if (text.empty()) {
-        text = json_text(event_json(event, rule, names, loader, clock), true);
+        text = json_text(event_json(event, rule, domain, names, loader, clock), true);
     }
     return text;
 }

@@ -15,6 +15,7 @@ namespace egress {
 struct EventView {
     const egress_event& event;
     const policy::EgressRule* rule; ///< null: none matched
+    const std::string& domain;      ///< by which name the rule matched; empty: none is known
     bool selftest;                  ///< made by egressctl selftest: no traffic
     const OwnerNames& names;
     const bpf::Loader* loader; ///< null: the paths of ancestors are not known

@@ -20,7 +20,9 @@
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/native.h"
 #include "daemon/egress/event.h"
+#include "daemon/egress/explained.h"
 #include "daemon/policy/print/print.h"
+#include "daemon/store/json.h"
 
 namespace egress {
 
@@ -121,23 +123,6 @@ const char* action_of(const policy::EgressRule& rule, bool monitor) {
                                                              : "BLOCKED";
 }
 
-/// The names by which the address goes, and for how many seconds yet.
-json names_json(const egress_flow& flow, const policy::Policy& policy, const bpf::Tables& tables,
-                const egress_grants* grants, std::uint64_t now) {
-    json out = json::array();
-    const std::array<std::uint64_t, 2> key = {tables.base->names_key[0], tables.base->names_key[1]};
-    for (const auto& each :
-         bpf::granted_to(policy, key, grants, *Address::from_bytes(flow.address), now)) {
-        const auto left = (each.until - now) / second;
-        json one = {{"left", left}};
-        if (!each.name.empty()) {
-            one["name"] = each.name;
-        }
-        out.push_back(std::move(one));
-    }
-    return out;
-}
-
 json process_json(const Question& question, const egress_process& process,
                   const bpf::Loader& loader, const egress_flow& flow) {
     json out = {{"uid", flow.uid}, {"gid", flow.gid}, {"container", flow.in_container != 0}};
@@ -161,52 +146,7 @@ json process_json(const Question& question, const egress_process& process,
     return out;
 }
 
-} // namespace
-
-Reply explain(const Question& question, const bpf::Loader& loader, const policy::Policy& policy,
-              const bpf::Tables& tables) {
-    std::optional<egress_process> known;
-    if (question.pid != 0) {
-        known = entry_of(question, loader);
-    } else if (auto made = imagined(question, loader)) {
-        known = *made;
-    } else {
-        return {Answered::failed, made.error().text};
-    }
-    if (!known) {
-        return {Answered::no_process,
-                fmt::format("the kernel side knows no process {}", question.pid)};
-    }
-    const auto settings = loader.settings();
-    egress_flow flow = question.flow;
-    flow.in_container = in_container(question, loader) ? 1 : 0;
-    const auto now = boot_nanoseconds();
-    const auto* const grants = loader.grants().all();
-    const auto decision = bpf::native_decide(tables, *known, flow, question.cgroup, now,
-                                             settings.week_at_boot, grants);
-    if (decision.rule == EGRESS_BROKEN) {
-        return {Answered::failed, "the kernel's tables are inconsistent"};
-    }
-    const bool matched = decision.rule < policy.egress.size();
-    json out = {{"action", "ALLOWED"},
-                {"generation", tables.base->generation},
-                {"process", process_json(question, *known, loader, flow)}};
-    if (tables.base->has_names != 0) {
-        out["names"] = names_json(flow, policy, tables, grants, now);
-    }
-    const std::size_t end = matched ? decision.rule : policy.egress.size();
-    if (matched) {
-        const auto& rule = policy.egress[decision.rule];
-        out["action"] = action_of(rule, settings.monitor != 0);
-        out["verdict"] = policy::verdict_name(rule.verdict.kind);
-        out["rule"] = rule.place.text();
-        out["text"] = policy::print(rule);
-        json parts = json::object();
-        for (const auto& [name, holds] : parts_of(decision, rule, decision.rule, true)) {
-            parts[name] = holds;
-        }
-        out["dimensions"] = std::move(parts);
-    }
+json earlier_json(const bpf::Decision& decision, const policy::Policy& policy, std::size_t end) {
     json earlier = json::array();
     for (std::size_t i = 0; i < std::min(end, most_earlier); ++i) {
         const auto& rule = policy.egress[i];
@@ -222,8 +162,93 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
         earlier.push_back(
             {{"rule", rule.place.text()}, {"text", policy::print(rule)}, {"because", failed}});
     }
-    out["earlier"] = std::move(earlier);
+    return earlier;
+}
+
+/// A grant, with the name that was asked for and for how long it holds.
+json grant_json(const bpf::Granted& granted, const AskedNames& asked, std::uint64_t now) {
+    const auto left = (granted.until - now) / second;
+    json out = {{"left", left},
+                {"until", store::iso_time(std::time(nullptr) + static_cast<std::int64_t>(left))}};
+    if (!granted.name.empty()) {
+        out["name"] = granted.name;
+    }
+    if (const auto name = asked.find(granted.address, granted.key)) {
+        out["asked"] = *name;
+    }
+    return out;
+}
+
+} // namespace
+
+json explained::verdict(const Scene& scene, const Address& address) {
+    egress_flow flow = scene.flow;
+    std::ranges::copy(address.raw(), flow.address);
+    const auto& [question, loader, policy, tables, answers] = scene.asked;
+    const auto settings = loader.settings();
+    const auto* const grants = loader.grants().all();
+    const auto decision = bpf::native_decide(tables, scene.process, flow, question.cgroup,
+                                             scene.now, settings.week_at_boot, grants);
+    if (decision.rule == EGRESS_BROKEN) {
+        return {};
+    }
+    const bool matched = decision.rule < policy.egress.size();
+    json out = {{"action", "ALLOWED"}};
+    if (tables.base->has_names != 0) {
+        const std::array<std::uint64_t, 2> key = {tables.base->names_key[0],
+                                                  tables.base->names_key[1]};
+        out["names"] = json::array();
+        for (const auto& each : bpf::granted_to(policy, key, grants, address, scene.now)) {
+            auto grant = grant_json(each, answers.asked, scene.now);
+            if (each.key == decision.named) {
+                out["by"] = grant;
+            }
+            out["names"].push_back(std::move(grant));
+        }
+    }
+    const std::size_t end = matched ? decision.rule : policy.egress.size();
+    if (matched) {
+        const auto& rule = policy.egress[decision.rule];
+        out["action"] = action_of(rule, settings.monitor != 0);
+        out["verdict"] = policy::verdict_name(rule.verdict.kind);
+        out["rule"] = rule.place.text();
+        out["text"] = policy::print(rule);
+        json parts = json::object();
+        for (const auto& [name, holds] : parts_of(decision, rule, decision.rule, true)) {
+            parts[name] = holds;
+        }
+        out["dimensions"] = std::move(parts);
+    }
+    out["earlier"] = earlier_json(decision, policy, end);
     out["earlier_left_off"] = end - std::min(end, most_earlier);
+    return out;
+}
+
+Reply explain(const Question& question, const bpf::Loader& loader, const policy::Policy& policy,
+              const bpf::Tables& tables, const KnownAnswers& answers) {
+    std::optional<egress_process> known;
+    if (question.pid != 0) {
+        known = entry_of(question, loader);
+    } else if (auto made = imagined(question, loader)) {
+        known = *made;
+    } else {
+        return {Answered::failed, made.error().text};
+    }
+    if (!known) {
+        return {Answered::no_process,
+                fmt::format("the kernel side knows no process {}", question.pid)};
+    }
+    explained::Scene scene{
+        {question, loader, policy, tables, answers}, *known, question.flow, boot_nanoseconds()};
+    scene.flow.in_container = in_container(question, loader) ? 1 : 0;
+    json out = question.name.empty()
+                   ? explained::verdict(scene, *Address::from_bytes(question.flow.address))
+                   : explained::name(scene);
+    if (out.is_null()) {
+        return {Answered::failed, "the kernel's tables are inconsistent"};
+    }
+    out["generation"] = tables.base->generation;
+    out["process"] = process_json(question, *known, loader, scene.flow);
     return {Answered::yes, json_text(out)};
 }
 

@@ -1,5 +1,5 @@
 // Explains which rule of [egress] decides for a process and a destination, and why no earlier one
-// does.
+// does; of a destination by name, for each address that it has now.
 //
 // It runs the kernel's code (bpf/verdict.h) over tables made from the rules in force. The loop
 // parses questions, the builder's thread answers them.
@@ -14,6 +14,7 @@
 #include "daemon/base/result.h"
 #include "daemon/bpf/load/loader.h"
 #include "daemon/bpf/tables/compile.h"
+#include "daemon/egress/asked_names.h"
 
 namespace egress {
 
@@ -29,10 +30,17 @@ struct Question {
     std::string cgroup; ///< below the cgroup2 root
     std::optional<bool> container;
     egress_flow flow{};
+    std::string name; ///< the destination, in lower case; empty: the address in `flow`
+};
+
+/// What is known of names beyond the tables.
+struct KnownAnswers {
+    const AskedNames& asked;
+    std::vector<Endpoint> resolvers; ///< whose answers count
 };
 
 /// JSON, or why there is no answer. Reads files and cgroups: not for the loop.
 Reply explain(const Question& question, const bpf::Loader& loader, const policy::Policy& policy,
-              const bpf::Tables& tables);
+              const bpf::Tables& tables, const KnownAnswers& answers);
 
 } // namespace egress

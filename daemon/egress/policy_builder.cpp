@@ -21,6 +21,11 @@ constexpr auto look_again = std::chrono::seconds(1);
 /// Files of one path, with replaced ones that still run.
 constexpr std::size_t most_files = 16;
 
+std::vector<Endpoint> resolvers_for(const policy::Policy& policy, const bpf::Inventory& inventory) {
+    return bpf::needs_answers(policy) ? bpf::resolvers_of(policy, inventory)
+                                      : std::vector<Endpoint>{};
+}
+
 } // namespace
 
 PolicyBuilder::PolicyBuilder(const bpf::LoaderOptions& options, const Clock& clock)
@@ -246,9 +251,8 @@ bpf::World PolicyBuilder::world_of(const bpf::Inventory& inventory) const {
 /// missed.
 Result<> PolicyBuilder::approve(const policy::Policy& policy,
                                 const bpf::Inventory& inventory) const {
-    const auto resolvers =
-        bpf::needs_answers(policy) ? bpf::resolvers_of(policy, inventory) : std::vector<Endpoint>{};
-    return loader_->set_answers(resolvers, policy.dns.grace.value_or(policy::Dns::usual_grace));
+    return loader_->set_answers(resolvers_for(policy, inventory),
+                                policy.dns.grace.value_or(policy::Dns::usual_grace));
 }
 
 PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
@@ -275,6 +279,7 @@ PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
         in_force_ = current_;
         in_force_inventory_ = inventory_;
         generation_ = out.generation;
+        out.resolvers = resolvers_for(in_force_, in_force_inventory_);
         tidy(out);
     } else if (generation_ != 0) {
         (void)approve(in_force_, in_force_inventory_); // as it was

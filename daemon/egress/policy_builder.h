@@ -36,6 +36,7 @@ class PolicyBuilder {
         bool lockout = false;                     ///< not installed, because of lockouts
         std::vector<policy::EgressRule> rules;    ///< those that were built
         std::vector<policy::Diagnostic> lockouts; ///< of those rules; see tables/lockout.h
+        std::vector<Endpoint> resolvers;          ///< whose answers count now
         std::string untidy;   ///< why the previous policy cannot be removed; see tidy()
         bool again = false;   ///< built again because the system changed
         bool started = false; ///< `result` is of the loading; on an error nothing follows

@@ -23,7 +23,7 @@ REBINDS = 1 << 31
 MASK = (1 << 64) - 1
 GRACE = 2
 OUTCOMES = ("asked read granted negative truncated private unasked late repeated forgotten questions unreadable "
-            "chain stream full busy delayed").split()
+            "chain stream full busy delayed untold").split()
 # Offsets in struct egress_base and struct egress_config (daemon/bpf/layout.h).
 BASE_SIZE, HAS_NAMES, BUCKETS, NAMES_KEY = 1206104, 52, 60, 72
 PATH_KEY, DNS_GRACE, READS_NAMES = 88, 104, 112

@@ -147,6 +147,10 @@ def test_every_answer(world):
         question = {"exe": PYTHON, "addr": "10.66.0.1", "port": 80, "protocol": 6}
         ask(200, "POST", "/v1/explain", question)
         ask(200, "POST", "/v1/explain", {**question, "addr": "10.66.0.9"})
+        named = {key: value for key, value in question.items() if key != "addr"}
+        ask(200, "POST", "/v1/explain", {**named, "name": "files.example.org"})
+        ask(400, "POST", "/v1/explain", {**question, "name": "files.example.org"})
+        ask(400, "POST", "/v1/explain", {**named, "name": "*.example.org"})
         ask(404, "POST", "/v1/explain", {"pid": 999999, "addr": "10.66.0.1", "uid": 0, "gid": 0})
         for wrong in ({}, {**question, "nonsense": 1}, {"exe": "x", "addr": "y"}):
             ask(400, "POST", "/v1/explain", wrong)

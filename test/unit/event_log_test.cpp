@@ -223,10 +223,10 @@ TEST_CASE("watchers: what a filter keeps out takes no room in the queue") {
     const test::FakeClock clock;
     for (int i = 0; i < 10'000; ++i) {
         event.flow.uid = 1000;
-        watchers.take({event, nullptr, false, names, nullptr, clock, std::string(1000, 'x')});
+        watchers.take({event, nullptr, "", false, names, nullptr, clock, std::string(1000, 'x')});
         if (i % 1000 == 0) {
             event.flow.uid = 7;
-            watchers.take({event, nullptr, false, names, nullptr, clock, "mine"});
+            watchers.take({event, nullptr, "", false, names, nullptr, clock, "mine"});
         }
     }
     std::string out;
@@ -256,13 +256,16 @@ TEST_CASE("sinks: each gets an event, JSON is made once and only where it is rea
     event.flow.uid = 77;
     const OwnerNames names;
     const test::FakeClock clock;
-    EventView view{event, nullptr, false, names, nullptr, clock, {}};
+    const std::string domain = "files.example.org";
+    EventView view{event, nullptr, domain, false, names, nullptr, clock, {}};
     sinks.emit(view);
     CHECK(blind.taken == 1);
     CHECK(reader.taken == 1);
     CHECK(reader.line.find("\"uid\":77") != std::string::npos);
+    CHECK(reader.line.find("\"domain\":\"files.example.org\"") != std::string::npos);
     CHECK(view.text == reader.line);
-    EventView other{event, nullptr, true, names, nullptr, clock, {}};
+    const std::string none;
+    EventView other{event, nullptr, none, true, names, nullptr, clock, {}};
     blind.take(other);
     CHECK(other.text.empty());
 

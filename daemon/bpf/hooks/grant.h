@@ -5,13 +5,13 @@
 #define EGRESS_BPF_GRANT_H
 
 #include "maps.h"
+#include "told.h"
 #include "verdict.h"
 
 EGRESS_INLINE void egress_dns_take(void* taker, const __u8* address, __u32 ttl);
 #include "daemon/bpf/dns.h"
 
-#define EGRESS_ROOMS 16      /* messages that are being read at once */
-#define EGRESS_MAX_WISHES 16 /* keys of one name that rules name */
+#define EGRESS_ROOMS 16 /* messages that are being read at once */
 
 /* By enum egress_dns. */
 struct {
@@ -20,13 +20,6 @@ struct {
     __type(key, __u32);
     __type(value, __u64);
 } dns_outcomes SEC(".maps");
-
-/* The keys of the question's name that rules name. */
-struct egress_wish {
-    __u64 key;
-    __u32 rebinds;
-    __u32 zero;
-};
 
 /* Where messages of the DNS are in a packet, and whom they are for or from. In the room and not on
  * the stack, so that the verifier takes what it reads here for any number. */
@@ -54,6 +47,9 @@ struct egress_room {
     __u32 handed_over; /* addresses */
     __u32 number;
     __u32 ways[2]; /* of the address' sets: ways_of() */
+    __u32 granted; /* bit i: for wishes[i] */
+    __u32 untold;
+    struct egress_told told;
     struct egress_dns_message message;
     struct egress_leg leg;
 };
@@ -143,7 +139,7 @@ EGRESS_INLINE int occupy(struct egress_grants* set, __u32 way, const struct egre
     return 1;
 }
 
-/* Grants the room's address for one of its keys. */
+/* Grants the room's address for one of its keys; 1: done. */
 __noinline int egress_grant_wish(__u32 room_number, __u32 wish_number) {
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &room_number);
     if (!room) {
@@ -172,19 +168,19 @@ __noinline int egress_grant_wish(__u32 room_number, __u32 wish_number) {
     if (in_first & 0xff) {
         prolong(first, egress_lowest(in_first & 0xff), room->until);
         count_dns(EGRESS_DNS_GRANTED);
-        return 0;
+        return 1;
     }
     if (in_second & 0xff) {
         prolong(second, egress_lowest(in_second & 0xff), room->until);
         count_dns(EGRESS_DNS_GRANTED);
-        return 0;
+        return 1;
     }
     /* The set with more room, so that neither is full long before the others are. */
     const int to_first = number_of_ways(in_first >> 8) >= number_of_ways(in_second >> 8);
     const __u32 free = (to_first ? in_first : in_second) >> 8;
     if (free && occupy(to_first ? first : second, egress_lowest(free), room, key)) {
         count_dns(EGRESS_DNS_GRANTED);
-        return 0;
+        return 1;
     }
     count_dns(EGRESS_DNS_FULL);
     if (*(volatile __u64*)&first->doubt < room->until) {
@@ -198,7 +194,9 @@ static long grant_wish(__u32 number, struct egress_room* const* context) {
     if (number >= room->wishes_used) {
         return 1;
     }
-    egress_grant_wish(room->number, number);
+    if (egress_grant_wish(room->number, number)) {
+        room->granted |= 1U << egress_masked(number, EGRESS_MAX_WISHES - 1);
+    }
     return 0;
 }
 
@@ -209,7 +207,12 @@ EGRESS_INLINE void egress_dns_take(void* taker, const __u8* address, __u32 ttl) 
     room->until = room->now + seconds * EGRESS_SECOND + room->grace;
     room->is_private = is_private_address(room->address);
     ++room->handed_over;
+    room->granted = 0;
     bpf_loop(EGRESS_MAX_WISHES, grant_wish, &room, 0);
+    if (room->granted) {
+        const struct egress_key6* const granted = (const struct egress_key6*)room->address;
+        room->untold |= egress_note_told(&room->told, granted, room->until, room->granted);
+    }
 }
 
 /* Number of a room that is now the caller's; EGRESS_ROOMS: all that were tried are taken. */

@@ -396,6 +396,7 @@ EGRESS_INLINE void keep_look(struct egress_fold* fold, const struct egress_case*
                              const struct egress_process* process) {
     fold->generation = found->generation;
     fold->cgroup = found->owner.cgroup;
+    fold->named = found->owner.named;
     fold->gid = found->flow.gid;
     fold->in_container = found->flow.in_container;
     fold->pid = found->owner.tgid;
@@ -441,6 +442,7 @@ __noinline int egress_tell(struct egress_case* found) {
     event->generation = found->generation;
     event->cgroup = found->owner.cgroup;
     event->count = count;
+    event->named = found->owner.named;
     event->flow = found->flow;
     event->rule = found->rule;
     event->pid = found->owner.tgid;

@@ -198,7 +198,13 @@ __noinline int egress_grant_answer(__u32 number) {
     room->now = bpf_ktime_get_boot_ns();
     room->grace = settings->dns_grace;
     room->handed_over = 0;
+    room->untold = 0;
+    begin_told(&room->told, room->wishes, room->wishes_used,
+               &room->message.bytes[EGRESS_DNS_HEADER]);
     const __u32 wrong = egress_dns_answers(&room->message, room);
+    if (egress_send_told(&room->told) || room->untold) {
+        count_dns(EGRESS_DNS_UNTOLD);
+    }
     if (wrong) {
         count_dns(wrong);
         return 0;

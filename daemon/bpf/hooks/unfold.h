@@ -81,6 +81,7 @@ EGRESS_INLINE int unfold(struct bpf_iter__bpf_map_elem* context, int all) {
     event->time = now;
     event->generation = fold->generation;
     event->cgroup = fold->cgroup;
+    event->named = fold->named;
     __builtin_memcpy(event->flow.address, key->address, sizeof event->flow.address);
     event->flow.port = key->port;
     event->flow.type = fold->type;

@@ -124,6 +124,7 @@ std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
 struct Loader::Kernel {
     std::vector<std::pair<std::string, Fd>> maps;
     std::unique_ptr<Ring> ring;
+    std::unique_ptr<Ring> told;
     Fd mark;   ///< program that marks the process of a self-test
     Fd unfold; ///< programs that turn repeats into events
     Fd unfold_all;
@@ -267,11 +268,14 @@ Result<> Loader::load(egress_bpf& skeleton) {
         getrandom(key, sizeof key, 0) != static_cast<ssize_t>(sizeof key)) {
         return fail_errno("cannot draw a key for the paths of programs");
     }
-    auto ring = Ring::open(Fd(fcntl(kernel_->map("events"), F_DUPFD_CLOEXEC, 0)));
-    if (!ring) {
-        return std::unexpected(ring.error());
+    for (const auto& [name, into] :
+         {std::pair("events", &kernel_->ring), std::pair("told", &kernel_->told)}) {
+        auto ring = Ring::open(Fd(fcntl(kernel_->map(name), F_DUPFD_CLOEXEC, 0)));
+        if (!ring) {
+            return std::unexpected(ring.error());
+        }
+        *into = std::move(*ring);
     }
-    kernel_->ring = std::move(*ring);
     return {};
 }
 
@@ -500,8 +504,24 @@ std::size_t Loader::read_events(std::size_t most, const OnEvent& on_event) {
     });
 }
 
+int Loader::told_fd() const {
+    return kernel_->told->fd();
+}
+
+std::size_t Loader::read_told(std::size_t most, const OnTold& on_told) {
+    constexpr auto head = offsetof(egress_told, addresses);
+    return kernel_->told->read(most, [&](std::span<const std::byte> record) {
+        const auto* const told = reinterpret_cast<const egress_told*>(record.data());
+        if (record.size() >= head &&
+            told->addresses_used <= (record.size() - head) / sizeof(egress_told_address)) {
+            on_told(*told);
+        }
+    });
+}
+
 void Loader::tick() {
     kernel_->ring->rest();
+    kernel_->told->rest();
 }
 
 KernelCounters Loader::counters() const {

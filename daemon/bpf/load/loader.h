@@ -52,6 +52,7 @@ struct KernelCounters {
 class Loader {
   public:
     using OnEvent = std::function<void(const egress_event&)>;
+    using OnTold = std::function<void(const egress_told&)>;
 
     /// Loads, adopts the pins, attaches, pins, and records the running processes. Takes seconds:
     /// not for the loop. The policy in force stays in force, if there is one.
@@ -90,6 +91,10 @@ class Loader {
     int event_fd() const; ///< readable when there are events
     /// Hands over at most `most` events; returns how many.
     std::size_t read_events(std::size_t most, const OnEvent& on_event);
+
+    int told_fd() const; ///< readable when the room for told names becomes scarce
+    /// The same for the names of answers; of `addresses`, only those used are there.
+    std::size_t read_told(std::size_t most, const OnTold& on_told);
 
     /// Turns folded repeats into events: those without a check for an interval, or `all`. For any
     /// thread; takes a millisecond or two.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <span>
 
 #include "daemon/bpf/names.h"
@@ -72,14 +73,14 @@ std::vector<Granted> granted_to(const policy::Policy& policy,
         }
     }
     if (const auto any = until.extract(EGRESS_ANY_NAME)) {
-        out.push_back({address, "", any.mapped()});
+        out.push_back({address, "", any.mapped(), EGRESS_ANY_NAME});
     }
     if (until.empty()) {
         return out;
     }
     each_pattern(policy, [&](const NamePatterns::Pattern& pattern) {
         if (const auto found = until.extract(key_of(pattern, names_key))) {
-            out.push_back({address, text_of(pattern), found.mapped()});
+            out.push_back({address, text_of(pattern), found.mapped(), found.key()});
         }
     });
     return out;
@@ -100,8 +101,30 @@ std::vector<Granted> granted_by(const policy::Policy& policy,
         for (const auto& grant : grants[i].each) {
             const auto found = is_good(grant, now) ? keys.find(grant.key) : keys.end();
             if (found != keys.end() && out.size() < most) {
-                out.push_back({*Address::from_bytes(grant.address), found->second, grant.until});
+                out.push_back(
+                    {*Address::from_bytes(grant.address), found->second, grant.until, grant.key});
             }
+        }
+    }
+    return out;
+}
+
+std::vector<std::size_t> lines_with(const policy::Policy& policy, std::string_view name) {
+    std::set<std::string_view> lists; // that have it
+    for (const auto& list : policy.lists) {
+        list->names.each([&](const NamePatterns::Pattern& pattern) {
+            if (has(pattern, name)) {
+                lists.insert(list->name);
+            }
+        });
+    }
+    std::vector<std::size_t> out;
+    for (std::size_t i = 0; i < policy.egress.size(); ++i) {
+        const auto& destination = policy.egress[i].destination;
+        const bool in_list =
+            destination.kind == policy::Destination::Kind::list && lists.contains(destination.text);
+        if (in_list || (is_name(destination) && has(pattern_of(destination), name))) {
+            out.push_back(i);
         }
     }
     return out;

@@ -18,6 +18,7 @@ struct Granted {
     Address address;
     std::string name; ///< as the rules have it, "*.example.org"; "": some name, which no line has
     std::uint64_t until = 0; ///< boot clock, nanoseconds
+    std::uint64_t key = 0;   ///< of the grant
 };
 
 /// What `grants` (EGRESS_GRANTS_SETS of them; null: none) has of the address. Looks every name of
@@ -33,5 +34,8 @@ std::vector<Granted> granted_by(const policy::Policy& policy,
                                 const std::array<std::uint64_t, 2>& names_key,
                                 const egress_grants* grants, std::string_view name,
                                 std::uint64_t now, std::size_t most);
+
+/// Which lines have the name, by themselves or by their list: indexes into policy.egress, in order.
+std::vector<std::size_t> lines_with(const policy::Policy& policy, std::string_view name);
 
 } // namespace egress::bpf

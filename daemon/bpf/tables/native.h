@@ -9,7 +9,8 @@ namespace egress::bpf {
 /// What native_decide() found.
 struct Decision {
     std::uint32_t rule =
-        EGRESS_UNMATCHED; ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
+        EGRESS_UNMATCHED;    ///< index into policy.egress; or EGRESS_UNMATCHED, _BROKEN
+    std::uint64_t named = 0; ///< key of the name by which it matched; 0: by none
     // The sets of rules that each dimension leaves, for explaining.
 #define EGRESS_SET_OF(dimension, label) egress_vector dimension;
     EGRESS_DIMENSIONS(EGRESS_SET_OF)
