@@ -126,6 +126,12 @@ struct egress_base {
     __u32 suspect_cgroup;
     /* Index: rules that may decide when only the kind of the socket is known. */
     __u32 at_create;
+    /* Indexes: rules for users and groups that no rule names. */
+    __u32 other_uids;
+    __u32 other_gids;
+    /* Indexes, by egress_resolved: the rules without `resolved`; every rule; those without and
+     * every refusal; the last is not used. */
+    __u32 resolved[4];
     __u32 stranger; /* index: rules that name neither program nor ancestry */
     /* Index: those, and every refusal; for an unknown process. */
     __u32 suspect;
@@ -136,12 +142,7 @@ struct egress_base {
     struct egress_vector any_parent;
     struct egress_vector any_under;
     struct egress_vector places[2];  /* rules that may match on the host; in a container */
-    struct egress_vector other_uids; /* rules for users that no rule names */
-    struct egress_vector other_gids;
     struct egress_vector any_cgroup; /* rules that ask for none */
-    /* By egress_resolved: the rules without `resolved`; every rule; those without and every
-     * refusal; the last is not used. */
-    struct egress_vector resolved[4];
     struct egress_rule rules[EGRESS_MAX_RULES];
     __u32 protocols[EGRESS_TYPES][EGRESS_PROTOCOLS]; /* indexes */
     __u32 ports[65536];                              /* indexes */
@@ -225,6 +226,7 @@ struct egress_key_command {
 /* The dimensions of a question, of which each leaves a set of rules, and how explain calls them. */
 #define EGRESS_DIMENSIONS(X)                                                                       \
     X(destination, "destination")                                                                  \
+    X(names, "destination") /* those by name, if any are */                                        \
     X(resolved, "resolved")                                                                        \
     X(port, "port")                                                                                \
     X(protocol, "protocol")                                                                        \
@@ -285,6 +287,20 @@ struct egress_grants {
     struct egress_grant each[EGRESS_GRANTS_WAYS];
 };
 
+/* How names bear upon one check. */
+struct egress_naming {
+    __u64 now; /* boot clock */
+    /* By whose name the connection was let through before; 0: none. Then this name counts, if the
+     * rules still have it, and no grant. */
+    __u64 named;
+    __u64 hash;     /* of the address */
+    __u32 hits;     /* grants of the first set, bits 1 to 7, then of the second, 9 to 15 */
+    __u32 resolved; /* egress_resolved */
+    __u32 in_use;   /* 0: the policy has no names, and `rules` is all of them */
+    __u32 zero;
+    struct egress_vector rules; /* for the address by itself and by its names */
+};
+
 /* Where answers are accepted from. Key of the map `resolvers`; its value is 1. */
 struct egress_resolver {
     __u8 address[16]; /* network byte order; IPv4 mapped */
@@ -312,7 +328,7 @@ enum egress_dns {
     EGRESS_DNS_FULL = 14,    /* no room for a grant: refusals by name hold for the address */
     EGRESS_DNS_BUSY = 15,    /* no memory to read it */
     EGRESS_DNS_DELAYED = 16, /* TCP: a segment was dropped, to come again when it can be read */
-    EGRESS_DNS_UNTOLD = 17, /* no room to tell the daemon the text of a name: struct egress_told */
+    EGRESS_DNS_UNTOLD = 17,  /* no room to tell the daemon the text of a name: struct egress_told */
     EGRESS_DNS_OUTCOMES = 18,
 };
 #define EGRESS_DNS_CNAMES 32

@@ -9,18 +9,6 @@
 
 #include "daemon/bpf/names.h"
 
-/* How names bear upon one check. */
-struct egress_naming {
-    __u64 now; /* boot clock */
-    /* By whose name the connection was let through before; 0: none. Then this name counts, if the
-     * rules still have it, and no grant. */
-    __u64 named;
-    __u64 hash;     /* of the address */
-    __u32 hits;     /* grants of the first set, bits 1 to 7, then of the second, 9 to 15 */
-    __u32 resolved; /* egress_resolved */
-    struct egress_vector rules; /* for the address by itself and by its names */
-};
-
 struct egress_probe {
     const struct egress_view* view;
     __u64 key;
@@ -123,6 +111,7 @@ EGRESS_INLINE int egress_find_names(const struct egress_view* view, const __u8* 
     }
     naming->hash = hash;
     naming->hits = 0;
+    naming->in_use = 1;
     naming->resolved = EGRESS_RESOLVED;
     naming->rules = *own;
     if (before || naming->named == EGRESS_ANY_NAME) {
@@ -173,7 +162,9 @@ EGRESS_INLINE __u64 egress_named_by(const struct egress_view* view, const __u8* 
         return naming->named;
     }
     if (egress_has_rule(vector_at(view, egress_destination(view, address)), rule)) {
-        return egress_has_rule(&view->base->resolved[EGRESS_LITERAL], rule) ? 0 : EGRESS_ANY_NAME;
+        return egress_has_rule(vector_at(view, view->base->resolved[EGRESS_LITERAL]), rule)
+                   ? 0
+                   : EGRESS_ANY_NAME;
     }
     const struct egress_grants* const first = grants_at(view, EGRESS_FIRST_SET(naming->hash));
     const struct egress_grants* const second = grants_at(view, EGRESS_SECOND_SET(naming->hash));

@@ -163,6 +163,12 @@ EGRESS_INLINE __u64 egress_not_zero(__u64 word) {
     return sign >> 63;
 }
 
+/* condition ? yes : no, without a branch. */
+EGRESS_INLINE __u32 egress_chosen(__u64 condition, __u32 yes, __u32 no) {
+    const __u32 mask = -(__u32)egress_not_zero(condition);
+    return (yes & mask) | (no & ~mask);
+}
+
 #include "daemon/bpf/grants.h" /* uses the above */
 
 /* Adds the rules of each ancestor. */
@@ -253,8 +259,8 @@ struct egress_question {
 #undef EGRESS_VECTOR_OF
 
 /* Looks up the vectors of a flow. The caller has computed `subject` and `cgroup`, and
- * `naming` by egress_find_names() if the policy has_names; else it is null. `creates`: only the
- * kind of the socket is known. */
+ * `naming` by egress_find_names() if the policy has_names; else it is that of no names. `creates`:
+ * only the kind of the socket is known. */
 EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
                               const struct egress_vector* subject,
                               const struct egress_vector* cgroup, int creates,
@@ -264,12 +270,13 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     __u32 port = base->ports[flow->port];
     __u32 index;
 
-    /* Choose between indexes, never between pointers: the verifier follows each pointer
-     * separately. */
-    if (creates) {
-        destination = creates == EGRESS_CREATES_CLOSED ? base->at_closed : base->at_create;
-        port = destination;
-    }
+    /* Choose between indexes, and without a branch: the verifier follows each pointer, and each
+     * branch, to the end. */
+    destination = egress_chosen(naming->in_use, base->resolved[EGRESS_RESOLVED], destination);
+    const __u32 kind =
+        egress_chosen(creates ^ EGRESS_CREATES_CLOSED, base->at_create, base->at_closed);
+    destination = egress_chosen(creates, kind, destination);
+    port = egress_chosen(creates, kind, port);
     q->destination = vector_at(view, destination);
     q->port = vector_at(view, port);
     q->protocol = vector_at(view, base->protocols[flow->type & (EGRESS_TYPES - 1)][flow->protocol]);
@@ -277,20 +284,19 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     if (!index && base->has_ranges) {
         index = uid_range_rules(view, flow->uid);
     }
-    q->uid = index ? vector_at(view, index) : &base->other_uids;
+    q->uid = vector_at(view, egress_chosen(index, index, base->other_uids));
     index = base->has_gids ? gid_rules(view, flow->gid) : 0;
     if (!index && base->has_ranges) {
         index = gid_range_rules(view, flow->gid);
     }
-    q->gid = index ? vector_at(view, index) : &base->other_gids;
+    q->gid = vector_at(view, egress_chosen(index, index, base->other_gids));
     q->place = &base->places[flow->in_container & 1];
     q->subject = subject;
     q->cgroup = cgroup;
-    q->resolved = &base->resolved[creates ? EGRESS_RESOLVED : EGRESS_LITERAL];
-    if (naming) { /* last: the verifier follows both pointers from here on */
-        q->destination = &naming->rules;
-        q->resolved = &base->resolved[naming->resolved & 3];
-    }
+    q->names = &naming->rules;
+    /* EGRESS_RESOLVED for a socket being created, as no name is known yet. */
+    q->resolved =
+        vector_at(view, base->resolved[(naming->resolved | egress_not_zero(creates)) & 3]);
 }
 
 /* The search, a step at a time: the verifier would follow a plain loop through every path. */

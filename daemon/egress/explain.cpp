@@ -110,6 +110,16 @@ std::vector<std::pair<const char*, bool>> parts_of(const bpf::Decision& decision
 #define EGRESS_PART(dimension, label) {name_of(label, rule), in(decision.dimension, i)},
     std::vector<std::pair<const char*, bool>> parts = {EGRESS_DIMENSIONS(EGRESS_PART)};
 #undef EGRESS_PART
+    // A destination matches by address and by name: one of the two is every line.
+    for (auto part = parts.begin(); part + 1 != parts.end();) {
+        const auto next = part + 1;
+        if (std::string_view(part->first) == next->first) {
+            part->second = part->second && next->second;
+            parts.erase(next);
+        } else {
+            ++part;
+        }
+    }
     parts.emplace_back("time", timely);
     return parts;
 }

@@ -25,7 +25,7 @@ Scene scene_of(const char* address, std::vector<std::string> names) {
 
 /// The lines that an address with these names leaves.
 std::string lines_by(const Tables& tables, std::vector<std::string> names) {
-    return lines_in(decide_compiled(tables, scene_of("192.0.2.1", std::move(names))).destination);
+    return lines_in(decide_compiled(tables, scene_of("192.0.2.1", std::move(names))).names);
 }
 
 /// The index of a pattern in the table, with its flag; nullopt: it is not there.
@@ -98,9 +98,9 @@ TEST_CASE("names: resolved leaves out what no answer gave") {
     CHECK(tables.base->has_names == 1);
     CHECK(tables.base->has_resolved == 1);
     CHECK(tables.names.empty());
-    CHECK(lines_in(tables.base->resolved[EGRESS_LITERAL]) == "2");
-    CHECK(lines_in(tables.base->resolved[EGRESS_RESOLVED]).starts_with("0 1 2"));
-    CHECK(lines_in(tables.base->resolved[EGRESS_DOUBTFUL]) == "1 2");
+    CHECK(lines_in(tables.vectors[tables.base->resolved[EGRESS_LITERAL]]) == "2");
+    CHECK(lines_in(tables.vectors[tables.base->resolved[EGRESS_RESOLVED]]).starts_with("0 1 2"));
+    CHECK(lines_in(tables.vectors[tables.base->resolved[EGRESS_DOUBTFUL]]) == "1 2");
     CHECK(decide_compiled(tables, scene_of("192.0.2.1", {})).rule == 2);
     CHECK(decide_compiled(tables, scene_of("192.0.2.1", {"any.example"})).rule == 0);
     CHECK(decide_compiled(tables, scene_of("203.0.113.1", {})).rule == EGRESS_UNMATCHED);

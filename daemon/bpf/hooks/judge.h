@@ -244,10 +244,15 @@ __noinline int egress_take_names(struct egress_case* found) {
     if (!piece) {
         return 0;
     }
-    piece->naming.now = bpf_ktime_get_boot_ns();
-    piece->naming.named = found->owner.named;
+    const __u32 number = piece->number;
+    struct egress_naming* const naming = bpf_map_lookup_elem(&namings, &number);
+    if (!naming) {
+        return 0;
+    }
+    naming->now = bpf_ktime_get_boot_ns();
+    naming->named = found->owner.named;
     if (open_tables(&view, found->generation) &&
-        egress_find_names(&view, found->flow.address, &piece->naming)) {
+        egress_find_names(&view, found->flow.address, naming)) {
         found->piece = piece->number;
     } else {
         release(piece);
@@ -263,12 +268,12 @@ __noinline int egress_leave_names(struct egress_case* found) {
     }
     const __u32 number = found->piece;
     struct egress_scratch* const piece = bpf_map_lookup_elem(&scratch, &number);
-    if (!piece) {
+    const struct egress_naming* const naming = bpf_map_lookup_elem(&namings, &number);
+    if (!number || !piece || !naming) {
         return 0;
     }
     if (open_tables(&view, found->generation)) {
-        found->owner.named =
-            egress_named_by(&view, found->flow.address, &piece->naming, found->rule);
+        found->owner.named = egress_named_by(&view, found->flow.address, naming, found->rule);
     }
     found->piece = 0;
     release(piece);
@@ -276,8 +281,8 @@ __noinline int egress_leave_names(struct egress_case* found) {
 }
 
 /* A separate function: in 6.1 the key would overflow the stack of egress_decide(). */
-static __noinline const struct egress_scratch* piece_of(__u32 number) {
-    return bpf_map_lookup_elem(&scratch, &number);
+static __noinline const struct egress_naming* naming_of(__u32 number) {
+    return bpf_map_lookup_elem(&namings, &number);
 }
 
 /* The verdict, and whether to post an event. Returns 0, EGRESS_UNPREPARED or EGRESS_UNNAMED. */
@@ -305,16 +310,19 @@ __noinline int egress_decide(struct egress_case* found) {
     if (!cgroup && !found->prepared) {
         return EGRESS_UNPREPARED;
     }
-    const struct egress_scratch* const piece = found->piece ? piece_of(found->piece) : 0;
-    if (view.base->has_names && !found->creates && !piece) {
-        if (!found->lost) {
-            return EGRESS_UNNAMED;
-        }
+    const struct egress_naming* const naming = naming_of(found->piece);
+    /* Without a branch: the verifier would follow each of them to the end. */
+    const __u64 unnamed = egress_not_zero(view.base->has_names) &
+                          (egress_not_zero(found->creates | found->piece) ^ 1);
+    if (unnamed && !found->lost) {
+        return EGRESS_UNNAMED;
+    }
+    if (unnamed || !naming) {
         refuse_broken(found, settings);
         return 0;
     }
     egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup, found->creates,
-               piece ? &piece->naming : 0, &question);
+               naming, &question);
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {
         now = bpf_ktime_get_boot_ns();

@@ -33,7 +33,6 @@ struct egress_scratch {
     struct egress_name path;
     struct egress_tree key;
     struct egress_vector vector;
-    struct egress_naming naming;
     struct egress_named named;
     struct egress_process process;
 };
@@ -44,6 +43,16 @@ struct {
     __type(key, __u32);
     __type(value, struct egress_scratch);
 } scratch SEC(".maps");
+
+/* What names add to the check of the piece's owner, by its number; 0: no names, filled in by the
+ * daemon before anything is attached. By itself, as pointers into one map are one path for the
+ * verifier. */
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, EGRESS_SCRATCHES + 1);
+    __type(key, __u32);
+    __type(value, struct egress_naming);
+} namings SEC(".maps");
 
 EGRESS_INLINE struct egress_scratch* claim(void) {
     for (__u32 i = 1; i <= EGRESS_SCRATCHES; ++i) {

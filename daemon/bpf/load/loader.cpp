@@ -27,6 +27,7 @@
 #include "daemon/bpf/load/tiers.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/bpf/tables/host.h"
+#include "daemon/bpf/tables/native.h"
 #include "lib/fd.h"
 
 #include "egress.skel.h"
@@ -117,6 +118,19 @@ std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
     return map && bpf_obj_get_info_by_fd(map.get(), &info, &size) == 0
                ? std::optional(info.max_entries)
                : std::nullopt;
+}
+
+/// Tells the hooks what names add to a check if no line has any.
+Result<> fill_namings(int map) {
+    static_assert(sizeof(egress_naming) % 8 == 0); // or the kernel would pad each CPU's value
+    const int cpus = libbpf_num_possible_cpus();
+    const std::vector<egress_naming> values(static_cast<std::size_t>(std::max(cpus, 0)),
+                                            no_names());
+    const std::uint32_t first = 0;
+    if (values.empty() || bpf_map_update_elem(map, &first, values.data(), BPF_ANY) < 0) {
+        return fail_errno("cannot fill the kernel's table of names");
+    }
+    return {};
 }
 
 } // namespace
@@ -213,8 +227,8 @@ Result<> Loader::load(egress_bpf& skeleton) {
     bpf_map* map = nullptr;
     bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
-        if (!bpf_map__is_internal(map) && name != "scratch" && name != "counts" &&
-            name != "contained" && name != "cgroup_rules" && name != "rooms") {
+        if (!bpf_map__is_internal(map) && name != "scratch" && name != "namings" &&
+            name != "counts" && name != "contained" && name != "cgroup_rules" && name != "rooms") {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
@@ -233,6 +247,9 @@ Result<> Loader::load(egress_bpf& skeleton) {
     coverage_ = choose_tiers(skeleton.obj);
     if (const int code = egress_bpf__load(&skeleton); code != 0) {
         return fail_errno("the kernel does not take the programs", -code);
+    }
+    if (auto filled = fill_namings(bpf_map__fd(skeleton.maps.namings)); !filled) {
+        return filled;
     }
     const auto keep = [](Fd& into, const bpf_program* program) {
         into.reset(fcntl(bpf_program__fd(program), F_DUPFD_CLOEXEC, 0));

@@ -204,8 +204,8 @@ class Compiler {
         out_.base->has_uids = out_.uids.empty() ? 0 : 1;
         out_.base->has_gids = out_.gids.empty() ? 0 : 1;
         out_.base->has_ranges = out_.uid_ranges.empty() && out_.gid_ranges.empty() ? 0 : 1;
-        out_.base->other_uids = any_user;
-        out_.base->other_gids = any_group;
+        out_.base->other_uids = pool_.add(any_user);
+        out_.base->other_gids = pool_.add(any_group);
     }
 
     /// The rules of the subordinate ids of users or groups in rules. An id that a rule names is

@@ -197,9 +197,10 @@ Result<> compile_names(const policy::Policy& policy, const World& world, VectorP
     const auto refusals = where(policy, [](const EgressRule& rule) {
         return rule.verdict.kind != policy::Verdict::Kind::allow;
     });
-    base.resolved[EGRESS_LITERAL] = literal;
-    base.resolved[EGRESS_RESOLVED] = where(policy, [](const EgressRule&) { return true; });
-    base.resolved[EGRESS_DOUBTFUL] = combine(literal, refusals);
+    base.resolved[EGRESS_LITERAL] = pool.add(literal);
+    base.resolved[EGRESS_RESOLVED] =
+        pool.add(where(policy, [](const EgressRule&) { return true; }));
+    base.resolved[EGRESS_DOUBTFUL] = pool.add(combine(literal, refusals));
     base.has_resolved =
         std::ranges::any_of(policy.egress, [](const auto& rule) { return rule.options.resolved; });
     base.names_doubt = pool.add(intersect(refusals, where(policy, [&](const auto& rule) {

@@ -157,6 +157,13 @@ egress_vector cgroup_rules(const egress_view& view, std::string_view cgroup) {
 
 } // namespace
 
+egress_naming no_names() {
+    egress_naming out{};
+    std::ranges::fill(out.rules.words, ~std::uint64_t{0});
+    out.rules.any = (1U << EGRESS_WORDS) - 1;
+    return out;
+}
+
 Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
                        std::string_view cgroup, std::uint64_t now, std::uint64_t week_at_boot,
                        const egress_grants* grants) {
@@ -168,15 +175,14 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
     }
     out.cgroup = cgroup_rules(view, cgroup);
     struct egress_question question {};
-    egress_naming naming{};
+    auto naming = no_names();
     naming.now = now;
     const bool has_names = view.base->has_names != 0;
     if (has_names && !egress_find_names(&view, flow.address, &naming)) {
         out.rule = EGRESS_BROKEN;
         return out;
     }
-    egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, has_names ? &naming : nullptr,
-               &question);
+    egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, &naming, &question);
     out.rule = egress_first(&view, &question, now, week_at_boot);
     out.named = has_names ? egress_named_by(&view, flow.address, &naming, out.rule) : 0;
     const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };

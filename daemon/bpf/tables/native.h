@@ -17,6 +17,9 @@ struct Decision {
 #undef EGRESS_SET_OF
 };
 
+/// What names add to a check if the policy has none.
+egress_naming no_names();
+
 /// `cgroup` is the path of the process' cgroup; root made every part of it. `grants`: those of all
 /// sets; null: none.
 Decision native_decide(const Tables& tables, const egress_process& process, const egress_flow& flow,
