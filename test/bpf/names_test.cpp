@@ -25,7 +25,12 @@ Scene scene_of(const char* address, std::vector<std::string> names) {
 
 /// The lines that an address with these names leaves.
 std::string lines_by(const Tables& tables, std::vector<std::string> names) {
-    return lines_in(decide_compiled(tables, scene_of("192.0.2.1", std::move(names))).names);
+    const auto decision = decide_compiled(tables, scene_of("192.0.2.1", std::move(names)));
+    auto lines = decision.destination;
+    for (std::size_t w = 0; w < std::size(lines.words); ++w) {
+        lines.words[w] &= decision.names.words[w];
+    }
+    return lines_in(lines);
 }
 
 /// The index of a pattern in the table, with its flag; nullopt: it is not there.
