@@ -123,6 +123,20 @@ void add_open(std::vector<Line>& lines, const Json& mark) {
     }
 }
 
+/// Destinations by name: what no hook can read, and what to do about it here.
+void add_hidden(std::vector<Line>& lines, const Json& mark) {
+    if (!true_at(mark, "reads_names")) {
+        return;
+    }
+    lines.push_back({"answers that a program gets over TLS or HTTPS by itself", "",
+                     Found::uncovered, "they grant nothing"});
+    const auto* const hidden = member(mark, "hidden");
+    for (const auto& each : hidden != nullptr && hidden->is_array() ? *hidden : Json::array()) {
+        lines.push_back({"answers of resolvers", "", Found::uncovered,
+                         fmt::format("{}; {}", text_at(each, "what"), text_at(each, "advice"))});
+    }
+}
+
 /// Refusals that did not come from the hooks prove nothing.
 void check_count(std::vector<Line>& lines, const Outcome<Json>& end) {
     std::int64_t seen = 0;
@@ -204,6 +218,7 @@ Exit run_in(const Context& context, const Json& mark, const Canary& canary) {
         lines.push_back(judged(way, way.attempt(canary.sockets()), extra_hooks(mark)));
     }
     add_open(lines, mark);
+    add_hidden(lines, mark);
     check_count(lines, call(context, {"DELETE", "/v1/selftest"}));
     if (context.json) {
         print_json(context, mark, lines);

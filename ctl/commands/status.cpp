@@ -92,6 +92,11 @@ void print_egress_troubles(const Page& page, const Json& status) {
         page.line("NOT ENFORCED",
                   fmt::format("{} checks found incomplete tables and passed", broken));
     }
+    const auto& hidden = part(part(egress, "dns"), "hidden");
+    for (const auto& each : hidden.is_array() ? hidden : Json::array()) {
+        page.line("NOT READ",
+                  fmt::format("{}; {}", text_at(each, "what"), text_at(each, "advice")));
+    }
     const auto& hooks = part(egress, "hooks");
     for (const auto& [hook, how] : hooks.items()) {
         if (hooks.is_object() && how.is_string() && how != "attached") {
@@ -213,6 +218,27 @@ void print_rules(const Page& page, const Json& rules) {
     }
 }
 
+/// Destinations by name.
+void print_names(const Page& page, const Json& dns) {
+    const auto grants = number_at(dns, "grants");
+    if (!grants) {
+        return;
+    }
+    std::string resolvers;
+    const auto& all = part(dns, "resolvers");
+    for (const auto& each : all.is_array() ? all : Json::array()) {
+        resolvers += each.is_string() ? (resolvers.empty() ? "" : ", ") +
+                                            printable(each.get_ref<const std::string&>())
+                                      : "";
+    }
+    page.line("  resolvers", fmt::format("{} (of {})", resolvers.empty() ? "none" : resolvers,
+                                         text_at(dns, "from")));
+    page.line("  names", fmt::format("{} of {} grants in use, grace {}", *grants,
+                                     number_at(dns, "grants_max").value_or(0),
+                                     policy::print_duration(number_at(dns, "grace").value_or(0))));
+    page.line("  answers", page.tally(part(dns, "outcomes")));
+}
+
 void print_egress(const Page& page, const Json& egress) {
     auto text = text_at(egress, "state");
     if (text.empty() || text == "off") {
@@ -232,6 +258,7 @@ void print_egress(const Page& page, const Json& egress) {
                                                    {"missed", "of them without a reader"},
                                                    {"watchers", "watchers"}}));
     page.line("  checks", page.tally(part(egress, "looks")));
+    print_names(page, part(egress, "dns"));
     if (const auto lost = number_at(egress, "processes_lost").value_or(0); lost > 0) {
         page.line("  processes", fmt::format("{} found no room in the table", lost));
     }

@@ -82,6 +82,10 @@ void selftest(Parts& parts, const Request& request, const Answer& answer) {
     for (const auto& hook : status.coverage) {
         hooks[hook.hook] = hook.attached ? "attached" : hook.why;
     }
+    json hidden = json::array();
+    for (const auto& each : status.hidden) {
+        hidden.push_back({{"what", each.what}, {"advice", each.advice}});
+    }
     answer.send(good({{"seconds", EGRESS_CANARY_TIME / 1'000'000'000},
                       {"cgroup", enforcer.options().cgroup},
                       {"state", Enforcer::text(status.state)},
@@ -89,6 +93,8 @@ void selftest(Parts& parts, const Request& request, const Answer& answer) {
                       {"monitor", status.kernel.monitor},
                       {"exe", process ? loader->path_of(process->program) : ""},
                       {"known", process.has_value()},
+                      {"reads_names", status.reads_names},
+                      {"hidden", hidden},
                       {"hooks", hooks}}));
 }
 

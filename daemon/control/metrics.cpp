@@ -101,6 +101,20 @@ json states(const json& now) {
     return out;
 }
 
+/// Destinations by name; nothing if no line needs answers.
+void put_names(Metrics& out, const json& dns) {
+    if (dns.is_null()) {
+        return;
+    }
+    out.gauge("dns_resolvers", "Resolvers whose answers count.", dns["resolvers"].size());
+    out.gauge("dns_grants", "Addresses granted to names.", dns["grants"]);
+    out.gauge("dns_grants_max", "Room for them.", dns["grants_max"]);
+    out.gauge("dns_hidden", "Causes that keep answers from the hooks; the status names them.",
+              dns["hidden"].size());
+    out.counters("dns_total", "Questions and answers that were read, by what became of them.",
+                 "kind", dns["outcomes"]);
+}
+
 void put_out(Metrics& out, const json& egress, const EventLog& log) {
     const bool in_force = egress["state"] == Enforcer::text(Enforcer::Status::State::in_force);
     out.gauge("generation", "Number of the rules of [egress] in force in the kernel; 0: none.",
@@ -114,6 +128,7 @@ void put_out(Metrics& out, const json& egress, const EventLog& log) {
         hooks[hook] = state == "attached" ? 1 : 0;
     }
     out.gauges("hook_attached", "Whether the kernel runs this hook.", "hook", hooks);
+    put_names(out, egress["dns"]);
     const auto& events = egress["events"];
     out.counters("events_total", "Events of the hooks, by what became of them.", "kind",
                  {{"made", events["made"]},

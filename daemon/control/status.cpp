@@ -102,6 +102,40 @@ json log_json(const Parts& parts) {
     return out;
 }
 
+/// By enum egress_dns.
+constexpr const char* dns_outcomes[] = {
+    "asked",   "read",   "granted",  "negative",  "truncated", "private",
+    "unasked", "late",   "repeated", "forgotten", "questions", "unreadable",
+    "chain",   "stream", "full",     "busy",      "delayed",   "untold"};
+static_assert(std::size(dns_outcomes) == EGRESS_DNS_OUTCOMES);
+
+/// Destinations by name: whose answers count and what became of them. null: no line needs any.
+json dns_json(const Enforcer::Status& status) {
+    if (!status.reads_names) {
+        return {};
+    }
+    json outcomes = json::object();
+    for (std::size_t i = 0; i < std::size(dns_outcomes); ++i) {
+        outcomes[dns_outcomes[i]] = status.counters.dns[i];
+    }
+    json resolvers = json::array();
+    for (const auto& each : status.resolvers.all) {
+        resolvers.push_back(bpf::text_of({each}));
+    }
+    json hidden = json::array();
+    for (const auto& each : status.hidden) {
+        hidden.push_back({{"what", each.what}, {"advice", each.advice}});
+    }
+    return {{"resolvers", resolvers},
+            {"from", status.resolvers.given ? "[dns]" : "/etc/resolv.conf"},
+            {"grace", status.grace},
+            {"grants", status.grants},
+            {"grants_max", EGRESS_GRANTS_SETS * EGRESS_GRANTS_WAYS},
+            {"names", status.names},
+            {"outcomes", outcomes},
+            {"hidden", hidden}};
+}
+
 /// Traffic that the hooks do not check.
 json not_covered(const Enforcer::Status& status) {
     json out = {"AF_PACKET sockets", "tun devices", "vsock"};
@@ -127,6 +161,9 @@ json not_covered(const Enforcer::Status& status) {
     }
     if (lacks({"egress_family"})) {
         out.push_back("RDS, SMC, TIPC and RxRPC sockets");
+    }
+    if (status.reads_names) {
+        out.push_back("answers that a program gets over TLS or HTTPS by itself");
     }
     return out;
 }
@@ -167,6 +204,7 @@ json egress_json(const Parts& parts) {
               {"sendmsg6", status.counters.looks[EGRESS_HOOK_SENDMSG6]},
               {"sock_create", status.counters.looks[EGRESS_HOOK_CREATE]},
               {"packet", status.counters.looks[EGRESS_HOOK_PACKET]}}},
+            {"dns", dns_json(status)},
             {"not_covered", not_covered(status)}};
 }
 

@@ -175,7 +175,7 @@ void Enforcer::explain(Question question, OnAnswer done) {
     }
     take_told();
     auto answer = [question = std::move(question), &loader = *loader_,
-                   answers = KnownAnswers{asked_names_, status_.resolvers}](
+                   answers = KnownAnswers{asked_names_, status_.resolvers.all}](
                       const policy::Policy& policy, const bpf::Tables& tables) {
         return egress::explain(question, loader, policy, tables, answers);
     };
@@ -510,7 +510,13 @@ Enforcer::Status Enforcer::status() const {
             out.state = Status::State::failed;
             out.last_error = "no hook is attached any more; restart egressd to attach them";
         }
-        out.knows_sender = loader_->settings().knows_sender != 0;
+        const auto settings = loader_->settings();
+        out.knows_sender = settings.knows_sender != 0;
+        out.reads_names = settings.reads_names != 0;
+        out.grace = static_cast<Seconds>(settings.dns_grace / 1'000'000'000);
+        out.grants = loader_->grants().in_force(boot_nanoseconds());
+        out.names = asked_names_.size();
+        out.hidden = builder_->hidden();
     }
     return out;
 }

@@ -38,9 +38,14 @@ class Enforcer {
         bool own = false;    ///< this daemon put it there; the next two describe it
         std::size_t rules = 0;
         std::size_t prefixes = 0;
-        std::vector<Endpoint> resolvers; ///< whose answers count
-        std::uint64_t events = 0;        ///< read by this daemon
-        std::uint64_t missed = 0;        ///< lost before this daemon read
+        PolicyBuilder::Resolvers resolvers; ///< of this daemon's rules
+        bool reads_names = false;           ///< the rules in force go by what resolvers answer
+        Seconds grace = 0;                  ///< that a grant outlives its answer
+        std::size_t grants = 0;             ///< in force
+        std::size_t names = 0;              ///< of grants whose text is known
+        std::vector<bpf::HiddenAnswers> hidden;
+        std::uint64_t events = 0; ///< read by this daemon
+        std::uint64_t missed = 0; ///< lost before this daemon read
         bpf::KernelCounters counters;
         std::vector<bpf::Coverage> coverage;
         bool knows_sender = false; ///< the packet hook knows the sending process

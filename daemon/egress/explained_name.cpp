@@ -6,6 +6,7 @@
 
 #include "daemon/base/words.h"
 #include "daemon/bpf/tables/granted.h"
+#include "daemon/bpf/tables/hidden.h"
 #include "daemon/policy/print/print.h"
 
 namespace egress::explained {
@@ -39,16 +40,6 @@ std::set<Address> addresses_of(const Scene& scene) {
     return out;
 }
 
-std::string resolvers_text(const std::vector<Endpoint>& resolvers) {
-    std::string out;
-    for (const auto& [address, port] : resolvers) {
-        const auto host = address.is_v4() ? address.text() : fmt::format("[{}]", address.text());
-        out += (out.empty() ? "" : ", ") +
-               (port == 53 ? address.text() : fmt::format("{}:{}", host, port));
-    }
-    return out;
-}
-
 /// Why nothing is granted for the name, and what to do.
 std::string advice(const Scene& scene, bool has_lines) {
     const auto& [question, loader, policy, tables, answers] = scene.asked;
@@ -63,7 +54,7 @@ std::string advice(const Scene& scene, bool has_lines) {
     }
     return fmt::format("no answer for it is in force: the program has to ask for it, over UDP or "
                        "TCP, at {}; \"egressctl status\" counts what became of the answers",
-                       resolvers_text(answers.resolvers));
+                       bpf::text_of(answers.resolvers));
 }
 
 } // namespace

@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::size_t most_asked = 64;
 constexpr auto look_again = std::chrono::seconds(1);
+constexpr Seconds hidden_every = 10;
 
 /// Files of one path, with replaced ones that still run.
 constexpr std::size_t most_files = 16;
@@ -167,8 +168,33 @@ void PolicyBuilder::serve() {
         }
         tidy_again();
         unfold();
+        look_for_hidden(fresh);
         lock.lock();
     }
+}
+
+std::vector<bpf::HiddenAnswers> PolicyBuilder::hidden() {
+    const std::lock_guard lock(mutex_);
+    return hidden_;
+}
+
+/// The files that tell change rarely.
+void PolicyBuilder::look_for_hidden(bool fresh) {
+    if (!fresh && clock_.now() < hidden_at_) {
+        return;
+    }
+    hidden_at_ = after(clock_.now(), hidden_every);
+    auto found = bpf::needs_answers(in_force_)
+                     ? bpf::hidden_answers(in_force_, resolvers_for(in_force_, in_force_inventory_))
+                     : std::vector<bpf::HiddenAnswers>{};
+    const auto before = hidden();
+    for (const auto& each : found) {
+        if (std::ranges::find(before, each) == before.end()) {
+            log::warning("names", "{}; {}", each.what, each.advice);
+        }
+    }
+    const std::lock_guard lock(mutex_);
+    hidden_ = std::move(found);
 }
 
 void PolicyBuilder::unfold() {
@@ -279,7 +305,8 @@ PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
         in_force_ = current_;
         in_force_inventory_ = inventory_;
         generation_ = out.generation;
-        out.resolvers = resolvers_for(in_force_, in_force_inventory_);
+        out.resolvers = {resolvers_for(in_force_, in_force_inventory_),
+                         !in_force_.dns.resolvers.empty()};
         tidy(out);
     } else if (generation_ != 0) {
         (void)approve(in_force_, in_force_inventory_); // as it was

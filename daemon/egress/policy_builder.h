@@ -16,6 +16,7 @@
 #include "daemon/base/result.h"
 #include "daemon/base/worker.h"
 #include "daemon/bpf/load/loader.h"
+#include "daemon/bpf/tables/hidden.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/world.h"
 #include "daemon/policy/parser.h"
@@ -26,6 +27,11 @@ namespace egress {
 
 class PolicyBuilder {
   public:
+    /// Whose answers count.
+    struct Resolvers {
+        std::vector<Endpoint> all;
+        bool given = false; ///< by [dns]; else they are the system's
+    };
     /// What became of the policy with that number.
     struct Outcome {
         std::uint64_t number = 0;
@@ -36,7 +42,7 @@ class PolicyBuilder {
         bool lockout = false;                     ///< not installed, because of lockouts
         std::vector<policy::EgressRule> rules;    ///< those that were built
         std::vector<policy::Diagnostic> lockouts; ///< of those rules; see tables/lockout.h
-        std::vector<Endpoint> resolvers;          ///< whose answers count now
+        Resolvers resolvers;
         std::string untidy;   ///< why the previous policy cannot be removed; see tidy()
         bool again = false;   ///< built again because the system changed
         bool started = false; ///< `result` is of the loading; on an error nothing follows
@@ -60,6 +66,9 @@ class PolicyBuilder {
     void end();
     bool ended();
 
+    /// What keeps answers from the rules in force, as of some seconds ago.
+    std::vector<bpf::HiddenAnswers> hidden();
+
     int fd() const { return ready_.fd(); } ///< readable when there is an outcome
     std::optional<Outcome> take();
     /// Valid after the outcome of a successful loading was taken.
@@ -82,13 +91,14 @@ class PolicyBuilder {
     void keep_running(bpf::Inventory& now, bool fresh) const;
     void post(Outcome&& outcome);
     void unfold();
+    void look_for_hidden(bool fresh);
 
     const bpf::LoaderOptions options_;
     std::unique_ptr<bpf::Loader> loader_;
     Fd hold_; ///< on the pins
     const Clock& clock_;
     Bell ready_;
-    std::mutex mutex_; // guards the next nine
+    std::mutex mutex_; // guards the next ten
     std::condition_variable changed_;
     std::optional<policy::Policy> next_;
     std::optional<bpf::Asker> next_asker_;
@@ -98,6 +108,7 @@ class PolicyBuilder {
     bool ended_ = false;
     std::uint64_t number_ = 0;
     std::uint64_t questions_ = 0;
+    std::vector<bpf::HiddenAnswers> hidden_;
     policy::Policy current_; // only the thread uses what follows
     std::uint64_t current_number_ = 0;
     std::optional<bpf::Asker> current_asker_;
@@ -106,6 +117,7 @@ class PolicyBuilder {
     bpf::Inventory in_force_inventory_;
     std::uint64_t generation_ = 0;  ///< 0: nothing yet
     std::optional<Outcome> untidy_; ///< of the policy in force, until the previous one is removed
+    Moment hidden_at_ = 0;          ///< when to look for what keeps answers from the rules
     bool logged_ = false;           ///< the log says that repeats cannot be flushed
     bool blind_ = false;            ///< the log says that paths can't be resolved
     Worker worker_;

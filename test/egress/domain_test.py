@@ -1,4 +1,4 @@
-"""What egressd says of names: the key `domain` of events, and explain.
+"""What egressd says of names: the key `domain` of events, explain, status.
 
 A resolver of the test's own answers; the rules and [dns] are real.
 """
@@ -153,6 +153,44 @@ def test_explain_without_a_resolver(world):
         harness.libc.mount(world.path("nothing").encode(), b"/etc/resolv.conf", None, 4096, None)  # MS_BIND
         guard.start("one.example * * * * allow\n* * * * * deny")
         assert "no resolver is approved" in explained(world, "one.example")["advice"]
+
+
+def test_what_is_said_of_answers(world):
+    """status, metrics, selftest and -n: what became of answers, and what keeps them from the hooks."""
+    with guarded(world) as guard:
+        world.write("resolv.conf", f"nameserver {RESOLVER}\n")
+        harness.libc.mount(world.path("resolv.conf").encode(), b"/etc/resolv.conf", None, 4096, None)  # MS_BIND
+        resolver = begin(guard, "*.example * * * * allow", DNS.replace("2s", "5m"))
+        resolver.says("one.example", "203.0.113.1", "203.0.113.2", "10.0.0.1")
+        client(guard, "ask('one.example')")
+        dns = guard.status()["dns"]
+        assert (dns["resolvers"], dns["from"], dns["grace"]) == ([RESOLVER], "[dns]", 300), dns
+        assert (dns["grants"], dns["outcomes"]["private"], dns["outcomes"]["late"]) == (2, 1, 0), dns
+        assert dns["hidden"] == [] and dns["grants_max"] > 100000, dns
+        text = world.ctl("status").stdout
+        assert "1 asked, 2 granted, 1 private, 1 read" in text and "late" not in text, text
+        assert f"resolvers   {RESOLVER} (of [dns])" in text and "2 of 114688 grants in use, grace 5m" in text, text
+        assert " late" in world.ctl("status", "-v").stdout and "NOT READ" not in text, text
+        metrics = world.ctl("metrics").stdout
+        assert 'egress_dns_total{kind="granted"} 2' in metrics and "egress_dns_grants 2" in metrics, metrics
+        world.write("resolv.conf", "nameserver 192.0.2.53\n")
+        world.ctl("reload")
+        wait_for(lambda: guard.status()["dns"]["hidden"], 30, "the resolver to be missed")
+        assert "/etc/resolv.conf has 192.0.2.53" in guard.status()["dns"]["hidden"][0]["what"]
+        assert "NOT READ      programs ask resolvers that are not approved" in world.ctl("status").stdout
+        assert "egress_dns_hidden 1" in world.ctl("metrics").stdout
+        told = guard.run(harness.artefact("ctl/egressctl"), "-S", guard.daemon.control, "selftest").stdout
+        assert "not covered   -            answers of resolvers (programs ask resolvers that" in told, told
+        checked = harness.run(harness.artefact("daemon/egressd"), "-n", "-c", world.path("egress.conf"))
+        assert "programs ask resolvers that are not approved" in checked.stderr, checked
+        assert "programs ask resolvers that are not approved" in guard.daemon.log()
+
+
+def test_no_line_needs_answers(world):
+    with guarded(world) as guard:
+        guard.start("* * * * * allow")
+        assert guard.status()["dns"] is None and "egress_dns" not in world.ctl("metrics").stdout
+        assert "grants" not in world.ctl("status", "-v").stdout
 
 
 if __name__ == "__main__":

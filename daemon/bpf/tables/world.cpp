@@ -11,6 +11,7 @@
 
 #include "daemon/base/ids.h"
 #include "daemon/base/number.h"
+#include "daemon/bpf/tables/hidden.h"
 #include "daemon/bpf/tables/host.h"
 #include "daemon/bpf/tables/multi_call.h"
 #include "daemon/policy/egress/check.h"
@@ -157,10 +158,13 @@ Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& 
     return out;
 }
 
+bool needs_answers(const policy::Policy& policy, const policy::EgressRule& rule) {
+    return rule.options.resolved || goes_by_name(policy, rule.destination);
+}
+
 bool needs_answers(const policy::Policy& policy) {
-    return std::ranges::any_of(policy.egress, [&](const policy::EgressRule& rule) {
-        return rule.options.resolved || goes_by_name(policy, rule.destination);
-    });
+    return std::ranges::any_of(policy.egress,
+                               [&](const auto& rule) { return needs_answers(policy, rule); });
 }
 
 std::vector<Endpoint> resolvers_of(const policy::Policy& policy, const Inventory& inventory) {
@@ -210,6 +214,15 @@ std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
         out.push_back(
             {policy::Diagnostic::Severity::warning, rule.place, std::move(text), std::move(hint)});
     };
+    if (needs_answers(policy)) {
+        const auto line = std::ranges::find_if(
+            policy.egress, [&](const auto& rule) { return needs_answers(policy, rule); });
+        Inventory seen;
+        seen.resolv = read_resolv_conf(resolv_file);
+        for (const auto& each : hidden_answers(policy, resolvers_of(policy, seen))) {
+            warn(*line, each.what, each.advice);
+        }
+    }
     const auto root = cgroup_root();
     std::set<std::uint32_t> lent;
     for (const auto& rule : policy.egress) {

@@ -34,6 +34,7 @@ struct Inventory {
 Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& name);
 /// Whether lines go by what resolvers answer.
 bool needs_answers(const policy::Policy& policy);
+bool needs_answers(const policy::Policy& policy, const policy::EgressRule& rule);
 /// The resolvers whose answers count: those of [dns], else those of the system.
 std::vector<Endpoint> resolvers_of(const policy::Policy& policy, const Inventory& inventory);
 
@@ -43,8 +44,8 @@ World world_of(const Inventory& inventory, const Clock& clock);
 std::optional<World> world_of(const policy::Policy& policy, const NameFiles& name,
                               const Clock& clock);
 
-/// Warns of lines whose cgroup or unit does not exist now, of those whose program is one of many in
-/// a file, and of users with subordinate ids.
+/// Warns of what hides answers of resolvers, of lines whose cgroup or unit does not exist now, of
+/// those whose program is one of many in a file, and of users with subordinate ids.
 std::vector<policy::Diagnostic> check_system(const policy::Policy& policy);
 
 /// The ranges of `id` in a subuid(5) file: lines "user:first:count", the user by name or number.
