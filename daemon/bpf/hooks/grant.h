@@ -210,8 +210,11 @@ EGRESS_INLINE void egress_dns_take(void* taker, const __u8* address, __u32 ttl) 
     room->granted = 0;
     bpf_loop(EGRESS_MAX_WISHES, grant_wish, &room, 0);
     if (room->granted) {
-        const struct egress_key6* const granted = (const struct egress_key6*)room->address;
-        room->untold |= egress_note_told(&room->told, granted, room->until, room->granted);
+        const __u64* const granted = (const __u64*)room->address;
+        if (room->told.addresses_used >= EGRESS_TOLD_ADDRESSES) {
+            room->untold |= egress_send_told(&room->told);
+        }
+        egress_note_told(&room->told, granted[0], granted[1], room->until, room->granted);
     }
 }
 
