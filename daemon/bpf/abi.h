@@ -564,6 +564,7 @@ struct egress_config {
 #define EGRESS_CANARY 0xfffffffdU         /* no rule: a process of a self-test */
 #define EGRESS_UNREAD 0xfffffffcU         /* no rule: a packet with a route that cannot be read */
 #define EGRESS_CLOSED 0xfffffffbU         /* no rule allows a family whose packets nothing checks */
+#define EGRESS_FORGED 0xfffffffaU         /* no rule: a datagram with another socket's source */
 #define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a mark lasts */
 
 #include "daemon/bpf/layout.h"

@@ -11,13 +11,19 @@ from packet_test import Agent, reload
 
 DENY = "* * * * * deny\n"
 IPV6_FREEBIND = 78
+FORGED = "a source that is another program's"
 CODE = """
 def bound(address, port, reuse=0):
     s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     if ":" in address:
         s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse)
+    if ":" in address: s.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
     s.bind((address, port)); s.settimeout(10); return s
+
+def told(source):  # the source of one datagram (IPV6_PKTINFO, IP_PKTINFO)
+    if ":" in source: return [(socket.IPPROTO_IPV6, 50, socket.inet_pton(socket.AF_INET6, source) + bytes(4))]
+    return [(socket.IPPROTO_IP, 8, bytes(4) + socket.inet_aton(source) + bytes(4))]
 
 def asked(s):
     data, peer = s.recvfrom(100); return peer
@@ -229,6 +235,86 @@ def test_forged_here(world):
         forged("10.77.1.2", "127.0.0.1", raw4)
         forged("10.77.1.2", "10.66.0.1", raw4)
         forged("fd77:1::2", "ff05::1234", looped)
+
+
+# A service's address, the address on which a forger has the same port, and where to it sends in its name.
+SERVICES = [
+    ("10.66.0.1", "127.0.0.1", "10.66.0.1"),
+    ("127.0.0.1", "10.66.0.1", "127.0.0.1"),
+    ("127.0.0.1", "127.0.0.2", "10.66.0.1"),
+    ("10.66.0.1", "::ffff:127.0.0.1", "::ffff:10.66.0.1"),
+    ("fd66::1", "::1", "fd66::1"),
+    ("::1", "fd66::1", "::1"),
+    ("fd66::1", "fd77:9::9", "fd66::1"),
+]
+
+
+def test_forged_service(world):
+    """A program that has a service's port on another address can't speak in its name, which would make the
+    service one that has asked."""
+    with guarded(world) as guard:
+        guard.start("*:7000-7009 * * * * deny\n* * * * * allow\n")
+        agent, forger = Agent(guard), Agent(guard, user=1000)
+        agent(CODE)
+        forger(CODE)
+        agent("s = bound('::', 5300)")
+        for port, (real, other, target) in enumerate(SERVICES, 7000):
+            server = Client(real, port)
+            service = f"('{real if ':' in real else '::ffff:' + real}', {port})"
+            assert agent(f"s.sendto(b'x', {service})") == "EPERM"
+            assert forger(f"f = bound({other!r}, {port})") is None
+            assert forger(f"f.sendmsg([b'forged'], told({real!r}), 0, ({target!r}, 5300))") == "EPERM", (real, other)
+            assert agent(f"s.sendto(b'x', {service})") == "EPERM", (real, other)
+            if other != "fd77:9::9":  # in its own name it may
+                assert forger(f"f.sendto(b'own', ({target!r}, 5300))") == 3, (real, other)
+            forger("f.close()")
+            agent("emptied(s)")
+            server.ask(target.removeprefix("::ffff:"), 5300)  # it may be answered when it asks itself
+            agent("peer = asked(s)")
+            assert agent("s.sendto(b'answer', peer)") == 6
+            assert server.answer() == b"answer", "a datagram that was refused has arrived"
+            server.socket.close()
+        event = guard.event(action="BLOCKED", reason=FORGED, addr="10.66.0.1", port=5300, protocol="udp")
+        assert event["uid"] == 1000 and "rule" not in event, event
+
+
+def test_forged_service_monitored(world):
+    """It is told, and goes on."""
+    server = Client("10.66.0.1", 7000)
+    with guarded(world) as guard:
+        guard.start("* * * * * allow\n", "-m")
+        agent = Agent(guard)
+        agent(CODE)
+        agent("s = bound('::', 5300); f = bound('127.0.0.1', 7000)")
+        assert agent("f.sendmsg([b'forged'], told('10.66.0.1'), 0, ('10.66.0.1', 5300))") == 6
+        assert agent("asked(s)[:2]") == ["::ffff:" + server.name[0], 7000]
+        assert guard.event(action="MONITOR", reason=FORGED, addr="10.66.0.1", port=5300)
+
+
+def test_a_source_of_its_own(world):
+    """Programs that name the source of what they send, as name servers do, go on: on a socket for all
+    addresses, beside another one on the same address, and with a source that nobody else has."""
+    with guarded(world) as guard:
+        guard.start("* * * * * allow\n")
+        agent = Agent(guard)
+        agent(CODE)
+        agent("t4, t6 = bound('10.66.0.1', 5300), bound('fd66::1', 5300)")
+        for sockets in ("a = b = bound('::', 7001)", "a, b = bound('::', 7002, 1), bound('::', 7002, 1)",
+                        "a, b = bound('127.0.0.1', 7003), bound('::1', 7003)",
+                        "a, b = bound('10.66.0.1', 7004, 1), bound('fd66::1', 7004, 1); "
+                        "c, d = bound('10.66.0.1', 7004, 1), bound('fd66::1', 7004, 1)"):
+            agent(sockets)
+            to4 = "10.66.0.1" if "10.66" in sockets or "127" in sockets else "::ffff:10.66.0.1"
+            port = agent("a.getsockname()[1]")
+            for _ in range(3):  # the kernel chooses one of the sockets on a port by a hash
+                assert agent(f"a.sendmsg([b'named'], told('10.66.0.1'), 0, ({to4!r}, 5300))") == 5, sockets
+                assert agent("asked(t4)") == ["10.66.0.1", port]
+                assert agent("b.sendmsg([b'named'], told('fd66::1'), 0, ('fd66::1', 5300))") == 5, sockets
+                assert agent("asked(t6)[:2]") == ["fd66::1", port]
+        # One socket for all clients, and one for a client of its own.
+        agent("a, b = bound('::', 7005, 1), bound('::', 7005, 1); b.connect(('::ffff:10.66.0.1', 5300))")
+        assert agent("[sent(a, ('::ffff:10.66.0.1', 5300)), sent(b)]") == [4, 4]
+        assert not guard.events(action="BLOCKED")
 
 
 def test_full(world):

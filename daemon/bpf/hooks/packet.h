@@ -12,6 +12,8 @@
  *   UDP to a peer that      never, as answers of a server (answer.h)
  *   spoke first
  *
+ * A datagram in the name of another program's socket is refused (forged.h).
+ *
  * The header of a connected socket's packet does not count: after address translation it has
  * another address than the program connected to. But a packet of any socket that carries a route
  * (route.h) is first judged by every address on it.
@@ -20,6 +22,8 @@
 #define EGRESS_BPF_PACKET_H
 
 #include "flow.h"
+#include "forged.h"
+#include "header.h"
 #include "judge.h"
 #include "multipath.h"
 #include "route.h"
@@ -28,79 +32,6 @@
 #include "writer.h"
 
 #define EGRESS_UNDECIDED 3
-
-struct egress_header {
-    struct __sk_buff* skb;
-    __u32 at; /* the next header */
-    __u8 protocol;
-    __u8 later; /* a fragment without the next header */
-};
-
-/* Steps over one extension header; not 0: there is none. */
-static long step_over(__u32 number, struct egress_header* header) {
-    __u8 start[4];
-    const __u8 kind = header->protocol;
-    if (!is_extension(kind)) {
-        return 1;
-    }
-    if (header->at > 0xffff || bpf_skb_load_bytes(header->skb, header->at, start, sizeof start)) {
-        return 1;
-    }
-    header->protocol = start[0];
-    if (kind == 44) {
-        header->at += 8;
-        if (start[2] || start[3] & 0xf8) {
-            header->later = 1;
-            return 1;
-        }
-        return 0;
-    }
-    header->at += kind == 51 ? (start[1] + 2) * 4 : (start[1] + 1) * 8;
-    return 0;
-}
-
-/* Reads destination, port and protocol from the packet; port 0: it has none. Returns 0 if
- * unreadable. */
-static __noinline int read_header(struct __sk_buff* skb, struct egress_flow* flow) {
-    struct egress_header header = {.skb = skb};
-    __u32 ip[10];
-    if (!flow) {
-        return 0;
-    }
-    if (skb->protocol == bpf_htons(ETH_P_IP)) {
-        if (bpf_skb_load_bytes(skb, 0, ip, 20)) {
-            return 0;
-        }
-        const __u8* bytes = (const __u8*)ip;
-        put_v4(flow, ip[4]);
-        header.protocol = bytes[9];
-        header.at = (bytes[0] & 15) * 4;
-        header.later = bytes[7] || bytes[6] & 0x1f;
-    } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-        if (bpf_skb_load_bytes(skb, 0, ip, 40)) {
-            return 0;
-        }
-        const __u8* bytes = (const __u8*)ip;
-        put_v6(flow, ip[6], ip[7], ip[8], ip[9]);
-        header.protocol = bytes[6];
-        header.at = 40;
-        bpf_loop(EGRESS_MAX_EXTENSIONS, step_over, &header, 0);
-    } else {
-        return 0;
-    }
-    const __u8 protocol = header.protocol;
-    flow->protocol = protocol;
-    flow->port = 0;
-    __u16 port = 0;
-    const __u32 later = header.later + (__u32)egress_zero(protocol);
-    if (!later && header.at <= 0xffff &&
-        (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE ||
-         protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP) &&
-        bpf_skb_load_bytes(skb, header.at + 2, &port, sizeof port) == 0) {
-        flow->port = bpf_ntohs(port);
-    }
-    return 1;
-}
 
 /* Sockets of the kernel: their packets belong to no process, whichever is current. The subflows of
  * MPTCP belong to a process. */
@@ -423,6 +354,24 @@ __noinline int egress_judge_packet(struct __sk_buff* skb, int kind) {
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
 }
 
+/* Refuses a packet for a reason that is no rule. */
+EGRESS_INLINE int refuse_packet(struct egress_case* found, __u32 reason, int monitor) {
+    found->rule = reason;
+    found->action = monitor ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
+    egress_tell(found);
+    return monitor ? EGRESS_PASS : EGRESS_REFUSE;
+}
+
+__noinline int egress_refuse_forged(struct __sk_buff* skb, int monitor) {
+    struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
+    egress_count(&looks, EGRESS_HOOK_PACKET);
+    const int soon = egress_identify(skb, &found, EGRESS_PACKET_OTHER);
+    if (soon != EGRESS_UNDECIDED) {
+        return soon || monitor ? EGRESS_PASS : EGRESS_REFUSE; /* pass: the kernel's own */
+    }
+    return refuse_packet(&found, EGRESS_FORGED, monitor);
+}
+
 /* Judges a packet with options or extension headers by every address on its route, if it has one. A
  * packet that passes here is then judged like any other. */
 __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
@@ -437,10 +386,7 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
         return soon || monitor ? EGRESS_PASS : EGRESS_REFUSE;
     }
     if (route != EGRESS_ROUTE) {
-        found.rule = EGRESS_UNREAD;
-        found.action = monitor ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
-        egress_tell(&found);
-        return monitor ? EGRESS_PASS : EGRESS_REFUSE;
+        return refuse_packet(&found, EGRESS_UNREAD, monitor);
     }
     for (int i = 0; i <= EGRESS_MAX_STOPS; ++i) {
         decide_fully(&found);
@@ -516,6 +462,10 @@ static __noinline int is_answer(struct __sk_buff* skb) {
 
 EGRESS_INLINE int judge_leaving(struct __sk_buff* skb, struct bpf_sock* sk,
                                 const struct egress_config* settings) {
+    if (skb->ifindex == EGRESS_LOOPBACK_DEVICE && is_forged(skb) &&
+        !egress_refuse_forged(skb, settings->monitor)) {
+        return EGRESS_REFUSE;
+    }
     if (may_have_route(skb) && !egress_judge_route(skb, settings->monitor)) {
         return EGRESS_REFUSE;
     }

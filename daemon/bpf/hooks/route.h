@@ -5,11 +5,11 @@
 #define EGRESS_BPF_ROUTE_H
 
 #include "flow.h"
+#include "header.h"
 #include "judge.h"
 
-#define EGRESS_MAX_STOPS 16       /* of the longest route that is judged */
-#define EGRESS_MAX_OPTIONS 40     /* bytes */
-#define EGRESS_MAX_EXTENSIONS 128 /* IPv6 headers to step over */
+#define EGRESS_MAX_STOPS 16   /* of the longest route that is judged */
+#define EGRESS_MAX_OPTIONS 40 /* bytes */
 
 #define EGRESS_NO_ROUTE 0
 #define EGRESS_ROUTE 1
@@ -17,10 +17,6 @@
 
 #define EGRESS_LOOSE 131
 #define EGRESS_STRICT 137
-
-EGRESS_INLINE int is_extension(__u8 kind) {
-    return kind == 0 || kind == 43 || kind == 44 || kind == 51 || kind == 60;
-}
 
 /* The cost that every packet pays; 0: it has no route. */
 EGRESS_INLINE int may_have_route(struct __sk_buff* skb) {
