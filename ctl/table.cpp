@@ -119,6 +119,14 @@ constexpr Option explain_options[] = {
     {'\0', "report", "addr", "which lines would count a failed log-in from ADDR at PORT"},
 };
 
+constexpr Option run_options[] = {
+    {'\0', "allow", "dest", "DEST[:PORT] that it may reach, as in [egress]", Kind::word, true},
+    {'\0', "rules", "file", "lines of [egress] for it, after those of --allow", Kind::file},
+    {'\0', "learn", "", "refuse nothing, but print the --allow list that it needs"},
+    {'\0', "report", "file", "write what was refused there, as JSON", Kind::file},
+    {'q', "", "", "no line at the end"},
+};
+
 constexpr std::span<const Option> none{};
 constexpr std::string_view target = "[ADDR[/LEN][:PORT]]";
 
@@ -144,6 +152,8 @@ constexpr Command all_commands[] = {
      run_learn},
     {"explain", "DEST[:PORT]", "explain which line decides, and why", explain_options, run_explain},
     {"selftest", "", "try every way out and report what is enforced here", none, run_selftest},
+    {"run", "COMMAND [ARGUMENT]...", "run a command that may reach only what is listed",
+     run_options, run_run, Kind::word, false, true},
     {"detach", "", "remove egress from the kernel: hooks, pins and tables", none, run_detach},
     {"rules", "", "print the rules that are in force", none, run_rules},
     {"metrics", "", "print the daemon's counters in Prometheus form", none, run_metrics},
@@ -205,6 +215,7 @@ class Reader {
 
     Outcome<void> take_operand(const std::string& word) {
         line_.arguments.operands.push_back(word);
+        only_operands_ = only_operands_ || line_.command->rest;
         if (line_.arguments.operands.size() > line_.command->max_operands()) {
             return usage(fmt::format("'{}' is one word too many; usage: egressctl {}",
                                      printable(word), line_.command->synopsis()));

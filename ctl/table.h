@@ -54,9 +54,10 @@ struct Command {
     Exit (*handler)(const Context&, const Arguments&);
     Kind kind = Kind::word; ///< of the operands
     bool hidden = false;    ///< not in --help
+    bool rest = false;      ///< the operands are a command line: all words from the first one on
 
     std::string synopsis() const; ///< "dump [-abdnrw] [-D db]"
-    std::size_t max_operands() const { return operands.empty() ? 0 : 1; }
+    std::size_t max_operands() const { return operands.empty() ? 0 : rest ? ~std::size_t{0} : 1; }
     std::size_t min_operands() const { return operands.empty() || operands[0] == '[' ? 0 : 1; }
 };
 

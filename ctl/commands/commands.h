@@ -20,6 +20,7 @@ Exit run_learn(const Context& context, const Arguments& arguments);
 Exit run_metrics(const Context& context, const Arguments& arguments);
 Exit run_reload(const Context& context, const Arguments& arguments);
 Exit run_rules(const Context& context, const Arguments& arguments);
+Exit run_run(const Context& context, const Arguments& arguments);
 Exit run_selftest(const Context& context, const Arguments& arguments);
 Exit run_status(const Context& context, const Arguments& arguments);
 Exit run_unblock(const Context& context, const Arguments& arguments);

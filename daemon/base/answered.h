@@ -8,6 +8,7 @@ namespace egress {
 
 enum class Answered : std::uint8_t {
     yes,
+    wrong,        ///< what was asked makes no sense
     no_process,   ///< it has ended or is unknown
     not_in_force, ///< this daemon has put no rules of [egress] in force
     busy,         ///< too many questions are pending, or another process tests the hooks

@@ -13,7 +13,7 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted, but go on beside until they are replaced. layout.h holds the layout to the number. */
-#define EGRESS_ABI 8
+#define EGRESS_ABI 9
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -23,6 +23,17 @@
 #define EGRESS_COMMAND_SIZE 16
 #define EGRESS_MAX_WINDOWS 16 /* of one rule, in a week */
 #define EGRESS_SLOTS 2        /* policies loaded at once: the one in force and the next */
+#define EGRESS_MAX_JOBS 32    /* commands that egressctl run has started and that still run */
+
+/* A job's policy has a generation that tells it from the host's: the job's id. The lowest bits of
+ * an id are the number of the slot, from EGRESS_MAX_JOBS on. */
+#define EGRESS_ALL_SLOTS (2 * EGRESS_MAX_JOBS)
+#define EGRESS_OF_JOB (1ULL << 63)
+#define EGRESS_JOB_GENERATION(id) (EGRESS_OF_JOB | (id))
+/* Without a branch, which egress_decide() has no stack for. */
+#define EGRESS_SLOT_OF(generation)                                                                 \
+    ((__u32)((generation) &                                                                        \
+             ((EGRESS_SLOTS - 1) | (-((generation) >> 63) & (EGRESS_ALL_SLOTS - 1)))))
 
 /* A set of rules, one bit each, the first rule at bit 0 of words[0]. */
 struct egress_vector {
@@ -354,6 +365,37 @@ struct egress_told {
     struct egress_told_address addresses[EGRESS_TOLD_ADDRESSES]; /* only those used are sent */
 };
 
+enum egress_job_flag {
+    EGRESS_JOB_ALONE = 1,  /* its rules decide alone, what they allow is allowed */
+    EGRESS_JOB_LEARNS = 2, /* its rules refuse nothing, they only report */
+};
+
+/* What became of the process that asked for a job. */
+enum egress_joined {
+    EGRESS_JOIN_ASKED = 0,
+    EGRESS_JOIN_DONE = 1,
+    EGRESS_JOIN_UNKNOWN = 2, /* the hooks do not know the process */
+    EGRESS_JOIN_ANOTHER = 3, /* another process has its number by now */
+    EGRESS_JOIN_NESTED = 4,  /* it is in a job already */
+};
+
+/* A command that egressctl run has started, with all that it starts: each process has the job's id
+ * in its entry. By the lowest bits of the id. */
+struct egress_job {
+    __u32 id;        /* 0: free */
+    __u32 last;      /* the id before: a process never finds another job under its own id */
+    __u32 flags;     /* egress_job_flag */
+    __u32 uid;       /* who asked */
+    __u64 processes; /* that live; 0: the job is over, and its id means nothing any more */
+    __u64 refused;   /* checks */
+    /* The start of the process that may join, boot clock, from and to; `joined` tells whether it
+     * has. */
+    __u64 earliest;
+    __u64 latest;
+    __u32 joined; /* egress_joined */
+    __u32 has_names;
+};
+
 /* What files.h reports of a descriptor of the daemon. */
 struct egress_named {
     __u32 fd;
@@ -376,7 +418,7 @@ struct egress_process {
     __u32 flags;                       /* egress_process_flag */
     char command[EGRESS_COMMAND_SIZE]; /* last component of the path given to exec */
     __u32 epoch;                       /* changes with each exec; odd during one */
-    __u32 zero;
+    __u32 job;                /* id; 0: none. From the parent; no process can leave its job */
     struct egress_tree place; /* of the program's file inside its file system */
     struct egress_tree path;  /* as exec recorded it; EGRESS_INSIDE */
     struct egress_subject subjects[EGRESS_SUBJECTS];
@@ -406,6 +448,9 @@ struct egress_socket {
     /* Key of the name by whose grant the connection was let through; it holds as long as the
      * connection, as far as the rules name it. 0: by no name. */
     __u64 named;
+    __u64 named_of_job; /* the same, for the rules of its job */
+    __u32 job;          /* id: the owner's */
+    __u32 zero;
 };
 
 #define EGRESS_SILENT 1           /* no datagram to the peer has been judged since the connect */
@@ -478,7 +523,7 @@ enum egress_known {
 struct egress_event {
     __u64 sequence;   /* counts every event, lost ones too */
     __u64 time;       /* boot clock */
-    __u64 generation; /* of the policy that decided */
+    __u64 generation; /* of the policy in force */
     __u64 cgroup;     /* id */
     __u64 count;      /* checks that this event stands for */
     __u64 named;      /* key of the name by which the rule matched; 0: by none */
@@ -497,6 +542,7 @@ struct egress_event {
     char comm[EGRESS_COMMAND_SIZE]; /* the thread's; it chooses this itself */
     char hostname[EGRESS_HOSTNAME_SIZE];
     char path[EGRESS_PATH_SIZE];
+    __u32 job; /* id: the process'; 0: none */
 };
 
 /* Repeats of a check are folded: the first is an event at once, then one event per interval counts
@@ -529,6 +575,8 @@ struct egress_fold {
     __u8 hook;
     __u32 ends; /* idle: hooks no longer count in it, the next walk removes it */
     char comm[EGRESS_COMMAND_SIZE];
+    __u32 job;
+    __u32 zero;
 };
 
 /* State that all policies share. */
@@ -556,6 +604,8 @@ struct egress_config {
     __u64 path_key[2];
     __u64 dns_grace;   /* nanoseconds that a grant outlives its answer */
     __u32 reads_names; /* the policy in force has_names: answers are read */
+    __u32 jobs;        /* not 0: there are some, and an unknown process may be of one */
+    __u32 joining;     /* id of the job that the process joins for which egress_join runs */
     __u32 zero;
 };
 
@@ -565,6 +615,9 @@ struct egress_config {
 #define EGRESS_UNREAD 0xfffffffcU         /* no rule: a packet with a route that cannot be read */
 #define EGRESS_CLOSED 0xfffffffbU         /* no rule allows a family whose packets nothing checks */
 #define EGRESS_FORGED 0xfffffffaU         /* no rule: a datagram with another socket's source */
+#define EGRESS_NO_JOB 0xfffffff9U         /* no rule: its job is over, or not known */
+/* In egress_event.rule: the index is one of the job's rules. */
+#define EGRESS_RULE_OF_JOB 0x40000000U
 #define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a mark lasts */
 
 #include "daemon/bpf/layout.h"

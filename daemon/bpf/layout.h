@@ -9,7 +9,7 @@
 #else
 #define EGRESS_ASSERT(what) _Static_assert(what, "a change of layout needs another EGRESS_ABI")
 #endif
-#define EGRESS_LAYOUT 8
+#define EGRESS_LAYOUT 9
 #define EGRESS_SIZE(type, size)                                                                    \
     EGRESS_ASSERT(EGRESS_LAYOUT == EGRESS_ABI && sizeof(struct type) == (size))
 #define EGRESS_OFFSET(type, member, offset)                                                        \
@@ -34,16 +34,17 @@ EGRESS_SIZE(egress_subject, 152);
 EGRESS_SIZE(egress_cgroup_key, 16);
 EGRESS_SIZE(egress_named, 296);
 EGRESS_SIZE(egress_process, 1592);
-EGRESS_SIZE(egress_socket, 72);
-EGRESS_SIZE(egress_writer, 80);
-EGRESS_SIZE(egress_writers, 1296);
+EGRESS_SIZE(egress_socket, 88);
+EGRESS_SIZE(egress_writer, 96);
+EGRESS_SIZE(egress_writers, 1552);
+EGRESS_SIZE(egress_job, 56);
 EGRESS_SIZE(egress_flow, 32);
 EGRESS_SIZE(egress_told_address, 32);
 EGRESS_SIZE(egress_told, 1416);
-EGRESS_SIZE(egress_event, 856);
+EGRESS_SIZE(egress_event, 864);
 EGRESS_SIZE(egress_fold_key, 40);
-EGRESS_SIZE(egress_fold, 112);
-EGRESS_SIZE(egress_config, 120);
+EGRESS_SIZE(egress_fold, 120);
+EGRESS_SIZE(egress_config, 128);
 EGRESS_OFFSET(egress_rule, flags, 12);
 EGRESS_OFFSET(egress_rule, windows, 16);
 EGRESS_OFFSET(egress_base, names_key, 72);
@@ -58,12 +59,16 @@ EGRESS_OFFSET(egress_base, v6_top, 943168);
 EGRESS_OFFSET(egress_process, program, 16);
 EGRESS_OFFSET(egress_process, ancestors, 40);
 EGRESS_OFFSET(egress_process, flags, 436);
+EGRESS_OFFSET(egress_process, job, 460);
 EGRESS_OFFSET(egress_process, place, 464);
 EGRESS_OFFSET(egress_process, path, 724);
 EGRESS_OFFSET(egress_process, subjects, 984);
 EGRESS_OFFSET(egress_socket, tgid, 32);
 EGRESS_OFFSET(egress_socket, cgroup, 48);
 EGRESS_OFFSET(egress_socket, named, 64);
+EGRESS_OFFSET(egress_socket, job, 80);
+EGRESS_OFFSET(egress_job, processes, 16);
+EGRESS_OFFSET(egress_job, joined, 48);
 EGRESS_OFFSET(egress_flow, port, 16);
 EGRESS_OFFSET(egress_told, name, 136);
 EGRESS_OFFSET(egress_event, flow, 48);
@@ -79,6 +84,7 @@ EGRESS_OFFSET(egress_config, canary, 56);
 EGRESS_OFFSET(egress_config, path_key, 88);
 EGRESS_OFFSET(egress_config, dns_grace, 104);
 EGRESS_OFFSET(egress_config, reads_names, 112);
+EGRESS_OFFSET(egress_config, jobs, 116);
 #undef EGRESS_OFFSET
 #undef EGRESS_SIZE
 #undef EGRESS_LAYOUT

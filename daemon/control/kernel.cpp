@@ -24,6 +24,8 @@ unsigned status_of(Answered answered, unsigned busy) {
     switch (answered) {
     case Answered::yes:
         return 200;
+    case Answered::wrong:
+        return 400;
     case Answered::no_process:
         return 404;
     case Answered::not_in_force:

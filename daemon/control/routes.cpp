@@ -7,6 +7,7 @@
 #include "daemon/control/kernel.h"
 #include "daemon/control/reply.h"
 #include "daemon/control/rules.h"
+#include "daemon/control/runs.h"
 #include "daemon/control/status.h"
 #include "daemon/control/traffic.h"
 #include "daemon/control/who.h"
@@ -33,6 +34,8 @@ constexpr Route table[] = {
     {"POST", "/v1/explain/report", verbs::explain_report},
     {"GET", "/v1/traffic", verbs::show_traffic},
     {"GET", "/v1/events", verbs::watch},
+    {"POST", "/v1/runs", verbs::begin_run},
+    {"GET", "/v1/runs", verbs::show_run},
     {"POST", "/v1/selftest", verbs::selftest},
     {"DELETE", "/v1/selftest", verbs::end_selftest},
     {"DELETE", "/v1/egress", verbs::detach},

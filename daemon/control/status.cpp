@@ -183,6 +183,7 @@ json egress_json(const Parts& parts) {
             {"generation", status.kernel.generation},
             {"other_version", status.kernel.other_version},
             {"last_error", status.last_error},
+            {"runs", status.runs},
             {"hooks", hooks},
             {"events",
              {{"made", status.counters.sequence},

@@ -186,6 +186,35 @@ void Enforcer::explain(Question question, OnAnswer done) {
     }
 }
 
+void Enforcer::begin_job(JobRequest request, OnAnswer done) {
+    if (loader_ == nullptr || !detaching_.empty() || loader_->generation() == 0) {
+        done({Answered::not_in_force,
+              "no rules of [egress] are in force, and a run's rules stand in "
+              "front of them: give the host one, such as \"* * * * * "
+              "allow\""});
+        return;
+    }
+    update_jobs();
+    if (const auto number = builder_->begin_job(std::move(request))) {
+        asking_.emplace_back(*number, std::move(done));
+    } else {
+        done({Answered::busy, "too many runs wait to begin"});
+    }
+}
+
+std::optional<nlohmann::json> Enforcer::job_report(std::uint32_t id, std::uint32_t uid) {
+    if (loader_ != nullptr && detaching_.empty()) {
+        take_all_events();
+        update_jobs();
+    }
+    return jobs_.report(id, uid);
+}
+
+void Enforcer::update_jobs() {
+    jobs_.update(loader_->jobs());
+    loader_->jobs().tidy();
+}
+
 Reply Enforcer::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note) {
     if (!loader_ || !detaching_.empty() || loader_->generation() == 0) {
         return {Answered::not_in_force,
@@ -310,12 +339,18 @@ void Enforcer::take_outcomes() {
         return;
     }
     while (const auto outcome = builder_->take()) {
+        if (outcome->job != 0) {
+            const auto job = loader_->jobs().find(outcome->job);
+            jobs_.begin(outcome->job, job ? job->uid : 0,
+                        job && (job->flags & EGRESS_JOB_LEARNS) != 0, outcome->rules);
+        }
         if (outcome->answer) {
             const auto asked = std::ranges::find(asking_, outcome->number,
                                                  [](const auto& each) { return each.first; });
             const auto done = std::move(asked->second);
             asking_.erase(asked);
-            done(*outcome->answer);
+            done(outcome->job != 0 ? Reply{Answered::yes, fmt::format("{}", outcome->job)}
+                                   : *outcome->answer);
             continue;
         }
         if (outcome->started) {
@@ -393,8 +428,13 @@ std::size_t Enforcer::take_events() {
         const auto rules = std::ranges::find(rules_, event.generation,
                                              [](const auto& entry) { return entry.first; });
         const bool known = rules != rules_.end() && event.rule < rules->second.size();
-        const auto* const rule = known ? &rules->second[event.rule] : nullptr;
+        const auto* const rule = known                   ? &rules->second[event.rule]
+                                 : is_of_job(event.rule) ? jobs_.rule(event)
+                                                         : nullptr;
         on_event_(event, rule, domain_of(event, rule));
+        if (event.job != 0) {
+            jobs_.note(event);
+        }
     });
     status_.events += read;
     return read;
@@ -453,6 +493,7 @@ void Enforcer::tick() {
         report_troubles();
         take_told();
         asked_names_.forget(boot_nanoseconds());
+        update_jobs();
         loader_->tick();
     }
     give_up_waiting();
@@ -517,6 +558,8 @@ Enforcer::Status Enforcer::status() const {
         out.grants = loader_->grants().in_force(boot_nanoseconds());
         out.names = asked_names_.size();
         out.hidden = builder_->hidden();
+        loader_->jobs().each(
+            [&out](const egress_job& job) { out.runs += job.processes > 0 ? 1 : 0; });
     }
     return out;
 }

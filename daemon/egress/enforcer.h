@@ -19,6 +19,7 @@
 #include "daemon/egress/apply.h"
 #include "daemon/egress/asked_names.h"
 #include "daemon/egress/explain.h"
+#include "daemon/egress/job_log.h"
 #include "daemon/egress/policy_builder.h"
 
 namespace egress {
@@ -49,6 +50,7 @@ class Enforcer {
         bpf::KernelCounters counters;
         std::vector<bpf::Coverage> coverage;
         bool knows_sender = false; ///< the packet hook knows the sending process
+        std::size_t runs = 0;      ///< of egressctl run, that go on
     };
     /// `domain`: by which name the rule matched; empty: by none, or it is not known.
     using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule,
@@ -71,6 +73,11 @@ class Enforcer {
     /// Finds out which rule decides and why. Calls `done` once, now or later.
     using OnAnswer = std::function<void(const Reply& json)>;
     void explain(Question question, OnAnswer done);
+    /// Begins a run of egressctl: the process that asks, and all that it starts, with rules of its
+    /// own in front. Calls `done` once, now or later, with {"run": id}.
+    void begin_job(JobRequest request, OnAnswer done);
+    /// What a run was refused up to now; nullopt: there is none of that user with that number.
+    std::optional<nlohmann::json> job_report(std::uint32_t id, std::uint32_t uid);
     /// Marks a process that tests the hooks; see Loader::mark_canary().
     Reply mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note);
     std::optional<std::uint64_t> unmark_canary();
@@ -107,6 +114,7 @@ class Enforcer {
     void take_told();
     std::string domain_of(const egress_event& event, const policy::EgressRule* rule);
     void take_all_events();
+    void update_jobs();
     void settle(std::uint64_t number, const ApplyOutcome& outcome);
     void settle_all(const ApplyOutcome& outcome);
     void give_up_waiting();
@@ -131,6 +139,7 @@ class Enforcer {
     };
     std::vector<Waiting> waiting_;                           ///< the oldest first
     std::vector<std::pair<std::uint64_t, OnAnswer>> asking_; ///< by the number of the question
+    JobLog jobs_;
     std::vector<OnDetach> detaching_;   ///< callers that wait for it; empty: it is not under way
     std::optional<ApplyRequest> after_; ///< applied once the detach is done
     std::vector<policy::Diagnostic> lockouts_;

@@ -24,19 +24,6 @@ std::string text_of(const char (&field)[size]) {
     return {field, strnlen(field, size)};
 }
 
-std::string type_text(std::uint8_t type) {
-    switch (type) {
-    case SOCK_STREAM:
-        return "stream";
-    case SOCK_DGRAM:
-        return "dgram";
-    case SOCK_RAW:
-        return "raw";
-    default:
-        return std::to_string(type);
-    }
-}
-
 std::string reason_text(const egress_event& event, const policy::EgressRule* rule) {
     if (event.rule == EGRESS_CANARY) {
         return "selftest";
@@ -50,8 +37,14 @@ std::string reason_text(const egress_event& event, const policy::EgressRule* rul
     if (event.rule == EGRESS_CLOSED) {
         return "no line allows a family whose packets cannot be judged";
     }
+    if (event.rule == EGRESS_NO_JOB) {
+        return "of a run that is over, or of a process that no hook knows while there are runs";
+    }
     if (event.rule == EGRESS_UNMATCHED) {
         return "no rule matches";
+    }
+    if (rule == nullptr && event.rule >= EGRESS_RULE_OF_JOB) {
+        return "a rule of the run"; // which an egressd before has begun
     }
     if (rule == nullptr) {
         return "a rule of an earlier policy";
@@ -111,6 +104,19 @@ void add_process(json& out, const egress_event& event, const bpf::Loader* loader
 
 } // namespace
 
+std::string type_text(std::uint8_t type) {
+    switch (type) {
+    case SOCK_STREAM:
+        return "stream";
+    case SOCK_DGRAM:
+        return "dgram";
+    case SOCK_RAW:
+        return "raw";
+    default:
+        return std::to_string(type);
+    }
+}
+
 void OwnerNames::load() {
     users_ = Ids("/etc/passwd");
     groups_ = Ids("/etc/group");
@@ -134,6 +140,9 @@ json event_json(const egress_event& event, const policy::EgressRule* rule,
                 {"count", event.count},
                 {"seq", event.sequence},
                 {"generation", event.generation}};
+    if (event.job != 0 && event.rule != EGRESS_NO_JOB) {
+        out["run"] = event.job;
+    }
     if (event.hostname[0] != '\0') {
         out["hostname"] = text_of(event.hostname);
     }

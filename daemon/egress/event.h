@@ -4,6 +4,8 @@
 // process could have chosen (names, paths, the host name) is untrusted text.
 #pragma once
 
+#include <string>
+
 #include <nlohmann/json.hpp>
 
 #include "daemon/base/clock.h"
@@ -31,6 +33,9 @@ class OwnerNames {
 nlohmann::json event_json(const egress_event& event, const policy::EgressRule* rule,
                           const std::string& domain, const OwnerNames& names,
                           const bpf::Loader* loader, const Clock& clock);
+
+/// "stream", "dgram", "raw", or the number.
+std::string type_text(std::uint8_t type);
 
 /// "BLOCKED", "ALLOWED" or "MONITOR".
 std::string_view action_text(const egress_event& event);

@@ -61,6 +61,60 @@ std::optional<std::uint64_t> PolicyBuilder::ask(Question question) {
     return questions_;
 }
 
+std::optional<std::uint64_t> PolicyBuilder::begin_job(JobRequest request) {
+    const std::lock_guard lock(mutex_);
+    if (asked_jobs_.size() >= most_asked) {
+        return std::nullopt;
+    }
+    asked_jobs_.emplace_back(++questions_, std::move(request));
+    changed_.notify_all();
+    return questions_;
+}
+
+void PolicyBuilder::begin_all(const std::vector<std::pair<std::uint64_t, JobRequest>>& asked) {
+    for (const auto& [number, request] : asked) {
+        auto outcome = begin(request);
+        outcome.number = number;
+        post(std::move(outcome));
+    }
+}
+
+PolicyBuilder::Outcome PolicyBuilder::begin(const JobRequest& request) {
+    Outcome out;
+    if (generation_ == 0) {
+        out.answer = {Answered::not_in_force, "no rules of [egress] are in force"};
+        return out;
+    }
+    auto inventory = in_force_inventory_;
+    inventory.resolv = bpf::current_resolv_conf();
+    const auto resolvers = bpf::resolvers_of(in_force_, inventory);
+    auto policy = policy_of(request, resolvers);
+    if (!policy) {
+        out.answer = {Answered::wrong, policy.error().text};
+        return out;
+    }
+    const auto world = world_of(inventory);
+    const auto begun = loader_->jobs().begin(request.asker, [&](std::uint64_t generation) {
+        return bpf::compile(*policy, world, generation);
+    });
+    if (!begun) {
+        out.answer = {answered(begun.error().why), begun.error().text};
+        return out;
+    }
+    out.job = *begun;
+    out.rules = std::move(policy->egress);
+    out.answer = Reply{};
+    return out;
+}
+
+/// Makes a slot ready for the next job while nothing else is to do.
+void PolicyBuilder::keep_ready() {
+    const auto made = generation_ == 0 ? Result<>() : loader_->jobs().make_ready();
+    if (!made && !std::exchange(unready_, true)) {
+        log::warning("egress", "no place can be kept ready for a run: {}", made.error().text);
+    }
+}
+
 void PolicyBuilder::answer(std::vector<std::pair<std::uint64_t, Question>> asked) {
     // The tables are large, so they are not kept: with long lists this takes as long as the
     // installation took.
@@ -114,7 +168,8 @@ void PolicyBuilder::post(Outcome&& outcome) {
 
 /// True: there is a new policy.
 bool PolicyBuilder::wait(std::unique_lock<std::mutex>& lock) {
-    changed_.wait_for(lock, look_again, [this] { return stop_ || next_ || !asked_.empty(); });
+    changed_.wait_for(lock, look_again,
+                      [this] { return stop_ || next_ || !asked_.empty() || !asked_jobs_.empty(); });
     return next_.has_value();
 }
 
@@ -157,7 +212,9 @@ void PolicyBuilder::serve() {
             current_asker_ = next_asker_;
         }
         auto asked = std::exchange(asked_, {});
+        const auto jobs = std::exchange(asked_jobs_, {});
         lock.unlock();
+        begin_all(jobs);
         auto now = take_inventory(fresh);
         if (now && (fresh || *now != inventory_)) {
             inventory_ = std::move(*now);
@@ -169,6 +226,7 @@ void PolicyBuilder::serve() {
         tidy_again();
         unfold();
         look_for_hidden(fresh);
+        keep_ready();
         lock.lock();
     }
 }

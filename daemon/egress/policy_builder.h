@@ -19,6 +19,7 @@
 #include "daemon/bpf/tables/hidden.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/world.h"
+#include "daemon/egress/job.h"
 #include "daemon/policy/parser.h"
 #include "daemon/policy/rules/rule.h"
 #include "lib/fd.h"
@@ -37,9 +38,10 @@ class PolicyBuilder {
         std::uint64_t number = 0;
         Result<> result;
         std::uint64_t generation = 0;
-        std::size_t prefixes = 0;                 ///< entries of the address tables
-        std::optional<Reply> answer;              ///< to the question with that number
-        bool lockout = false;                     ///< not installed, because of lockouts
+        std::size_t prefixes = 0;    ///< entries of the address tables
+        std::optional<Reply> answer; ///< to the question with that number
+        std::uint32_t job = 0;       ///< begun, with `rules`; `answer` has what is to be told of it
+        bool lockout = false;        ///< not installed, because of lockouts
         std::vector<policy::EgressRule> rules;    ///< those that were built
         std::vector<policy::Diagnostic> lockouts; ///< of those rules; see tables/lockout.h
         Resolvers resolvers;
@@ -61,6 +63,10 @@ class PolicyBuilder {
     using Question = std::function<Reply(const policy::Policy&, const bpf::Tables&)>;
     /// The number of the outcome that will have the answer; nullopt: too many wait.
     std::optional<std::uint64_t> ask(Question question);
+
+    /// Begins a job for a process, with rules in front of those in force. The number of the outcome
+    /// that will tell; nullopt: too many wait.
+    std::optional<std::uint64_t> begin_job(JobRequest request);
 
     /// Begins nothing more. After the work under way fd() is readable and ended() is true.
     void end();
@@ -85,6 +91,9 @@ class PolicyBuilder {
     void tidy_again();
     void find_lockouts(const bpf::Tables& tables, Outcome& out) const;
     void answer(std::vector<std::pair<std::uint64_t, Question>> asked);
+    Outcome begin(const JobRequest& request);
+    void begin_all(const std::vector<std::pair<std::uint64_t, JobRequest>>& asked);
+    void keep_ready();
     std::optional<bpf::Inventory> take_inventory(bool fresh);
     bpf::World world_of(const bpf::Inventory& inventory) const;
     Result<> approve(const policy::Policy& policy, const bpf::Inventory& inventory) const;
@@ -103,6 +112,7 @@ class PolicyBuilder {
     std::optional<policy::Policy> next_;
     std::optional<bpf::Asker> next_asker_;
     std::vector<std::pair<std::uint64_t, Question>> asked_;
+    std::vector<std::pair<std::uint64_t, JobRequest>> asked_jobs_;
     std::vector<Outcome> outcomes_;
     bool stop_ = false;
     bool ended_ = false;
@@ -120,6 +130,7 @@ class PolicyBuilder {
     Moment hidden_at_ = 0;          ///< when to look for what keeps answers from the rules
     bool logged_ = false;           ///< the log says that repeats cannot be flushed
     bool blind_ = false;            ///< the log says that paths can't be resolved
+    bool unready_ = false;          ///< the log says that no slot for a job can be had
     Worker worker_;
 };
 

@@ -164,7 +164,7 @@ __noinline int egress_find_cgroup(__u64 address, __u64 id, __u64 generation) {
     const struct egress_cgroup_key kept = {id, generation};
     struct egress_view view = {};
     view.generation = generation;
-    view.slot = generation & (EGRESS_SLOTS - 1);
+    view.slot = EGRESS_SLOT_OF(generation);
     view.base = EGRESS_FIND(&view, bases, &zero);
     view.vectors = bpf_map_lookup_elem(&vectors, &view.slot);
     struct egress_scratch* const room = claim();

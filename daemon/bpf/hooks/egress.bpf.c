@@ -41,6 +41,7 @@ struct bpf_iter__bpf_map_elem {
 #include "family.h"
 #include "files.h"
 #include "flow.h"
+#include "job.h"
 #include "judge.h"
 #include "maps.h"
 #include "multipath.h"

@@ -26,6 +26,9 @@ EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_conf
     struct cgroup* cgroup = task->cgroups->dfl_cgrp;
     found->owner.cgroup = cgroup->kn->id;
     found->owner.cgroup_at = (__u64)cgroup;
+    if (settings->jobs) {
+        found->owner.job = job_of(found->owner.tgid, found->owner.started, found->kernel);
+    }
     /* Read once: everything from here on uses this policy, even if the daemon switches
      * meanwhile. */
     found->generation = *(volatile const __u64*)&settings->generation;
@@ -94,6 +97,8 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     kept->cgroup = found->owner.cgroup;
     kept->cgroup_at = found->owner.cgroup_at;
     kept->named = found->owner.named;
+    kept->named_of_job = found->owner.named_of_job;
+    kept->job = found->owner.job;
     kept->wrote = 1; /* with the connect */
     kept->others = 0;
     /* Datagrams leave during their sender's own call, and are checked then. */

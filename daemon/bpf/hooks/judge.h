@@ -9,6 +9,7 @@
 
 #include "cgroups.h"
 #include "container.h"
+#include "job.h"
 #include "kernel.h"
 #include "maps.h"
 #include "socket.h"
@@ -47,6 +48,8 @@ struct egress_case {
     __u8 silent;      /* of the socket, as in struct egress_socket */
     __u8 piece;       /* of the scratch, with what names add; 0: none */
     __u8 lost;        /* no piece could be had */
+    __u8 of_job;      /* its rules are asked, not yet the host's */
+    __u8 again;       /* a packet of a connection that was refused before */
 };
 
 EGRESS_INLINE int is_refused(const struct egress_case* found) {
@@ -56,7 +59,7 @@ EGRESS_INLINE int is_refused(const struct egress_case* found) {
 EGRESS_INLINE int open_view(struct egress_view* view, __u64 generation) {
     const __u32 zero = 0;
     view->generation = generation;
-    view->slot = generation & (EGRESS_SLOTS - 1);
+    view->slot = EGRESS_SLOT_OF(generation);
     view->base = EGRESS_FIND(view, bases, &zero);
     return view->base != 0;
 }
@@ -142,8 +145,8 @@ EGRESS_INLINE const struct egress_vector* subject_of(const struct egress_case* f
     if (subject && (!found->sends || process->exec_id == found->owner.exec_id)) {
         return &subject->vector;
     }
-    if (found->sends && found->kernel) {
-        return vector_at(view, view->base->stranger);
+    if (found->of_job || (found->sends && found->kernel)) {
+        return vector_at(view, view->base->stranger); /* a job's rules name no program */
     }
     egress_lose(EGRESS_LOST_SUSPECT);
     return vector_at(view, view->base->suspect);
@@ -338,8 +341,8 @@ __noinline int egress_decide(struct egress_case* found) {
     return 0;
 }
 
-/* The verdict, after computing the rules that it needs. */
-EGRESS_INLINE void decide_fully(struct egress_case* found) {
+/* The verdict of one policy, after computing the rules that it needs. */
+EGRESS_INLINE void decide_by(struct egress_case* found) {
     int left = egress_decide(found);
     if (left == EGRESS_UNPREPARED) {
         egress_prepare(found);
@@ -352,6 +355,106 @@ EGRESS_INLINE void decide_fully(struct egress_case* found) {
         egress_take_names(found);
         egress_decide(found);
         egress_leave_names(found);
+    }
+}
+
+#define EGRESS_JOB_DECIDES 1
+#define EGRESS_JOB_TELLS 2
+
+/* Turns the case to the rules of the owner's job; EGRESS_JOB_DECIDES: it is refused without them,
+ * as the job is over or nobody knows whether the process is of one. */
+__noinline int egress_enter_job(struct egress_case* found) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    if (!found || !settings) {
+        return 0;
+    }
+    const struct egress_job* const job = live_job(found->owner.job);
+    if (!job) {
+        egress_lose(EGRESS_LOST_SUSPECT);
+        found->rule = EGRESS_NO_JOB;
+        found->flags = 0;
+        found->verdict = settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
+        found->action = settings->monitor ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
+        found->post = 1;
+        found->denies = 1;
+        return EGRESS_JOB_DECIDES;
+    }
+    const __u64 named = found->owner.named;
+    found->owner.named = found->owner.named_of_job;
+    found->owner.named_of_job = named;
+    found->generation = EGRESS_JOB_GENERATION((__u64)found->owner.job);
+    found->of_job = 1;
+    found->prepared = 1; /* nothing is computed in advance for a job's rules */
+    return 0;
+}
+
+/* Turns it back to the host's rules, of that generation. EGRESS_JOB_DECIDES: the job has decided.
+ * EGRESS_JOB_TELLS: what it would have done is an event of its own. */
+__noinline int egress_leave_job(struct egress_case* found, __u64 generation) {
+    if (!found) {
+        return 0;
+    }
+    struct egress_job* const job = live_job(found->owner.job);
+    const __u64 named = found->owner.named;
+    found->owner.named = found->owner.named_of_job;
+    found->owner.named_of_job = named;
+    if (found->rule < EGRESS_MAX_RULES) {
+        found->rule |= EGRESS_RULE_OF_JOB;
+    }
+    found->of_job = 0;
+    found->prepared = 0;
+    found->lost = 0;
+    if (job && found->denies && !found->known && !found->again) {
+        __sync_fetch_and_add(&job->refused, 1);
+    }
+    if (job && job->flags & EGRESS_JOB_LEARNS && is_refused(found)) {
+        found->verdict = EGRESS_PASS;
+        found->action = EGRESS_EVENT_MONITOR;
+    }
+    if (is_refused(found)) {
+        return EGRESS_JOB_DECIDES; /* the generation stays the job's: nothing of it is stored */
+    }
+    if (job && job->flags & EGRESS_JOB_ALONE) {
+        found->generation = generation; /* of the ticket */
+        return EGRESS_JOB_DECIDES;
+    }
+    return found->post && !found->known ? EGRESS_JOB_TELLS : 0;
+}
+
+/* Counts what the host's rules refuse to a job. */
+__noinline int egress_count_refusal(struct egress_case* found) {
+    struct egress_job* const job =
+        found && !found->known && !found->again ? live_job(found->owner.job) : 0;
+    if (job) {
+        __sync_fetch_and_add(&job->refused, 1);
+    }
+    return 0;
+}
+
+__noinline int egress_tell(struct egress_case* found);
+
+/* The verdict: of the job's rules first, if the owner is in one. What they allow, the host's rules
+ * decide. */
+EGRESS_INLINE void decide_fully(struct egress_case* found) {
+    const __u64 generation = found->generation;
+    if (found->owner.job) {
+        if (egress_enter_job(found) == EGRESS_JOB_DECIDES) {
+            return;
+        }
+        decide_by(found);
+        const int left = egress_leave_job(found, generation);
+        if (left == EGRESS_JOB_DECIDES) {
+            return;
+        }
+        if (left == EGRESS_JOB_TELLS) {
+            egress_tell(found);
+        }
+        found->generation = generation;
+    }
+    decide_by(found);
+    if (found->owner.job && is_refused(found)) {
+        egress_count_refusal(found);
     }
 }
 
@@ -401,8 +504,8 @@ EGRESS_INLINE int may_fold(const struct egress_case* found, const struct egress_
 
 /* Stores what unfold.h needs to report the checks that follow. */
 EGRESS_INLINE void keep_look(struct egress_fold* fold, const struct egress_case* found,
-                             const struct egress_process* process) {
-    fold->generation = found->generation;
+                             const struct egress_process* process, __u64 generation) {
+    fold->generation = generation;
     fold->cgroup = found->owner.cgroup;
     fold->named = found->owner.named;
     fold->gid = found->flow.gid;
@@ -411,6 +514,7 @@ EGRESS_INLINE void keep_look(struct egress_fold* fold, const struct egress_case*
     fold->rule_flags = found->flags;
     fold->type = found->flow.type;
     fold->hook = found->hook;
+    fold->job = found->owner.job;
     fold->started = process ? process->started : 0;
     fold->ppid = process ? process->ppid : 0;
     if (process) {
@@ -431,13 +535,16 @@ __noinline int egress_tell(struct egress_case* found) {
     }
     const struct egress_process* const process = process_of(&found->owner);
     const __u64 now = bpf_ktime_get_boot_ns();
+    /* Of the host's policy, also if a job's rule has decided: the job tells which rules. */
+    const __u64 generation =
+        found->generation & EGRESS_OF_JOB ? settings->generation : found->generation;
     __u64 count = 1;
     struct egress_fold* fold = 0;
     if (may_fold(found, process, settings, now, &count, &fold)) {
         return 0;
     }
     if (fold) {
-        keep_look(fold, found, process);
+        keep_look(fold, found, process, generation);
     }
     const __u64 number = __sync_fetch_and_add((__u64*)&settings->sequence, 1) + 1;
     struct egress_event* event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
@@ -447,7 +554,7 @@ __noinline int egress_tell(struct egress_case* found) {
     }
     event->sequence = number;
     event->time = now;
-    event->generation = found->generation;
+    event->generation = generation;
     event->cgroup = found->owner.cgroup;
     event->count = count;
     event->named = found->owner.named;
@@ -457,6 +564,7 @@ __noinline int egress_tell(struct egress_case* found) {
     event->tgid = found->owner.tgid;
     event->action = found->action;
     event->hook = found->hook;
+    event->job = found->owner.job;
     event->rule_flags = found->flags;
     event->known = process ? EGRESS_KNOWN_PROCESS : EGRESS_KNOWN_NOTHING;
     event->ppid = 0;

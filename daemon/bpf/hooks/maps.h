@@ -117,7 +117,7 @@ EGRESS_DESCRIBE(egress_key_command);
     };                                                                                             \
     struct {                                                                                       \
         __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                                  \
-        __uint(max_entries, EGRESS_SLOTS);                                                         \
+        __uint(max_entries, EGRESS_ALL_SLOTS);                                                     \
         __type(key, __u32);                                                                        \
         __array(values, struct name##_inner);                                                      \
     } name SEC(".maps");

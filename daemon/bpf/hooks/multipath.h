@@ -32,6 +32,7 @@ EGRESS_INLINE void take_stranger(struct egress_socket* owner, struct mptcp_sock*
     owner->cgroup_at = (__u64)cgroup;
     owner->cgroup = BPF_CORE_READ(cgroup, kn, id);
     owner->in_container = egress_find_container(owner->cgroup_at, owner->cgroup);
+    owner->job = 0;
 }
 
 /* The connect of a further subflow: replaces the owner by the MPTCP socket's, and returns 1. */

@@ -145,7 +145,9 @@ __noinline int egress_identify(struct __sk_buff* skb, struct egress_case* found,
     found->owner.passed =
         egress_ticket(found->owner.started, found->owner.exec_id, found->generation);
     found->known = kept && kept->passed == found->owner.passed;
+    found->again = kept && kept->passed == EGRESS_REFUSED && kept->started == found->owner.started;
     found->owner.named = kept && kind == EGRESS_PACKET_CONNECTED ? kept->named : 0;
+    found->owner.named_of_job = kept && kind == EGRESS_PACKET_CONNECTED ? kept->named_of_job : 0;
     if (kept && kind == EGRESS_PACKET_CONNECTED && sk->protocol == IPPROTO_UDP) {
         found->silent = kept->silent;
         if (found->silent == EGRESS_SILENT_ELSEWHERE) {
@@ -252,6 +254,7 @@ __noinline int egress_judge_other(struct __sk_buff* skb, __u32 number) {
     put_peer(&found.flow, sk);
     judge_owner(&found);
     who->named = found.owner.named;
+    who->named_of_job = found.owner.named_of_job;
     who->passed = is_refused(&found) ? EGRESS_REFUSED : found.owner.passed;
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
 }

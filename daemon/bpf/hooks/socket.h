@@ -56,6 +56,7 @@ EGRESS_INLINE void copy_owner(struct egress_socket* kept, const struct egress_so
     kept->in_container = owner->in_container;
     kept->cgroup = owner->cgroup;
     kept->cgroup_at = owner->cgroup_at;
+    kept->job = owner->job;
 }
 
 /* One word for "this process, running this program, under this policy". */
@@ -74,6 +75,9 @@ EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* 
     socket->in_container = egress_in_container(task, settings);
     socket->cgroup_at = (__u64)cgroup;
     socket->cgroup = cgroup->kn->id;
+    socket->job = settings->jobs ? job_of(socket->tgid, socket->started,
+                                          (task->flags & EGRESS_KERNEL_THREAD) != 0)
+                                 : 0;
 }
 
 /* Whether the socket is the end that called connect(). The kernel marks a port that connect() chose

@@ -10,6 +10,7 @@
 
 #include "container.h"
 #include "files.h"
+#include "job.h"
 #include "kernel.h"
 #include "maps.h"
 #include "sender.h"
@@ -75,6 +76,7 @@ int BPF_PROG(egress_fork, struct task_struct* parent, struct task_struct* child)
     for (int i = 0; i < EGRESS_SUBJECTS; ++i) {
         process->subjects[i].generation = 0;
     }
+    enter_at_birth(process->job);
     process->epoch = 0;
     process->started = started;
     process->exec_id = child->self_exec_id;
@@ -121,8 +123,13 @@ int BPF_PROG(egress_exec, struct task_struct* task, int old_pid, struct linux_bi
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(egress_exit, struct task_struct* task) {
     const __u32 tgid = task->tgid;
-    if (task->signal->live.counter == 0) {
-        bpf_map_delete_elem(&processes, &tgid);
+    if (task->signal->live.counter != 0) {
+        return 0;
+    }
+    const struct egress_process* const process = bpf_map_lookup_elem(&processes, &tgid);
+    const __u32 job = process ? process->job : 0;
+    if (bpf_map_delete_elem(&processes, &tgid) == 0) {
+        leave_at_death(job);
     }
     return 0;
 }

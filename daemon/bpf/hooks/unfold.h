@@ -95,6 +95,7 @@ EGRESS_INLINE int unfold(struct bpf_iter__bpf_map_elem* context, int all) {
     event->action = key->action;
     event->hook = fold->hook;
     event->rule_flags = fold->rule_flags;
+    event->job = fold->job;
     fill_process(event, fold);
     bpf_ringbuf_submit(event, 0);
     return 0;

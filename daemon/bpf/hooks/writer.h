@@ -41,9 +41,9 @@ EGRESS_INLINE int is_owner(const struct egress_socket* kept, struct task_struct*
 }
 
 EGRESS_INLINE int is_same(const struct egress_socket* a, const struct egress_socket* b) {
-    return a->tgid == b->tgid && a->started == b->started && a->exec_id == b->exec_id &&
-           a->uid == b->uid && a->gid == b->gid && a->cgroup == b->cgroup &&
-           a->in_container == b->in_container;
+    return a->job == b->job && a->tgid == b->tgid && a->started == b->started &&
+           a->exec_id == b->exec_id && a->uid == b->uid && a->gid == b->gid &&
+           a->cgroup == b->cgroup && a->in_container == b->in_container;
 }
 
 /* Searches a place for one more process that has bytes queued. */

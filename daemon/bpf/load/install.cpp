@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstddef>
+#include <memory>
 #include <span>
 #include <type_traits>
 
@@ -9,6 +12,7 @@
 #include <bpf/bpf.h>
 #include <linux/bpf.h>
 
+#include "daemon/bpf/abi.h"
 #include "daemon/bpf/load/map.h"
 
 namespace egress::bpf {
@@ -46,9 +50,12 @@ egress_id_range key_of(const IdPrefix& prefix) {
     return {prefix.length, htonl(prefix.id)};
 }
 
+/// What to do with a table: the shape that it needs, and what fills a map of that shape.
+using OnTable = std::function<Result<>(const MapShape& shape, const std::function<Result<>(Fd&)>&)>;
+
 class Slot {
   public:
-    Slot(std::uint32_t slot, const OuterMap& outer) : slot_(slot), outer_(outer) {}
+    explicit Slot(const OnTable& on_table) : on_table_(on_table) {}
 
     template <typename Key, typename Value>
     void fill(std::string_view name, int type, std::uint32_t flags, std::span<const Value> values) {
@@ -89,30 +96,18 @@ class Slot {
 
     template <typename Fill>
     void put(const MapShape& shape, Fill fill) {
-        if (!result_) {
-            return;
-        }
-        auto map = make_map(shape);
-        if (!map) {
-            result_ = std::unexpected(map.error());
-            return;
-        }
-        result_ = fill(*map);
-        const int inner = map->get();
-        if (result_ && bpf_map_update_elem(outer_(shape.name), &slot_, &inner, BPF_ANY) < 0) {
-            result_ = fail_errno("cannot put the kernel's table " + shape.name + " in its place");
+        if (result_) {
+            result_ = on_table_(shape, fill);
         }
     }
 
-    std::uint32_t slot_;
-    const OuterMap& outer_;
+    const OnTable& on_table_;
     Result<> result_;
 };
 
-} // namespace
-
-Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& outer) {
-    Slot to(slot, outer);
+/// Each table of the policy.
+Result<> each_table(const Tables& tables, const OnTable& on_table) {
+    Slot to(on_table);
 #define EGRESS_FILL(name, type, flags, key, value)                                                 \
     to.fill<key, value>(#name, type, flags, tables.name);
     EGRESS_TABLES(EGRESS_FILL)
@@ -120,6 +115,91 @@ Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& out
     to.fill<std::uint32_t, egress_base>("bases", BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE,
                                         std::span(tables.base.get(), 1));
     return to.result();
+}
+
+/// Makes a map and puts it into the slot.
+Result<Fd> place(const MapShape& shape, std::uint32_t slot, const OuterMap& outer,
+                 const std::function<Result<>(Fd&)>& fill) {
+    auto map = make_map(shape);
+    if (!map) {
+        return map;
+    }
+    if (auto filled = fill(*map); !filled) {
+        return std::unexpected(filled.error());
+    }
+    const int inner = map->get();
+    if (bpf_map_update_elem(outer(shape.name), &slot, &inner, BPF_ANY) < 0) {
+        return fail_errno("cannot put the kernel's table " + shape.name + " in its place");
+    }
+    return map;
+}
+
+/// Entries of a kept slot's table: more than the lines of a job need, as long as none is a list.
+std::uint32_t room_of(std::string_view table) {
+    constexpr std::uint32_t addresses = 1024;
+    constexpr std::uint32_t buckets = 512;
+    constexpr std::uint32_t ids = 256;
+    return table == "vectors" || table == "runs" || table == "hosts6" || table == "prefixes6"
+               ? addresses
+           : table == "names"                                     ? buckets
+           : table.starts_with("uid") || table.starts_with("gid") ? ids
+                                                                  : 1;
+}
+
+/// Removes everything; arrays are overwritten instead.
+Result<> empty(const Fd& map, const MapShape& shape) {
+    std::vector<std::byte> key(shape.key_size);
+    for (std::uint32_t i = 0; i <= room_of(shape.name); ++i) {
+        if (bpf_map_get_next_key(map.get(), nullptr, key.data()) < 0) {
+            return errno == ENOENT ? Result<>() : fail_errno("cannot read the table " + shape.name);
+        }
+        if (bpf_map_delete_elem(map.get(), key.data()) < 0) {
+            return fail_errno("cannot empty the table " + shape.name);
+        }
+    }
+    return fail("the table " + shape.name + " does not become empty");
+}
+
+} // namespace
+
+Result<> fill_slot(const Tables& tables, std::uint32_t slot, const OuterMap& outer) {
+    return each_table(tables, [&](const MapShape& shape, const auto& fill) -> Result<> {
+        const auto map = place(shape, slot, outer, fill);
+        return map ? Result<>() : std::unexpected(map.error());
+    });
+}
+
+Result<KeptSlot> KeptSlot::make(std::uint32_t slot, const OuterMap& outer) {
+    KeptSlot out;
+    Tables none;
+    none.base = std::make_unique<egress_base>();
+    const auto made = each_table(none, [&](const MapShape& needed, const auto& fill) -> Result<> {
+        MapShape shape = needed;
+        shape.entries = room_of(shape.name);
+        auto map = place(shape, slot, outer, fill);
+        if (!map) {
+            return std::unexpected(map.error());
+        }
+        out.maps_.emplace_back(shape.name, std::move(*map));
+        return {};
+    });
+    return made ? Result<KeptSlot>(std::move(out)) : std::unexpected(made.error());
+}
+
+Result<> KeptSlot::fill(const Tables& tables) {
+    return each_table(tables, [&](const MapShape& shape, const auto& fill) -> Result<> {
+        const auto map = std::ranges::find(maps_, shape.name, &std::pair<std::string, Fd>::first);
+        if (map == maps_.end() || shape.entries > room_of(shape.name)) {
+            return fail("the lines need more room than a run has: fewer destinations, or lines of "
+                        "the host's own rules for the rest");
+        }
+        if (shape.type != BPF_MAP_TYPE_ARRAY) {
+            if (auto emptied = empty(map->second, shape); !emptied) {
+                return emptied;
+            }
+        }
+        return fill(map->second);
+    });
 }
 
 Result<Readers> Readers::make() {

@@ -21,6 +21,7 @@
 #include "daemon/base/as_owner.h"
 #include "daemon/base/log.h"
 #include "daemon/bpf/load/install.h"
+#include "daemon/bpf/load/jobs.h"
 #include "daemon/bpf/load/map.h"
 #include "daemon/bpf/load/percpu.h"
 #include "daemon/bpf/load/ring.h"
@@ -140,6 +141,7 @@ struct Loader::Kernel {
     std::unique_ptr<Ring> ring;
     std::unique_ptr<Ring> told;
     Fd mark;   ///< program that marks the process of a self-test
+    Fd join;   ///< program that puts a process into its job
     Fd unfold; ///< programs that turn repeats into events
     Fd unfold_all;
     Fd files; ///< program that identifies files
@@ -148,6 +150,7 @@ struct Loader::Kernel {
     bool left = false;
     egress_config* config = nullptr; ///< mapped
     GrantSets grants;
+    Jobs jobs;
 
     /// Descriptor of the map of that name, which must exist.
     int map(std::string_view name) const {
@@ -255,6 +258,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
         into.reset(fcntl(bpf_program__fd(program), F_DUPFD_CLOEXEC, 0));
     };
     keep(kernel_->mark, skeleton.progs.egress_mark);
+    keep(kernel_->join, skeleton.progs.egress_join);
     keep(kernel_->unfold, skeleton.progs.egress_unfold);
     keep(kernel_->unfold_all, skeleton.progs.egress_unfold_all);
     keep(kernel_->files, skeleton.progs.egress_files);
@@ -277,6 +281,13 @@ Result<> Loader::load(egress_bpf& skeleton) {
     } else {
         return std::unexpected(grants.error());
     }
+    auto jobs = Jobs::open(
+        [raw = kernel_.get()](std::string_view name) { return raw->map(name); }, kernel_->config,
+        [raw = kernel_.get()](std::uint32_t pid) { return walk_processes(raw->join.get(), pid); });
+    if (!jobs) {
+        return std::unexpected(jobs.error());
+    }
+    kernel_->jobs = std::move(*jobs);
     kernel_->config->abi = EGRESS_ABI;
     kernel_->config->monitor = options_.monitor ? 1 : 0;
     kernel_->config->fold_interval = 10'000'000'000ULL;
@@ -436,6 +447,14 @@ Result<> Loader::tidy() {
 Result<> Loader::set_answers(const std::vector<Endpoint>& resolvers, Seconds grace) {
     std::atomic_ref(kernel_->config->dns_grace).store(static_cast<std::uint64_t>(grace) * second);
     return set_resolvers(kernel_->map("resolvers"), resolvers);
+}
+
+Jobs& Loader::jobs() {
+    return kernel_->jobs;
+}
+
+const Jobs& Loader::jobs() const {
+    return kernel_->jobs;
 }
 
 const GrantSets& Loader::grants() const {

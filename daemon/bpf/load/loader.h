@@ -16,6 +16,7 @@
 #include "daemon/base/result.h"
 #include "daemon/bpf/load/answers.h"
 #include "daemon/bpf/load/in_force.h"
+#include "daemon/bpf/load/jobs.h"
 #include "daemon/bpf/tables/compile.h"
 
 struct bpf_object;
@@ -87,6 +88,10 @@ class Loader {
     Reply mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note = false);
     /// Ends it and returns how many checks were refused; nullopt: no process is marked.
     std::optional<std::uint64_t> unmark_canary();
+
+    /// The jobs of egressctl run.
+    Jobs& jobs();
+    const Jobs& jobs() const;
 
     int event_fd() const; ///< readable when there are events
     /// Hands over at most `most` events; returns how many.

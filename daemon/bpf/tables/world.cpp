@@ -153,7 +153,7 @@ Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& 
         }
     }
     if (needs_answers(policy)) {
-        out.resolv = read_resolv_conf(resolv_file);
+        out.resolv = current_resolv_conf();
     }
     return out;
 }
@@ -165,6 +165,10 @@ bool needs_answers(const policy::Policy& policy, const policy::EgressRule& rule)
 bool needs_answers(const policy::Policy& policy) {
     return std::ranges::any_of(policy.egress,
                                [&](const auto& rule) { return needs_answers(policy, rule); });
+}
+
+ResolvConf current_resolv_conf() {
+    return read_resolv_conf(resolv_file);
 }
 
 std::vector<Endpoint> resolvers_of(const policy::Policy& policy, const Inventory& inventory) {

@@ -35,6 +35,8 @@ Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& 
 /// Whether lines go by what resolvers answer.
 bool needs_answers(const policy::Policy& policy);
 bool needs_answers(const policy::Policy& policy, const policy::EgressRule& rule);
+/// What the system says of its resolvers now.
+ResolvConf current_resolv_conf();
 /// The resolvers whose answers count: those of [dns], else those of the system.
 std::vector<Endpoint> resolvers_of(const policy::Policy& policy, const Inventory& inventory);
 

@@ -1,0 +1,226 @@
+#include "daemon/bpf/load/jobs.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace egress::bpf {
+
+namespace {
+
+constexpr std::size_t mapped_size = EGRESS_MAX_JOBS * sizeof(egress_job);
+constexpr std::uint64_t second = 1'000'000'000;
+
+std::uint32_t slot_number(std::uint32_t number) {
+    return EGRESS_MAX_JOBS + number;
+}
+
+/// Nobody is in it, and nobody is about to join.
+bool is_over(egress_job& job) {
+    const auto joined = std::atomic_ref(job.joined).load();
+    return joined != EGRESS_JOIN_ASKED && std::atomic_ref(job.processes).load() == 0;
+}
+
+Jobs::Failure failure_of(std::uint32_t joined) {
+    using Refused = Jobs::Refused;
+    switch (joined) {
+    case EGRESS_JOIN_NESTED:
+        return {Refused::nested,
+                "your process is part of a run already, and runs do not nest: its rules go on"};
+    case EGRESS_JOIN_UNKNOWN:
+        return {Refused::failed, "the hooks do not know your process; start the command anew"};
+    default:
+        return {Refused::no_process, "the process is not there"};
+    }
+}
+
+} // namespace
+
+Jobs::Jobs(Jobs&& other) noexcept {
+    *this = std::move(other);
+}
+
+Jobs& Jobs::operator=(Jobs&& other) noexcept {
+    std::swap(outer_, other.outer_);
+    std::swap(walk_, other.walk_);
+    std::swap(config_, other.config_);
+    std::swap(jobs_, other.jobs_);
+    std::swap(ready_, other.ready_);
+    return *this;
+}
+
+Jobs::~Jobs() {
+    if (jobs_ != nullptr) {
+        munmap(jobs_, mapped_size);
+    }
+}
+
+Result<Jobs> Jobs::open(OuterMap outer, egress_config* config, Walk walk) {
+    void* const mapped =
+        mmap(nullptr, mapped_size, PROT_READ | PROT_WRITE, MAP_SHARED, outer("jobs"), 0);
+    if (mapped == MAP_FAILED) {
+        return fail_errno("cannot map the kernel's table of jobs");
+    }
+    Jobs out;
+    out.outer_ = std::move(outer);
+    out.walk_ = std::move(walk);
+    out.config_ = config;
+    out.jobs_ = static_cast<egress_job*>(mapped);
+    for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
+        // A daemon that died while a process was about to join; nobody can join any more.
+        std::uint32_t asked = EGRESS_JOIN_ASKED;
+        std::atomic_ref(out.at(i).joined).compare_exchange_strong(asked, EGRESS_JOIN_ANOTHER);
+    }
+    std::atomic_ref(config->jobs).store(static_cast<std::uint32_t>(out.count()));
+    out.tidy();
+    return out;
+}
+
+std::size_t Jobs::count() const {
+    std::size_t out = 0;
+    for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
+        out += std::atomic_ref(at(i).id).load() != 0 ? 1 : 0;
+    }
+    return out;
+}
+
+std::expected<std::uint32_t, Jobs::Failure> Jobs::reserve(const Asker& asker) {
+    std::size_t used = 0;
+    std::size_t own = 0;
+    std::optional<std::uint32_t> free;
+    for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
+        if (std::atomic_ref(at(i).id).load() != 0) {
+            ++used;
+            own += at(i).uid == asker.uid ? 1 : 0;
+        } else if (!free || (!ready_.contains(*free) && ready_.contains(i))) {
+            free = i;
+        }
+    }
+    if (asker.uid != 0 && own >= of_user) {
+        return std::unexpected(
+            Failure{Refused::user_has_share,
+                    fmt::format("uid {} has {} runs already, which is the share of one user",
+                                asker.uid, own)});
+    }
+    if (!free || (asker.uid != 0 && used >= EGRESS_MAX_JOBS - for_root)) {
+        return std::unexpected(
+            Failure{Refused::full,
+                    fmt::format("too many runs: {} go on, and {} is the most{}", used,
+                                EGRESS_MAX_JOBS, asker.uid == 0 ? "" : ", some of them root's")});
+    }
+    auto& job = at(*free);
+    // Another id than the last one of this slot, and never 0 or the one of unknown processes.
+    constexpr std::uint32_t most = 0x7fffffffU / EGRESS_ALL_SLOTS;
+    const auto id =
+        (job.last / EGRESS_ALL_SLOTS % most + 1) * EGRESS_ALL_SLOTS + slot_number(*free);
+    const std::uint64_t tick = second / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
+    job.last = id;
+    job.flags = asker.flags;
+    job.uid = asker.uid;
+    job.processes = 0;
+    job.refused = 0;
+    job.earliest = asker.started * tick;
+    job.latest = job.earliest + tick;
+    job.has_names = 0;
+    std::atomic_ref(job.joined).store(EGRESS_JOIN_ASKED);
+    std::atomic_ref(job.id).store(id);
+    std::atomic_ref(config_->jobs).fetch_add(1);
+    return id;
+}
+
+void Jobs::release(std::uint32_t number, std::uint32_t id) {
+    if (std::atomic_ref(at(number).id).compare_exchange_strong(id, 0)) {
+        std::atomic_ref(config_->jobs).fetch_sub(1);
+    }
+}
+
+Result<KeptSlot*> Jobs::slot_of(std::uint32_t number) {
+    const auto found = ready_.find(number);
+    if (found != ready_.end()) {
+        return &found->second;
+    }
+    auto made = KeptSlot::make(slot_number(number), outer_);
+    if (!made) {
+        return std::unexpected(made.error());
+    }
+    return &ready_.insert_or_assign(number, std::move(*made)).first->second;
+}
+
+std::expected<std::uint32_t, Jobs::Failure> Jobs::begin(const Asker& asker,
+                                                        const Compile& compile) {
+    const auto id = reserve(asker);
+    if (!id) {
+        return id;
+    }
+    const std::uint32_t number = *id % EGRESS_MAX_JOBS;
+    auto& job = at(number);
+    const auto give_up = [&](Failure failure) {
+        std::atomic_ref(job.joined).store(EGRESS_JOIN_ANOTHER);
+        release(number, *id);
+        return std::unexpected(std::move(failure));
+    };
+    const auto tables = compile(EGRESS_JOB_GENERATION(std::uint64_t{*id}));
+    if (!tables) {
+        return give_up({Refused::failed, tables.error().text});
+    }
+    auto slot = slot_of(number);
+    const auto filled = slot ? (*slot)->fill(*tables) : std::unexpected(slot.error());
+    if (!filled) {
+        return give_up({Refused::failed, filled.error().text});
+    }
+    std::atomic_ref(config_->joining).store(*id);
+    const auto walked = walk_(asker.pid);
+    std::atomic_ref(config_->joining).store(0);
+    const auto joined = std::atomic_ref(job.joined).load();
+    if (joined != EGRESS_JOIN_DONE) {
+        return give_up(walked ? failure_of(joined)
+                              : Failure{Refused::no_process, walked.error().text});
+    }
+    return id;
+}
+
+Result<> Jobs::make_ready() {
+    std::optional<std::uint32_t> bare;
+    for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
+        if (std::atomic_ref(at(i).id).load() != 0) {
+            continue;
+        }
+        if (ready_.contains(i)) {
+            return {};
+        }
+        bare = bare ? bare : i;
+    }
+    if (!bare) {
+        return {};
+    }
+    const auto made = slot_of(*bare);
+    return made ? Result<>() : std::unexpected(made.error());
+}
+
+void Jobs::tidy() {
+    for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
+        const auto id = std::atomic_ref(at(i).id).load();
+        if (id != 0 && is_over(at(i))) {
+            release(i, id);
+        }
+    }
+}
+
+void Jobs::each(const std::function<void(const egress_job&)>& what) const {
+    for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
+        if (std::atomic_ref(at(i).id).load() != 0) {
+            what(at(i));
+        }
+    }
+}
+
+std::optional<egress_job> Jobs::find(std::uint32_t id) const {
+    const auto& job = at(id % EGRESS_MAX_JOBS);
+    return id != 0 && job.id == id ? std::optional(job) : std::nullopt;
+}
+
+} // namespace egress::bpf
