@@ -295,20 +295,20 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     q->cgroup = cgroup;
     q->names = &naming->rules;
     /* EGRESS_RESOLVED for a socket being created, as no name is known yet. */
-    q->resolved =
-        vector_at(view, base->resolved[(naming->resolved | egress_not_zero(creates)) & 3]);
+    q->resolved = vector_at(
+        view, base->resolved[egress_masked(naming->resolved | (__u32)egress_not_zero(creates), 3)]);
 }
 
 /* The search, a step at a time: the verifier would follow a plain loop through every path. */
 struct egress_search {
     const struct egress_view* view;
     const struct egress_question* question;
-    __u64 any;  /* words that remain */
     __u64 word; /* what remains of the current word */
     __u64 now;
     __u32 week;
-    __u32 at;   /* number of the current word */
     __u32 rule; /* the result */
+    __u32 any;  /* words that remain */
+    __u32 at;   /* number of the current word */
 };
 
 EGRESS_INLINE void egress_take_word(struct egress_search* search) {
@@ -358,13 +358,13 @@ EGRESS_INLINE __u32 egress_first(const struct egress_view* view, const struct eg
     struct egress_search search = {
         .view = view,
         .question = q,
-        .any = ~0ULL EGRESS_DIMENSIONS(EGRESS_AND_ANY),
         .word = egress_zero(q->destination->any),
         .now = now,
         .week =
             view->base->has_times ? (__u32)((now / EGRESS_SECOND + week_at_boot) % EGRESS_WEEK) : 0,
-        .at = 0,
         .rule = EGRESS_BROKEN,
+        .any = (__u32)(~0ULL EGRESS_DIMENSIONS(EGRESS_AND_ANY)),
+        .at = 0,
     };
 #undef EGRESS_OR_MISSING
 #undef EGRESS_AND_ANY

@@ -24,7 +24,9 @@
 #define EGRESS_UNPREPARED 1
 #define EGRESS_UNNAMED 2
 
-/* A check and its outcome. */
+#define EGRESS_NO_PIECE 255 /* egress_case.piece: none could be had */
+
+/* A check and its outcome. In 6.1 its stack has no room for eight bytes more. */
 struct egress_case {
     struct egress_flow flow;
     __u64 generation; /* of the policy in force at the check */
@@ -46,8 +48,7 @@ struct egress_case {
     __u8 asks_cgroup; /* its cgroup's rules may have to be computed */
     __u8 creates;     /* EGRESS_CREATES... */
     __u8 silent;      /* of the socket, as in struct egress_socket */
-    __u8 piece;       /* of the scratch, with what names add; 0: none */
-    __u8 lost;        /* no piece could be had */
+    __u8 piece;       /* of the scratch, with what names add; 0: none; EGRESS_NO_PIECE */
     __u8 of_job;      /* its rules are asked, not yet the host's */
     __u8 again;       /* a packet of a connection that was refused before */
 };
@@ -79,6 +80,15 @@ EGRESS_INLINE void refuse_broken(struct egress_case* found, const struct egress_
     found->verdict = settings && settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
     found->action = EGRESS_EVENT_BLOCKED;
     found->denies = 1;
+}
+
+/* The same, for a caller that has not looked up the settings. */
+__noinline int egress_refuse_broken(struct egress_case* found) {
+    const __u32 zero = 0;
+    if (found) {
+        refuse_broken(found, bpf_map_lookup_elem(&config, &zero));
+    }
+    return 0;
 }
 
 /* The process from the table; null if it has exited. */
@@ -241,8 +251,7 @@ __noinline int egress_take_names(struct egress_case* found) {
     if (!found) {
         return 0;
     }
-    found->piece = 0;
-    found->lost = 1;
+    found->piece = EGRESS_NO_PIECE;
     struct egress_scratch* const piece = claim();
     if (!piece) {
         return 0;
@@ -270,6 +279,7 @@ __noinline int egress_leave_names(struct egress_case* found) {
         return 0;
     }
     const __u32 number = found->piece;
+    found->piece = 0;
     struct egress_scratch* const piece = bpf_map_lookup_elem(&scratch, &number);
     const struct egress_naming* const naming = bpf_map_lookup_elem(&namings, &number);
     if (!number || !piece || !naming) {
@@ -278,7 +288,6 @@ __noinline int egress_leave_names(struct egress_case* found) {
     if (open_tables(&view, found->generation)) {
         found->owner.named = egress_named_by(&view, found->flow.address, naming, found->rule);
     }
-    found->piece = 0;
     release(piece);
     return 0;
 }
@@ -293,16 +302,12 @@ __noinline int egress_decide(struct egress_case* found) {
     const __u32 zero = 0;
     struct egress_view view = {};
     struct egress_question question;
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     if (!found) {
         return 0;
     }
     found->verdict = EGRESS_PASS;
-    if (!settings) {
-        return 0;
-    }
     if (!open_tables(&view, found->generation)) {
-        refuse_broken(found, settings);
+        egress_refuse_broken(found);
         return 0;
     }
     const struct egress_process* process = process_of(&found->owner);
@@ -317,15 +322,20 @@ __noinline int egress_decide(struct egress_case* found) {
     /* Without a branch: the verifier would follow each of them to the end. */
     const __u64 unnamed = egress_not_zero(view.base->has_names) &
                           (egress_not_zero(found->creates | found->piece) ^ 1);
-    if (unnamed && !found->lost) {
+    if (unnamed) {
         return EGRESS_UNNAMED;
     }
-    if (unnamed || !naming) {
-        refuse_broken(found, settings);
+    if (!naming) {
+        egress_refuse_broken(found);
         return 0;
     }
     egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup, found->creates,
                naming, &question);
+    /* Looked up here and not before: it would be on the stack all the while. */
+    const struct egress_config* const settings = bpf_map_lookup_elem(&config, &zero);
+    if (!settings) {
+        return 0;
+    }
     __u64 now = egress_zero(found->generation);
     if (view.base->has_times) {
         now = bpf_ktime_get_boot_ns();
@@ -404,7 +414,6 @@ __noinline int egress_leave_job(struct egress_case* found, __u64 generation) {
     }
     found->of_job = 0;
     found->prepared = 0;
-    found->lost = 0;
     if (job && found->denies && !found->known && !found->again) {
         __sync_fetch_and_add(&job->refused, 1);
     }
