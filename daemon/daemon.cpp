@@ -312,6 +312,11 @@ Result<> Daemon::open_sources() {
         reload(std::move(done), asker);
     };
     tasks_ = std::make_unique<Tasks>(event);
+    // A process of a run could ask for other rules.
+    control_->keep_out([this](std::uint32_t uid, std::uint32_t pid, bool arrives) {
+        const auto job = pid == 0 ? bpf::JobOf::none : enforcer_->job_of(pid);
+        return job == bpf::JobOf::some || (job == bpf::JobOf::unknown && arrives && uid != 0);
+    });
     parts_.reset(new Parts{clock_, *ledger_, *keeper_, *firewall_, *receiver_, *enforcer_,
                            *rulebook_, watchers_, event_counts_, event_log_, *control_, *tasks_,
                            *guard_, options_.database, options_.helper, started_, reload_rules});

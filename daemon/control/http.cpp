@@ -217,6 +217,7 @@ Control::Peer* Control::arrive(MHD_Connection* connection) {
     socklen_t length = sizeof from;
     getsockopt(peer->fd, SOL_SOCKET, SO_PEERCRED, &from, &length); // the door did this, too
     peer->uid = from.uid;
+    peer->outcast = outcast_ && outcast_(from.uid, static_cast<std::uint32_t>(from.pid), true);
     peer->until = clock_.now() + request_seconds;
     shares_.enter(peer->uid);
     return *peers_.insert(peer.release()).first;
@@ -276,6 +277,15 @@ bool Control::allowed(MHD_Connection* connection, Request& request) const {
     request.pid = static_cast<std::uint32_t>(peer.pid);
     return peer.uid == 0 || peer.uid == geteuid() ||
            (group_ && in_group(info->connect_fd, *group_, peer.gid));
+}
+
+bool Control::is_outcast(MHD_Connection* connection, const Request& request) const {
+    const int fd =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    return outcast_ &&
+           (std::ranges::any_of(
+                peers_, [fd](const Peer* peer) { return peer->fd == fd && peer->outcast; }) ||
+            outcast_(request.uid, request.pid, false));
 }
 
 Result<> Control::listen_again(const std::string& path) {
@@ -383,6 +393,13 @@ void Control::dispatch(MHD_Connection* connection, Exchange& exchange) {
         log::warning("control-refused", "refused uid {} on the control socket",
                      exchange.request.uid);
         exchange.response = Response{403, R"({"error":"you must be root or in the group egress"})"};
+        return;
+    }
+    if (is_outcast(connection, exchange.request)) {
+        log::warning("control-refused", "refused a process of uid {} that is in a run, or may be",
+                     exchange.request.uid);
+        exchange.response = Response{
+            403, R"({"error":"a process of a run may not ask egressd, and runs do not nest"})"};
         return;
     }
     if (exchange.refused) {

@@ -72,6 +72,8 @@ class Control {
     static constexpr Seconds piece_seconds = 30; ///< for a piece of an answer, and between requests
 
     using Handler = std::function<void(const Request&, Answer)>;
+    /// Whether a peer must not ask anything. `arrives`: it has just connected.
+    using Outcast = std::function<bool(std::uint32_t uid, std::uint32_t pid, bool arrives)>;
 
     /// Takes a listening stream socket.
     static Result<std::unique_ptr<Control>> start(sd_event* event, Fd listener, const Clock& clock,
@@ -80,6 +82,8 @@ class Control {
 
     /// Makes the socket: 0660, group "egress" if that group exists.
     static Result<Fd> listen(const std::string& path);
+    /// Asked of each peer from now on.
+    void keep_out(Outcast outcast) { outcast_ = std::move(outcast); }
     /// Runs pending work; call it at the end of every turn of the loop.
     void pump();
     /// Call once a second: closes connections that exceed their time limits.
@@ -99,6 +103,7 @@ class Control {
         std::uint32_t uid = 0;
         Moment until = never;
         bool requesting = true; ///< no part of an answer was sent
+        bool outcast = false;   ///< since it arrived
     };
     Control(const Clock& clock, Handler handler) : clock_(clock), handler_(std::move(handler)) {}
     Result<> start_http();
@@ -118,9 +123,11 @@ class Control {
     void resume(Exchange& exchange);
     void watch_peer(Exchange& exchange);
     bool allowed(MHD_Connection* connection, Request& request) const;
+    bool is_outcast(MHD_Connection* connection, const Request& request) const;
 
     const Clock& clock_;
     Handler handler_;
+    Outcast outcast_;
     sd_event* event_ = nullptr;
     MHD_Daemon* http_ = nullptr;
     Shares shares_{limits};

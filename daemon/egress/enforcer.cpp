@@ -210,6 +210,13 @@ std::optional<nlohmann::json> Enforcer::job_report(std::uint32_t id, std::uint32
     return jobs_.report(id, uid);
 }
 
+bpf::JobOf Enforcer::job_of(std::uint32_t pid) const {
+    if (loader_ != nullptr) {
+        return loader_->job_of(pid);
+    }
+    return in_kernel().jobs ? bpf::JobOf::unknown : bpf::JobOf::none;
+}
+
 void Enforcer::update_jobs() {
     jobs_.update(loader_->jobs());
     loader_->jobs().tidy();

@@ -76,6 +76,8 @@ class Enforcer {
     /// Begins a run of egressctl: the process that asks, and all that it starts, with rules of its
     /// own in front. Calls `done` once, now or later, with {"run": id}.
     void begin_job(JobRequest request, OnAnswer done);
+    /// Whether the process is in a run; unknown while nobody can tell.
+    bpf::JobOf job_of(std::uint32_t pid) const;
     /// What a run was refused up to now; nullopt: there is none of that user with that number.
     std::optional<nlohmann::json> job_report(std::uint32_t id, std::uint32_t uid);
     /// Marks a process that tests the hooks; see Loader::mark_canary().

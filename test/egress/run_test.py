@@ -304,5 +304,173 @@ def test_bad_input(world):
         assert runs(guard) == 0
 
 
+def test_a_run_asks_egressd_for_nothing(world):
+    """A member of the group could else have other rules, or none."""
+    harness.need_reachable()
+    add_group(world)
+    ask = """
+import os, socket, sys, time
+peer = socket.socket(socket.AF_UNIX)
+peer.connect(sys.argv[1])
+if sys.argv[2] == "orphan" and os.fork():
+    os._exit(0)
+time.sleep(.3)
+peer.sendall(b"DELETE /v1/egress HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+open(sys.argv[3], "w").write(peer.recv(1000).decode())
+"""
+    with guarded(world) as guard:
+        daemon = guard.start(HOST)
+        os.chmod(os.path.dirname(world.path("x")), 0o777)
+        for user in (None, USER):
+            for way in ("itself", "orphan"):
+                if (user, way) == (None, "orphan"):
+                    continue  # root may take everything out of the kernel by itself
+                told = world.path(f"told-{user}-{way}")
+                run(guard, PYTHON, "-c", ask, daemon.control, way, told, user=user)
+                wait_for(lambda: os.path.exists(told) and os.path.getsize(told) > 0, 20, "the answer")
+                with open(told) as file:
+                    text = file.read()
+                assert " 403 " in text and "a process of a run" in text, (user, way, text)
+        assert guard.status()["state"] == "in force"
+        done = run(guard, *words(guard, "true"), user=USER)
+        assert done.returncode == 125 and "runs do not nest" in done.stderr, done
+        # Who is in none may ask while there are some.
+        process = guard.spawn(*words(guard, "sh", "-c", "echo up; read line"), user=USER, group=GROUP)
+        assert process.stdout.readline() == "up\n"
+        done = guard.run(harness.artefact("ctl/egressctl"), "-S", daemon.control, "rules", user=USER, group=GROUP)
+        assert done.returncode == 0, done
+        process.communicate("end\n", timeout=60)
+
+
+def start_with_names(guard, rules=HOST):
+    guard.start_with(f"[local]\n2222 stream tcp * * 3 1h\n[dns]\nresolver {RESOLVER}\ngrace 2s\n[egress]\n{rules}")
+    return Resolver(RESOLVER)
+
+
+def tells(guard, code, *options, user=None):
+    """What the client's code prints in a run, line by line, and egressctl's own lines."""
+    done = run(guard, PYTHON, "-c", CLIENT + code, options=options, user=user)
+    assert done.returncode == 0, done
+    return done.stdout.split(), done.stderr
+
+
+def test_names(world):
+    """By the look-up that the run itself makes, and by no other address."""
+    harness.need_reachable()
+    add_group(world)
+    with guarded(world) as guard:
+        resolver = start_with_names(guard)
+        resolver.says("files.example.org", "203.0.113.1", "10.9.9.9")
+        resolver.says("a.wild.example.org", "203.0.113.2")
+        resolver.says("other.example.org", "203.0.113.3")
+        code = """
+def all_go():
+    return [goes(f"203.0.113.{i}", port) for i in (1, 2, 3) for port in (443, 80)] + [goes("10.9.9.9", 443)]
+before = all_go()
+for name in ("files.example.org", "a.wild.example.org", "other.example.org"):
+    ask(name)
+print(int(any(before)), *map(int, all_go()))
+"""
+        allow = ("--allow", "files.example.org:443", "--allow", "*.wild.example.org")
+        for user in (None, USER):
+            found, err = tells(guard, code, *allow, user=user)
+            #                  before  files  wild   other  private
+            assert found == list("0" "10" "11" "00" "0"), (found, user)
+            assert err.startswith("egressctl run: 11 connections refused"), err
+            time.sleep(3.2)  # TTL and grace: grants are the host's, not a run's
+        # What nobody names any more is not noted; another resolver is not asked.
+        wait_for(lambda: runs(guard) == 0, 20, "the runs to be over")
+        found, _ = tells(guard, "print(int(goes('127.0.0.1', 53)), int(goes('10.66.0.1', 53)))", *allow)
+        assert found == ["0", "0"], found
+        # No look-up leaves a run that may reach nothing.
+        done = run(guard, PYTHON, "-c", CLIENT + "ask('files.example.org')")
+        assert done.returncode == 1 and "PermissionError" in done.stderr, done
+
+
+def test_names_beside_those_of_the_host(world):
+    """A connection goes on after its grant, by the name of each."""
+    harness.need_reachable()
+    add_group(world)
+    with guarded(world) as guard:
+        rules = f"{RESOLVER}:domain * * * * allow\n*.example.org * * * * allow\n* * * * * deny\n"
+        resolver = start_with_names(guard, rules)
+        resolver.says("files.example.org", "203.0.113.1")
+        resolver.says("more.example.org", "203.0.113.2")
+        resolver.says("else.example.net", "203.0.113.3")
+        code = """
+for name in ("files.example.org", "more.example.org", "else.example.net"):
+    ask(name)
+print(*(int(goes(f"203.0.113.{i}", 443)) for i in (1, 2, 3)))
+"""
+        options = ("--allow", "files.example.org:443", "--allow", "else.example.net")
+        assert tells(guard, code, *options, user=USER)[0] == ["1", "0", "0"], "both have to allow it"
+        assert tells(guard, code, *options)[0] == ["1", "0", "1"], "root's run decides alone"
+
+
+def test_rules_of_a_file(world):
+    servers(world, 80, 443)
+    harness.need_reachable()
+    add_group(world)
+    with guarded(world) as guard:
+        guard.start(HOST)
+        rules = world.path("rules")
+
+        def with_rules(text, *targets, **keywords):
+            with open(rules, "w") as file:
+                file.write(text)
+            os.chmod(rules, 0o644)
+            os.chmod(os.path.dirname(rules), 0o755)
+            return run(guard, PYTHON, "-c", PROBE, *targets, options=("--rules", rules), **keywords)
+        text = "# comment\n[egress]\n10.66.0.1:443 * * * * reject\n10.66.0.1 stream tcp * * allow\n"
+        done = with_rules(text, *TARGETS, "udp,10.66.0.1,80", user=USER)
+        assert done.stdout.split() == ["ok", "ECONNREFUSED", "EPERM", "EPERM"], done
+        assert guard.event(port=443, uid=USER, action="BLOCKED")["rule"] == "rules of the run:3:1"
+        done = run(guard, PYTHON, "-c", PROBE, *TARGETS, options=("--rules", "-"), input="* * * * * allow\n")
+        assert done.returncode != 0 or done.stdout, done
+        assert with_rules("* raw * * * allow\n", "raw,10.66.0.1,1").stdout.split() == ["EPERM"], "the right is gone, too"
+        for text, said in (("10.66.0.1 * * * /bin/sh allow\n", "names no program"),
+                           ("10.66.0.1 * * * * allow cgroup=/x\n", "names no cgroup"),
+                           ("[local]\nssh stream tcp * * 3 1h\n", "lines of [egress] only"),
+                           ("10.66.0.1 * * * * allow\n" * 129, "129 lines; a run takes 128"),
+                           ("a.example * * * * allow rebind=allow\n", "is for root"),
+                           ("10.66.0.1 * * * * allou\n", ":1:19: unknown action")):
+            done = with_rules(text, "tcp,10.66.0.1,80", user=USER)
+            assert done.returncode == 125 and said in done.stderr and not done.stdout, (text, done)
+
+
+def test_learn_and_report(world):
+    servers(world, 80, 443)
+    with guarded(world) as guard:
+        resolver = start_with_names(guard)
+        resolver.says("files.example.org", "203.0.113.1")
+        report = world.path("report")
+        code = """
+ask("files.example.org")
+print(int(goes("203.0.113.1", 443)), int(goes("10.66.0.1", 80)), int(goes("fd66::1", 80)), int(goes("fd66::1", 80)))
+"""
+        found, err = tells(guard, code, "--learn", "--report", report)
+        assert found == ["1"] * 4, "nothing is refused"
+        lines = err.splitlines()
+        assert lines[0] == "egressctl run: 4 connections would have been refused (3 destinations)", err
+        assert lines[1:] == ["egressctl run: it needs", "  --allow files.example.org:443", "  --allow 10.66.0.1:80",
+                             "  --allow [fd66::1]:80"], err
+        with open(report) as file:
+            told = json.load(file)
+        assert told["refused"] == 4 and told["learn"] and told["processes"] == 0, told
+        assert [each["count"] for each in told["destinations"]] == [1, 1, 2], told
+        # With that list nothing is refused.
+        listed = [word for line in lines[2:] for word in line.split()]
+        assert tells(guard, code, *listed) == (["1"] * 4, "egressctl run: 0 connections refused\n")
+        found, err = tells(guard, code, *listed[:2], "--report", report)
+        assert found == ["1", "0", "0", "0"], found
+        with open(report) as file:
+            told = json.load(file)
+        assert told["refused"] == 3 and not told["learn"] and told["destinations"][0] == {
+            "type": "stream", "protocol": "tcp", "count": 1, "addr": "10.66.0.1", "port": 80,
+            "exe": PYTHON, "rule": "not listed by the run"}, told
+        done = run(guard, "true", options=("--report", "/no/such/directory/report"))
+        assert done.returncode == 0 and "cannot write /no/such/directory/report" in done.stderr, done
+
+
 if __name__ == "__main__":
     harness.main(globals())

@@ -95,4 +95,25 @@ int egress_join(struct bpf_iter__task* context) {
     return 0;
 }
 
+/* The job of the process that the iterator was last opened for; EGRESS_JOB_UNKNOWN, from the
+ * daemon: it is gone. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32);
+} whose SEC(".maps");
+
+/* Tells the daemon the job of who asks it. */
+SEC("iter/task")
+int egress_whose(struct bpf_iter__task* context) {
+    const __u32 zero = 0;
+    struct task_struct* task = context->task;
+    __u32* const answer = bpf_map_lookup_elem(&whose, &zero);
+    if (task && answer && task->pid == task->tgid) {
+        *answer = job_of(task->tgid, BPF_CORE_READ(task, start_boottime), 0);
+    }
+    return 0;
+}
+
 #endif

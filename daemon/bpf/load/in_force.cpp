@@ -89,6 +89,7 @@ InForce pinned_in_force(const std::string& pins) {
     if (config.abi == EGRESS_ABI) {
         out.generation = config.generation;
         out.monitor = config.monitor != 0;
+        out.jobs = config.jobs != 0;
     } else {
         out.other_version = true;
     }

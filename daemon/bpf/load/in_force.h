@@ -13,6 +13,7 @@ struct InForce {
     std::uint64_t generation = 0; ///< of this version's policy; 0: none
     bool monitor = false;         ///< it judges and reports, and refuses nothing
     bool other_version = false;   ///< another version's hooks judge, alone or as well
+    bool jobs = false;            ///< runs of egressctl go on
     bool something() const { return generation != 0 || other_version; }
 };
 

@@ -142,6 +142,7 @@ struct Loader::Kernel {
     std::unique_ptr<Ring> told;
     Fd mark;   ///< program that marks the process of a self-test
     Fd join;   ///< program that puts a process into its job
+    Fd whose;  ///< program that tells a process' job
     Fd unfold; ///< programs that turn repeats into events
     Fd unfold_all;
     Fd files; ///< program that identifies files
@@ -231,7 +232,8 @@ Result<> Loader::load(egress_bpf& skeleton) {
     bpf_object__for_each_map(map, skeleton.obj) {
         const std::string_view name = bpf_map__name(map);
         if (!bpf_map__is_internal(map) && name != "scratch" && name != "namings" &&
-            name != "counts" && name != "contained" && name != "cgroup_rules" && name != "rooms") {
+            name != "counts" && name != "contained" && name != "whose" && name != "cgroup_rules" &&
+            name != "rooms") {
             bpf_map__set_pin_path(map, pin_of(options_.pins, name).c_str());
         }
     }
@@ -259,6 +261,7 @@ Result<> Loader::load(egress_bpf& skeleton) {
     };
     keep(kernel_->mark, skeleton.progs.egress_mark);
     keep(kernel_->join, skeleton.progs.egress_join);
+    keep(kernel_->whose, skeleton.progs.egress_whose);
     keep(kernel_->unfold, skeleton.progs.egress_unfold);
     keep(kernel_->unfold_all, skeleton.progs.egress_unfold_all);
     keep(kernel_->files, skeleton.progs.egress_files);
@@ -449,6 +452,19 @@ Result<> Loader::set_answers(const std::vector<Endpoint>& resolvers, Seconds gra
     return set_resolvers(kernel_->map("resolvers"), resolvers);
 }
 
+JobOf Loader::job_of(std::uint32_t pid) const {
+    const std::uint32_t zero = 0;
+    std::uint32_t answer = ~0U;
+    if (std::atomic_ref(kernel_->config->jobs).load() == 0) {
+        return JobOf::none;
+    }
+    const int map = kernel_->map("whose");
+    bpf_map_update_elem(map, &zero, &answer, BPF_ANY);
+    (void)walk_processes(kernel_->whose.get(), pid); // ESRCH: it is gone
+    bpf_map_lookup_elem(map, &zero, &answer);
+    return answer == 0 ? JobOf::none : answer == ~0U ? JobOf::unknown : JobOf::some;
+}
+
 Jobs& Loader::jobs() {
     return kernel_->jobs;
 }
@@ -470,7 +486,8 @@ std::uint64_t Loader::generation() const {
 }
 
 InForce Loader::in_force() const {
-    return {generation(), kernel_->config->monitor != 0, others_set_aside(options_.pins)};
+    return {generation(), kernel_->config->monitor != 0, others_set_aside(options_.pins),
+            std::atomic_ref(kernel_->config->jobs).load() != 0};
 }
 
 std::vector<Coverage> Loader::coverage() const {

@@ -50,6 +50,9 @@ struct KernelCounters {
     std::uint64_t dns[EGRESS_DNS_OUTCOMES] = {}; ///< by enum egress_dns
 };
 
+/// Whether a process is in a job.
+enum class JobOf : std::uint8_t { none, some, unknown };
+
 class Loader {
   public:
     using OnEvent = std::function<void(const egress_event&)>;
@@ -89,6 +92,9 @@ class Loader {
     /// Ends it and returns how many checks were refused; nullopt: no process is marked.
     std::optional<std::uint64_t> unmark_canary();
 
+    /// Of a process, by its number in the daemon's pid namespace; unknown: it is gone, or new to
+    /// the hooks. For the loop's thread only.
+    JobOf job_of(std::uint32_t pid) const;
     /// The jobs of egressctl run.
     Jobs& jobs();
     const Jobs& jobs() const;
