@@ -86,7 +86,8 @@ bool ask(const Context& context, const std::string& rules, bool learn, std::stri
 }
 
 std::string destination_text(const Json& each) {
-    const auto address = text_at(each, "addr");
+    const auto name = text_at(each, "domain");
+    const auto address = name.empty() ? text_at(each, "addr") : name;
     const auto port = number_at(each, "port").value_or(0);
     const bool v6 = address.find(':') != std::string::npos;
     return port == 0 ? (v6 ? fmt::format("[{}]", address) : address)

@@ -25,6 +25,8 @@
 #define EGRESS_SLOTS 2        /* policies loaded at once: the one in force and the next */
 #define EGRESS_MAX_JOBS 32    /* commands that egressctl run has started and that still run */
 
+#define EGRESS_MAX_JOB_NAMES 8192 /* 32 times 128 lines, and those of the daemon before */
+
 /* A job's policy has a generation that tells it from the host's: the job's id. The lowest bits of
  * an id are the number of the slot, from EGRESS_MAX_JOBS on. */
 #define EGRESS_ALL_SLOTS (2 * EGRESS_MAX_JOBS)
@@ -603,11 +605,14 @@ struct egress_config {
     /* Secret, for egress_file.path, names and more; drawn once. */
     __u64 path_key[2];
     __u64 dns_grace;   /* nanoseconds that a grant outlives its answer */
-    __u32 reads_names; /* the policy in force has_names: answers are read */
+    __u32 reads_names; /* EGRESS_READS...: answers are read */
     __u32 jobs;        /* not 0: there are some, and an unknown process may be of one */
     __u32 joining;     /* id of the job that the process joins for which egress_join runs */
     __u32 zero;
 };
+
+#define EGRESS_READS_NAMES 1     /* the policy in force has_names */
+#define EGRESS_READS_JOB_NAMES 2 /* some job's policy has */
 
 #define EGRESS_UNMATCHED 0xffffffffU
 #define EGRESS_BROKEN 0xfffffffeU         /* the tables are inconsistent: counted, never silent */

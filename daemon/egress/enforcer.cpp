@@ -9,6 +9,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/memory.h"
 #include "daemon/base/week.h"
+#include "daemon/bpf/names.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/bpf/tables/host.h"
 
@@ -440,7 +441,10 @@ std::size_t Enforcer::take_events() {
                                                          : nullptr;
         on_event_(event, rule, domain_of(event, rule));
         if (event.job != 0) {
-            jobs_.note(event);
+            take_told();
+            const auto name =
+                asked_names_.find(*Address::from_bytes(event.flow.address), EGRESS_ANY_NAME);
+            jobs_.note(event, name != nullptr ? *name : std::string());
         }
     });
     status_.events += read;

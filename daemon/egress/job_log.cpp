@@ -59,7 +59,7 @@ const policy::EgressRule* JobLog::rule(const egress_event& event) const {
     return run != nullptr && index < run->rules.size() ? &run->rules[index] : nullptr;
 }
 
-void JobLog::note(const egress_event& event) {
+void JobLog::note(const egress_event& event, const std::string& name) {
     auto* const run = find(event.job);
     const bool of_job = is_of_job(event.rule);
     if (run == nullptr || !refuses(event, of_job ? rule(event) : nullptr)) {
@@ -75,6 +75,7 @@ void JobLog::note(const egress_event& event) {
         const auto* const by = of_job ? rule(event) : nullptr;
         run->destinations.push_back({event.flow,
                                      event.hook,
+                                     name,
                                      {event.path, strnlen(event.path, sizeof event.path)},
                                      by == nullptr ? std::string() : by->place.text(),
                                      0});
@@ -113,6 +114,9 @@ std::optional<json> JobLog::report(std::uint32_t id, std::uint32_t uid) const {
         if (each.hook != EGRESS_HOOK_CREATE) {
             one["addr"] = Address::from_bytes(each.flow.address)->text();
             one["port"] = each.flow.port;
+        }
+        if (!each.name.empty()) {
+            one["domain"] = each.name;
         }
         if (!each.program.empty()) {
             one["exe"] = each.program;

@@ -33,8 +33,8 @@ class JobLog {
     /// A run has begun. `rules` are those of its policy.
     void begin(std::uint32_t id, std::uint32_t uid, bool learns,
                std::vector<policy::EgressRule> rules);
-    /// An event of a process in a run.
-    void note(const egress_event& event);
+    /// An event of a process in a run. `name`: by which it found the address; empty: unknown.
+    void note(const egress_event& event, const std::string& name);
     /// The rule of a run that an event names; null: unknown.
     const policy::EgressRule* rule(const egress_event& event) const;
     /// Takes over what the kernel counts; call it before Jobs::tidy().
@@ -47,6 +47,7 @@ class JobLog {
     struct Destination {
         egress_flow flow{};
         std::uint8_t hook = 0;
+        std::string name;
         std::string program;
         std::string rule;
         std::uint64_t count = 0;

@@ -27,6 +27,10 @@ std::vector<Endpoint> resolvers_for(const policy::Policy& policy, const bpf::Inv
                                       : std::vector<Endpoint>{};
 }
 
+Seconds grace_of(const policy::Policy& policy) {
+    return policy.dns.grace.value_or(policy::Dns::usual_grace);
+}
+
 } // namespace
 
 PolicyBuilder::PolicyBuilder(const bpf::LoaderOptions& options, const Clock& clock)
@@ -94,9 +98,16 @@ PolicyBuilder::Outcome PolicyBuilder::begin(const JobRequest& request) {
         return out;
     }
     const auto world = world_of(inventory);
-    const auto begun = loader_->jobs().begin(request.asker, [&](std::uint64_t generation) {
-        return bpf::compile(*policy, world, generation);
-    });
+    const bool learns = (request.asker.flags & EGRESS_JOB_LEARNS) != 0;
+    const auto begun =
+        loader_->jobs().begin(request.asker, [&](std::uint64_t generation) -> Result<bpf::Tables> {
+            auto tables = bpf::compile(*policy, world, generation);
+            if (!tables || (tables->base->has_names == 0 && !learns)) {
+                return tables;
+            }
+            const auto counts = loader_->set_answers(resolvers, grace_of(in_force_));
+            return counts ? std::move(tables) : std::unexpected(counts.error());
+        });
     if (!begun) {
         out.answer = {answered(begun.error().why), begun.error().text};
         return out;
@@ -109,6 +120,7 @@ PolicyBuilder::Outcome PolicyBuilder::begin(const JobRequest& request) {
 
 /// Makes a slot ready for the next job while nothing else is to do.
 void PolicyBuilder::keep_ready() {
+    loader_->jobs().forget_names();
     const auto made = generation_ == 0 ? Result<>() : loader_->jobs().make_ready();
     if (!made && !std::exchange(unready_, true)) {
         log::warning("egress", "no place can be kept ready for a run: {}", made.error().text);
@@ -335,8 +347,13 @@ bpf::World PolicyBuilder::world_of(const bpf::Inventory& inventory) const {
 /// missed.
 Result<> PolicyBuilder::approve(const policy::Policy& policy,
                                 const bpf::Inventory& inventory) const {
-    return loader_->set_answers(resolvers_for(policy, inventory),
-                                policy.dns.grace.value_or(policy::Dns::usual_grace));
+    auto resolvers = resolvers_for(policy, inventory);
+    if (resolvers.empty() && loader_->jobs().has_names()) {
+        auto now = inventory;
+        now.resolv = bpf::current_resolv_conf();
+        resolvers = bpf::resolvers_of(policy, now);
+    }
+    return loader_->set_answers(resolvers, grace_of(policy));
 }
 
 PolicyBuilder::Outcome PolicyBuilder::build(bool again) {

@@ -1,12 +1,14 @@
 """The second act of test/demo: a rule refuses curl and lets wget through, also without the daemon."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 
 from bouheki_test import SECRET, nginx, programs
 from guarded import guarded, harness
+from names_test import RESOLVER, Resolver
 
 import stage  # of test/e2e, as guarded has found that
 from harness import wait_for
@@ -74,6 +76,20 @@ def explained(guard, curl):
     show("egressctl " + " ".join(words), done.stdout)
 
 
+def kept(guard, wget):
+    say("One command is kept to one name, and whatever it starts, too: no proxy, no container")
+    resolv = guard.world.path("resolv.conf")
+    with open(resolv, "w") as file:
+        file.write(f"nameserver {RESOLVER}\nsearch example.org\n")
+    harness.libc.mount(resolv.encode(), os.path.realpath("/etc/resolv.conf").encode(), None, 4096, None)
+    Resolver(RESOLVER).says("files.example.org", SECRET)
+    run = f"{harness.artefact('ctl/egressctl')} run --allow files.example.org:http --"
+    fetch(guard, f"{run} {wget} -q -O - http://files.example.org/", refused=False)
+    note("another name is listed, and the same server has it no more")
+    fetch(guard, f"{harness.artefact('ctl/egressctl')} run --allow other.example.org:http -- "
+          f"{wget} -T 5 -t 1 -nv -O - http://files.example.org/", refused=True)
+
+
 def without_daemon(guard, curl, wget):
     say("The daemon is killed. The verdict stays: hooks and tables are the kernel's now")
     pid = guard.daemon.pid
@@ -102,6 +118,7 @@ def test_second_act(world):
         curl, wget = rules(guard)
         refused(guard, curl, wget)
         explained(guard, curl)
+        kept(guard, wget)
         without_daemon(guard, curl, wget)
         restarted(guard, curl)
     say(f"That was it, in {stage.seconds():.0f} seconds. Nothing of it is left on this machine.")

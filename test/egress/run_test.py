@@ -9,6 +9,7 @@ import time
 
 from guarded import guarded, harness
 from harness import wait_for
+from names_test import CLIENT, RESOLVER, Resolver
 from verdict_test import PROBE, PYTHON, servers
 
 GROUP = 54321

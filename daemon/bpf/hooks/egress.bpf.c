@@ -42,6 +42,7 @@ struct bpf_iter__bpf_map_elem {
 #include "files.h"
 #include "flow.h"
 #include "job.h"
+#include "job_names.h"
 #include "judge.h"
 #include "maps.h"
 #include "multipath.h"

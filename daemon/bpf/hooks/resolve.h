@@ -10,6 +10,7 @@
 
 #include "answer.h"
 #include "grant.h"
+#include "job_names.h"
 #include "judge.h"
 #include "leg.h"
 #include "maps.h"
@@ -40,26 +41,46 @@ struct egress_wishing {
     struct egress_room* room;
 };
 
-/* Looks for one of the keys that the question's name has. */
-static long look_for_wish(__u32 number, struct egress_wishing* wishing) {
-    struct egress_room* const room = wishing->room;
-    const __u32 labels = room->message.labels;
-    const __u32 used = room->wishes_used;
+/* One of the keys that the question's name has; 0: there are no more. */
+EGRESS_INLINE __u64 key_of_question(const struct egress_room* room, __u32 number) {
     const __u32 before = number > 1 ? number - 1 : number; /* labels left out */
-    if (before >= labels || used >= EGRESS_MAX_WISHES) {
-        return number > 1;
+    if (before >= room->message.labels) {
+        return 0;
     }
-    const __u64 hash = room->message.suffixes[egress_masked(before, 127)];
-    const __u64 key = egress_name_key(hash, number > 1    ? EGRESS_PATTERN_DEEP
-                                            : number == 1 ? EGRESS_PATTERN_ONE
-                                                          : EGRESS_PATTERN_EXACT);
-    const __u32 found = egress_find_name(wishing->view, key);
-    if (found) {
+    return egress_name_key(room->message.suffixes[egress_masked(before, 127)],
+                           number > 1    ? EGRESS_PATTERN_DEEP
+                           : number == 1 ? EGRESS_PATTERN_ONE
+                                         : EGRESS_PATTERN_EXACT);
+}
+
+EGRESS_INLINE void add_wish(struct egress_room* room, __u64 key, __u32 found) {
+    const __u32 used = room->wishes_used;
+    if (found && used < EGRESS_MAX_WISHES) {
         struct egress_wish* const wish = &room->wishes[egress_masked(used, EGRESS_MAX_WISHES - 1)];
         wish->key = key;
         wish->rebinds = found & EGRESS_NAME_REBINDS;
         room->wishes_used = used + 1;
     }
+}
+
+static long look_for_wish(__u32 number, struct egress_wishing* wishing) {
+    struct egress_room* const room = wishing->room;
+    const __u64 key = key_of_question(room, number);
+    if (!key) {
+        return number > 1;
+    }
+    add_wish(room, key, egress_find_name(wishing->view, key));
+    return 0;
+}
+
+/* The same for the rules of jobs. */
+static long look_for_job_wish(__u32 number, struct egress_wishing* wishing) {
+    struct egress_room* const room = wishing->room;
+    const __u64 key = key_of_question(room, number);
+    if (!key) {
+        return number > 1;
+    }
+    add_wish(room, key, wished_by_jobs(key));
     return 0;
 }
 
@@ -67,7 +88,7 @@ static long look_for_wish(__u32 number, struct egress_wishing* wishing) {
 __noinline int egress_read_question(__u32 number, __u64 generation) {
     struct egress_view view = {};
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
-    if (!room || !open_tables(&view, generation) || !view.base->has_names) {
+    if (!room || !open_tables(&view, generation)) {
         return 0;
     }
     struct egress_wishing wishing = {&view, room};
@@ -83,13 +104,8 @@ __noinline int egress_read_question(__u32 number, __u64 generation) {
         return 0;
     }
     bpf_loop(EGRESS_MAX_LABELS + 1, look_for_wish, &wishing, 0);
-    const __u32 used = room->wishes_used;
-    if (view.base->has_resolved && used < EGRESS_MAX_WISHES) {
-        struct egress_wish* const wish = &room->wishes[egress_masked(used, EGRESS_MAX_WISHES - 1)];
-        wish->key = EGRESS_ANY_NAME;
-        wish->rebinds = 0;
-        room->wishes_used = used + 1;
-    }
+    bpf_loop(EGRESS_MAX_LABELS + 1, look_for_job_wish, &wishing, 0);
+    add_wish(room, EGRESS_ANY_NAME, view.base->has_resolved || wished_by_jobs(EGRESS_ANY_NAME));
     return room->wishes_used != 0;
 }
 

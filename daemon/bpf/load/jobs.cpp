@@ -4,9 +4,13 @@
 #include <atomic>
 #include <utility>
 
+#include <bpf/bpf.h>
 #include <fmt/format.h>
+#include <linux/bpf.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "daemon/bpf/names.h"
 
 namespace egress::bpf {
 
@@ -50,6 +54,8 @@ Jobs& Jobs::operator=(Jobs&& other) noexcept {
     std::swap(config_, other.config_);
     std::swap(jobs_, other.jobs_);
     std::swap(ready_, other.ready_);
+    std::swap(names_, other.names_);
+    std::swap(strangers_, other.strangers_);
     return *this;
 }
 
@@ -77,6 +83,14 @@ Result<Jobs> Jobs::open(OuterMap outer, egress_config* config, Walk walk) {
     }
     std::atomic_ref(config->jobs).store(static_cast<std::uint32_t>(out.count()));
     out.tidy();
+    out.each([&out](const egress_job& job) {
+        if (job.has_names != 0) {
+            out.strangers_.push_back(job.id);
+        }
+    });
+    if (const auto wished = out.wish(); !wished) {
+        return std::unexpected(wished.error());
+    }
     return out;
 }
 
@@ -132,6 +146,77 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::reserve(const Asker& asker) {
     return id;
 }
 
+bool Jobs::has_strangers() const {
+    return std::ranges::any_of(strangers_,
+                               [this](std::uint32_t id) { return find(id).has_value(); });
+}
+
+bool Jobs::has_names() const {
+    return !names_.empty() || has_strangers();
+}
+
+Jobs::Names Jobs::names_of(const Tables& tables, std::uint32_t flags) {
+    Names out;
+    for (const auto& bucket : tables.names) {
+        for (int i = 0; i < EGRESS_NAMES_WAYS; ++i) {
+            if (bucket.keys[i] != 0) {
+                out[bucket.keys[i]] = 1 | (bucket.indexes[i] & EGRESS_NAME_REBINDS);
+            }
+        }
+    }
+    // What would be needed is told by names, too.
+    if (tables.base->has_resolved != 0 || (flags & EGRESS_JOB_LEARNS) != 0) {
+        out[EGRESS_ANY_NAME] = 1;
+    }
+    return out;
+}
+
+/// Brings the kernel's table to what the jobs name now. What jobs of a daemon before have named
+/// stays as long as any of those, as nobody knows whose it is.
+Result<> Jobs::wish() const {
+    Names wanted;
+    for (const auto& [id, names] : names_) {
+        for (const auto& [key, value] : names) {
+            wanted[key] |= value;
+        }
+    }
+    const int map = outer_("job_names");
+    std::vector<std::uint64_t> present;
+    present.reserve(EGRESS_MAX_JOB_NAMES); // `last` points into it
+    const std::uint64_t* last = nullptr;
+    for (std::uint64_t next = 0;
+         present.size() < EGRESS_MAX_JOB_NAMES && bpf_map_get_next_key(map, last, &next) == 0;) {
+        present.push_back(next);
+        last = &present.back();
+    }
+    for (const auto key : present) {
+        if (!wanted.contains(key) && !has_strangers()) {
+            bpf_map_delete_elem(map, &key);
+        }
+    }
+    for (const auto& [key, value] : wanted) {
+        if (bpf_map_update_elem(map, &key, &value, BPF_ANY) < 0) {
+            return fail_errno("cannot tell the kernel the names of a run");
+        }
+    }
+    std::atomic_ref reads(config_->reads_names);
+    if (has_names()) {
+        reads.fetch_or(EGRESS_READS_JOB_NAMES);
+    } else {
+        reads.fetch_and(~std::uint32_t{EGRESS_READS_JOB_NAMES});
+    }
+    return {};
+}
+
+void Jobs::forget_names() {
+    const auto before = names_.size() + strangers_.size();
+    std::erase_if(names_, [this](const auto& each) { return !find(each.first); });
+    std::erase_if(strangers_, [this](std::uint32_t id) { return !find(id); });
+    if (before != names_.size() + strangers_.size()) {
+        (void)wish(); // it only removes
+    }
+}
+
 void Jobs::release(std::uint32_t number, std::uint32_t id) {
     if (std::atomic_ref(at(number).id).compare_exchange_strong(id, 0)) {
         std::atomic_ref(config_->jobs).fetch_sub(1);
@@ -161,6 +246,7 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::begin(const Asker& asker,
     const auto give_up = [&](Failure failure) {
         std::atomic_ref(job.joined).store(EGRESS_JOIN_ANOTHER);
         release(number, *id);
+        forget_names();
         return std::unexpected(std::move(failure));
     };
     const auto tables = compile(EGRESS_JOB_GENERATION(std::uint64_t{*id}));
@@ -171,6 +257,13 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::begin(const Asker& asker,
     const auto filled = slot ? (*slot)->fill(*tables) : std::unexpected(slot.error());
     if (!filled) {
         return give_up({Refused::failed, filled.error().text});
+    }
+    if (auto names = names_of(*tables, asker.flags); !names.empty()) {
+        job.has_names = 1;
+        names_[*id] = std::move(names);
+        if (const auto wished = wish(); !wished) {
+            return give_up({Refused::failed, wished.error().text});
+        }
     }
     std::atomic_ref(config_->joining).store(*id);
     const auto walked = walk_(asker.pid);

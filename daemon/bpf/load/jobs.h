@@ -48,6 +48,10 @@ class Jobs {
     /// the process into the job. Returns its id.
     using Compile = std::function<Result<Tables>(std::uint64_t generation)>;
     std::expected<std::uint32_t, Failure> begin(const Asker& asker, const Compile& compile);
+    /// Of names that only jobs named which are over, no answers are noted any more.
+    void forget_names();
+    /// Whether some job's rules go by names; for the thread that begins jobs.
+    bool has_names() const;
     /// Keeps a slot ready, so that begin() need not wait for the kernel. Takes 0.2 seconds at most.
     Result<> make_ready();
     /// Frees the slots of jobs that are over. For the thread that reads what they refused.
@@ -62,6 +66,10 @@ class Jobs {
     egress_job& at(std::uint32_t number) const { return jobs_[number]; }
     std::expected<std::uint32_t, Failure> reserve(const Asker& asker);
     Result<KeptSlot*> slot_of(std::uint32_t number);
+    using Names = std::map<std::uint64_t, std::uint32_t>; ///< as the kernel's table has them
+    static Names names_of(const Tables& tables, std::uint32_t flags);
+    Result<> wish() const;
+    bool has_strangers() const;
     void release(std::uint32_t number, std::uint32_t id);
 
     OuterMap outer_;
@@ -69,6 +77,8 @@ class Jobs {
     egress_config* config_ = nullptr;
     egress_job* jobs_ = nullptr; ///< mapped
     std::map<std::uint32_t, KeptSlot> ready_;
+    std::map<std::uint32_t, Names> names_; ///< by the job's id
+    std::vector<std::uint32_t> strangers_; ///< jobs of a daemon before that have names
 };
 
 } // namespace egress::bpf

@@ -427,10 +427,10 @@ Result<> Loader::install(const Tables& tables) {
     kernel_->left = false;
     // Answers are read for both policies while one gives way to the other.
     std::atomic_ref reads(kernel_->config->reads_names);
-    reads.store(reads.load() | tables.base->has_names);
+    reads.fetch_or(tables.base->has_names != 0 ? EGRESS_READS_NAMES : 0);
     std::atomic_ref(kernel_->config->generation)
         .store(tables.base->generation, std::memory_order_release);
-    reads.store(tables.base->has_names);
+    reads.fetch_and(tables.base->has_names != 0 ? ~0U : ~std::uint32_t{EGRESS_READS_NAMES});
     return {}; // in force: nothing after this may fail
 }
 
