@@ -119,19 +119,20 @@ struct egress_rule {
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups;   /* some rule asks for one */
-    __u32 has_lineage;   /* some rule asks for parent or under */
-    __u32 has_places;    /* some rule asks for container or host */
-    __u32 has_trees;     /* some rule names a program by path, or a directory tree */
-    __u32 has_inside;    /* some rule names a program by the path that exec recorded */
-    __u32 has_units;     /* some rule names a unit */
-    __u32 has_uids;      /* some rule names a user */
-    __u32 has_gids;      /* some rule names a group */
-    __u32 has_ranges;    /* some of those users or groups have subordinate ids */
-    __u32 has_times;     /* some rule has windows or an end */
-    __u32 has_names;     /* some rule names a destination, or asks for `resolved` */
-    __u32 has_resolved;  /* some rule asks for `resolved` */
-    __u32 names_buckets; /* of the table of names: a power of two; 0: it names none */
+    __u32 has_cgroups;     /* some rule asks for one */
+    __u32 has_lineage;     /* some rule asks for parent or under */
+    __u32 has_places;      /* some rule asks for container or host */
+    __u32 has_trees;       /* some rule names a program by path, or a directory tree */
+    __u32 has_inside;      /* some rule names a program by the path that exec recorded */
+    __u32 has_units;       /* some rule names a unit */
+    __u32 has_uids;        /* some rule names a user */
+    __u32 has_gids;        /* some rule names a group */
+    __u32 has_ranges;      /* some of those users or groups have subordinate ids */
+    __u32 has_times;       /* some rule has windows or an end */
+    __u32 has_names;       /* some rule names a destination, or asks for `resolved` */
+    __u32 has_resolved;    /* some rule asks for `resolved` */
+    __u32 lists_questions; /* [dns] "queries listed" */
+    __u32 names_buckets;   /* of the table of names: a power of two; 0: it names none */
     /* Index: refusals of destinations by name; for an address that may have lost a grant. */
     __u32 names_doubt;
     __u64 names_key[2]; /* egress_config.path_key, with which the names were hashed */
@@ -342,7 +343,8 @@ enum egress_dns {
     EGRESS_DNS_BUSY = 15,    /* no memory to read it */
     EGRESS_DNS_DELAYED = 16, /* TCP: a segment was dropped, to come again when it can be read */
     EGRESS_DNS_UNTOLD = 17,  /* no room to tell the daemon the text of a name: struct egress_told */
-    EGRESS_DNS_OUTCOMES = 18,
+    EGRESS_DNS_NOT_LISTED = 18, /* a question was refused: [dns] "queries listed" */
+    EGRESS_DNS_OUTCOMES = 19,
 };
 #define EGRESS_DNS_CNAMES 32
 #define EGRESS_DNS_PATIENCE 10000000000ULL /* for an answer */
@@ -604,23 +606,24 @@ struct egress_config {
     __u64 canary_refused; /* checks since it was marked */
     /* Secret, for egress_file.path, names and more; drawn once. */
     __u64 path_key[2];
-    __u64 dns_grace;   /* nanoseconds that a grant outlives its answer */
-    __u32 reads_names; /* EGRESS_READS...: answers are read */
-    __u32 jobs;        /* not 0: there are some, and an unknown process may be of one */
-    __u32 joining;     /* id of the job that the process joins for which egress_join runs */
-    __u32 zero;
+    __u64 dns_grace;       /* nanoseconds that a grant outlives its answer */
+    __u32 reads_names;     /* EGRESS_READS...: answers are read */
+    __u32 jobs;            /* not 0: there are some, and an unknown process may be of one */
+    __u32 joining;         /* id of the job that the process joins for which egress_join runs */
+    __u32 lists_questions; /* the policy in force does */
 };
 
 #define EGRESS_READS_NAMES 1     /* the policy in force has_names */
 #define EGRESS_READS_JOB_NAMES 2 /* some job's policy has */
 
 #define EGRESS_UNMATCHED 0xffffffffU
-#define EGRESS_BROKEN 0xfffffffeU         /* the tables are inconsistent: counted, never silent */
-#define EGRESS_CANARY 0xfffffffdU         /* no rule: a process of a self-test */
-#define EGRESS_UNREAD 0xfffffffcU         /* no rule: a packet with a route that cannot be read */
-#define EGRESS_CLOSED 0xfffffffbU         /* no rule allows a family whose packets nothing checks */
-#define EGRESS_FORGED 0xfffffffaU         /* no rule: a datagram with another socket's source */
-#define EGRESS_NO_JOB 0xfffffff9U         /* no rule: its job is over, or not known */
+#define EGRESS_BROKEN 0xfffffffeU   /* the tables are inconsistent: counted, never silent */
+#define EGRESS_CANARY 0xfffffffdU   /* no rule: a process of a self-test */
+#define EGRESS_UNREAD 0xfffffffcU   /* no rule: a packet with a route that cannot be read */
+#define EGRESS_CLOSED 0xfffffffbU   /* no rule allows a family whose packets nothing checks */
+#define EGRESS_FORGED 0xfffffffaU   /* no rule: a datagram with another socket's source */
+#define EGRESS_UNLISTED 0xfffffff8U /* no rule: a question for a name that none lists */
+#define EGRESS_NO_JOB 0xfffffff9U   /* no rule: its job is over, or not known */
 /* In egress_event.rule: the index is one of the job's rules. */
 #define EGRESS_RULE_OF_JOB 0x40000000U
 #define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a mark lasts */

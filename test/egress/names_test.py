@@ -25,7 +25,7 @@ GRACE = 2
 OUTCOMES = ("asked read granted negative truncated private unasked late repeated forgotten questions unreadable "
             "chain stream full busy delayed untold").split()
 # Offsets in struct egress_base and struct egress_config (daemon/bpf/layout.h).
-BASE_SIZE, HAS_NAMES, BUCKETS, NAMES_KEY = 1205312, 52, 60, 72
+BASE_SIZE, HAS_NAMES, BUCKETS, NAMES_KEY = 1205312, 52, 64, 72
 PATH_KEY, DNS_GRACE, READS_NAMES = 88, 104, 112
 
 RULES = f"{RESOLVER}:domain * * * * allow\n[2001:db8::1] * * * * allow\n* * * * * deny"

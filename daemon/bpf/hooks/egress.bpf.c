@@ -47,6 +47,7 @@ struct bpf_iter__bpf_map_elem {
 #include "maps.h"
 #include "multipath.h"
 #include "packet.h"
+#include "question.h"
 #include "receive.h"
 #include "stream.h"
 #include "sender.h"

@@ -510,7 +510,7 @@ int egress_packet(struct __sk_buff* skb) {
     }
     int verdict = judge_leaving(skb, sk, settings);
     if (verdict && may_have_dns(sk, settings)) {
-        verdict = egress_read_dns(skb, 1, settings->generation);
+        verdict = read_questions(skb, settings);
     }
     __asm__ volatile("" : "+r"(verdict)); /* the compiler knows the possible values, */
     return verdict & 1;                   /* the verifier does not */

@@ -15,7 +15,7 @@ int egress_receive(struct __sk_buff* skb) {
     }
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
-    if (sk && may_have_dns(sk, settings) && !egress_read_dns(skb, 0, settings->generation)) {
+    if (sk && may_have_dns(sk, settings) && !egress_read_dns(skb, 0, settings->generation, 0)) {
         return EGRESS_REFUSE;
     }
     if (!is_no_datagram(skb)) {

@@ -23,6 +23,13 @@ struct egress_ascent {
     __u32 whole;
 };
 
+/* What a process may ask resolvers for: listed.h. */
+struct egress_asker {
+    struct egress_vector rules[2]; /* of the host, and of its job */
+    __u64 generations[2];          /* of their policies; 0: it lists no questions */
+    __u64 key;                     /* of a name that was refused; 0: unknown */
+};
+
 struct egress_scratch {
     __u32 taken;
     __u32 number; /* its key; 0 while it has never been claimed */
@@ -34,6 +41,7 @@ struct egress_scratch {
     struct egress_tree key;
     struct egress_vector vector;
     struct egress_named named;
+    struct egress_asker asker;
     struct egress_process process;
 };
 

@@ -6,6 +6,7 @@
 #ifndef EGRESS_BPF_STREAM_H
 #define EGRESS_BPF_STREAM_H
 
+#include "listed.h"
 #include "resolve.h"
 
 /* A user's sockets share a part of the heaps, so that another user can take only that one. */
@@ -44,7 +45,7 @@ struct egress_side {
     __u32 heap;   /* where they are; EGRESS_NO_HEAP: not needed yet; EGRESS_HEAP_LOST */
     __u32 half;   /* the first byte of a size, and 256; 0: none */
     __u32 known;  /* `next` is */
-    __u32 zero;
+    __u32 closed; /* a question was refused: nothing more may be sent */
 };
 struct egress_dialog {
     struct egress_side sides[2]; /* inward, outward */
@@ -300,7 +301,7 @@ __noinline int egress_open_segment(struct __sk_buff* skb, __u32 number) {
     if (!side || __sync_lock_test_and_set(&side->busy, 1)) {
         return 0;
     }
-    if (meet(skb, &room->leg, side)) {
+    if (!side->closed && meet(skb, &room->leg, side)) {
         return 1;
     }
     __sync_lock_test_and_set(&side->busy, 0);
@@ -308,48 +309,85 @@ __noinline int egress_open_segment(struct __sk_buff* skb, __u32 number) {
 }
 
 /* Notes how much of it has been read; 0: not all. */
-__noinline int egress_close_segment(struct __sk_buff* skb, __u32 number) {
+__noinline int egress_close_segment(struct __sk_buff* skb, __u32 number, int refused) {
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
     struct egress_side* const side = room ? side_of(skb, room->leg.outward) : 0;
     if (!side) {
         return 0;
     }
+    side->closed = refused;
     const __u32 next = room->leg.sequence + (room->leg.at - room->leg.from);
     side->next = (__s32)(next - side->next) > 0 ? next : side->next;
     __sync_lock_test_and_set(&side->busy, 0);
     return room->leg.at >= room->leg.end;
 }
 
-/* Reads the messages of a packet; EGRESS_REFUSE: it must not be seen yet. */
-static __noinline int read_messages(struct __sk_buff* skb, __u32 number, int is_stream,
-                                    __u64 generation) {
-    if (is_stream && !egress_open_segment(skb, number)) {
+/* Forgets the message before, of which egress_read_message() leaves the question. */
+__noinline int egress_clear_question(__u32 number) {
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    if (room) {
+        room->message.labels = 0;
+        room->message.flags = 0;
+    }
+    return 0;
+}
+
+/* How messages are read. */
+struct egress_reading {
+    __u64 generation;
+    __u32 number;    /* of the room */
+    __u32 asker;     /* egress_know_asker() */
+    __u32 is_stream; /* TCP */
+    __u32 monitor;
+};
+
+/* Reads the messages of a packet. */
+static __noinline int read_messages(struct __sk_buff* skb, const struct egress_reading* reading) {
+    if (!reading) {
+        return EGRESS_REFUSE;
+    }
+    const __u32 number = reading->number;
+    int refused = 0;
+    if (reading->is_stream && !egress_open_segment(skb, number)) {
         return EGRESS_REFUSE;
     }
     for (int i = 0; i < EGRESS_MAX_MESSAGES; ++i) {
+        egress_clear_question(number);
         const int found = egress_next_message(skb, number);
         if (found == EGRESS_END) {
             break;
         }
         if (found == EGRESS_MESSAGE) {
-            egress_read_message(skb, number, generation);
+            egress_read_message(skb, number, reading->generation);
         } else {
             count_dns(EGRESS_DNS_UNREADABLE);
         }
+        if (reading->asker && !may_leave(number, reading->asker)) {
+            refused = 1;
+            if (!reading->monitor) {
+                break;
+            }
+        }
     }
-    return !is_stream || egress_close_segment(skb, number) ? EGRESS_PASS : EGRESS_REFUSE;
+    if (reading->is_stream && !egress_close_segment(skb, number, refused && !reading->monitor) &&
+        !refused) {
+        return EGRESS_REFUSE;
+    }
+    return refused ? EGRESS_NOT_LISTED : EGRESS_PASS;
 }
 
 /* Reads the questions (outward) or answers in a packet. EGRESS_REFUSE: it must not be seen yet, as
- * not all of it could be read. */
-__noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generation) {
+ * not all of it could be read; EGRESS_NOT_LISTED. */
+__noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generation, __u32 asker) {
+    const __u32 zero = 0;
     struct egress_leg leg = {.outward = outward != 0};
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
     if (sk && outward && sk->state == EGRESS_SYN_SENT) {
         bpf_sk_storage_delete(&dialogs, sk); /* of the socket's connection before */
     }
-    if (!find_leg(skb, &leg)) {
+    if (!settings || !find_leg(skb, &leg)) {
         return EGRESS_PASS;
     }
     const __u32 number = enter_room();
@@ -358,12 +396,37 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
         return EGRESS_REFUSE;
     }
     room->leg = leg;
-    const int verdict = read_messages(skb, number, leg.protocol == IPPROTO_TCP, generation);
+    const struct egress_reading reading = {.generation = generation,
+                                           .number = number,
+                                           .asker = asker,
+                                           .is_stream = leg.protocol == IPPROTO_TCP,
+                                           .monitor = settings->monitor};
+    const int verdict = read_messages(skb, &reading);
     __sync_lock_test_and_set(&room->taken, 0);
-    if (!verdict) {
+    if (verdict == EGRESS_REFUSE) {
         count_dns(EGRESS_DNS_DELAYED);
     }
     return verdict;
+}
+
+/* Whether the packet goes to an approved resolver, or hides where the message begins. */
+__noinline int egress_asks_resolver(struct __sk_buff* skb) {
+    struct egress_leg leg = {.outward = 1};
+    return find_leg(skb, &leg) || (skb->protocol == bpf_htons(ETH_P_IPV6) &&
+                                   leg.protocol != IPPROTO_UDP && leg.protocol != IPPROTO_TCP);
+}
+
+/* Reads the questions in a packet that leaves, and refuses those that are not listed. */
+EGRESS_INLINE int read_questions(struct __sk_buff* skb, const struct egress_config* settings) {
+    int asker = 0;
+    if ((settings->lists_questions || settings->jobs) && egress_asks_resolver(skb)) {
+        asker = egress_know_asker(skb);
+    }
+    if (asker == EGRESS_NO_PIECE) {
+        return settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
+    }
+    const int verdict = egress_read_dns(skb, 1, settings->generation, asker);
+    return asker ? egress_end_asking(skb, asker, verdict) : verdict;
 }
 
 /* Whether a packet of the socket may have a message of the DNS that matters. */

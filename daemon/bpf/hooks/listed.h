@@ -1,0 +1,110 @@
+/* [dns] "queries listed": a question to an approved resolver leaves only for a name that some line
+ * would let the asking process reach, so that no data leaves within names.
+ *
+ * Who asks is found out before the questions of a packet are read (question.h): together, both
+ * would overflow the stack of 6.1. What the lines leave to the asker waits in a piece of the
+ * scratch.
+ */
+#ifndef EGRESS_BPF_LISTED_H
+#define EGRESS_BPF_LISTED_H
+
+#include "resolve.h"
+#include "scratch.h"
+
+/* egress_read_dns(): the packet asks for a name that is not listed. */
+#define EGRESS_NOT_LISTED 2
+#define EGRESS_REFUSAL_LASTS 60000000000ULL /* how long the daemon keeps the name for its event */
+
+struct egress_listing {
+    const struct egress_view* view;
+    const struct egress_room* room;
+    const struct egress_vector* rules; /* that may be the asker's */
+    __u64 found;
+};
+
+static long look_for_listed(__u32 number, struct egress_listing* listing) {
+    const __u64 key = key_of_question(listing->room, number);
+    if (!key) {
+        return number > 1;
+    }
+    const __u32 index = egress_find_name(listing->view, key) & EGRESS_NAME_INDEX;
+    const struct egress_vector* const named = vector_at(listing->view, index);
+    __u64 any = 0;
+    if (named && index) {
+        for (int w = 0; w < EGRESS_WORDS; ++w) {
+            any |= named->words[w] & listing->rules->words[w];
+        }
+    }
+    listing->found = any;
+    return any != 0;
+}
+
+/* Whether one of the asker's two policies lets the room's question leave. */
+__noinline int egress_is_listed(__u32 number, __u32 asker, int of_job) {
+    struct egress_view view = {};
+    const struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    const struct egress_scratch* const piece = bpf_map_lookup_elem(&scratch, &asker);
+    if (!room || !piece) {
+        return 0;
+    }
+    const __u32 which = of_job != 0;
+    const __u64 generation = piece->asker.generations[which];
+    if (!generation) {
+        return 1; /* it lists no questions */
+    }
+    if (!open_tables(&view, generation)) {
+        return 0;
+    }
+    struct egress_listing listing = {&view, room, &piece->asker.rules[which], 0};
+    bpf_loop(EGRESS_MAX_LABELS + 1, look_for_listed, &listing, 0);
+    return listing.found != 0;
+}
+
+/* Tells the daemon the name that is refused, as if it had led to the resolver. */
+__noinline int egress_note_refused(__u32 number, __u32 asker) {
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    struct egress_scratch* const piece = bpf_map_lookup_elem(&scratch, &asker);
+    if (!room || !piece) {
+        return 0;
+    }
+    piece->asker.key = 0;
+    if (room->message.labels) {
+        const __u64 key = egress_name_key(room->message.suffixes[0], EGRESS_PATTERN_EXACT);
+        const __u64* const address = (const __u64*)room->leg.resolver.address;
+        piece->asker.key = key;
+        begin_told(&room->told, room->wishes, 1, &room->message.bytes[EGRESS_DNS_HEADER]);
+        room->told.keys[0] = key;
+        egress_note_told(&room->told, address[0], address[1],
+                         bpf_ktime_get_boot_ns() + EGRESS_REFUSAL_LASTS, 1);
+        if (egress_send_told(&room->told)) {
+            count_dns(EGRESS_DNS_UNTOLD);
+        }
+    }
+    return 0;
+}
+
+/* Whether the room's message may leave. */
+static __noinline int may_leave(__u32 number, __u32 asker) {
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    if (!room) {
+        return 0;
+    }
+    if (room->message.flags & (EGRESS_DNS_RESPONSE | EGRESS_DNS_OPCODE)) {
+        room->message.labels = 0; /* no question at all */
+    }
+    if (room->message.labels && egress_is_listed(number, asker, 0) &&
+        egress_is_listed(number, asker, 1)) {
+        return 1;
+    }
+    count_dns(EGRESS_DNS_NOT_LISTED);
+    egress_note_refused(number, asker);
+    return 0;
+}
+
+/* question.h; 0: who sends may ask for anything; EGRESS_NO_PIECE: for nothing; else the piece with
+ * what it may ask for. */
+__noinline int egress_know_asker(struct __sk_buff* skb);
+/* Gives the piece back, and turns the verdict of egress_read_dns() into that of the packet. */
+__noinline int egress_end_asking(struct __sk_buff* skb, __u32 asker, int verdict);
+
+#endif
