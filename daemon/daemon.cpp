@@ -298,7 +298,7 @@ Result<> Daemon::open_sources() {
     firewall_ = std::make_unique<Firewall>(event, *reaper_, *ledger_, clock_, wanted);
     const std::string cgroup = options_.cgroup.empty() ? bpf::cgroup_root() : options_.cgroup;
     enforcer_ = std::make_unique<Enforcer>(
-        event, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
+        event, *reaper_, clock_, Enforcer::Options{cgroup, EGRESS_PINS, options_.monitor},
         [this](const egress_event& seen, const policy::EgressRule* rule,
                const std::string& domain) {
             const bool selftest = enforcer_->is_canary(seen);

@@ -19,6 +19,7 @@
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/world.h"
 #include "daemon/daemon.h"
+#include "daemon/egress/look_up.h"
 #include "daemon/options.h"
 #include "daemon/reload/kept_rules.h"
 #include "daemon/report/lane_spawner.h"
@@ -154,6 +155,9 @@ int serve_kept(DaemonOptions options, const policy::Parsed& wrong, lane::Spawner
 } // namespace
 
 int main(int argc, char** argv) {
+    if (argc == 2 && std::string_view(argv[1]) == look_up_option) {
+        return look_up();
+    }
     const auto options = parse_options(argc, argv);
     if (!options) {
         say(options.error().text + "\nTry \"egressd --help\".");

@@ -237,6 +237,10 @@ void print_names(const Page& page, const Json& dns) {
                                      number_at(dns, "grants_max").value_or(0),
                                      policy::print_duration(number_at(dns, "grace").value_or(0))));
     page.line("  answers", page.tally(part(dns, "outcomes")));
+    page.line("  looked up", page.counts(part(dns, "lookups"), {{"names", "names"},
+                                                                {"answered", "answered"},
+                                                                {"silent", "silent"},
+                                                                {"refused", "refused by lines"}}));
 }
 
 void print_egress(const Page& page, const Json& egress) {

@@ -132,6 +132,11 @@ json dns_json(const Enforcer::Status& status) {
             {"grants", status.grants},
             {"grants_max", EGRESS_GRANTS_SETS * EGRESS_GRANTS_WAYS},
             {"names", status.names},
+            {"lookups",
+             {{"names", status.lookups.names},
+              {"answered", status.lookups.answered},
+              {"silent", status.lookups.silent},
+              {"refused", status.lookups.refused}}},
             {"outcomes", outcomes},
             {"hidden", hidden}};
 }

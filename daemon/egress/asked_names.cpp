@@ -46,23 +46,26 @@ std::optional<std::string> name_text(std::span<const std::uint8_t> labels) {
     return std::nullopt;
 }
 
-void AskedNames::take(const egress_told& told) {
+std::optional<AskedNames::Taken> AskedNames::take(const egress_told& told) {
     auto text = name_text(told.name);
     if (!text) {
-        return;
+        return std::nullopt;
     }
     const auto name = std::make_shared<const std::string>(std::move(*text));
+    std::uint64_t until = 0;
     const auto keys = std::min<std::uint32_t>(told.keys_used, EGRESS_TOLD_KEYS);
     const auto addresses = std::min<std::uint32_t>(told.addresses_used, EGRESS_TOLD_ADDRESSES);
     const std::lock_guard lock(mutex_);
     for (const auto& granted : std::span(told.addresses).first(addresses)) {
         const auto address = Address::from_bytes(granted.address);
+        until = std::max<std::uint64_t>(until, granted.until);
         for (std::uint32_t i = 0; address && i < keys; ++i) {
             if ((granted.keys >> i & 1) != 0) {
                 put({*address, told.keys[i]}, name, granted.until);
             }
         }
     }
+    return Taken{name, until};
 }
 
 void AskedNames::put(const Key& key, const std::shared_ptr<const std::string>& name,

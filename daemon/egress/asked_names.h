@@ -37,7 +37,12 @@ class AskedNames {
     };
 
     /// Takes a record of the hooks; of a full table, what ends first goes.
-    void take(const egress_told& told);
+    /// The name, and until when; nullopt: the record is none.
+    struct Taken {
+        std::shared_ptr<const std::string> name;
+        std::uint64_t until = 0; ///< of the grant that ends last
+    };
+    std::optional<Taken> take(const egress_told& told);
     /// The name asked for, the last one if the key stands for several; null: it is not known.
     std::shared_ptr<const std::string> find(const Address& address, std::uint64_t key) const;
     std::vector<Asked> of_name(std::string_view name) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include <sys/epoll.h>
 
@@ -76,8 +77,10 @@ std::string Enforcer::line(const Status& status) {
                        gone > 0 ? fmt::format("; {} hooks NOT ATTACHED", gone) : "", error);
 }
 
-Enforcer::Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event)
-    : event_(event), clock_(clock), options_(std::move(options)), on_event_(std::move(on_event)) {}
+Enforcer::Enforcer(sd_event* event, Reaper& reaper, const Clock& clock, Options options,
+                   OnEvent on_event)
+    : event_(event), clock_(clock), options_(std::move(options)), on_event_(std::move(on_event)),
+      looker_(event, reaper, clock) {}
 
 Enforcer::~Enforcer() = default;
 
@@ -275,6 +278,7 @@ void Enforcer::unload() {
     loader_ = nullptr;
     builder_.reset();
     rules_.clear();
+    looker_.follow({});
     status_ = {};
     const auto removed = bpf::remove_pins(options_.pins);
     status_.state = removed      ? Status::State::detached
@@ -405,6 +409,7 @@ void Enforcer::installed(const PolicyBuilder::Outcome& outcome) {
         status_.rules = outcome.rules.size();
         status_.resolvers = outcome.resolvers;
         note_in_force(outcome);
+        look_up(outcome);
     }
     if (!outcome.again) {
         settle(outcome.number,
@@ -431,6 +436,22 @@ void Enforcer::note_in_force(const PolicyBuilder::Outcome& outcome) {
     }
 }
 
+/// Has the names of lines looked up, if they or the resolvers are others than before.
+void Enforcer::look_up(const PolicyBuilder::Outcome& outcome) {
+    const auto& resolvers = outcome.resolvers;
+    std::set<std::string> names;
+    for (const auto& rule : outcome.rules) {
+        if (rule.destination.kind == policy::Destination::Kind::name) {
+            names.insert(rule.destination.text);
+        }
+    }
+    Looker::Plan plan{
+        {names.begin(), names.end()}, resolvers.all, resolvers.grace, resolvers.refresh};
+    if (!outcome.again || plan != looker_.plan()) {
+        looker_.follow(std::move(plan));
+    }
+}
+
 std::size_t Enforcer::take_events() {
     const auto read = loader_->read_events(events_per_turn, [this](const egress_event& event) {
         const auto rules = std::ranges::find(rules_, event.generation,
@@ -452,7 +473,11 @@ std::size_t Enforcer::take_events() {
 }
 
 void Enforcer::take_told() {
-    loader_->read_told(told_per_turn, [this](const egress_told& told) { asked_names_.take(told); });
+    loader_->read_told(told_per_turn, [this](const egress_told& told) {
+        if (const auto taken = asked_names_.take(told)) {
+            looker_.note(*taken->name, taken->until);
+        }
+    });
 }
 
 /// The hooks told the name before the event, so that it is in the ring if not taken already.
@@ -505,6 +530,7 @@ void Enforcer::tick() {
         take_told();
         asked_names_.forget(boot_nanoseconds());
         update_jobs();
+        looker_.tick();
         loader_->tick();
     }
     give_up_waiting();
@@ -571,6 +597,7 @@ Enforcer::Status Enforcer::status() const {
         out.hidden = builder_->hidden();
         loader_->jobs().each(
             [&out](const egress_job& job) { out.runs += job.processes > 0 ? 1 : 0; });
+        out.lookups = looker_.counters();
     }
     return out;
 }

@@ -20,6 +20,7 @@
 #include "daemon/egress/asked_names.h"
 #include "daemon/egress/explain.h"
 #include "daemon/egress/job_log.h"
+#include "daemon/egress/looker.h"
 #include "daemon/egress/policy_builder.h"
 
 namespace egress {
@@ -45,6 +46,7 @@ class Enforcer {
         std::size_t grants = 0;             ///< in force
         std::size_t names = 0;              ///< of grants whose text is known
         std::vector<bpf::HiddenAnswers> hidden;
+        Looker::Counters lookups;
         std::uint64_t events = 0; ///< read by this daemon
         std::uint64_t missed = 0; ///< lost before this daemon read
         bpf::KernelCounters counters;
@@ -57,7 +59,8 @@ class Enforcer {
                                        const std::string& domain)>;
     using OnDetach = std::function<void(const Result<std::size_t>&)>; ///< pins that were removed
 
-    Enforcer(sd_event* event, const Clock& clock, Options options, OnEvent on_event);
+    Enforcer(sd_event* event, Reaper& reaper, const Clock& clock, Options options,
+             OnEvent on_event);
     ~Enforcer();
 
     /// How long a request waits for its rules; a slow machine takes long to verify the programs.
@@ -114,6 +117,7 @@ class Enforcer {
     void take_outcomes();
     std::size_t take_events();
     void take_told();
+    void look_up(const PolicyBuilder::Outcome& outcome);
     std::string domain_of(const egress_event& event, const policy::EgressRule* rule);
     void take_all_events();
     void update_jobs();
@@ -145,6 +149,7 @@ class Enforcer {
     std::vector<OnDetach> detaching_;   ///< callers that wait for it; empty: it is not under way
     std::optional<ApplyRequest> after_; ///< applied once the detach is done
     std::vector<policy::Diagnostic> lockouts_;
+    Looker looker_;
     std::uint32_t canary_ = 0; ///< tgid; 0: none
     Moment canary_until_ = 0;
     std::array<std::uint64_t, EGRESS_LOSSES> reported_{}; ///< of the kernel's losses, in the log

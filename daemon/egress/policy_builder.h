@@ -32,6 +32,8 @@ class PolicyBuilder {
     struct Resolvers {
         std::vector<Endpoint> all;
         bool given = false; ///< by [dns]; else they are the system's
+        Seconds grace = 0;
+        bool refresh = false;
     };
     /// What became of the policy with that number.
     struct Outcome {

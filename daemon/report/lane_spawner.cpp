@@ -4,13 +4,12 @@
 #include <csignal>
 
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/base/rights.h"
 #include "daemon/report/lane.h"
 
 namespace egress::lane {
@@ -42,14 +41,6 @@ void keep_only(int channel) {
     close(null);
 }
 
-/// Drops all rights: a lane reads messages of strangers and needs none.
-void give_up_rights() {
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-    const std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> none{};
-    syscall(SYS_capset, &header, none.data());
-}
-
 void raise_files() {
     rlimit files{};
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
@@ -76,7 +67,7 @@ void ignore_signals() {
     setsid(); // signals of the terminal are for the daemon
     ignore_signals();
     raise_files();
-    give_up_rights();
+    give_up_rights(); // a lane reads messages of strangers and needs none
     const Channel channel{Fd(channel_fd)};
     for (;;) {
         auto got = channel.receive<Order>();

@@ -37,7 +37,6 @@ NOT_OF_THE_PROCESS = {
     "Type", "EnvironmentFile", "ExecStart", "ExecReload", "Restart", "RestartSec", "WatchdogSec", "Sockets", "RuntimeDirectoryPreserve",
     "KillMode", "TimeoutStopSec",  # how the service manager ends it
     "RemoveIPC", "KeyringMode",  # there are none of either
-    "IPAddressDeny",  # RestrictAddressFamilies leaves no socket that it could apply to
 }
 KERNEL_TUNABLES = ("/proc/sys", "/proc/sysrq-trigger", "/proc/acpi", "/proc/bus", "/proc/fs", "/proc/irq",
                    "/proc/latency_stats", "/proc/mtrr", "/proc/timer_stats")

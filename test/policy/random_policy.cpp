@@ -221,6 +221,9 @@ Policy random_policy(Random& random, std::size_t local, std::size_t remote) {
     if (chance(random, 30)) {
         policy.dns.grace = static_cast<Seconds>(below(random, 86401));
     }
+    if (below(random, 4) == 0) {
+        policy.dns.refresh = below(random, 2) == 0;
+    }
     return policy;
 }
 

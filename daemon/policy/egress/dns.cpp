@@ -71,6 +71,17 @@ void set_grace(const Cell& cell, const Context& context, Dns& out) {
     out.grace = grace;
 }
 
+void set_refresh(const Cell& cell, const Context& context, Dns& out) {
+    if (out.refresh) {
+        context.error(cell, "refresh is set twice", "one of the two must go");
+    } else if (cell.text != "yes" && cell.text != "no") {
+        context.error(cell, fmt::format("refresh is yes or no, not {}", quote(cell.text)),
+                      "yes looks the names of lines up again before their grants end");
+    } else {
+        out.refresh = cell.text == "yes";
+    }
+}
+
 struct Key {
     std::string_view name;
     std::string_view line; ///< as a hint
@@ -79,6 +90,7 @@ struct Key {
 constexpr auto keys = std::to_array<Key>({
     {"resolver", "resolver ADDRESS[:PORT]", set_resolver},
     {"grace", "grace TIME", set_grace},
+    {"refresh", "refresh yes|no", set_refresh},
 });
 
 } // namespace
@@ -118,6 +130,9 @@ std::string print_dns(const Dns& dns) {
     }
     if (dns.grace) {
         out += fmt::format("grace     {}\n", print_duration(*dns.grace));
+    }
+    if (dns.refresh) {
+        out += fmt::format("refresh   {}\n", *dns.refresh ? "yes" : "no");
     }
     return out.empty() ? out : "[dns]\n" + out;
 }

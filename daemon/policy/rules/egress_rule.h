@@ -158,6 +158,7 @@ struct EgressRule {
 struct Dns {
     std::vector<Endpoint> resolvers; ///< approved; none: those of /etc/resolv.conf
     std::optional<Seconds> grace;    ///< how long after its TTL an answer still holds
+    std::optional<bool> refresh;     ///< look the names of lines up again before their grants end
     static constexpr Seconds usual_grace = 60;
     std::optional<Place> place; ///< of the first line; nullopt: the section has none
 };
