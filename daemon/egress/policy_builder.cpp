@@ -97,7 +97,8 @@ PolicyBuilder::Outcome PolicyBuilder::begin(const JobRequest& request) {
         out.answer = {Answered::wrong, policy.error().text};
         return out;
     }
-    const auto world = world_of(inventory);
+    auto world = world_of(inventory);
+    world.loaders.clear(); // a run's lines name no program
     const bool learns = (request.asker.flags & EGRESS_JOB_LEARNS) != 0;
     const auto begun =
         loader_->jobs().begin(request.asker, [&](std::uint64_t generation) -> Result<bpf::Tables> {

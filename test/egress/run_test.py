@@ -10,7 +10,7 @@ import time
 from guarded import guarded, harness
 from harness import wait_for
 from names_test import CLIENT, RESOLVER, Resolver
-from verdict_test import PROBE, PYTHON, servers
+from verdict_test import PROBE, PYTHON, renew, servers
 
 GROUP = 54321
 USER = 1000
@@ -81,6 +81,11 @@ def test_the_hosts_rules_stay_in_force(world):
     with guarded(world) as guard:
         guard.start("10.66.0.1:443 * * * * deny\n* * * * * allow\n")
         for user, found in ((USER, ["ok", "EPERM", "EPERM"]), (None, ["ok", "ok", "EPERM"])):
+            assert probe(guard, *TARGETS, allow=["10.66.0.1"], user=user)[0] == found, user
+        # Lines that name programs, users and cgroups; a run has none of these.
+        renew(guard, guard.daemon, f"10.66.0.1:443 * * * {PYTHON} deny\n10.66.0.1 * * {USER} * deny\n"
+              "10.66.0.2 * * * * deny cgroup=/none\n* * * * * allow")
+        for user, found in ((USER, ["EPERM", "EPERM", "EPERM"]), (None, ["ok", "ok", "EPERM"])):
             assert probe(guard, *TARGETS, allow=["10.66.0.1"], user=user)[0] == found, user
 
 
