@@ -111,6 +111,8 @@ Result<policy::Policy> policy_of(const JobRequest& request,
         add_questions(out.egress, resolvers);
     }
     std::ranges::move(parsed.policy.egress, std::back_inserter(out.egress));
+    // Else the names that it asks for would be a way out.
+    out.dns.queries_listed = (request.asker.flags & EGRESS_JOB_LEARNS) == 0;
     EgressRule rest;
     rest.place.file = "not listed by the run";
     rest.verdict.kind = policy::Verdict::Kind::deny;

@@ -223,6 +223,7 @@ Policy random_policy(Random& random, std::size_t local, std::size_t remote) {
     }
     if (below(random, 4) == 0) {
         policy.dns.refresh = below(random, 2) == 0;
+        policy.dns.queries_listed = below(random, 2) == 0;
     }
     return policy;
 }

@@ -428,8 +428,12 @@ Result<> Loader::install(const Tables& tables) {
     // Answers are read for both policies while one gives way to the other.
     std::atomic_ref reads(kernel_->config->reads_names);
     reads.fetch_or(tables.base->has_names != 0 ? EGRESS_READS_NAMES : 0);
+    // Set before the policy is in force, and taken back after it.
+    std::atomic_ref lists(kernel_->config->lists_questions);
+    lists.store(lists.load() | tables.base->lists_questions);
     std::atomic_ref(kernel_->config->generation)
         .store(tables.base->generation, std::memory_order_release);
+    lists.store(tables.base->lists_questions);
     reads.fetch_and(tables.base->has_names != 0 ? ~0U : ~std::uint32_t{EGRESS_READS_NAMES});
     return {}; // in force: nothing after this may fail
 }

@@ -215,7 +215,8 @@ Result<> compile_names(const policy::Policy& policy, const World& world, VectorP
     out.names = std::move(*filled);
     out.names_used = table.size();
     base.names_buckets = static_cast<std::uint32_t>(out.names.size());
-    base.has_names = base.has_resolved || !out.names.empty();
+    base.lists_questions = policy.dns.queries_listed.value_or(false) ? 1 : 0;
+    base.has_names = base.has_resolved || base.lists_questions || !out.names.empty();
     return {};
 }
 

@@ -163,7 +163,8 @@ bool needs_answers(const policy::Policy& policy, const policy::EgressRule& rule)
 }
 
 bool needs_answers(const policy::Policy& policy) {
-    return std::ranges::any_of(policy.egress,
+    return policy.dns.queries_listed.value_or(false) ||
+           std::ranges::any_of(policy.egress,
                                [&](const auto& rule) { return needs_answers(policy, rule); });
 }
 
@@ -218,9 +219,9 @@ std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
         out.push_back(
             {policy::Diagnostic::Severity::warning, rule.place, std::move(text), std::move(hint)});
     };
-    if (needs_answers(policy)) {
-        const auto line = std::ranges::find_if(
-            policy.egress, [&](const auto& rule) { return needs_answers(policy, rule); });
+    const auto line = std::ranges::find_if(
+        policy.egress, [&](const auto& rule) { return needs_answers(policy, rule); });
+    if (line != policy.egress.end()) {
         Inventory seen;
         seen.resolv = read_resolv_conf(resolv_file);
         for (const auto& each : hidden_answers(policy, resolvers_of(policy, seen))) {

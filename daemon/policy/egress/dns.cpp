@@ -82,6 +82,17 @@ void set_refresh(const Cell& cell, const Context& context, Dns& out) {
     }
 }
 
+void set_queries(const Cell& cell, const Context& context, Dns& out) {
+    if (out.queries_listed) {
+        context.error(cell, "queries is set twice", "one of the two must go");
+    } else if (cell.text != "listed" && cell.text != "any") {
+        context.error(cell, fmt::format("queries is listed or any, not {}", quote(cell.text)),
+                      "listed lets programs ask only for names that their lines name");
+    } else {
+        out.queries_listed = cell.text == "listed";
+    }
+}
+
 struct Key {
     std::string_view name;
     std::string_view line; ///< as a hint
@@ -91,6 +102,7 @@ constexpr auto keys = std::to_array<Key>({
     {"resolver", "resolver ADDRESS[:PORT]", set_resolver},
     {"grace", "grace TIME", set_grace},
     {"refresh", "refresh yes|no", set_refresh},
+    {"queries", "queries listed|any", set_queries},
 });
 
 } // namespace
@@ -133,6 +145,9 @@ std::string print_dns(const Dns& dns) {
     }
     if (dns.refresh) {
         out += fmt::format("refresh   {}\n", *dns.refresh ? "yes" : "no");
+    }
+    if (dns.queries_listed) {
+        out += fmt::format("queries   {}\n", *dns.queries_listed ? "listed" : "any");
     }
     return out.empty() ? out : "[dns]\n" + out;
 }

@@ -159,6 +159,9 @@ struct Dns {
     std::vector<Endpoint> resolvers; ///< approved; none: those of /etc/resolv.conf
     std::optional<Seconds> grace;    ///< how long after its TTL an answer still holds
     std::optional<bool> refresh;     ///< look the names of lines up again before their grants end
+    /// "queries listed": programs may ask resolvers only for names that their lines name; false:
+    /// "queries any".
+    std::optional<bool> queries_listed;
     static constexpr Seconds usual_grace = 60;
     std::optional<Place> place; ///< of the first line; nullopt: the section has none
 };
