@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
 
 #include <sys/epoll.h>
 
@@ -439,14 +438,8 @@ void Enforcer::note_in_force(const PolicyBuilder::Outcome& outcome) {
 /// Has the names of lines looked up, if they or the resolvers are others than before.
 void Enforcer::look_up(const PolicyBuilder::Outcome& outcome) {
     const auto& resolvers = outcome.resolvers;
-    std::set<std::string> names;
-    for (const auto& rule : outcome.rules) {
-        if (rule.destination.kind == policy::Destination::Kind::name) {
-            names.insert(rule.destination.text);
-        }
-    }
-    Looker::Plan plan{
-        {names.begin(), names.end()}, resolvers.all, resolvers.grace, resolvers.refresh};
+    Looker::Plan plan{Looker::names_of(outcome.rules), resolvers.all, resolvers.grace,
+                      resolvers.refresh};
     if (!outcome.again || plan != looker_.plan()) {
         looker_.follow(std::move(plan));
     }

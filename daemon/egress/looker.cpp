@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -23,6 +24,16 @@ std::string own_program() {
 }
 
 } // namespace
+
+std::vector<std::string> Looker::names_of(const std::vector<policy::EgressRule>& rules) {
+    std::set<std::string> out;
+    for (const auto& rule : rules) {
+        if (rule.destination.kind == policy::Destination::Kind::name) {
+            out.insert(rule.destination.text);
+        }
+    }
+    return {out.begin(), out.end()};
+}
 
 void Looker::follow(Plan plan) {
     plan_ = std::move(plan);

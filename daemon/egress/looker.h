@@ -39,6 +39,9 @@ class Looker {
     Looker(sd_event* event, Reaper& reaper, const Clock& clock)
         : event_(event), reaper_(reaper), clock_(clock) {}
 
+    /// The names of the lines, each once; neither patterns nor those of lists.
+    static std::vector<std::string> names_of(const std::vector<policy::EgressRule>& rules);
+
     /// Names and resolvers from now on; all of them are asked for at the next tick().
     void follow(Plan plan);
     const Plan& plan() const { return plan_; }
