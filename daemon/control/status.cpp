@@ -104,9 +104,9 @@ json log_json(const Parts& parts) {
 
 /// By enum egress_dns.
 constexpr const char* dns_outcomes[] = {
-    "asked",   "read",   "granted",  "negative",  "truncated", "private",
-    "unasked", "late",   "repeated", "forgotten", "questions", "unreadable",
-    "chain",   "stream", "full",     "busy",      "delayed",   "untold"};
+    "asked", "read",     "granted",   "negative",  "truncated",  "private", "unasked",
+    "late",  "repeated", "forgotten", "questions", "unreadable", "chain",   "stream",
+    "full",  "busy",     "delayed",   "untold",    "not_listed"};
 static_assert(std::size(dns_outcomes) == EGRESS_DNS_OUTCOMES);
 
 /// Destinations by name: whose answers count and what became of them. null: no line needs any.
