@@ -49,6 +49,8 @@ struct egress_room {
     __u32 ways[2]; /* of the address' sets: ways_of() */
     __u32 granted; /* bit i: for wishes[i] */
     __u32 untold;
+    __u32 asker;    /* egress_know_asker() */
+    __u32 unlisted; /* a question that is not listed was found */
     struct egress_told told;
     struct egress_dns_message message;
     struct egress_leg leg;

@@ -83,22 +83,30 @@ __noinline int egress_note_refused(__u32 number, __u32 asker) {
     return 0;
 }
 
-/* Whether the room's message may leave. */
-static __noinline int may_leave(__u32 number, __u32 asker) {
+/* EGRESS_PASS: the room's message may leave; else EGRESS_NOT_LISTED. While the daemon monitors it
+ * leaves, too, and only the room notes it. */
+__noinline int egress_may_leave(__u32 number) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
-    if (!room) {
-        return 0;
+    if (!room || !settings) {
+        return EGRESS_NOT_LISTED;
+    }
+    const __u32 asker = room->asker;
+    if (!asker) {
+        return EGRESS_PASS;
     }
     if (room->message.flags & (EGRESS_DNS_RESPONSE | EGRESS_DNS_OPCODE)) {
         room->message.labels = 0; /* no question at all */
     }
     if (room->message.labels && egress_is_listed(number, asker, 0) &&
         egress_is_listed(number, asker, 1)) {
-        return 1;
+        return EGRESS_PASS;
     }
     count_dns(EGRESS_DNS_NOT_LISTED);
     egress_note_refused(number, asker);
-    return 0;
+    room->unlisted = 1;
+    return settings->monitor ? EGRESS_PASS : EGRESS_NOT_LISTED;
 }
 
 /* question.h; 0: who sends may ask for anything; EGRESS_NO_PIECE: for nothing; else the piece with

@@ -332,23 +332,11 @@ __noinline int egress_clear_question(__u32 number) {
     return 0;
 }
 
-/* How messages are read. */
-struct egress_reading {
-    __u64 generation;
-    __u32 number;    /* of the room */
-    __u32 asker;     /* egress_know_asker() */
-    __u32 is_stream; /* TCP */
-    __u32 monitor;
-};
-
 /* Reads the messages of a packet. */
-static __noinline int read_messages(struct __sk_buff* skb, const struct egress_reading* reading) {
-    if (!reading) {
-        return EGRESS_REFUSE;
-    }
-    const __u32 number = reading->number;
-    int refused = 0;
-    if (reading->is_stream && !egress_open_segment(skb, number)) {
+static __noinline int read_messages(struct __sk_buff* skb, __u32 number, int is_stream,
+                                    __u64 generation) {
+    int left = EGRESS_PASS;
+    if (is_stream && !egress_open_segment(skb, number)) {
         return EGRESS_REFUSE;
     }
     for (int i = 0; i < EGRESS_MAX_MESSAGES; ++i) {
@@ -358,36 +346,31 @@ static __noinline int read_messages(struct __sk_buff* skb, const struct egress_r
             break;
         }
         if (found == EGRESS_MESSAGE) {
-            egress_read_message(skb, number, reading->generation);
+            egress_read_message(skb, number, generation);
         } else {
             count_dns(EGRESS_DNS_UNREADABLE);
         }
-        if (reading->asker && !may_leave(number, reading->asker)) {
-            refused = 1;
-            if (!reading->monitor) {
-                break;
-            }
+        left = egress_may_leave(number);
+        if (left == EGRESS_NOT_LISTED) {
+            break;
         }
     }
-    if (reading->is_stream && !egress_close_segment(skb, number, refused && !reading->monitor) &&
-        !refused) {
-        return EGRESS_REFUSE;
+    if (is_stream && !egress_close_segment(skb, number, left == EGRESS_NOT_LISTED)) {
+        return left == EGRESS_NOT_LISTED ? left : EGRESS_REFUSE;
     }
-    return refused ? EGRESS_NOT_LISTED : EGRESS_PASS;
+    return left;
 }
 
 /* Reads the questions (outward) or answers in a packet. EGRESS_REFUSE: it must not be seen yet, as
  * not all of it could be read; EGRESS_NOT_LISTED. */
 __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generation, __u32 asker) {
-    const __u32 zero = 0;
     struct egress_leg leg = {.outward = outward != 0};
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
     if (sk && outward && sk->state == EGRESS_SYN_SENT) {
         bpf_sk_storage_delete(&dialogs, sk); /* of the socket's connection before */
     }
-    if (!settings || !find_leg(skb, &leg)) {
+    if (!find_leg(skb, &leg)) {
         return EGRESS_PASS;
     }
     const __u32 number = enter_room();
@@ -396,12 +379,10 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
         return EGRESS_REFUSE;
     }
     room->leg = leg;
-    const struct egress_reading reading = {.generation = generation,
-                                           .number = number,
-                                           .asker = asker,
-                                           .is_stream = leg.protocol == IPPROTO_TCP,
-                                           .monitor = settings->monitor};
-    const int verdict = read_messages(skb, &reading);
+    room->asker = asker;
+    room->unlisted = 0;
+    int verdict = read_messages(skb, number, leg.protocol == IPPROTO_TCP, generation);
+    verdict = room->unlisted && verdict ? EGRESS_NOT_LISTED : verdict;
     __sync_lock_test_and_set(&room->taken, 0);
     if (verdict == EGRESS_REFUSE) {
         count_dns(EGRESS_DNS_DELAYED);
