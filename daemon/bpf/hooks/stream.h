@@ -371,7 +371,7 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
         bpf_sk_storage_delete(&dialogs, sk); /* of the socket's connection before */
     }
     if (!find_leg(skb, &leg)) {
-        return EGRESS_PASS;
+        return asker ? EGRESS_NOT_LISTED : EGRESS_PASS; /* egress_asks_resolver() */
     }
     const __u32 number = enter_room();
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
