@@ -32,7 +32,7 @@ std::string reason_text(const egress_event& event, const policy::EgressRule* rul
         return "a source route that cannot be judged";
     }
     if (event.rule == EGRESS_FORGED) {
-        return "a source that is another program's";
+        return "a source that is another user's";
     }
     if (event.rule == EGRESS_CLOSED) {
         return "no line allows a family whose packets cannot be judged";

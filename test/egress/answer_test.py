@@ -11,7 +11,7 @@ from packet_test import Agent, reload
 
 DENY = "* * * * * deny\n"
 IPV6_FREEBIND = 78
-FORGED = "a source that is another program's"
+FORGED = "a source that is another user's"
 CODE = """
 def bound(address, port, reuse=0):
     s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -283,17 +283,20 @@ def test_forged_service_monitored(world):
     server = Client("10.66.0.1", 7000)
     with guarded(world) as guard:
         guard.start("* * * * * allow\n", "-m")
-        agent = Agent(guard)
+        agent, forger = Agent(guard), Agent(guard, user=1000)
         agent(CODE)
-        agent("s = bound('::', 5300); f = bound('127.0.0.1', 7000)")
-        assert agent("f.sendmsg([b'forged'], told('10.66.0.1'), 0, ('10.66.0.1', 5300))") == 6
+        forger(CODE)
+        agent("s = bound('::', 5300)")
+        forger("f = bound('127.0.0.1', 7000)")
+        assert forger("f.sendmsg([b'forged'], told('10.66.0.1'), 0, ('10.66.0.1', 5300))") == 6
         assert agent("asked(s)[:2]") == ["::ffff:" + server.name[0], 7000]
         assert guard.event(action="MONITOR", reason=FORGED, addr="10.66.0.1", port=5300)
 
 
 def test_a_source_of_its_own(world):
     """Programs that name the source of what they send, as name servers do, go on: on a socket for all
-    addresses, beside another one on the same address, and with a source that nobody else has."""
+    addresses, beside another one on the same address, and with a source that nobody else has, or only the
+    same user."""
     with guarded(world) as guard:
         guard.start("* * * * * allow\n")
         agent = Agent(guard)
@@ -301,6 +304,7 @@ def test_a_source_of_its_own(world):
         agent("t4, t6 = bound('10.66.0.1', 5300), bound('fd66::1', 5300)")
         for sockets in ("a = b = bound('::', 7001)", "a, b = bound('::', 7002, 1), bound('::', 7002, 1)",
                         "a, b = bound('127.0.0.1', 7003), bound('::1', 7003)",
+                        "a, b, c, d = [bound(each, 7006) for each in ('127.0.0.1', '::1', '10.66.0.1', 'fd66::1')]",
                         "a, b = bound('10.66.0.1', 7004, 1), bound('fd66::1', 7004, 1); "
                         "c, d = bound('10.66.0.1', 7004, 1), bound('fd66::1', 7004, 1)"):
             agent(sockets)

@@ -1,4 +1,4 @@
-/* Datagrams in the name of another program's socket on this host.
+/* Datagrams in the name of another user's socket on this host.
  *
  * A program may give what it sends any source address of this host (IP_PKTINFO, IPV6_PKTINFO). With
  * the port of a service, on another address, it could speak as that service; the receiver then
@@ -26,7 +26,9 @@ EGRESS_INLINE int has_another_source(struct __sk_buff* skb, struct bpf_sock* sk,
             source[3] != bound[3]);
 }
 
-/* Whether another socket would receive what is sent back to the datagram's source. */
+/* Whether another user's socket would receive what is sent back to the datagram's source. Sockets
+ * of one user may speak for each other: after address translation, what a name server with a socket
+ * for each address sends looks the same. */
 static __noinline int is_forged(struct __sk_buff* skb) {
     struct bpf_sock_tuple back = {};
     __u32 source[4] = {};
@@ -55,8 +57,9 @@ static __noinline int is_forged(struct __sk_buff* skb) {
     if (!other) {
         return 0;
     }
+    const __u32 uid = BPF_CORE_READ(address_of(other), sk_uid.val);
     bpf_sk_release(other);
-    return 1;
+    return uid != BPF_CORE_READ(address_of(sk), sk_uid.val);
 }
 
 #endif

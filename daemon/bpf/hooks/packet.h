@@ -12,7 +12,7 @@
  *   UDP to a peer that      never, as answers of a server (answer.h)
  *   spoke first
  *
- * A datagram in the name of another program's socket is refused (forged.h).
+ * A datagram in the name of another user's socket is refused (forged.h).
  *
  * The header of a connected socket's packet does not count: after address translation it has
  * another address than the program connected to. But a packet of any socket that carries a route
