@@ -82,10 +82,11 @@ def kept(guard, wget):
     with open(resolv, "w") as file:
         file.write(f"nameserver {RESOLVER}\nsearch example.org\n")
     harness.libc.mount(resolv.encode(), os.path.realpath("/etc/resolv.conf").encode(), None, 4096, None)
-    Resolver(RESOLVER).says("files.example.org", SECRET)
+    resolver = Resolver(RESOLVER)  # ends with this object
+    resolver.says("files.example.org", SECRET)
     run = f"{harness.artefact('ctl/egressctl')} run --allow files.example.org:http --"
     fetch(guard, f"{run} {wget} -q -O - http://files.example.org/", refused=False)
-    note("another name is listed, and the same server has it no more")
+    note("with another name listed, the same server is out of reach")
     fetch(guard, f"{harness.artefact('ctl/egressctl')} run --allow other.example.org:http -- "
           f"{wget} -T 5 -t 1 -nv -O - http://files.example.org/", refused=True)
 
