@@ -6,6 +6,7 @@
 #ifndef EGRESS_BPF_FAMILY_H
 #define EGRESS_BPF_FAMILY_H
 
+#include "decide.h"
 #include "flow.h"
 #include "judge.h"
 #include "writer.h"

@@ -5,6 +5,7 @@
 #define EGRESS_BPF_FLOW_H
 
 #include "answer.h"
+#include "decide.h"
 #include "judge.h"
 #include "multipath.h"
 

@@ -21,6 +21,7 @@
 #ifndef EGRESS_BPF_PACKET_H
 #define EGRESS_BPF_PACKET_H
 
+#include "decide.h"
 #include "flow.h"
 #include "forged.h"
 #include "header.h"

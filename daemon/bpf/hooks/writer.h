@@ -12,6 +12,7 @@
 #ifndef EGRESS_BPF_WRITER_H
 #define EGRESS_BPF_WRITER_H
 
+#include "decide.h"
 #include "flow.h"
 #include "judge.h"
 #include "socket.h"

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstring>
 #include <ctime>
-#include <fstream>
 #include <numeric>
 #include <sstream>
 #include <utility>
@@ -22,6 +21,7 @@
 #include "daemon/base/log.h"
 #include "daemon/bpf/load/install.h"
 #include "daemon/bpf/load/jobs.h"
+#include "daemon/bpf/load/limits.h"
 #include "daemon/bpf/load/map.h"
 #include "daemon/bpf/load/percpu.h"
 #include "daemon/bpf/load/ring.h"
@@ -85,40 +85,6 @@ std::string pin_of(const std::string& pins, std::string_view name) {
 
 std::string pin_of_link(const std::string& pins, std::string_view program) {
     return fmt::format("{}/link_{}", pins, program);
-}
-
-/// The kernel's coarse clocks advance once per tick. 0: unknown, and no verdict is reused.
-std::uint64_t ticks_of_a_second() {
-    timespec tick{};
-    if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) != 0 || tick.tv_sec != 0 || tick.tv_nsec <= 0) {
-        return 0;
-    }
-    return second / static_cast<std::uint64_t>(tick.tv_nsec);
-}
-
-/// The system's limit of processes: with as many entries, each process has one.
-std::uint32_t processes_possible() {
-    constexpr std::uint32_t least = 65536;
-    constexpr std::uint32_t most = 1 << 22; // the maximum of pid_max
-    std::uint64_t possible = most;
-    for (const char* const limit : {"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"}) {
-        std::uint64_t value = 0;
-        if (std::ifstream(limit) >> value) {
-            possible = std::min(possible, value);
-        }
-    }
-    return std::max(least, static_cast<std::uint32_t>(possible));
-}
-
-/// Entries of the map pinned there; nullopt: there is no pin. It cannot be adopted with another
-/// size.
-std::optional<std::uint32_t> pinned_entries(const std::string& pin) {
-    const Fd map(bpf_obj_get(pin.c_str()));
-    bpf_map_info info{};
-    std::uint32_t size = sizeof info;
-    return map && bpf_obj_get_info_by_fd(map.get(), &info, &size) == 0
-               ? std::optional(info.max_entries)
-               : std::nullopt;
 }
 
 /// Tells the hooks what names add to a check if no line has any.
