@@ -441,8 +441,9 @@ void Enforcer::take_told() {
 std::string Enforcer::domain_of(const egress_event& event, const policy::EgressRule* rule) {
     using Kind = policy::Destination::Kind;
     const auto kind = rule != nullptr ? rule->destination.kind : Kind::any;
-    const bool by_name = rule != nullptr && (is_name(rule->destination) || kind == Kind::list ||
-                                             rule->options.resolved);
+    const bool by_name = event.rule == EGRESS_UNLISTED ||
+                         (rule != nullptr && (is_name(rule->destination) || kind == Kind::list ||
+                                              rule->options.resolved));
     if (!by_name || event.named == 0) {
         return "";
     }

@@ -13,7 +13,6 @@
 
 /* egress_read_dns(): the packet asks for a name that is not listed. */
 #define EGRESS_NOT_LISTED 2
-#define EGRESS_REFUSAL_LASTS 60000000000ULL /* how long the daemon keeps the name for its event */
 
 struct egress_listing {
     const struct egress_view* view;
@@ -60,7 +59,8 @@ __noinline int egress_is_listed(__u32 number, __u32 asker, int of_job) {
     return listing.found != 0;
 }
 
-/* Tells the daemon the name that is refused, as if it had led to the resolver. */
+/* Tells the daemon the name that is refused, for the event, as if it had led to the resolver and
+ * ended at once. */
 __noinline int egress_note_refused(__u32 number, __u32 asker) {
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
     struct egress_scratch* const piece = bpf_map_lookup_elem(&scratch, &asker);
@@ -74,8 +74,7 @@ __noinline int egress_note_refused(__u32 number, __u32 asker) {
         piece->asker.key = key;
         begin_told(&room->told, room->wishes, 1, &room->message.bytes[EGRESS_DNS_HEADER]);
         room->told.keys[0] = key;
-        egress_note_told(&room->told, address[0], address[1],
-                         bpf_ktime_get_boot_ns() + EGRESS_REFUSAL_LASTS, 1);
+        egress_note_told(&room->told, address[0], address[1], bpf_ktime_get_boot_ns(), 1);
         if (egress_send_told(&room->told)) {
             count_dns(EGRESS_DNS_UNTOLD);
         }
