@@ -23,19 +23,8 @@
 #define EGRESS_COMMAND_SIZE 16
 #define EGRESS_MAX_WINDOWS 16 /* of one rule, in a week */
 #define EGRESS_SLOTS 2        /* policies loaded at once: the one in force and the next */
-#define EGRESS_MAX_JOBS 32    /* commands that egressctl run has started and that still run */
 
-#define EGRESS_MAX_JOB_NAMES 8192 /* 32 times 128 lines, and those of the daemon before */
-
-/* A job's policy has a generation that tells it from the host's: the job's id. The lowest bits of
- * an id are the number of the slot, from EGRESS_MAX_JOBS on. */
-#define EGRESS_ALL_SLOTS (2 * EGRESS_MAX_JOBS)
-#define EGRESS_OF_JOB (1ULL << 63)
-#define EGRESS_JOB_GENERATION(id) (EGRESS_OF_JOB | (id))
-/* Without a branch, which egress_decide() has no stack for. */
-#define EGRESS_SLOT_OF(generation)                                                                 \
-    ((__u32)((generation) &                                                                        \
-             ((EGRESS_SLOTS - 1) | (-((generation) >> 63) & (EGRESS_ALL_SLOTS - 1)))))
+#include "daemon/bpf/job_abi.h"
 
 /* A set of rules, one bit each, the first rule at bit 0 of words[0]. */
 struct egress_vector {
@@ -367,37 +356,6 @@ struct egress_told {
     __u64 keys[EGRESS_TOLD_KEYS];
     __u8 name[EGRESS_TOLD_NAME]; /* labels as they were asked for; what follows has no meaning */
     struct egress_told_address addresses[EGRESS_TOLD_ADDRESSES]; /* only those used are sent */
-};
-
-enum egress_job_flag {
-    EGRESS_JOB_ALONE = 1,  /* its rules decide alone, what they allow is allowed */
-    EGRESS_JOB_LEARNS = 2, /* its rules refuse nothing, they only report */
-};
-
-/* What became of the process that asked for a job. */
-enum egress_joined {
-    EGRESS_JOIN_ASKED = 0,
-    EGRESS_JOIN_DONE = 1,
-    EGRESS_JOIN_UNKNOWN = 2, /* the hooks do not know the process */
-    EGRESS_JOIN_ANOTHER = 3, /* another process has its number by now */
-    EGRESS_JOIN_NESTED = 4,  /* it is in a job already */
-};
-
-/* A command that egressctl run has started, with all that it starts: each process has the job's id
- * in its entry. By the lowest bits of the id. */
-struct egress_job {
-    __u32 id;        /* 0: free */
-    __u32 last;      /* the id before: a process never finds another job under its own id */
-    __u32 flags;     /* egress_job_flag */
-    __u32 uid;       /* who asked */
-    __u64 processes; /* that live; 0: the job is over, and its id means nothing any more */
-    __u64 refused;   /* checks */
-    /* The start of the process that may join, boot clock, from and to; `joined` tells whether it
-     * has. */
-    __u64 earliest;
-    __u64 latest;
-    __u32 joined; /* egress_joined */
-    __u32 has_names;
 };
 
 /* What files.h reports of a descriptor of the daemon. */

@@ -68,7 +68,8 @@ def test_only_for_names_of_lines(world):
             assert found == [True, True, False, False, False, False, False, True], (way, found)
         assert tells(guard, "[os.setuid(65534), sent(made('x.mine.example')), sent(made('x.listed.example', 16))]") \
             == [None, True, True]
-        event = guard.event(domain="x.other.example")
+        assert tells(guard, "sent(made('x.third.example'))") is False
+        event = guard.event(domain="x.third.example")
         assert event["action"] == "BLOCKED" and event["addr"] == RESOLVER and event["port"] == 53, event
         assert "names" in event["reason"], event
 
@@ -129,7 +130,7 @@ def test_monitor_and_reload(world):
         assert tells(guard, "sent(made('x.other.example'))") is False
         with open(guard.daemon.conf, "w") as conf:
             conf.write(RULES.replace("queries listed", "queries any"))
-        guard.world.ctl("reload")
+        guard.world.ctl("reload", "--force", check=True)
         wait_for(lambda: tells(guard, "sent(made('x.other.example'))"), 10, "any question to be let through")
 
 

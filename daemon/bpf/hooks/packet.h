@@ -245,6 +245,7 @@ __noinline int egress_judge_other(struct __sk_buff* skb, __u32 number) {
     found.owner = *who;
     found.owner.passed = egress_ticket(who->started, who->exec_id, found.generation);
     found.known = who->passed == found.owner.passed;
+    found.again = who->passed == EGRESS_REFUSED;
     if (!process_of(&found.owner) && (found.known || who->passed == EGRESS_REFUSED)) {
         return found.known ? EGRESS_PASS : EGRESS_REFUSE;
     }

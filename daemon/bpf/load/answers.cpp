@@ -6,8 +6,11 @@
 #include <utility>
 
 #include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+
+#include "daemon/bpf/tables/native.h"
 
 namespace egress::bpf {
 
@@ -41,6 +44,18 @@ std::vector<egress_resolver> present(int map) {
 }
 
 } // namespace
+
+Result<> fill_namings(int map) {
+    static_assert(sizeof(egress_naming) % 8 == 0); // or the kernel would pad each CPU's value
+    const int cpus = libbpf_num_possible_cpus();
+    const std::vector<egress_naming> values(static_cast<std::size_t>(std::max(cpus, 0)),
+                                            no_names());
+    const std::uint32_t first = 0;
+    if (values.empty() || bpf_map_update_elem(map, &first, values.data(), BPF_ANY) < 0) {
+        return fail_errno("cannot fill the kernel's table of names");
+    }
+    return {};
+}
 
 Result<> set_resolvers(int map, const std::vector<Endpoint>& wanted) {
     std::vector<egress_resolver> keys;

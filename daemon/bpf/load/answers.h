@@ -9,6 +9,9 @@
 
 namespace egress::bpf {
 
+/// Tells the hooks, by the map `namings`, what names add to a check if no line has any.
+Result<> fill_namings(int map);
+
 /// Makes the map `resolvers` hold these and no others. The new ones come first, so that one that
 /// stays counts all the time.
 Result<> set_resolvers(int map, const std::vector<Endpoint>& wanted);

@@ -28,7 +28,6 @@
 #include "daemon/bpf/load/tiers.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/bpf/tables/host.h"
-#include "daemon/bpf/tables/native.h"
 #include "lib/fd.h"
 
 #include "egress.skel.h"
@@ -87,31 +86,17 @@ std::string pin_of_link(const std::string& pins, std::string_view program) {
     return fmt::format("{}/link_{}", pins, program);
 }
 
-/// Tells the hooks what names add to a check if no line has any.
-Result<> fill_namings(int map) {
-    static_assert(sizeof(egress_naming) % 8 == 0); // or the kernel would pad each CPU's value
-    const int cpus = libbpf_num_possible_cpus();
-    const std::vector<egress_naming> values(static_cast<std::size_t>(std::max(cpus, 0)),
-                                            no_names());
-    const std::uint32_t first = 0;
-    if (values.empty() || bpf_map_update_elem(map, &first, values.data(), BPF_ANY) < 0) {
-        return fail_errno("cannot fill the kernel's table of names");
-    }
-    return {};
-}
-
 } // namespace
 
 struct Loader::Kernel {
     std::vector<std::pair<std::string, Fd>> maps;
     std::unique_ptr<Ring> ring;
     std::unique_ptr<Ring> told;
-    Fd mark;   ///< program that marks the process of a self-test
-    Fd join;   ///< program that puts a process into its job
-    Fd whose;  ///< program that tells a process' job
-    Fd unfold; ///< programs that turn repeats into events
-    Fd unfold_all;
-    Fd files; ///< program that identifies files
+    Fd mark;               ///< program that marks the process of a self-test
+    Fd join;               ///< program that puts a process into its job
+    Fd whose;              ///< program that tells a process' job
+    Fd unfold, unfold_all; ///< programs that turn repeats into events
+    Fd files;              ///< program that identifies files
     Readers readers;
     /// No verdict uses the previous policy any more, and its memory is free.
     bool left = false;
