@@ -22,7 +22,8 @@
 #define EGRESS_PATH_SIZE 252
 #define EGRESS_COMMAND_SIZE 16
 #define EGRESS_MAX_WINDOWS 16 /* of one rule, in a week */
-#define EGRESS_SLOTS 2        /* policies loaded at once: the one in force and the next */
+#define EGRESS_SECOND 1000000000ULL
+#define EGRESS_SLOTS 2 /* policies loaded at once: the one in force and the next */
 
 #include "daemon/bpf/job_abi.h"
 

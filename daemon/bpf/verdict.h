@@ -28,7 +28,6 @@
 #define EGRESS_CREATES 1
 #define EGRESS_CREATES_CLOSED 2 /* nothing will check its packets */
 
-#define EGRESS_SECOND 1000000000ULL
 #define EGRESS_WEEK 604800ULL
 /* Steps for every word, for every rule that is not in force now, and one for the end: the search
  * ends however many rules have expired. */

@@ -15,8 +15,8 @@ namespace {
 
 using policy::EgressRule;
 
-constexpr const char* header = "[egress]\n";
-constexpr const char* name = "rules of the run";
+constexpr const char* rules_header = "[egress]\n";
+constexpr const char* rules_name = "rules of the run";
 
 /// What a line of a job cannot have; "": it is well.
 std::string objection(const EgressRule& rule, bool is_root) {
@@ -90,7 +90,7 @@ void add_questions(std::vector<EgressRule>& to, const std::vector<Endpoint>& res
 
 Result<policy::Policy> policy_of(const JobRequest& request,
                                  const std::vector<Endpoint>& resolvers) {
-    auto parsed = policy::parse_text(header + request.rules, name);
+    auto parsed = policy::parse_text(rules_header + request.rules, rules_name);
     for (auto& each : parsed.diagnostics) {
         each.place.line -= 1; // the header
     }

@@ -17,7 +17,6 @@ namespace egress::bpf {
 namespace {
 
 constexpr std::size_t mapped_size = EGRESS_MAX_JOBS * sizeof(egress_job);
-constexpr std::uint64_t second = 1'000'000'000;
 
 std::uint32_t slot_number(std::uint32_t number) {
     return EGRESS_MAX_JOBS + number;
@@ -131,7 +130,7 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::reserve(const Asker& asker) {
     constexpr std::uint32_t most = 0x7fffffffU / EGRESS_ALL_SLOTS;
     const auto id =
         (job.last / EGRESS_ALL_SLOTS % most + 1) * EGRESS_ALL_SLOTS + slot_number(*free);
-    const std::uint64_t tick = second / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
+    const std::uint64_t tick = EGRESS_SECOND / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
     job.last = id;
     job.flags = asker.flags;
     job.uid = asker.uid;

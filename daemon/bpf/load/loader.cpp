@@ -76,8 +76,6 @@ int print(libbpf_print_level level, const char* format, va_list arguments) {
     return 0;
 }
 
-constexpr std::uint64_t second = 1'000'000'000;
-
 std::string pin_of(const std::string& pins, std::string_view name) {
     return fmt::format("{}/{}", pins, name);
 }
@@ -403,7 +401,8 @@ Result<> Loader::tidy() {
 }
 
 Result<> Loader::set_answers(const std::vector<Endpoint>& resolvers, Seconds grace) {
-    std::atomic_ref(kernel_->config->dns_grace).store(static_cast<std::uint64_t>(grace) * second);
+    std::atomic_ref(kernel_->config->dns_grace)
+        .store(static_cast<std::uint64_t>(grace) * EGRESS_SECOND);
     return set_resolvers(kernel_->map("resolvers"), resolvers);
 }
 
@@ -465,8 +464,8 @@ bool Loader::canary_lives() const {
     const auto& config = *kernel_->config;
     timespec now{};
     clock_gettime(CLOCK_BOOTTIME, &now);
-    const auto at =
-        static_cast<std::uint64_t>(now.tv_sec) * second + static_cast<std::uint64_t>(now.tv_nsec);
+    const auto at = static_cast<std::uint64_t>(now.tv_sec) * EGRESS_SECOND +
+                    static_cast<std::uint64_t>(now.tv_nsec);
     const auto known =
         config.canary != 0 && at < config.canary_until ? process(config.canary) : std::nullopt;
     return known && known->started == config.canary_started;
@@ -482,7 +481,7 @@ Reply Loader::mark_canary(std::uint32_t pid, std::uint64_t start, bool only_note
         return {Answered::failed, walked.error().text};
     }
     const auto ticks = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
-    if (config.canary == 0 || config.canary_started / (second / ticks) != start) {
+    if (config.canary == 0 || config.canary_started / (EGRESS_SECOND / ticks) != start) {
         config.canary = 0;
         return {Answered::no_process, "the process is not there"};
     }

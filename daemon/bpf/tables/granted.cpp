@@ -28,7 +28,7 @@ void each_pattern(const policy::Policy& policy, What&& what) {
     }
 }
 
-std::string text_of(const NamePatterns::Pattern& pattern) {
+std::string text_of_pattern(const NamePatterns::Pattern& pattern) {
     std::string out = pattern.kind == NameKind::exact ? ""
                       : pattern.kind == NameKind::one ? "*."
                                                       : "**.";
@@ -80,7 +80,7 @@ std::vector<Granted> granted_to(const policy::Policy& policy,
     }
     each_pattern(policy, [&](const NamePatterns::Pattern& pattern) {
         if (const auto found = until.extract(key_of(pattern, names_key))) {
-            out.push_back({address, text_of(pattern), found.mapped(), found.key()});
+            out.push_back({address, text_of_pattern(pattern), found.mapped(), found.key()});
         }
     });
     return out;
@@ -94,7 +94,7 @@ std::vector<Granted> granted_by(const policy::Policy& policy,
     std::map<std::uint64_t, std::string> keys; // of the patterns that have the name
     each_pattern(policy, [&](const NamePatterns::Pattern& pattern) {
         if (has(pattern, name)) {
-            keys.emplace(key_of(pattern, names_key), text_of(pattern));
+            keys.emplace(key_of(pattern, names_key), text_of_pattern(pattern));
         }
     });
     for (std::size_t i = 0; grants != nullptr && !keys.empty() && i < EGRESS_GRANTS_SETS; ++i) {
