@@ -402,8 +402,8 @@ void Enforcer::note_in_force(const PolicyBuilder::Outcome& outcome) {
 /// Has the names of lines looked up, if they or the resolvers are others than before.
 void Enforcer::look_up(const PolicyBuilder::Outcome& outcome) {
     const auto& resolvers = outcome.resolvers;
-    Looker::Plan plan{Looker::names_of(outcome.rules), resolvers.all, resolvers.grace,
-                      resolvers.refresh};
+    Looker::Plan plan{Looker::names_of(outcome.rules, resolvers.listed), resolvers.all,
+                      resolvers.grace, resolvers.refresh};
     if (!outcome.again || plan != looker_.plan()) {
         looker_.follow(std::move(plan));
     }

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <map>
 #include <span>
+#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -14,7 +15,6 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -53,10 +53,8 @@ void append_two(Bytes& out, std::uint16_t value) {
 /// A question of RFC 1035 with the size that an answer over UDP may have (RFC 6891).
 Bytes message_of(const std::string& name, std::uint16_t type) {
     constexpr std::uint16_t answer_size = 1232;
-    std::uint16_t id = 0;
-    (void)getrandom(&id, sizeof id, 0);
     Bytes out;
-    append_two(out, id);
+    append_two(out, static_cast<std::uint16_t>(std::random_device()())); // the id
     for (const std::uint16_t word : {0x0100, 1, 0, 0, 1}) { // recursion, one question, one OPT
         append_two(out, word);
     }

@@ -25,10 +25,25 @@ std::string own_program() {
 
 } // namespace
 
-std::vector<std::string> Looker::names_of(const std::vector<policy::EgressRule>& rules) {
+namespace {
+
+/// Whether the line may let any program reach what it names.
+bool lets_anyone(const policy::EgressRule& rule) {
+    const auto& options = rule.options;
+    return rule.verdict.kind == policy::Verdict::Kind::allow &&
+           rule.program.kind == policy::Program::Kind::any && !rule.owner.uid && !rule.owner.gid &&
+           options.parent.empty() && options.under.empty() && options.cgroup.empty() &&
+           options.unit.empty() && !options.container;
+}
+
+} // namespace
+
+std::vector<std::string> Looker::names_of(const std::vector<policy::EgressRule>& rules,
+                                          bool listed) {
     std::set<std::string> out;
     for (const auto& rule : rules) {
-        if (rule.destination.kind == policy::Destination::Kind::name) {
+        if (rule.destination.kind == policy::Destination::Kind::name &&
+            (!listed || lets_anyone(rule))) {
             out.insert(rule.destination.text);
         }
     }

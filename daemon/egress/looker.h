@@ -39,8 +39,10 @@ class Looker {
     Looker(sd_event* event, Reaper& reaper, const Clock& clock)
         : event_(event), reaper_(reaper), clock_(clock) {}
 
-    /// The names of the lines, each once; neither patterns nor those of lists.
-    static std::vector<std::string> names_of(const std::vector<policy::EgressRule>& rules);
+    /// The names of the lines, each once; neither patterns nor those of lists. `listed`: only
+    /// those for which "queries listed" lets any program ask.
+    static std::vector<std::string> names_of(const std::vector<policy::EgressRule>& rules,
+                                             bool listed);
 
     /// Names and resolvers from now on; all of them are asked for at the next tick().
     void follow(Plan plan);

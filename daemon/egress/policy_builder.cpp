@@ -381,10 +381,10 @@ PolicyBuilder::Outcome PolicyBuilder::build(bool again) {
         in_force_ = current_;
         in_force_inventory_ = inventory_;
         generation_ = out.generation;
-        out.resolvers = {resolvers_for(in_force_, in_force_inventory_),
-                         !in_force_.dns.resolvers.empty(),
-                         in_force_.dns.grace.value_or(policy::Dns::usual_grace),
-                         in_force_.dns.refresh.value_or(false)};
+        out.resolvers = {
+            resolvers_for(in_force_, in_force_inventory_), !in_force_.dns.resolvers.empty(),
+            in_force_.dns.grace.value_or(policy::Dns::usual_grace),
+            in_force_.dns.refresh.value_or(false), in_force_.dns.queries_listed.value_or(false)};
         tidy(out);
     } else if (generation_ != 0) {
         (void)approve(in_force_, in_force_inventory_); // as it was

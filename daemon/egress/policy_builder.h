@@ -34,6 +34,7 @@ class PolicyBuilder {
         bool given = false; ///< by [dns]; else they are the system's
         Seconds grace = 0;
         bool refresh = false;
+        bool listed = false; ///< "queries listed"
     };
     /// What became of the policy with that number.
     struct Outcome {
