@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <iostream>
 #include <map>
-#include <span>
 #include <random>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
