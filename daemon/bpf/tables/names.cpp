@@ -37,7 +37,7 @@ static_assert(sizeof(Entry) == 16);
 /// All patterns of all rules.
 class Entries {
   public:
-    Entries(const policy::Policy& policy, const World& world) : policy_(policy), world_(world) {
+    Entries(const policy::Policy& policy, const World& world) : world_(world) {
         std::map<std::string, egress_vector> lists; // a list is hashed once
         for (std::size_t i = 0; i < policy.egress.size(); ++i) {
             const Destination& destination = policy.egress[i].destination;
@@ -77,7 +77,6 @@ class Entries {
         list.names.each([&](const NamePatterns::Pattern& pattern) { add(pattern, id); });
     }
 
-    const policy::Policy& policy_;
     const World& world_;
     std::vector<Entry> entries_;
     std::vector<egress_vector> sets_;
