@@ -160,10 +160,9 @@ def test_check(world):
 # What is parsed and cannot be enforced; what every line of [egress] is warned of.
 NOT_YET = ("* * * * * redirect=127.0.0.1:3129", "* * * * * ask", "* * * * * deny token=6",
            "* * * * * deny trap", "* * * * * deny nfail=3,disable=10m",
-           "* * * * * deny nfail=3,disable=10m,level=all", "* * * * * deny kill,until=2126-01-01",
-           "a.example * * * * deny", "@named * * * * deny")
+           "* * * * * deny nfail=3,disable=10m,level=all", "* * * * * deny kill,until=2126-01-01")
 WARNED = ("* * * * curl deny", "* * * * /nowhere/to/be/found deny", "* * * * * deny\n* * * * * allow",
-          "* * udp * * deny quiet\n@twice * * * * deny")
+          "* * udp * * deny quiet\n@twice * * * * deny", "a.example * * * * deny", "@named * * * * deny")
 
 
 def said(text, path):

@@ -194,7 +194,8 @@ def test_units_are_valid(world):
                                                 "egressd-control.socket")), check=False)
     noise = [line for line in done.stderr.splitlines() if "egress" in line.lower()]
     assert done.returncode == 0 and not noise, done
-    done = run("systemd-analyze", "security", "--offline=true", "--threshold=20",
+    # The child that looks names up needs internet sockets: 2.1 instead of 1.7.
+    done = run("systemd-analyze", "security", "--offline=true", "--threshold=21",
                f"{units}/egressd.service", check=False)
     assert done.returncode == 0, done.stdout[-600:]
 

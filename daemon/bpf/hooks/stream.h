@@ -113,58 +113,43 @@ static __noinline __u32 take_heap(struct __sk_buff* skb, __u32 outward) {
     return EGRESS_NO_HEAP;
 }
 
-/* The heap, locked, if it is still the socket's. */
-static __noinline struct egress_heap* lock_heap(struct __sk_buff* skb, __u32 outward,
-                                                __u32 number) {
-    struct egress_heap* const heap = bpf_map_lookup_elem(&heaps, &number);
-    if (!heap || __sync_lock_test_and_set(&heap->busy, 1)) {
-        return 0;
-    }
-    if (heap->owner == heap_owner(skb, outward)) {
-        return heap;
-    }
-    __sync_lock_test_and_set(&heap->busy, 0);
-    return 0;
-}
+/* What became of a chunk. */
+#define EGRESS_CHUNK_LOST 0  /* the heap is another socket's now */
+#define EGRESS_CHUNK_ADDED 1 /* to the heap; with the last one the room has the message */
+#define EGRESS_CHUNK_LATER 2 /* another CPU looks whether the heap is free */
+#define EGRESS_CHUNK_WRONG 3 /* the message cannot be read */
 
-EGRESS_INLINE void unlock_heap(struct egress_heap* heap) {
-    __sync_lock_test_and_set(&heap->busy, 0);
-}
-
-/* Adds bytes of the packet to the heap; 0: it is another socket's now. */
+/* Adds bytes of the packet to the heap. The last ones end it: its bytes are the room's message. */
 static __noinline int add_chunk(struct __sk_buff* skb, struct egress_room* room,
                                 const struct egress_side* side, __u32 size) {
     if (!room || !side) {
-        return 0;
+        return EGRESS_CHUNK_LOST;
     }
-    struct egress_heap* const heap = lock_heap(skb, room->leg.outward, side->heap);
+    const __u32 number = side->heap;
+    struct egress_heap* const heap = bpf_map_lookup_elem(&heaps, &number);
     if (!heap) {
-        return 0;
+        return EGRESS_CHUNK_LOST;
     }
-    const __u32 to = egress_masked(side->filled, EGRESS_DNS_BYTES - 1);
-    const __u32 bounded = egress_masked(size - 1, EGRESS_CHUNK - 1) + 1;
-    const long failed = bpf_skb_load_bytes(skb, room->leg.at, heap->bytes + to, bounded);
-    heap->touched = bpf_ktime_get_boot_ns();
-    unlock_heap(heap);
-    return !failed;
-}
-
-/* Makes the heap's bytes the room's message and frees the heap. */
-static __noinline int empty_heap(struct __sk_buff* skb, struct egress_room* room,
-                                 const struct egress_side* side) {
-    if (!room || !side) {
-        return 0;
+    if (__sync_lock_test_and_set(&heap->busy, 1)) {
+        return EGRESS_CHUNK_LATER;
     }
-    struct egress_heap* const heap = lock_heap(skb, room->leg.outward, side->heap);
-    if (!heap) {
-        return 0;
+    int done = EGRESS_CHUNK_LOST;
+    if (heap->owner == heap_owner(skb, room->leg.outward)) {
+        const __u32 to = egress_masked(side->filled, EGRESS_DNS_BYTES - 1);
+        const __u32 bounded = egress_masked(size - 1, EGRESS_CHUNK - 1) + 1;
+        long failed = bpf_skb_load_bytes(skb, room->leg.at, heap->bytes + to, bounded);
+        heap->touched = bpf_ktime_get_boot_ns();
+        if (side->filled + size >= side->size) {
+            const __u32 whole = egress_masked(side->size - 1, EGRESS_DNS_BYTES - 1) + 1;
+            failed |= bpf_probe_read_kernel(room->message.bytes, whole, heap->bytes);
+            failed |= whole < EGRESS_DNS_HEADER || whole >= EGRESS_DNS_BYTES;
+            room->message.length = whole;
+            heap->owner = 0;
+        }
+        done = failed ? EGRESS_CHUNK_WRONG : EGRESS_CHUNK_ADDED;
     }
-    const __u32 bounded = egress_masked(side->size - 1, EGRESS_DNS_BYTES - 1) + 1;
-    const long failed = bpf_probe_read_kernel(room->message.bytes, bounded, heap->bytes);
-    room->message.length = bounded;
-    heap->owner = 0;
-    unlock_heap(heap);
-    return !failed && bounded >= EGRESS_DNS_HEADER && bounded < EGRESS_DNS_BYTES;
+    __sync_lock_test_and_set(&heap->busy, 0);
+    return done;
 }
 
 /* Reads the size in front of a message, a byte at a time; 0: it is not whole yet. */
@@ -191,28 +176,32 @@ static __noinline int read_size(struct __sk_buff* skb, struct egress_leg* leg,
     return 1;
 }
 
-/* Adds what the packet has of the message that has begun; not 0: it cannot be kept now. */
+/* Adds what the packet has of the message that has begun. */
 static __noinline int collect(struct __sk_buff* skb, struct egress_room* room,
                               struct egress_side* side) {
     if (!room || !side) {
-        return 1;
+        return EGRESS_CHUNK_LATER;
     }
     if (side->heap == EGRESS_NO_HEAP) {
         side->heap = take_heap(skb, room->leg.outward);
         if (side->heap == EGRESS_NO_HEAP) {
-            return 1;
+            return EGRESS_CHUNK_LATER;
         }
     }
     const __u32 left = room->leg.end - room->leg.at;
     __u32 take = side->size - side->filled;
     take = take < left ? take : left;
     take = take < EGRESS_CHUNK ? take : EGRESS_CHUNK;
-    if (!add_chunk(skb, room, side, take)) {
+    const int done = add_chunk(skb, room, side, take);
+    if (done == EGRESS_CHUNK_LATER) {
+        return done;
+    }
+    if (done == EGRESS_CHUNK_LOST) {
         side->heap = EGRESS_HEAP_LOST;
     }
     room->leg.at += take;
     side->filled += take;
-    return 0;
+    return done;
 }
 
 /* Takes a step towards the next message; not 0: it is there, or no more can be read now. */
@@ -231,19 +220,17 @@ static long step_to_message(__u32 step, struct egress_progress* progress) {
                                                                               : EGRESS_NO_MESSAGE;
         return 1;
     }
-    if (collect(progress->skb, room, side)) {
+    const int done = collect(progress->skb, room, side);
+    if (done == EGRESS_CHUNK_LATER) {
         return 1;
     }
     if (side->filled < size) {
         return 0;
     }
-    if (side->heap == EGRESS_HEAP_LOST) {
+    if (done == EGRESS_CHUNK_LOST) {
         count_dns(EGRESS_DNS_STREAM);
-        progress->found = EGRESS_NO_MESSAGE;
-    } else {
-        progress->found =
-            empty_heap(progress->skb, room, side) ? EGRESS_MESSAGE : EGRESS_NO_MESSAGE;
     }
+    progress->found = done == EGRESS_CHUNK_ADDED ? EGRESS_MESSAGE : EGRESS_NO_MESSAGE;
     side->size = 0;
     return 1;
 }
