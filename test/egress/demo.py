@@ -45,6 +45,11 @@ def rules(guard):
     say("The other direction: which program may go where, decided in the kernel")
     curl, wget, _ = programs()
     text = RULES.format(curl=curl)
+    # Before the start: under the unit egressd does not see what is mounted later.
+    resolv = guard.world.path("resolv.conf")
+    with open(resolv, "w") as file:
+        file.write(f"nameserver {RESOLVER}\nsearch example.org\n")
+    harness.libc.mount(resolv.encode(), os.path.realpath("/etc/resolv.conf").encode(), None, 4096, None)
     guard.start(text)
     path = guard.world.path("egress.conf")
     show(f"sed -n '/egress]/,$p' {path}", harness.run("sed", "-n", "/egress]/,$p", path).stdout)
@@ -78,10 +83,6 @@ def explained(guard, curl):
 
 def kept(guard, wget):
     say("One command is kept to one name, and whatever it starts, too: no proxy, no container")
-    resolv = guard.world.path("resolv.conf")
-    with open(resolv, "w") as file:
-        file.write(f"nameserver {RESOLVER}\nsearch example.org\n")
-    harness.libc.mount(resolv.encode(), os.path.realpath("/etc/resolv.conf").encode(), None, 4096, None)
     resolver = Resolver(RESOLVER)  # ends with this object
     resolver.says("files.example.org", SECRET)
     run = f"{harness.artefact('ctl/egressctl')} run --allow files.example.org:http --"
