@@ -27,6 +27,24 @@ EGRESS_INLINE void put_resolver(struct egress_resolver* to, struct bpf_sock* sk)
     to->port = bpf_ntohs(sk->dst_port);
 }
 
+/* Whether the resolver is approved. For a packet that leaves the socket's peer counts, too: address
+ * translation may have changed the header, and a connected socket may send elsewhere. */
+static __noinline int is_approved(struct bpf_sock* sk, struct egress_leg* leg) {
+    struct egress_resolver key = {};
+    if (!leg) {
+        return 0;
+    }
+    if (leg->outward && sk && sk->state == EGRESS_ESTABLISHED) {
+        put_resolver(&key, sk);
+        if (bpf_map_lookup_elem(&resolvers, &key)) {
+            leg->resolver = key;
+            return 1;
+        }
+    }
+    key = leg->resolver;
+    return bpf_map_lookup_elem(&resolvers, &key) != 0;
+}
+
 /* Finds where the TCP segment's bytes are, and their number. */
 static __noinline int find_segment(struct __sk_buff* skb, struct egress_leg* leg) {
     __u32 words[4];
@@ -81,11 +99,7 @@ static __noinline int find_leg(struct __sk_buff* skb, struct egress_leg* leg) {
     leg->resolver.port = bpf_ntohs(outward ? ports[1] : ports[0]);
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
-    if (outward && sk && sk->state == EGRESS_ESTABLISHED) {
-        put_resolver(&leg->resolver, sk);
-    }
-    struct egress_resolver key = leg->resolver;
-    if (!bpf_map_lookup_elem(&resolvers, &key)) {
+    if (!is_approved(sk, leg)) {
         return 0;
     }
     leg->end = skb->len;

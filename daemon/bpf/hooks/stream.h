@@ -18,7 +18,7 @@
 #define EGRESS_HEAP_PATIENCE EGRESS_DNS_PATIENCE /* for the next byte, then others may take it */
 #define EGRESS_CHUNK 4096                        /* bytes that are copied at once */
 #define EGRESS_MAX_CHUNKS 20                     /* of one packet */
-#define EGRESS_MAX_MESSAGES 64                   /* that are read of one packet */
+#define EGRESS_MAX_MESSAGES 128                  /* that are read of one packet */
 
 /* A message of which some bytes have come. */
 struct egress_heap {
@@ -89,7 +89,7 @@ EGRESS_INLINE int may_be_taken(const struct egress_heap* heap, __u64 now) {
     return !owner || now - *(const volatile __u64*)&heap->touched > EGRESS_HEAP_PATIENCE;
 }
 
-/* Number of a heap that is now the socket's; EGRESS_NO_HEAP: none is free. */
+/* Takes a heap for the socket and returns its number; EGRESS_NO_HEAP: none is free. */
 static __noinline __u32 take_heap(struct __sk_buff* skb, __u32 outward) {
     const __u64 now = bpf_ktime_get_boot_ns();
     const __u32 part = part_of_user(skb) & (EGRESS_HEAP_PARTS - 1);
@@ -255,12 +255,30 @@ __noinline int egress_next_message(struct __sk_buff* skb, __u32 number) {
     return progress.found;
 }
 
-/* Steps over what the segment has that has been read. 0: it comes too early. */
-static __noinline int meet(struct __sk_buff* skb, struct egress_leg* leg,
+/* Whether the socket has sent nothing before this segment, so that a message begins with it. */
+static __noinline int is_first(struct bpf_sock* sk, const struct egress_leg* leg) {
+    struct bpf_tcp_sock* const tcp = bpf_tcp_sock(sk);
+    if (!tcp || !leg) {
+        return 0;
+    }
+    const __u32 unacknowledged = *(volatile __u32*)&tcp->snd_una;
+    const __u64 acknowledged = *(volatile __u64*)&tcp->bytes_acked;
+    return sk->state == EGRESS_SYN_SENT ||
+           (unacknowledged == leg->sequence && acknowledged <= 1); /* the SYN */
+}
+
+/* Steps over what the segment has that has been read. 0: it comes too early, or the hooks have not
+ * seen the connection from its beginning, so that they cannot tell where a question begins. */
+static __noinline int meet(struct __sk_buff* skb, struct egress_room* room,
                            struct egress_side* side) {
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
-    if (!leg || !side || !sk) {
+    if (!room || !side || !sk) {
+        return 0;
+    }
+    struct egress_leg* const leg = &room->leg;
+    if (!side->known && room->asker && !is_first(sk, leg)) {
+        side->closed = 1;
         return 0;
     }
     if (!side->known) {
@@ -288,7 +306,7 @@ __noinline int egress_open_segment(struct __sk_buff* skb, __u32 number) {
     if (!side || __sync_lock_test_and_set(&side->busy, 1)) {
         return 0;
     }
-    if (!side->closed && meet(skb, &room->leg, side)) {
+    if (!side->closed && meet(skb, room, side)) {
         return 1;
     }
     __sync_lock_test_and_set(&side->busy, 0);
@@ -307,6 +325,12 @@ __noinline int egress_close_segment(struct __sk_buff* skb, __u32 number, int ref
     side->next = (__s32)(next - side->next) > 0 ? next : side->next;
     __sync_lock_test_and_set(&side->busy, 0);
     return room->leg.at >= room->leg.end;
+}
+
+/* Whether all of the packet has been read. */
+__noinline int egress_is_read(__u32 number) {
+    const struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    return room && room->leg.at >= room->leg.end;
 }
 
 /* Forgets the message before, of which egress_read_message() leaves the question. */
@@ -342,10 +366,9 @@ static __noinline int read_messages(struct __sk_buff* skb, __u32 number, int is_
             break;
         }
     }
-    if (is_stream && !egress_close_segment(skb, number, left == EGRESS_NOT_LISTED)) {
-        return left == EGRESS_NOT_LISTED ? left : EGRESS_REFUSE;
-    }
-    return left;
+    const int whole = is_stream ? egress_close_segment(skb, number, left == EGRESS_NOT_LISTED)
+                                : egress_is_read(number);
+    return whole || left == EGRESS_NOT_LISTED ? left : EGRESS_REFUSE;
 }
 
 /* Reads the questions (outward) or answers in a packet. EGRESS_REFUSE: it must not be seen yet, as
