@@ -18,7 +18,7 @@ namespace {
 
 constexpr auto own_failure = static_cast<Exit>(not_prepared);
 
-/// The lines for one --allow: TCP and UDP, as nobody says which one a name is for.
+/// The lines for one --allow: TCP and UDP, as the option names no protocol.
 Outcome<std::string> lines_of(const std::string& destination) {
     for (const char c : destination) {
         if (c <= ' ' || c == '#' || c == '\\' || c == 0x7f) {

@@ -18,28 +18,6 @@ void detach(Parts& parts, const Request& request, const Answer& answer) {
     });
 }
 
-namespace {
-
-unsigned status_of(Answered answered, unsigned busy) {
-    switch (answered) {
-    case Answered::yes:
-        return 200;
-    case Answered::wrong:
-        return 400;
-    case Answered::no_process:
-        return 404;
-    case Answered::not_in_force:
-        return 409;
-    case Answered::busy:
-        return busy;
-    case Answered::failed:
-        break;
-    }
-    return 500;
-}
-
-} // namespace
-
 void explain(Parts& parts, const Request& request, const Answer& answer) {
     const auto body = reply::body_of(request);
     auto question = body ? question_of(*body) : std::unexpected(body.error());
@@ -48,7 +26,7 @@ void explain(Parts& parts, const Request& request, const Answer& answer) {
     }
     parts.enforcer.explain(std::move(*question), [answer](const Reply& found) {
         answer.send(found ? Response{200, found.text + "\n"}
-                          : error(status_of(found.answered, 503), found.text));
+                          : error(reply::status_of(found.answered, 503), found.text));
     });
 }
 
@@ -72,7 +50,7 @@ void selftest(Parts& parts, const Request& request, const Answer& answer) {
             ? Reply{Answered::no_process, "your process is not seen from egressd's pid namespace"}
             : enforcer.mark_canary(request.pid, *started, only_note);
     if (!marked) {
-        return answer.send(error(status_of(marked.answered, 409), marked.text));
+        return answer.send(error(reply::status_of(marked.answered, 409), marked.text));
     }
     if (!only_note) {
         log::info("control", "uid {} tests the hooks", request.uid);

@@ -14,6 +14,24 @@ Response error(unsigned status, std::string_view text) {
     return good({{"error", text}}, status);
 }
 
+unsigned status_of(Answered answered, unsigned busy) {
+    switch (answered) {
+    case Answered::yes:
+        return 200;
+    case Answered::wrong:
+        return 400;
+    case Answered::no_process:
+        return 404;
+    case Answered::not_in_force:
+        return 409;
+    case Answered::busy:
+        return busy;
+    case Answered::failed:
+        break;
+    }
+    return 500;
+}
+
 Result<json> body_of(const Request& request) {
     json value = json::parse(request.body, nullptr, false);
     if (!value.is_object()) {

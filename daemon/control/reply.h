@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/base/answered.h"
 #include "daemon/base/result.h"
 #include "daemon/control/http.h"
 
@@ -17,6 +18,8 @@ inline constexpr const char* not_durable =
 
 Response good(const nlohmann::json& value, unsigned status = 200);
 Response error(unsigned status, std::string_view text);
+/// The status of an answer from the kernel's side; `busy` is that of Answered::busy.
+unsigned status_of(Answered answered, unsigned busy);
 /// Parses a request's body, which must be a JSON object.
 Result<nlohmann::json> body_of(const Request& request);
 

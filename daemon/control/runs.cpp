@@ -13,24 +13,6 @@ using reply::good;
 
 namespace {
 
-unsigned status_of(Answered answered) {
-    switch (answered) {
-    case Answered::yes:
-        return 200;
-    case Answered::wrong:
-        return 400;
-    case Answered::no_process:
-        return 404;
-    case Answered::not_in_force:
-        return 409;
-    case Answered::busy:
-        return 503;
-    case Answered::failed:
-        break;
-    }
-    return 500;
-}
-
 Result<JobRequest> job_of(const Request& request) {
     const auto body = reply::body_of(request);
     if (!body) {
@@ -71,7 +53,7 @@ void begin_run(Parts& parts, const Request& request, const Answer& answer) {
     const bool monitor = parts.enforcer.options().monitor;
     parts.enforcer.begin_job(std::move(*job), [answer, uid, monitor](const Reply& begun) {
         if (!begun) {
-            return answer.send(error(status_of(begun.answered), begun.text));
+            return answer.send(error(reply::status_of(begun.answered, 503), begun.text));
         }
         log::info("control", "uid {} begins run {}", uid, begun.text);
         answer.send(good({{"run", std::stoul(begun.text)}, {"monitor", monitor}}));

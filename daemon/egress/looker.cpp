@@ -23,10 +23,6 @@ std::string own_program() {
     return !code && std::filesystem::equivalent(path, self, code) ? path.string() : self;
 }
 
-} // namespace
-
-namespace {
-
 /// Whether the line may let any program reach what it names.
 bool lets_anyone(const policy::EgressRule& rule) {
     const auto& options = rule.options;

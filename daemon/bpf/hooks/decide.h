@@ -9,7 +9,7 @@
 #define EGRESS_JOB_TELLS 2
 
 /* Turns the case to the rules of the owner's job; EGRESS_JOB_DECIDES: it is refused without them,
- * as the job is over or nobody knows whether the process is of one. */
+ * as the job is over, or as the hooks do not know whether the process is of one. */
 __noinline int egress_enter_job(struct egress_case* found) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);

@@ -14,7 +14,7 @@
 #include "header.h"
 
 /* Whether the datagram's source is another one than the address that its socket is bound to. Writes
- * the source. A socket for all addresses has no rival on its port, and none is looked for. */
+ * the source. A socket that is bound to all addresses owns its port on each of them. */
 EGRESS_INLINE int has_another_source(struct __sk_buff* skb, struct bpf_sock* sk, __u32* source) {
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         const __u32 bound = sk->src_ip4;

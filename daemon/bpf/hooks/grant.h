@@ -21,8 +21,8 @@ struct {
     __type(value, __u64);
 } dns_outcomes SEC(".maps");
 
-/* Where messages of the DNS are in a packet, and whom they are for or from. In the room and not on
- * the stack, so that the verifier takes what it reads here for any number. */
+/* Where a packet has messages of the DNS, and which resolver sends or gets them. In the room and
+ * not on the stack, so that the verifier takes what it reads here for any number. */
 struct egress_leg {
     struct egress_resolver resolver;
     __u32 at;  /* of the next byte to be read */

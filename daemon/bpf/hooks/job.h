@@ -2,8 +2,8 @@
  *
  * A process is in a job because the daemon marked it, or because its parent was at the fork. The
  * mark is in the process' entry: exec, setsid and setuid do not change it, and nothing takes it
- * off. The hooks count a job's processes, so that it ends with the last one, whoever else has been
- * killed.
+ * off. The hooks count a job's processes, so that it ends with the last one, even if egressctl or
+ * egressd has been killed.
  */
 #ifndef EGRESS_BPF_JOB_H
 #define EGRESS_BPF_JOB_H
@@ -104,7 +104,7 @@ struct {
     __type(value, __u32);
 } whose SEC(".maps");
 
-/* Tells the daemon the job of who asks it. */
+/* Tells the daemon the job of a process that connects to its control socket. */
 SEC("iter/task")
 int egress_whose(struct bpf_iter__task* context) {
     const __u32 zero = 0;

@@ -1,5 +1,5 @@
-/* The names that the rules of jobs name. Whoever asks a resolver for one, it is noted: the socket
- * may be a local resolver's, that asks for the job. Grants are shared by all policies.
+/* The names in the rules of jobs. A question for one is noted for every process, as a resolver on
+ * this host may ask it for the job. All policies share the grants.
  */
 #ifndef EGRESS_BPF_JOB_NAMES_H
 #define EGRESS_BPF_JOB_NAMES_H

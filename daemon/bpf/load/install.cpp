@@ -134,7 +134,7 @@ Result<Fd> place(const MapShape& shape, std::uint32_t slot, const OuterMap& oute
     return map;
 }
 
-/// Entries of a kept slot's table: more than the lines of a job need, as long as none is a list.
+/// The size of a kept slot's table. The lines of a job need fewer entries, as they name no lists.
 std::uint32_t room_of(std::string_view table) {
     constexpr std::uint32_t addresses = 1024;
     constexpr std::uint32_t buckets = 512;

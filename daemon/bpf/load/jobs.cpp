@@ -22,7 +22,7 @@ std::uint32_t slot_number(std::uint32_t number) {
     return EGRESS_MAX_JOBS + number;
 }
 
-/// Nobody is in it, and nobody is about to join.
+/// Whether it has no process, and none is joining.
 bool is_over(egress_job& job) {
     const auto joined = std::atomic_ref(job.joined).load();
     return joined != EGRESS_JOIN_ASKED && std::atomic_ref(job.processes).load() == 0;
@@ -76,7 +76,7 @@ Result<Jobs> Jobs::open(OuterMap outer, egress_config* config, Walk walk) {
     out.config_ = config;
     out.jobs_ = static_cast<egress_job*>(mapped);
     for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
-        // A daemon that died while a process was about to join; nobody can join any more.
+        // An egressd before died while a process was joining: no process can join this job now.
         std::uint32_t asked = EGRESS_JOIN_ASKED;
         std::atomic_ref(out.at(i).joined).compare_exchange_strong(asked, EGRESS_JOIN_ANOTHER);
     }
@@ -163,15 +163,15 @@ Jobs::Names Jobs::names_of(const Tables& tables, std::uint32_t flags) {
             }
         }
     }
-    // What would be needed is told by names, too.
+    // A run that learns reports the names of all that it reaches.
     if (tables.base->has_resolved != 0 || (flags & EGRESS_JOB_LEARNS) != 0) {
         out[EGRESS_ANY_NAME] = 1;
     }
     return out;
 }
 
-/// Brings the kernel's table to what the jobs name now. What jobs of a daemon before have named
-/// stays as long as any of those, as nobody knows whose it is.
+/// Brings the kernel's table to what the jobs name now. The names of jobs that an egressd before
+/// began stay until the last of those jobs is over: the table does not say which job named which.
 Result<> Jobs::wish() const {
     Names wanted;
     for (const auto& [id, names] : names_) {
