@@ -126,6 +126,26 @@ with reach() as stream:
             assert guard.run(sys.executable, "-c", CLIENT + two, check=True).stdout == "nothing\n"
 
 
+def test_over_mptcp(world):
+    """Its parts of a question may take different ways."""
+    with open("/proc/sys/net/mptcp/enabled") as file:
+        if file.read() != "1\n":
+            raise harness.Skip("this kernel has no MPTCP")
+    with guarded(world) as guard:
+        guard.start_with(RULES)
+        with stream_test.Resolver([1 << 20]):
+            code = """
+stream = reach(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262))
+stream.settimeout(3)
+stream.sendall(question("3.1.listed.example"))
+try:
+    print(len(answer(stream)))
+except TimeoutError:
+    print("nothing")
+"""
+            assert guard.run(sys.executable, "-c", CLIENT + code, check=True).stdout == "nothing\n"
+
+
 def test_a_connection_from_before(world):
     """What it has sent already could make the rest look like another question."""
     talk = """

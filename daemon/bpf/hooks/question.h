@@ -89,6 +89,11 @@ __noinline int egress_know_asker(struct __sk_buff* skb) {
             left = egress_gather(&found, 1);
         }
     }
+    /* MPTCP may send the parts of a question over several connections. */
+    if (left == EGRESS_GATHERED && sk->protocol == IPPROTO_TCP && EGRESS_MULTIPATH_OF(sk) &&
+        (piece->asker.generations[0] || piece->asker.generations[1])) {
+        left = EGRESS_GATHER_FAILED;
+    }
     if (left != EGRESS_GATHERED) {
         egress_lose(EGRESS_LOST_SUSPECT);
         release(piece);
