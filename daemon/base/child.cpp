@@ -3,6 +3,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -112,6 +113,12 @@ Result<std::unique_ptr<Child>> Child::spawn(sd_event* event, Reaper& reaper,
     std::vector<std::string> variables = {
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"};
     variables.insert(variables.end(), environment.begin(), environment.end());
+#ifdef __SANITIZE_ADDRESS__
+    // Where this process may not look for leaks, its children may not either.
+    if (const char* options = secure_getenv("ASAN_OPTIONS"); options != nullptr) {
+        variables.push_back(std::string("ASAN_OPTIONS=") + options);
+    }
+#endif
     pid_t pid = -1;
     const int code = posix_spawn(&pid, argv[0].c_str(), &actions.raw, &attributes.raw,
                                  pointers(argv).data(), pointers(variables).data());
