@@ -266,7 +266,11 @@ void print_names(const Context& context, const Json& answer) {
 
 void print_verdict(const Context& context, const Json& answer, const std::string& where) {
     const auto rule = text_at(answer, "rule");
-    if (rule.empty()) {
+    if (const auto others = text_at(answer, "others"); !others.empty()) {
+        print(context.out, "{}{}: by \"others {}\" of [dns]: no resolver is approved there{}\n",
+              where, text_at(answer, "action"), others,
+              rule.empty() ? "" : ", and no port is named by " + rule);
+    } else if (rule.empty()) {
         print(context.out, "{}{}: no line matches\n", where, text_at(answer, "action"));
     } else {
         print(context.out, "{}{}: {}: {}\n", where, text_at(answer, "action"), rule,

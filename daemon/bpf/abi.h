@@ -88,6 +88,7 @@ enum egress_rule_flag {
     EGRESS_RULE_QUIET = 4, /* no event */
     EGRESS_RULE_ALARM = 8,
     EGRESS_RULE_TIMED = 16, /* `until` and `windows` say when it is in force */
+    EGRESS_RULE_PORTS = 32, /* it names ports */
 };
 
 /* Seconds of the week, Monday 00:00 local time is 0; `to` is not included. */
@@ -141,6 +142,7 @@ struct egress_base {
     __u32 suspect;
     /* Index: like at_create, for a socket whose packets cannot be checked either. */
     __u32 at_closed;
+    __u32 others;                     /* egress_others */
     struct egress_vector refusals;    /* rules that refuse */
     struct egress_vector any_program; /* rules that name no program */
     struct egress_vector any_parent;
@@ -582,6 +584,7 @@ struct egress_config {
 #define EGRESS_CLOSED 0xfffffffbU   /* no rule allows a family whose packets nothing checks */
 #define EGRESS_FORGED 0xfffffffaU   /* no rule: a datagram with another socket's source */
 #define EGRESS_UNLISTED 0xfffffff8U /* no rule: a question for a name that none lists */
+#define EGRESS_OTHERS 0xfffffff7U   /* no rule: another resolver than the approved ones */
 #define EGRESS_NO_JOB 0xfffffff9U   /* no rule: its job is over, or not known */
 /* In egress_event.rule: the index is one of the job's rules. */
 #define EGRESS_RULE_OF_JOB 0x40000000U

@@ -16,6 +16,7 @@
 #include "daemon/base/boot.h"
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
+#include "daemon/bpf/others.h"
 #include "daemon/bpf/tables/granted.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/native.h"
@@ -189,6 +190,24 @@ json grant_json(const bpf::Granted& granted, const AskedNames& asked, std::uint6
     return out;
 }
 
+/// What [dns] "others" makes of what the lines say, as egress_weigh_others() does in the hooks.
+void weigh_others(json& out, const bpf::Tables& tables, const egress_flow& flow, std::uint32_t rule,
+                  const std::vector<Endpoint>& resolvers, bool monitor) {
+    const auto flags = rule < tables.base->rules_used ? tables.base->rules[rule].flags : 0;
+    const auto address = *Address::from_bytes(flow.address);
+    if (tables.base->others == EGRESS_OTHERS_ALLOWED || out["action"] == "BLOCKED" ||
+        egress_may_be_others(&flow, flags) == 0 ||
+        std::ranges::any_of(resolvers, [&](const auto& resolver) {
+            return resolver.address == address &&
+                   (resolver.port == EGRESS_DNS_PORT || resolver.port == flow.port);
+        })) {
+        return;
+    }
+    const bool refused = tables.base->others == EGRESS_OTHERS_REFUSED;
+    out["others"] = refused ? "refuse" : "alarm";
+    out["action"] = !refused ? "ALLOWED" : monitor ? "MONITOR" : "BLOCKED";
+}
+
 } // namespace
 
 json explained::verdict(const Scene& scene, const Address& address) {
@@ -229,6 +248,7 @@ json explained::verdict(const Scene& scene, const Address& address) {
         }
         out["dimensions"] = std::move(parts);
     }
+    weigh_others(out, tables, flow, decision.rule, answers.resolvers, settings.monitor != 0);
     out["earlier"] = earlier_json(decision, policy, end);
     out["earlier_left_off"] = end - std::min(end, most_earlier);
     return out;

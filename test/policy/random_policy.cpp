@@ -224,6 +224,7 @@ Policy random_policy(Random& random, std::size_t local, std::size_t remote) {
     if (below(random, 4) == 0) {
         policy.dns.refresh = below(random, 2) == 0;
         policy.dns.queries_listed = below(random, 2) == 0;
+        policy.dns.others = static_cast<policy::Dns::Others>(below(random, 3));
     }
     return policy;
 }

@@ -16,6 +16,8 @@
 #include "tag.h"
 #include "verdict.h"
 
+#include "daemon/bpf/others.h"
+
 #define EGRESS_REFUSE 0
 #define EGRESS_PASS 1
 #define EGRESS_REFUSE_LOUDLY 2 /* with ECONNREFUSED, if the hook can return it */
@@ -351,6 +353,43 @@ __noinline int egress_decide(struct egress_case* found) {
     return 0;
 }
 
+/* Whether a resolver is approved at the case's address: at the port of DNS or at the case's own. */
+static __noinline int leads_to_resolver(const struct egress_case* found) {
+    struct egress_resolver key = {.port = EGRESS_DNS_PORT};
+    if (!found) {
+        return 0;
+    }
+    __builtin_memcpy(key.address, found->flow.address, sizeof key.address);
+    if (bpf_map_lookup_elem(&resolvers, &key)) {
+        return 1;
+    }
+    key.port = found->flow.port;
+    return bpf_map_lookup_elem(&resolvers, &key) != 0;
+}
+
+/* [dns] "others" overrules a line that allows any port. The rules of a job need no such word: what
+ * they allow, the host's rules decide. */
+__noinline int egress_weigh_others(struct egress_case* found) {
+    const __u32 zero = 0;
+    struct egress_view view = {};
+    const struct egress_config* const settings = bpf_map_lookup_elem(&config, &zero);
+    if (!found || !settings || found->verdict != EGRESS_PASS || found->of_job || found->creates ||
+        found->rule == EGRESS_CANARY || !egress_may_be_others(&found->flow, found->flags) ||
+        !open_view(&view, found->generation) || !view.base->others || leads_to_resolver(found)) {
+        return 0;
+    }
+    const int refused = view.base->others == EGRESS_OTHERS_REFUSED;
+    found->rule = EGRESS_OTHERS;
+    found->flags = EGRESS_RULE_ALARM;
+    found->verdict = refused && !settings->monitor ? EGRESS_REFUSE : EGRESS_PASS;
+    found->action = found->verdict != EGRESS_PASS ? EGRESS_EVENT_BLOCKED
+                    : refused                     ? EGRESS_EVENT_MONITOR
+                                                  : EGRESS_EVENT_ALLOWED;
+    found->post = 1;
+    found->denies = refused;
+    return 0;
+}
+
 /* The verdict of one policy, after computing the rules that it needs. */
 EGRESS_INLINE void decide_by(struct egress_case* found) {
     int left = egress_decide(found);
@@ -366,6 +405,7 @@ EGRESS_INLINE void decide_by(struct egress_case* found) {
         egress_decide(found);
         egress_leave_names(found);
     }
+    egress_weigh_others(found);
 }
 
 static const struct egress_fold no_fold;

@@ -5,13 +5,6 @@
 #include "grant.h"
 #include "kernel.h"
 
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, EGRESS_MAX_RESOLVERS);
-    __type(key, struct egress_resolver);
-    __type(value, __u32);
-} resolvers SEC(".maps");
-
 /* A connected socket's peer; the header has another address after address translation. */
 EGRESS_INLINE void put_resolver(struct egress_resolver* to, struct bpf_sock* sk) {
     __u32* const words = (__u32*)to->address;

@@ -24,6 +24,14 @@ struct {
     __type(value, struct egress_process);
 } processes SEC(".maps");
 
+/* The approved ones. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, EGRESS_MAX_RESOLVERS);
+    __type(key, struct egress_resolver);
+    __type(value, __u32);
+} resolvers SEC(".maps");
+
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
     __uint(max_entries, 1 << 22);

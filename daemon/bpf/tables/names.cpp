@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "daemon/bpf/names.h"
+#include "daemon/bpf/others.h"
 #include "daemon/policy/egress/check.h"
 
 namespace egress::bpf {
@@ -215,6 +216,17 @@ Result<> compile_names(const policy::Policy& policy, const World& world, VectorP
     out.names_used = table.size();
     base.names_buckets = static_cast<std::uint32_t>(out.names.size());
     base.lists_questions = policy.dns.queries_listed.value_or(false) ? 1 : 0;
+    switch (policy.dns.others.value_or(policy::Dns::Others::allow)) {
+    case policy::Dns::Others::allow:
+        base.others = EGRESS_OTHERS_ALLOWED;
+        break;
+    case policy::Dns::Others::alarm:
+        base.others = EGRESS_OTHERS_ALARM;
+        break;
+    case policy::Dns::Others::refuse:
+        base.others = EGRESS_OTHERS_REFUSED;
+        break;
+    }
     base.has_names = base.has_resolved || base.lists_questions || !out.names.empty();
     return {};
 }

@@ -77,7 +77,8 @@ Result<egress_rule> compile_rule(const policy::EgressRule& rule, std::int64_t wa
     out.flags = static_cast<std::uint16_t>(
         (options.audit ? EGRESS_RULE_AUDIT : 0) | (options.log ? EGRESS_RULE_LOG : 0) |
         (options.quiet ? EGRESS_RULE_QUIET : 0) | (options.alarm ? EGRESS_RULE_ALARM : 0) |
-        (options.until || !options.when.empty() ? EGRESS_RULE_TIMED : 0));
+        (options.until || !options.when.empty() ? EGRESS_RULE_TIMED : 0) |
+        (rule.destination.ports.empty() ? 0 : EGRESS_RULE_PORTS));
     if (options.until) {
         // 64 bits of nanoseconds last 584 years; a rule may last until the year 9999.
         constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max() / second;

@@ -163,7 +163,7 @@ bool needs_answers(const policy::Policy& policy, const policy::EgressRule& rule)
 }
 
 bool needs_answers(const policy::Policy& policy) {
-    return policy.dns.queries_listed.value_or(false) ||
+    return policy.dns.queries_listed.value_or(false) || policy.dns.judges_others() ||
            std::ranges::any_of(policy.egress,
                                [&](const auto& rule) { return needs_answers(policy, rule); });
 }
@@ -215,17 +215,21 @@ std::optional<World> world_of(const policy::Policy& policy, const NameFiles& nam
 
 std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
     std::vector<policy::Diagnostic> out;
-    const auto warn = [&out](const policy::EgressRule& rule, std::string text, std::string hint) {
+    const auto warn = [&out](const policy::Place& place, std::string text, std::string hint) {
         out.push_back(
-            {policy::Diagnostic::Severity::warning, rule.place, std::move(text), std::move(hint)});
+            {policy::Diagnostic::Severity::warning, place, std::move(text), std::move(hint)});
     };
     const auto line = std::ranges::find_if(
         policy.egress, [&](const auto& rule) { return needs_answers(policy, rule); });
-    if (line != policy.egress.end()) {
+    if (policy.egress.empty() && policy.dns.place) {
+        warn(*policy.dns.place, "no lines of [egress] are in force, so that [dns] does nothing",
+             "\"* * * * * allow\" under [egress] puts it in force");
+    } else if (needs_answers(policy)) {
         Inventory seen;
         seen.resolv = read_resolv_conf(resolv_file);
         for (const auto& each : hidden_answers(policy, resolvers_of(policy, seen))) {
-            warn(*line, each.what, each.advice);
+            warn(line != policy.egress.end() ? line->place : *policy.dns.place, each.what,
+                 each.advice);
         }
     }
     const auto root = cgroup_root();
@@ -234,13 +238,13 @@ std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
         const auto& options = rule.options;
         for (const auto& path : host_programs_of(rule)) {
             if (const auto file = multi_call_file(path); !file.empty()) {
-                warn(rule, fmt::format("{} is many programs in one file", file),
+                warn(rule.place, fmt::format("{} is many programs in one file", file),
                      path == file ? "the line is for all of them"
                                   : fmt::format("the line is for all of them, not only {}", path));
             }
         }
         if ((!options.cgroup.empty() || !options.unit.empty()) && !has_cgroup(root, options)) {
-            warn(rule,
+            warn(rule.place,
                  options.unit.empty() ? fmt::format("there is no cgroup {} now", options.cgroup)
                                       : fmt::format("no unit {} has a cgroup now", options.unit),
                  "the line holds from its first process on");
@@ -253,7 +257,7 @@ std::vector<policy::Diagnostic> check_system(const policy::Policy& policy) {
             count += range.count;
         }
         if (count > 0) {
-            warn(rule, fmt::format("uid {} has {} subordinate ids", *rule.owner.uid, count),
+            warn(rule.place, fmt::format("uid {} has {} subordinate ids", *rule.owner.uid, count),
                  "the line is for them, too; see subuid(5)");
         }
     }

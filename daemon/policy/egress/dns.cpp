@@ -93,6 +93,21 @@ void set_queries(const Cell& cell, const Context& context, Dns& out) {
     }
 }
 
+constexpr std::array<std::string_view, 3> others_words = {"allow", "alarm", "refuse"};
+
+void set_others(const Cell& cell, const Context& context, Dns& out) {
+    const auto* const word = std::ranges::find(others_words, cell.text);
+    if (out.others) {
+        context.error(cell, "others is set twice", "one of the two must go");
+    } else if (word == others_words.end()) {
+        context.error(cell,
+                      fmt::format("others is refuse, alarm or allow, not {}", quote(cell.text)),
+                      "refuse keeps programs from resolvers that are not approved");
+    } else {
+        out.others = static_cast<Dns::Others>(word - others_words.begin());
+    }
+}
+
 struct Key {
     std::string_view name;
     std::string_view line; ///< as a hint
@@ -103,6 +118,7 @@ constexpr auto keys = std::to_array<Key>({
     {"grace", "grace TIME", set_grace},
     {"refresh", "refresh yes|no", set_refresh},
     {"queries", "queries listed|any", set_queries},
+    {"others", "others refuse|alarm|allow", set_others},
 });
 
 } // namespace
@@ -148,6 +164,10 @@ std::string print_dns(const Dns& dns) {
     }
     if (dns.queries_listed) {
         out += fmt::format("queries   {}\n", *dns.queries_listed ? "listed" : "any");
+    }
+    if (dns.others) {
+        out +=
+            fmt::format("others    {}\n", others_words.at(static_cast<std::size_t>(*dns.others)));
     }
     return out.empty() ? out : "[dns]\n" + out;
 }

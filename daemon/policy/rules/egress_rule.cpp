@@ -88,7 +88,7 @@ bool same_meaning(const EgressRule& a, const EgressRule& b) {
 
 bool same_meaning(const Dns& a, const Dns& b) {
     return a.resolvers == b.resolvers && a.grace == b.grace && a.refresh == b.refresh &&
-           a.queries_listed == b.queries_listed;
+           a.queries_listed == b.queries_listed && a.others == b.others;
 }
 
 bool same_meaning(const AddressList& a, const AddressList& b) {

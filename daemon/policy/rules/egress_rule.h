@@ -162,6 +162,11 @@ struct Dns {
     /// "queries listed": programs may ask resolvers only for names that their lines name; false:
     /// "queries any".
     std::optional<bool> queries_listed;
+    /// What becomes of a connection to port 53 or 853 where no resolver is approved, if the line
+    /// that allows it names no ports.
+    enum class Others : std::uint8_t { allow, alarm, refuse };
+    std::optional<Others> others;
+    bool judges_others() const { return others.value_or(Others::allow) != Others::allow; }
     static constexpr Seconds usual_grace = 60;
     std::optional<Place> place; ///< of the first line; nullopt: the section has none
 };
