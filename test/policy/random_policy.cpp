@@ -219,7 +219,7 @@ Policy random_policy(Random& random, std::size_t local, std::size_t remote) {
         policy.dns.resolvers.push_back({address, pick(random, ports)});
     }
     if (chance(random, 30)) {
-        policy.dns.grace = static_cast<Seconds>(below(random, 86401));
+        policy.dns.grace = static_cast<Seconds>(1 + below(random, 86400));
     }
     if (below(random, 4) == 0) {
         policy.dns.refresh = below(random, 2) == 0;

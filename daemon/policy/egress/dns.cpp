@@ -68,6 +68,11 @@ void set_grace(const Cell& cell, const Context& context, Dns& out) {
                       fmt::format("{} is the most", print_duration(max_grace)));
         return;
     }
+    if (grace && *grace == 0) {
+        context.error(cell, "a grace of 0s",
+                      "1s is the least: an answer with a TTL of 0 would grant nothing");
+        return;
+    }
     out.grace = grace;
 }
 
