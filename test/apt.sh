@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# For scripts that fetch something through apt and keep it: sourced by test/servers/fetch and
-# test/vm/kernel, after they have set "me" to their own name.
+# For scripts that fetch something through apt and keep it: sourced by test/servers/fetch,
+# test/vm/kernel and test/egress/resolved, after they have set "me" to their own name.
 #
 # apt has here a state, a cache and a list of sources of its own: the machine's apt is asked for its
 # mirror and its proxy and otherwise left alone (its hooks, too, would act on the machine).
