@@ -341,7 +341,7 @@ def test_a_name_with_a_nul_from_a_program(world):
     """Checked as one name, resolved as another: what goes is what was asked of the resolver."""
     with guarded(world) as guard:
         begin(guard)
-        code = f"""
+        code = """
 def found(name):
     class Result(ctypes.Structure):
         _fields_ = [("flags", ctypes.c_int * 4), ("size", ctypes.c_uint), ("address", ctypes.c_void_p)]
