@@ -239,7 +239,7 @@ class Clients:
         fetch = ("/usr/lib/apt/apt-helper", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=0",
                  "download-file")
         self.each("apt", lambda *cell: (*fetch, url(*cell), world.path(f"apt-{cell}")), needs=fetch[0])
-        self.each("git https", lambda *cell: ("git", "ls-remote", "--exit-code", url(*cell, "repo.git")), needs="git")
+        self.each("git http", lambda *cell: ("git", "ls-remote", "--exit-code", url(*cell, "repo.git")), needs="git")
         ssh = (f"ssh -F /dev/null -p {SSH} -i {world.path('client')} -o BatchMode=yes -o StrictHostKeyChecking=no "
                "-o UserKnownHostsFile=/dev/null -o ConnectTimeout=10")
         self.each("git ssh", lambda *cell: ("git", "ls-remote", "--exit-code",
