@@ -120,11 +120,11 @@ constexpr Option explain_options[] = {
 };
 
 constexpr Option run_options[] = {
-    {'\0', "allow", "dest", "DEST[:PORT] that it may reach, as in [egress]", Kind::word, true},
+    {'\0', "allow", "dest", "DEST[:PORT], as in [egress], or unix:/PATH", Kind::word, true},
     {'\0', "rules", "file", "lines of [egress] for it, after those of --allow", Kind::file},
     {'\0', "learn", "", "refuse nothing, but print the --allow list that it needs"},
     {'\0', "report", "file", "write what was refused there, as JSON", Kind::file},
-    {'q', "", "", "no line at the end"},
+    {'q', "", "", "no line at the end, and none of what is not refused here"},
 };
 
 constexpr std::span<const Option> none{};

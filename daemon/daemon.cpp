@@ -319,7 +319,8 @@ Result<> Daemon::open_sources() {
     });
     parts_.reset(new Parts{clock_, *ledger_, *keeper_, *firewall_, *receiver_, *enforcer_,
                            *rulebook_, watchers_, event_counts_, event_log_, *control_, *tasks_,
-                           *guard_, options_.database, options_.helper, started_, reload_rules});
+                           *guard_, options_.database, options_.helper, control_path_, started_,
+                           reload_rules});
 
     // The firewall first: a block goes out before any time is spent on making it durable.
     const auto turn = [this] {

@@ -39,9 +39,34 @@ Outcome<std::string> lines_of(const std::string& destination) {
     return lines;
 }
 
+constexpr std::string_view of_unix = "unix:";
+
+/// The sockets of each --allow unix:..., as egressd takes them.
+Outcome<std::vector<std::string>> sockets_of(const Arguments& arguments) {
+    std::vector<std::string> out;
+    for (const auto& destination : arguments.each("allow")) {
+        if (!destination.starts_with(of_unix)) {
+            continue;
+        }
+        auto name = destination.substr(of_unix.size());
+        const bool is_named = name.size() > 1 && (name[0] == '/' || name[0] == '@');
+        if (name != "*" && !is_named) {
+            return fail(Exit::usage,
+                        fmt::format("--allow: '{}' is no socket of AF_UNIX; write unix:/path, "
+                                    "unix:@name for an abstract one, or unix:*",
+                                    printable(destination)));
+        }
+        out.push_back(std::move(name));
+    }
+    return out;
+}
+
 Outcome<std::string> rules_of(const Context& context, const Arguments& arguments) {
     std::string out;
     for (const auto& destination : arguments.each("allow")) {
+        if (destination.starts_with(of_unix)) {
+            continue;
+        }
         auto lines = lines_of(destination);
         if (!lines) {
             return lines;
@@ -66,13 +91,17 @@ Outcome<std::string> rules_of(const Context& context, const Arguments& arguments
 }
 
 /// Asks egressd, in the process that will be the command.
-bool ask(const Context& context, const std::string& rules, bool learn, std::string& told) {
+bool ask(const Context& context, const std::string& rules, const std::vector<std::string>& sockets,
+         bool learn, std::string& told) {
     const auto started = start_of("/proc/self/stat");
     if (!started) {
         told = "cannot read /proc/self/stat";
         return false;
     }
     Json body = {{"started", *started}, {"rules", rules}};
+    if (!sockets.empty()) {
+        body["sockets"] = sockets;
+    }
     if (learn) {
         body["learn"] = true;
     }
@@ -102,7 +131,8 @@ void print_lessons(const Context& context, const Json& report) {
         const auto protocol = text_at(each, "protocol");
         const bool listed = protocol == "tcp" || protocol == "udp";
         auto line =
-            listed && each.contains("addr")
+            protocol == "unix" ? fmt::format("  --allow {}{}", of_unix, text_at(each, "addr"))
+            : listed && each.contains("addr")
                 ? fmt::format("  --allow {}", destination_text(each))
                 : fmt::format("  # {} {}: a line of --rules", text_at(each, "type"), protocol);
         if (std::ranges::find(told, line) == told.end()) {
@@ -174,9 +204,15 @@ Exit run_run(const Context& context, const Arguments& arguments) {
         complain(context, rules.error());
         return rules.error().status == Exit::usage ? Exit::usage : own_failure;
     }
+    const auto sockets = sockets_of(arguments);
+    if (!sockets) {
+        complain(context, sockets.error());
+        return sockets.error().status;
+    }
     const bool learn = arguments.has("learn");
-    const auto started = start_child(
-        arguments.operands, [&](std::string& told) { return ask(context, *rules, learn, told); });
+    const auto started = start_child(arguments.operands, [&](std::string& told) {
+        return ask(context, *rules, *sockets, learn, told);
+    });
     if (!started) {
         complain(context, {Exit::unreachable, started.error().text});
         return own_failure;
@@ -190,6 +226,11 @@ Exit run_run(const Context& context, const Arguments& arguments) {
     const auto begun = parse_json(started->told);
     if (begun && true_at(*begun, "monitor")) {
         print(context.err, "egressctl run: egressd runs with -m: nothing is refused\n");
+    }
+    if (begun && !true_at(*begun, "sockets") && !arguments.has("q")) {
+        print(context.err,
+              "egressctl run: no hook of this kernel sees connects to AF_UNIX sockets: "
+              "none is refused\n");
     }
     const int status = wait_for_child(started->child);
     if (const auto run = begun ? number_at(*begun, "run") : std::nullopt) {

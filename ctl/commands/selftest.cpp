@@ -111,8 +111,10 @@ Extra extra_hooks(const Json& mark) {
 /// The ways that are never tried, as they need other processes' help or are open on purpose.
 void add_open(std::vector<Line>& lines, const Json& mark) {
     const auto* const hooks = member(mark, "hooks");
-    const bool families =
-        hooks != nullptr && hooks->is_object() && text_at(*hooks, "egress_family") == "attached";
+    const auto is_attached = [&](const char* hook) {
+        return hooks != nullptr && hooks->is_object() && text_at(*hooks, hook) == "attached";
+    };
+    const bool families = is_attached("egress_family");
     lines.push_back({"delayed send on another process' MPTCP or UDP socket", "", Found::uncovered,
                      "egress.conf(5) says what that means"});
     lines.push_back({"answer to a datagram, by the socket that received it, for 30 seconds", "",
@@ -120,6 +122,10 @@ void add_open(std::vector<Line>& lines, const Json& mark) {
     if (!families) {
         lines.push_back({"RDS, SMC, TIPC and RxRPC sockets", "", Found::uncovered,
                          "needs \"bpf\" among the kernel's active security modules"});
+    }
+    if (!is_attached("egress_unix_connect") || !is_attached("egress_unix_sendmsg")) {
+        lines.push_back(
+            {"AF_UNIX sockets that a run connects to", "", Found::uncovered, "needs Linux 6.7"});
     }
 }
 

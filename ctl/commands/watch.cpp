@@ -133,7 +133,9 @@ std::string event_line(const Json& event) {
     auto line = text_at(event, "time");
     add(line, " ", text_at(event, "action"));
     add(line, " ", text_at(event, "protocol"));
-    if (const auto address = text_at(event, "addr"); !address.empty()) {
+    if (const auto address = text_at(event, "addr"); text_at(event, "family") == "unix") {
+        add(line, " ", address);
+    } else if (!address.empty()) {
         const bool v6 = address.find(':') != std::string::npos;
         line += fmt::format(" {}{}{}:{}", v6 ? "[" : "", address, v6 ? "]" : "",
                             number_text(event, "port"));

@@ -19,7 +19,7 @@ std::optional<std::string> Fields::text(const char* key, Kind kind) {
     return found == nullptr ? std::nullopt : checked(key, *found, kind);
 }
 
-std::vector<std::string> Fields::paths(const char* key, std::size_t most) {
+std::vector<std::string> Fields::texts(const char* key, std::size_t most, Kind kind) {
     std::vector<std::string> out;
     const auto* const found = find(key);
     if (found == nullptr) {
@@ -30,7 +30,7 @@ std::vector<std::string> Fields::paths(const char* key, std::size_t most) {
         return out;
     }
     for (const auto& each : *found) {
-        out.push_back(checked(key, each, Kind::path).value_or(""));
+        out.push_back(checked(key, each, kind).value_or(""));
     }
     return out;
 }

@@ -44,7 +44,10 @@ class Fields {
         return static_cast<T>(found->get<std::uint64_t>());
     }
     std::optional<std::string> text(const char* key, Kind kind = Kind::text);
-    std::vector<std::string> paths(const char* key, std::size_t most);
+    std::vector<std::string> texts(const char* key, std::size_t most, Kind kind = Kind::text);
+    std::vector<std::string> paths(const char* key, std::size_t most) {
+        return texts(key, most, Kind::path);
+    }
     std::optional<bool> flag(const char* key);
     /// A protocol by name or number.
     std::optional<std::uint8_t> protocol(const char* key);

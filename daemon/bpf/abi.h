@@ -13,7 +13,7 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted, but go on beside until they are replaced. layout.h holds the layout to the number. */
-#define EGRESS_ABI 9
+#define EGRESS_ABI 10
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -462,7 +462,8 @@ enum egress_hook {
     EGRESS_HOOK_SENDMSG6 = 3,
     EGRESS_HOOK_CREATE = 4,
     EGRESS_HOOK_PACKET = 5,
-    EGRESS_HOOKS = 6,
+    EGRESS_HOOK_UNIX = 6,
+    EGRESS_HOOKS = 7,
 };
 
 /* Why an event was lost or a flow judged without full knowledge. */

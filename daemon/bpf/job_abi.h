@@ -20,6 +20,7 @@
 enum egress_job_flag {
     EGRESS_JOB_ALONE = 1,  /* its rules decide alone, what they allow is allowed */
     EGRESS_JOB_LEARNS = 2, /* its rules refuse nothing, they only report */
+    EGRESS_JOB_UNIX = 4,   /* it may connect to all sockets of AF_UNIX */
 };
 
 /* What became of the process that asked for a job. */
@@ -46,6 +47,28 @@ struct egress_job {
     __u64 latest;
     __u32 joined; /* egress_joined */
     __u32 has_names;
+};
+
+/* What a connect or a datagram names of a socket of AF_UNIX. */
+#define EGRESS_UNIX_SIZE 112 /* 108 bytes at most, and zeros */
+struct egress_unix_name {
+    __u32 length;   /* bytes: of a path without the NUL that ends it, else with the first */
+    __u32 abstract; /* no path */
+    char text[EGRESS_UNIX_SIZE];
+};
+
+/* Key of the names that jobs may connect to; the value is enum egress_unix. */
+struct egress_unix_rule {
+    __u32 job; /* id; 0: for all */
+    __u32 zero;
+    struct egress_unix_name name;
+};
+#define EGRESS_MAX_UNIX_OF_JOB 32
+#define EGRESS_MAX_UNIX 4096 /* of all jobs, of those that are just over, and for all */
+
+enum egress_unix {
+    EGRESS_UNIX_ALLOWED = 1,
+    EGRESS_UNIX_SILENT = 2, /* refused, but neither counted nor reported */
 };
 
 #endif

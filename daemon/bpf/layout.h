@@ -9,7 +9,7 @@
 #else
 #define EGRESS_ASSERT(what) _Static_assert(what, "a change of layout needs another EGRESS_ABI")
 #endif
-#define EGRESS_LAYOUT 9
+#define EGRESS_LAYOUT 10
 #define EGRESS_SIZE(type, size)                                                                    \
     EGRESS_ASSERT(EGRESS_LAYOUT == EGRESS_ABI && sizeof(struct type) == (size))
 #define EGRESS_OFFSET(type, member, offset)                                                        \
@@ -38,6 +38,8 @@ EGRESS_SIZE(egress_socket, 88);
 EGRESS_SIZE(egress_writer, 96);
 EGRESS_SIZE(egress_writers, 1552);
 EGRESS_SIZE(egress_job, 56);
+EGRESS_SIZE(egress_unix_name, 120);
+EGRESS_SIZE(egress_unix_rule, 128);
 EGRESS_SIZE(egress_flow, 32);
 EGRESS_SIZE(egress_told_address, 32);
 EGRESS_SIZE(egress_told, 1416);

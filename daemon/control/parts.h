@@ -35,8 +35,9 @@ struct Parts {
     const Control& control;
     Tasks& tasks;
     const SocketGuard& socket_guard;
-    std::string database; ///< its directory
-    std::string helper;   ///< path of the program
+    std::string database;              ///< its directory
+    std::string helper;                ///< path of the program
+    const std::string& control_socket; ///< its path
     Moment started = 0;
     /// Reads the rules files again, and informs the service manager meanwhile.
     std::function<void(Rulebook::Done, std::optional<bpf::Asker>)> reload;

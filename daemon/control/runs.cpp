@@ -28,6 +28,7 @@ Result<JobRequest> job_of(const Request& request) {
     if (rules && rules->size() > JobRequest::most_text) {
         fields.wrong("rules", fmt::format("has more than {} bytes", JobRequest::most_text));
     }
+    auto sockets = fields.texts("sockets", EGRESS_MAX_UNIX_OF_JOB + 1);
     const bool learns = fields.flag("learn").value_or(false);
     if (const auto read = fields.good(); !read) {
         return std::unexpected(read.error());
@@ -35,7 +36,8 @@ Result<JobRequest> job_of(const Request& request) {
     out.rules = std::move(rules).value_or("");
     out.asker = {request.uid, request.pid, *started,
                  (learns ? std::uint32_t{EGRESS_JOB_LEARNS} : 0U) |
-                     (request.uid == 0 ? std::uint32_t{EGRESS_JOB_ALONE} : 0U)};
+                     (request.uid == 0 ? std::uint32_t{EGRESS_JOB_ALONE} : 0U),
+                 std::move(sockets)};
     return out;
 }
 
@@ -49,14 +51,17 @@ void begin_run(Parts& parts, const Request& request, const Answer& answer) {
     if (request.pid == 0) {
         return answer.send(error(404, "your process is not seen from egressd's pid namespace"));
     }
+    job->control = parts.control_socket;
     const auto uid = request.uid;
+    const bool covers = parts.enforcer.status().covers_sockets();
     const bool monitor = parts.enforcer.options().monitor;
-    parts.enforcer.begin_job(std::move(*job), [answer, uid, monitor](const Reply& begun) {
+    parts.enforcer.begin_job(std::move(*job), [answer, uid, monitor, covers](const Reply& begun) {
         if (!begun) {
             return answer.send(error(reply::status_of(begun.answered, 503), begun.text));
         }
         log::info("control", "uid {} begins run {}", uid, begun.text);
-        answer.send(good({{"run", std::stoul(begun.text)}, {"monitor", monitor}}));
+        answer.send(
+            good({{"run", std::stoul(begun.text)}, {"monitor", monitor}, {"sockets", covers}}));
     });
 }
 

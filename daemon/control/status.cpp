@@ -167,6 +167,9 @@ json not_covered(const Enforcer::Status& status) {
     if (lacks({"egress_family"})) {
         out.push_back("RDS, SMC, TIPC and RxRPC sockets");
     }
+    if (!status.coverage.empty() && !status.covers_sockets()) {
+        out.push_back("AF_UNIX sockets that a run connects to");
+    }
     if (status.reads_names) {
         out.push_back("answers that a program gets over TLS or HTTPS by itself");
     }
@@ -209,7 +212,8 @@ json egress_json(const Parts& parts) {
               {"sendmsg4", status.counters.looks[EGRESS_HOOK_SENDMSG4]},
               {"sendmsg6", status.counters.looks[EGRESS_HOOK_SENDMSG6]},
               {"sock_create", status.counters.looks[EGRESS_HOOK_CREATE]},
-              {"packet", status.counters.looks[EGRESS_HOOK_PACKET]}}},
+              {"packet", status.counters.looks[EGRESS_HOOK_PACKET]},
+              {"unix", status.counters.looks[EGRESS_HOOK_UNIX]}}},
             {"dns", dns_json(status)},
             {"not_covered", not_covered(status)}};
 }

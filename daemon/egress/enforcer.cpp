@@ -422,7 +422,9 @@ std::size_t Enforcer::take_events() {
             take_told();
             const auto name =
                 asked_names_.find(*Address::from_bytes(event.flow.address), EGRESS_ANY_NAME);
-            jobs_.note(event, name != nullptr ? *name : std::string());
+            jobs_.note(event, event.hook == EGRESS_HOOK_UNIX ? loader_->jobs().socket_of(event.flow)
+                              : name != nullptr              ? *name
+                                                             : std::string());
         }
     });
     status_.events += read;

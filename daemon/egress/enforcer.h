@@ -53,6 +53,8 @@ class Enforcer {
         std::vector<bpf::Coverage> coverage;
         bool knows_sender = false; ///< the packet hook knows the sending process
         std::size_t runs = 0;      ///< of egressctl run, that go on
+        /// Whether the hooks see what a run connects to by AF_UNIX.
+        bool covers_sockets() const;
     };
     /// `domain`: by which name the rule matched; empty: by none, or it is not known.
     using OnEvent = std::function<void(const egress_event&, const policy::EgressRule* rule,

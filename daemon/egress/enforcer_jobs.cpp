@@ -1,6 +1,8 @@
 // The enforcer's part in the runs of egressctl.
 #include "daemon/egress/enforcer.h"
 
+#include <algorithm>
+
 namespace egress {
 
 void Enforcer::begin_job(JobRequest request, OnAnswer done) {
@@ -37,6 +39,14 @@ bpf::JobOf Enforcer::job_of(std::uint32_t pid) const {
 void Enforcer::update_jobs() {
     jobs_.update(loader_->jobs());
     loader_->jobs().tidy();
+}
+
+bool Enforcer::Status::covers_sockets() const {
+    const auto sees = [this](const char* hook) {
+        const auto found = std::ranges::find(coverage, hook, &bpf::Coverage::hook);
+        return found != coverage.end() && found->attached;
+    };
+    return sees("egress_unix_connect") && sees("egress_unix_sendmsg");
 }
 
 } // namespace egress

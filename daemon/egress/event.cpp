@@ -72,9 +72,17 @@ std::string time_text(std::uint64_t boot, const Clock& clock) {
     return text;
 }
 
-void add_flow(json& out, const egress_event& event) {
+void add_flow(json& out, const egress_event& event, const bpf::Loader* loader) {
     const auto& flow = event.flow;
     out["type"] = type_text(flow.type);
+    if (event.hook == EGRESS_HOOK_UNIX) {
+        out["protocol"] = "unix";
+        out["family"] = "unix";
+        if (loader != nullptr) {
+            out["addr"] = loader->jobs().socket_of(flow);
+        }
+        return;
+    }
     out["protocol"] = protocol_name(flow.protocol);
     if (event.hook == EGRESS_HOOK_CREATE) {
         return; // a new socket has no destination yet
@@ -168,7 +176,7 @@ json event_json(const egress_event& event, const policy::EgressRule* rule,
         out["cgroup"] = std::move(cgroup);
     }
     add_process(out, event, loader);
-    add_flow(out, event);
+    add_flow(out, event, loader);
     return out;
 }
 
@@ -189,7 +197,7 @@ store::EventRow event_row(const egress_event& event, const policy::EgressRule* r
     }
     row.type = event.flow.type;
     row.protocol = event.flow.protocol;
-    if (event.hook != EGRESS_HOOK_CREATE) {
+    if (event.hook != EGRESS_HOOK_CREATE && event.hook != EGRESS_HOOK_UNIX) {
         row.address = Address::from_bytes(event.flow.address);
         row.port = event.flow.port;
     }

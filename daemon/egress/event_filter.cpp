@@ -87,7 +87,7 @@ bool EventFilter::passes_rule(const policy::EgressRule* rule) const {
 }
 
 bool EventFilter::passes(const egress_event& event, const policy::EgressRule* rule) const {
-    const bool goes_somewhere = event.hook != EGRESS_HOOK_CREATE;
+    const bool goes_somewhere = event.hook != EGRESS_HOOK_CREATE && event.hook != EGRESS_HOOK_UNIX;
     const auto size = event.known == 0 ? 0 : strnlen(event.path, sizeof event.path);
     if (!one_of(actions_, action_text(event)) || !one_of(users_, event.flow.uid) ||
         !one_of(programs_, std::string_view(event.path, size)) || !passes_rule(rule)) {

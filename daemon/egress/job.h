@@ -18,7 +18,8 @@ struct JobRequest {
     static constexpr std::size_t most_text = 64u << 10u; ///< bytes
 
     bpf::Jobs::Asker asker;
-    std::string rules; ///< lines of [egress]
+    std::string rules;   ///< lines of [egress]
+    std::string control; ///< the daemon's own socket, which answers a run itself
 };
 
 /// The lines of a job's policy: questions to the resolvers if anything is allowed at all, then

@@ -108,14 +108,17 @@ std::optional<json> JobLog::report(std::uint32_t id, std::uint32_t uid) const {
     }
     json destinations = json::array();
     for (const auto& each : run->destinations) {
+        const bool is_unix = each.hook == EGRESS_HOOK_UNIX;
         json one = {{"type", type_text(each.flow.type)},
-                    {"protocol", protocol_name(each.flow.protocol)},
+                    {"protocol", is_unix ? "unix" : protocol_name(each.flow.protocol)},
                     {"count", each.count}};
-        if (each.hook != EGRESS_HOOK_CREATE) {
+        if (is_unix) {
+            one["addr"] = each.name;
+        } else if (each.hook != EGRESS_HOOK_CREATE) {
             one["addr"] = Address::from_bytes(each.flow.address)->text();
             one["port"] = each.flow.port;
         }
-        if (!each.name.empty()) {
+        if (!is_unix && !each.name.empty()) {
             one["domain"] = each.name;
         }
         if (!each.program.empty()) {

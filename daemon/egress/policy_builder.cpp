@@ -10,6 +10,7 @@
 #include "daemon/base/week.h"
 #include "daemon/bpf/pins.h"
 #include "daemon/bpf/tables/host.h"
+#include "daemon/egress/run_sockets.h"
 
 namespace egress {
 
@@ -99,9 +100,17 @@ PolicyBuilder::Outcome PolicyBuilder::begin(const JobRequest& request) {
     }
     auto world = world_of(inventory);
     world.loaders.clear(); // a run's lines name no program
+    auto asker = request.asker;
+    if (const auto checked = check_sockets(asker); !checked) {
+        out.answer = {Answered::wrong, checked.error().text};
+        return out;
+    }
+    if (request.control.starts_with('/')) {
+        asker.sockets.push_back(request.control);
+    }
     const bool learns = (request.asker.flags & EGRESS_JOB_LEARNS) != 0;
     const auto begun =
-        loader_->jobs().begin(request.asker, [&](std::uint64_t generation) -> Result<bpf::Tables> {
+        loader_->jobs().begin(asker, [&](std::uint64_t generation) -> Result<bpf::Tables> {
             auto tables = bpf::compile(*policy, world, generation);
             if (!tables || (tables->base->has_names == 0 && !learns)) {
                 return tables;

@@ -55,6 +55,7 @@ struct bpf_iter__bpf_map_elem {
 #include "stream.h"
 #include "tag.h"
 #include "unfold.h"
+#include "unix.h"
 #include "writer.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -104,6 +104,7 @@ struct mm_struct {
 struct cred {
     kuid_t uid;
     kgid_t gid;
+    struct user_namespace* user_ns;
 };
 struct kernfs_iattrs {
     kuid_t ia_uid;
@@ -174,6 +175,11 @@ struct sock_common {
 enum sock_flags { SOCK_BROADCAST = 6 };
 struct sock_cgroup_data {
     struct cgroup* cgroup;
+};
+struct sockaddr;
+struct bpf_sock_addr_kern { /* what a struct bpf_sock_addr is to the kernel */
+    struct sockaddr* uaddr;
+    __u32 uaddrlen;
 };
 struct socket;
 struct sock {

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "daemon/bpf/load/unix.h"
 #include "daemon/bpf/names.h"
 
 namespace egress::bpf {
@@ -87,8 +88,10 @@ Result<Jobs> Jobs::open(OuterMap outer, egress_config* config, Walk walk) {
             out.strangers_.push_back(job.id);
         }
     });
-    if (const auto wished = out.wish(); !wished) {
-        return std::unexpected(wished.error());
+    auto ready = out.wish();
+    ready = ready ? allow_common_unix(out.outer_("unix_rules")) : ready;
+    if (!ready) {
+        return std::unexpected(ready.error());
     }
     return out;
 }
@@ -207,6 +210,13 @@ Result<> Jobs::wish() const {
     return {};
 }
 
+/// Those of jobs that are over make room first.
+Result<> Jobs::allow_sockets(std::uint32_t id, const std::vector<std::string>& names) const {
+    const int map = outer_("unix_rules");
+    forget_unix(map, [this](std::uint32_t job) { return find(job).has_value(); });
+    return allow_unix(map, id, names);
+}
+
 void Jobs::forget_names() {
     const auto before = names_.size() + strangers_.size();
     std::erase_if(names_, [this](const auto& each) { return !find(each.first); });
@@ -264,6 +274,9 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::begin(const Asker& asker,
             return give_up({Refused::failed, wished.error().text});
         }
     }
+    if (const auto allowed = allow_sockets(*id, asker.sockets); !allowed) {
+        return give_up({Refused::failed, allowed.error().text});
+    }
     std::atomic_ref(config_->joining).store(*id);
     const auto walked = walk_(asker.pid);
     std::atomic_ref(config_->joining).store(0);
@@ -291,6 +304,10 @@ Result<> Jobs::make_ready() {
     }
     const auto made = slot_of(*bare);
     return made ? Result<>() : std::unexpected(made.error());
+}
+
+std::string Jobs::socket_of(const egress_flow& flow) const {
+    return unix_name_of(outer_("unix_names"), flow);
 }
 
 void Jobs::tidy() {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "daemon/base/result.h"
@@ -28,6 +29,8 @@ class Jobs {
         std::uint32_t pid = 0;     ///< in the daemon's pid namespace
         std::uint64_t started = 0; ///< in clock ticks since boot
         std::uint32_t flags = 0;   ///< egress_job_flag
+        /// AF_UNIX sockets that it may connect to: paths, or "@" and an abstract name.
+        std::vector<std::string> sockets;
     };
     enum class Refused : std::uint8_t { full, user_has_share, no_process, nested, failed };
     struct Failure {
@@ -59,6 +62,8 @@ class Jobs {
 
     /// The job, while a process of it lives; nullopt: it is over.
     std::optional<egress_job> find(std::uint32_t id) const;
+    /// The AF_UNIX socket that an event of a job went to; "": it is forgotten.
+    std::string socket_of(const egress_flow& flow) const;
     std::size_t count() const;
     void each(const std::function<void(const egress_job&)>& what) const;
 
@@ -69,6 +74,7 @@ class Jobs {
     using Names = std::map<std::uint64_t, std::uint32_t>; ///< as the kernel's table has them
     static Names names_of(const Tables& tables, std::uint32_t flags);
     Result<> wish() const;
+    Result<> allow_sockets(std::uint32_t id, const std::vector<std::string>& names) const;
     bool has_strangers() const;
     void release(std::uint32_t number, std::uint32_t id);
 

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "daemon/bpf/load/types.h"
+#include "daemon/bpf/load/unix.h"
 #include "lib/fd.h"
 
 namespace egress::bpf {
@@ -134,7 +135,7 @@ int use(bpf_object* object, const btf* types, Tier tier) {
 
 std::vector<Coverage> choose_tiers(bpf_object* object) {
     const Types types(btf__load_vmlinux_btf());
-    std::vector<Coverage> out;
+    std::vector<Coverage> out = choose_unix(object);
     if (use(object, types.get(), by_tracepoint) != 0) {
         if (const int code = use(object, types.get(), by_function); code != 0) {
             out.push_back({"egress_write", false,
