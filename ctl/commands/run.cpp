@@ -56,6 +56,11 @@ Outcome<std::vector<std::string>> sockets_of(const Arguments& arguments) {
                                     "unix:@name for an abstract one, or unix:*",
                                     printable(destination)));
         }
+        if (printable(name) != name) {
+            return fail(Exit::usage, fmt::format("--allow: '{}' has bytes that cannot be listed; "
+                                                 "only unix:* allows it",
+                                                 printable(destination)));
+        }
         out.push_back(std::move(name));
     }
     return out;

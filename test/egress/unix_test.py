@@ -166,9 +166,16 @@ def test_a_path_must_be_roots(world):
         for name in ("/run/alias/own", "/run/root/alias"):
             done = run(guard, "true", user=USER, options=("--allow", f"unix:{name}"))
             assert done.returncode == 125 and "is a link" in done.stderr, (name, done)
-        for name in ("unix:", "unix:relative", "unix:@", "unix:/"):
+        for name in ("unix:", "unix:relative", "unix:@", "unix:/", "unix:**"):
             done = run(guard, "true", user=USER, options=("--allow", name))
             assert done.returncode == 2 and "write unix:/path" in done.stderr, (name, done)
+        done = run(guard, "true", options=("--allow", b"unix:/run/\xff\x1b"))
+        assert done.returncode == 2 and "cannot be listed" in done.stderr, done
+        assert done.stderr.strip().isprintable(), done
+        many = [word for number in range(33) for word in ("--allow", f"unix:/run/root/{number}")]
+        done = run(guard, "true", user=USER, options=many)
+        assert done.returncode == 125 and "a run takes 32" in done.stderr, done
+        assert run(guard, "true", user=USER, options=many[2:]).returncode == 0
         # Root answers for what it lists.
         assert run(guard, "true", options=("--allow", "unix:/run/shared/own")).returncode == 0
         need_hook(guard)
