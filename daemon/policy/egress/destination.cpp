@@ -165,6 +165,13 @@ std::optional<std::vector<PortRange>> parse_ports(const Cell& cell, const Contex
 std::optional<Destination> parse_destination(const Cell& cell, const Context& context) {
     std::optional<Destination> out;
     Cell ports;
+    for (const auto* const socket : {"unix:/", "unix:@", "unix:*"}) {
+        if (cell.text.starts_with(socket)) {
+            return context.error(cell, "no line matches a socket of AF_UNIX",
+                                 "\"egressctl run\" refuses them to a command, and its --allow "
+                                 "takes this");
+        }
+    }
     if (cell.text[0] == '[') {
         out = parse_bracketed_host(cell, ports, context);
     } else if (std::ranges::count(cell.text, ':') > 1) {
