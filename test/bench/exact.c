@@ -228,9 +228,11 @@ static int goes(int s, uint32_t address, int connects) {
     return gone;
 }
 
-static void check(int s, int good, int many, int number, int connects) {
-    if (goes(s, address_of(good, many, number), connects) != good) {
+static void check(int s, int good, int kind, int number, int connects) {
+    if (goes(s, address_of(good, kind == 3, number), connects) != good) {
         ++*(good ? &wrong_refusals : &wrong_grants);
+        fprintf(stderr, "exact: wrong %s: %s, %d\n", good ? "refusal" : "grant", KINDS[kind],
+                number);
     }
 }
 
@@ -258,10 +260,10 @@ static void* ask(void* argument) {
                     strerror(errno));
             exit(1);
         }
-        check(s, good, kind == 3, number, connects);
+        check(s, good, kind, number, connects);
         if (kind == 3) {
-            check(s, good, 1, number + MANY - 1, connects);
-            check(s, good, 1, number + rand_r(&seed) % MANY, connects);
+            check(s, good, 3, number + MANY - 1, connects);
+            check(s, good, 3, number + rand_r(&seed) % MANY, connects);
         }
         check(s, 0, 0, number_of(0, &seed), 0); /* what no line names, asked for or not */
     }
