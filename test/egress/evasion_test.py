@@ -306,6 +306,15 @@ def test_a_question_in_fragments(world):
             assert set(found) == {"EPERM"}, (at, found)
 
 
+def test_a_question_from_a_raw_socket(world):
+    """Where the line of the resolver allows any type, "queries listed" holds for raw packets, too."""
+    with guarded(world) as guard:
+        begin(guard, dns=DNS + "queries listed\n")
+        for at in (None, 8, 16, 24, 32):
+            found = tells(guard, f"fragments(raw([b'evil', b'example']), {at})", FRAGMENTS)
+            assert "EPERM" in found, (at, found)
+
+
 # --- names in other spellings ---------------------------------------------------------------------
 
 def test_spellings_of_a_name(world):

@@ -511,7 +511,7 @@ int egress_packet(struct __sk_buff* skb) {
         return EGRESS_PASS;
     }
     int verdict = judge_leaving(skb, sk, settings);
-    if (verdict && may_have_dns(sk, settings)) {
+    if (verdict && may_ask(sk, settings)) {
         verdict = read_questions(skb, settings);
     }
     __asm__ volatile("" : "+r"(verdict)); /* the compiler knows the possible values, */

@@ -18,12 +18,15 @@
 
 /* A user's sockets share a part, so that another user can flood only that one. */
 #define EGRESS_ASKED_PARTS 64
-#define EGRESS_ASKED_SETS 256 /* in a part */
-#define EGRESS_ASKED_WAYS 4
+#define EGRESS_ASKED_SETS 128 /* in a part */
+#define EGRESS_ASKED_WAYS 8
+#define EGRESS_ASKED_WRITTEN (~0ULL)
 
 struct egress_asked {
-    __u64 tag;  /* of socket, resolver and question */
-    __u64 when; /* boot clock; the lowest bit: it has been answered */
+    __u64 tag; /* of socket, resolver and question */
+    /* Boot clock; the lowest bit: it has been answered. EGRESS_ASKED_WRITTEN: another CPU is
+     * writing the note. */
+    __u64 when;
 };
 struct egress_asked_set {
     struct egress_asked each[EGRESS_ASKED_WAYS];
@@ -151,35 +154,57 @@ static __noinline int tag_question(struct __sk_buff* skb, __u32 number, struct e
     return 1;
 }
 
-static __noinline int note_question(const struct egress_note* note) {
-    const __u32 at = note ? note->set : 0;
-    struct egress_asked_set* const set = bpf_map_lookup_elem(&asked, &at);
-    const __u64 now = bpf_ktime_get_boot_ns() & ~1ULL;
-    __u32 place = 0;
+/* A place of the set for the note: one that has the tag already, has been answered or is the
+ * oldest. `when`: what it has now. */
+static __noinline int choose_place(const struct egress_asked_set* set, __u64 tag, __u64* when) {
+    int place = 0;
     __u64 oldest = ~0ULL;
-    if (!set || !note) {
+    if (!set || !when) {
         return 0;
     }
     EGRESS_UNROLL
     for (int i = 0; i < EGRESS_ASKED_WAYS; ++i) {
-        volatile struct egress_asked* const one = &set->each[i];
-        const __u64 answered = -(one->when & 1);
-        /* Rather one that has been answered than one that waits. */
-        const __u64 age = one->tag == note->tag ? 0 : one->when & ~answered;
+        const volatile struct egress_asked* const one = &set->each[i];
+        const __u64 since = one->when;
+        const __u64 waits = (since & 1) - 1; /* all bits are set, or none */
+        const __u64 age = since == EGRESS_ASKED_WRITTEN ? since
+                          : one->tag == tag             ? 0
+                                                        : since & waits;
         if (age < oldest) {
             oldest = age;
             place = i;
+            *when = since;
         }
     }
-    if (oldest && now - oldest < EGRESS_DNS_PATIENCE) {
-        count_dns(EGRESS_DNS_FORGOTTEN);
+    return place;
+}
+
+static __noinline int note_question(const struct egress_note* note) {
+    const __u32 at = note ? note->set : 0;
+    struct egress_asked_set* const set = bpf_map_lookup_elem(&asked, &at);
+    const __u64 now = bpf_ktime_get_boot_ns() & ~1ULL;
+    if (!set || !note) {
+        return 0;
     }
-    volatile struct egress_asked* const one = &set->each[place & (EGRESS_ASKED_WAYS - 1)];
-    one->when = 1;
-    one->tag = note->tag;
-    one->when = now;
-    count_dns(EGRESS_DNS_ASKED);
-    return 1;
+    for (int tries = 0; tries < EGRESS_ASKED_WAYS; ++tries) {
+        __u64 when = EGRESS_ASKED_WRITTEN;
+        const int place = choose_place(set, note->tag, &when) & (EGRESS_ASKED_WAYS - 1);
+        struct egress_asked* const one = &set->each[place];
+        /* Another CPU may have taken the place meanwhile. */
+        if (when == EGRESS_ASKED_WRITTEN ||
+            __sync_val_compare_and_swap(&one->when, when, EGRESS_ASKED_WRITTEN) != when) {
+            continue;
+        }
+        if (!(when & 1) && now - when < EGRESS_DNS_PATIENCE && one->tag != note->tag) {
+            count_dns(EGRESS_DNS_FORGOTTEN);
+        }
+        *(volatile __u64*)&one->tag = note->tag;
+        *(volatile __u64*)&one->when = now;
+        count_dns(EGRESS_DNS_ASKED);
+        return 1;
+    }
+    count_dns(EGRESS_DNS_FORGOTTEN);
+    return 0;
 }
 
 /* Takes the note of the question that is answered; not 0: why the answer does not count. */

@@ -380,7 +380,7 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
     if (sk && outward && sk->state == EGRESS_SYN_SENT) {
         bpf_sk_storage_delete(&dialogs, sk); /* of the socket's connection before */
     }
-    if (!find_leg(skb, &leg)) {
+    if (!find_leg(skb, &leg) || (sk && sk->type == SOCK_RAW && leg.protocol == IPPROTO_TCP)) {
         return asker ? EGRESS_NOT_LISTED : EGRESS_PASS; /* egress_asks_resolver() */
     }
     const __u32 number = enter_room();
@@ -400,11 +400,19 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
     return verdict;
 }
 
+/* The extension headers of IPv6 below 64: hop-by-hop, routing, fragment, authentication,
+ * destination options. */
+#define EGRESS_EXTENSIONS (1ULL << 0 | 1ULL << 43 | 1ULL << 44 | 1ULL << 51 | 1ULL << 60)
+
 /* Whether the packet goes to an approved resolver, or hides where the message begins. */
 __noinline int egress_asks_resolver(struct __sk_buff* skb) {
     struct egress_leg leg = {.outward = 1};
-    return find_leg(skb, &leg) || (skb->protocol == bpf_htons(ETH_P_IPV6) &&
-                                   leg.protocol != IPPROTO_UDP && leg.protocol != IPPROTO_TCP);
+    if (find_leg(skb, &leg)) {
+        return 1;
+    }
+    const __u32 protocol = leg.protocol;
+    return skb->protocol == bpf_htons(ETH_P_IPV6) &&
+           (protocol < 64 ? EGRESS_EXTENSIONS >> protocol & 1 : protocol >= 135);
 }
 
 /* Reads the questions in a packet that leaves, and refuses those that are not listed. */
@@ -420,10 +428,17 @@ EGRESS_INLINE int read_questions(struct __sk_buff* skb, const struct egress_conf
     return asker ? egress_end_asking(skb, asker, verdict) : verdict;
 }
 
-/* Whether a packet of the socket may have a message of the DNS that matters. */
+/* Whether a packet of the socket may have a message of the DNS that matters. Raw sockets get no
+ * grants. */
 EGRESS_INLINE int may_have_dns(const struct bpf_sock* sk, const struct egress_config* settings) {
-    return settings->reads_names &&
-           ((sk->protocol == IPPROTO_UDP && sk->type == SOCK_DGRAM) || sk->protocol == IPPROTO_TCP);
+    return settings->reads_names && ((sk->protocol == IPPROTO_UDP && sk->type == SOCK_DGRAM) ||
+                                     (sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM));
+}
+
+/* The same of one that leaves: raw sockets may ask, too. */
+EGRESS_INLINE int may_ask(const struct bpf_sock* sk, const struct egress_config* settings) {
+    return may_have_dns(sk, settings) || (settings->reads_names && sk->type == SOCK_RAW &&
+                                          (settings->lists_questions || settings->jobs));
 }
 
 #endif
