@@ -28,7 +28,7 @@ constexpr Hook unix_hooks[] = {
     {"egress_unix_sendmsg", unix_sendmsg},
 };
 
-constexpr bpf_insn pass[] = {
+constexpr bpf_insn empty_program[] = {
     {BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 1},
     {BPF_JMP | BPF_EXIT, 0, 0, 0, 0},
 };
@@ -53,7 +53,7 @@ bool probe(bpf_attach_type kind) {
     options.sz = sizeof options;
     options.expected_attach_type = kind;
     return static_cast<bool>(Fd(bpf_prog_load(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, "eg_probe", "GPL",
-                                              pass, std::size(pass), &options)));
+                                              empty_program, std::size(empty_program), &options)));
 }
 
 egress_unix_rule key_of(std::uint32_t job, std::string_view name) {
