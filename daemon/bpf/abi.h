@@ -573,6 +573,8 @@ struct egress_config {
     __u32 jobs;            /* not 0: there are some, and an unknown process may be of one */
     __u32 joining;         /* id of the job that the process joins for which egress_join runs */
     __u32 lists_questions; /* the policy in force does */
+    __u32 judges_unix;     /* some of its rules are for sockets of AF_UNIX */
+    __u32 zero;
 };
 
 #define EGRESS_READS_NAMES 1     /* the policy in force has_names */

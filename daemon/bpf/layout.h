@@ -46,7 +46,7 @@ EGRESS_SIZE(egress_told, 1416);
 EGRESS_SIZE(egress_event, 864);
 EGRESS_SIZE(egress_fold_key, 40);
 EGRESS_SIZE(egress_fold, 120);
-EGRESS_SIZE(egress_config, 128);
+EGRESS_SIZE(egress_config, 136);
 EGRESS_OFFSET(egress_rule, flags, 12);
 EGRESS_OFFSET(egress_rule, windows, 16);
 EGRESS_OFFSET(egress_base, names_key, 72);

@@ -31,6 +31,9 @@ std::string objection(const EgressRule& rule, bool is_root) {
     if (rule.destination.kind == policy::Destination::Kind::list) {
         return "a line of a run names no list; the host's own rules do";
     }
+    if (rule.destination.kind == policy::Destination::Kind::socket) {
+        return "a line of a run names no socket of AF_UNIX; --allow unix:PATH does";
+    }
     if (options.rebind && !is_root) {
         return "rebind=allow in a run is for root: what it lets in counts for the host's lines, "
                "too";

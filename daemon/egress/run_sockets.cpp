@@ -6,41 +6,13 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include "daemon/base/log.h"
+#include "daemon/policy/egress/destination.h"
 
 namespace egress {
 
 namespace {
-
-constexpr std::size_t longest = sizeof(sockaddr_un::sun_path) - 1; // a path ends with a NUL
-
-bool is_normal(const std::string& path) {
-    return path.back() != '/' && path.find("//") == std::string::npos &&
-           (path + "/").find("/./") == std::string::npos &&
-           (path + "/").find("/../") == std::string::npos;
-}
-
-/// What is wrong with the text; "": nothing.
-std::string objection(const std::string& name) {
-    if (name.size() < 2 || (name[0] != '/' && name[0] != '@')) {
-        return "is neither an absolute path nor @ and an abstract name, nor *";
-    }
-    if (name.size() > longest) {
-        return fmt::format("has more than {} bytes", longest);
-    }
-    if (name.find('\0') != std::string::npos) {
-        return "has a NUL";
-    }
-    if (name[0] == '/' && name.ends_with("/**")) {
-        return "is a directory; each socket has to be listed";
-    }
-    if (name[0] == '/' && !is_normal(name)) {
-        return "has to be written without \"//\", \".\", \"..\" and a \"/\" at its end";
-    }
-    return {};
-}
 
 /// Why others than root could put something else below that directory; "": they cannot.
 std::string weakness_of(const std::string& directory) {
@@ -83,7 +55,7 @@ Result<> check_sockets(bpf::Jobs::Asker& asker) {
                                 EGRESS_MAX_UNIX_OF_JOB));
     }
     for (const auto& name : asker.sockets) {
-        if (auto what = objection(name); !what.empty()) {
+        if (auto what = policy::socket_objection(name); !what.empty()) {
             return fail(fmt::format("unix:{} {}", escape(name), what));
         }
         if (asker.uid == 0 || name[0] != '/') {

@@ -115,6 +115,8 @@ inline bool fits_host(const Policy& policy, const Destination& destination, cons
         return in_any(flow.destination, {"224.0.0.0/4", "ff00::/8"});
     case Kind::broadcast:
         return in_any(flow.destination, {"255.255.255.255"});
+    case Kind::socket:
+        return false; // a flow goes to an address
     }
     return false;
 }

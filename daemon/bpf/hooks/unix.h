@@ -1,5 +1,6 @@
-/* Sockets of AF_UNIX that a job connects to or sends datagrams to: another program could act for
- * it, such as a container engine. So a job reaches those only that it lists.
+/* Sockets of AF_UNIX that a process connects to or sends datagrams to: another program could act
+ * for it, such as a container engine. So a job reaches those only that it lists; others reach what
+ * the lines for such sockets leave to them.
  *
  * The kernel calls the hook before it follows a path: only the text is known, and what it leads to
  * depends on links, on mounts and on the directory that it starts at. So a text counts only if it
@@ -11,10 +12,13 @@
 #ifndef EGRESS_BPF_UNIX_H
 #define EGRESS_BPF_UNIX_H
 
+#include "decide.h"
 #include "flow.h"
 #include "job.h"
 #include "judge.h"
 #include "root.h"
+
+#include "daemon/bpf/unix_name.h"
 
 #define EGRESS_UNIX_LONGEST 108 /* sun_path */
 
@@ -62,19 +66,18 @@ static __noinline int read_unix_name(struct bpf_sock_addr* ctx, struct egress_un
     return 1;
 }
 
-/* Stands for the name in events. The key is secret: nobody finds two names with the same hash. */
+/* Stands for the name in events. */
 static __noinline __u64 hash_of_unix(const struct egress_unix_name* name) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!settings || !name) {
-        return 0;
-    }
-    EGRESS_SIP_BEGIN(settings->path_key);
-    const __u32* const words = &name->length;
-    for (int i = 0; i + 1 < (int)(sizeof *name / 4); i += 2) {
-        EGRESS_SIP_WORD(words[i] | (__u64)words[i + 1] << 32);
-    }
-    return EGRESS_SIP_END;
+    return settings && name ? egress_unix_hash(settings->path_key, name) : 0;
+}
+
+/* Whether the name means to the process what it means to the host. */
+static __noinline int is_proven(const struct egress_unix_name* name) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    return name && (name->abstract || (name->text[0] == '/' && sees_host(settings)));
 }
 
 static __noinline __u32 find_unix_rule(__u32 job, const struct egress_unix_name* name) {
@@ -89,9 +92,7 @@ static __noinline __u32 find_unix_rule(__u32 job, const struct egress_unix_name*
 
 /* By egress_unix; 0: no rule names it. */
 static __noinline __u32 unix_rule(__u32 job, const struct egress_unix_name* name) {
-    const __u32 zero = 0;
-    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!name || (!name->abstract && (name->text[0] != '/' || !sees_host(settings)))) {
+    if (!is_proven(name)) {
         return 0;
     }
     const __u32 own = find_unix_rule(job, name);
@@ -133,30 +134,83 @@ static __noinline int refuse_unix(struct egress_case* found, struct egress_unix_
     return passes ? EGRESS_PASS : EGRESS_REFUSE;
 }
 
-/* Only jobs are judged, and processes that may be of one. */
-EGRESS_INLINE int judge_unix(struct bpf_sock_addr* ctx) {
+/* By the list of its job. */
+static __noinline int judge_unix_of_job(struct bpf_sock_addr* ctx, struct egress_case* found) {
     const __u32 zero = 0;
-    struct egress_case found = {.hook = EGRESS_HOOK_UNIX};
     struct egress_unix_name name;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
-    if (!settings || !settings->jobs || !begin_case(&found, settings) || !found.owner.job) {
-        return EGRESS_PASS;
+    if (!found || !settings) {
+        return EGRESS_REFUSE;
     }
-    egress_count(&looks, EGRESS_HOOK_UNIX);
-    found.flow.type = ctx->type;
-    const struct egress_job* const job = live_job(found.owner.job);
+    const struct egress_job* const job = live_job(found->owner.job);
     if (job && job->flags & EGRESS_JOB_UNIX) {
         return EGRESS_PASS;
     }
     const int read = read_unix_name(ctx, &name);
-    const __u32 rule = job && read ? unix_rule(found.owner.job, &name) : 0;
+    const __u32 rule = job && read ? unix_rule(found->owner.job, &name) : 0;
     if (rule == EGRESS_UNIX_ALLOWED) {
         return EGRESS_PASS;
     }
     if (rule == EGRESS_UNIX_SILENT) {
         return settings->monitor || job->flags & EGRESS_JOB_LEARNS ? EGRESS_PASS : EGRESS_REFUSE;
     }
-    return refuse_unix(&found, &name);
+    return refuse_unix(found, &name);
+}
+
+/* Turns the name into the flow's destination. */
+static __noinline int place_unix(struct bpf_sock_addr* ctx, struct egress_case* found) {
+    struct egress_unix_name name;
+    if (!found) {
+        return 0;
+    }
+    const int read = read_unix_name(ctx, &name);
+    egress_put_unix(found->flow.address, hash_of_unix(&name), read && is_proven(&name));
+    found->flow.type = EGRESS_TYPE_UNIX;
+    found->flow.protocol = ctx->type;
+    return 0;
+}
+
+/* Keeps what the event's hash stands for. */
+static __noinline int keep_unix_name(struct bpf_sock_addr* ctx) {
+    struct egress_unix_name name;
+    read_unix_name(ctx, &name);
+    const __u64 hash = hash_of_unix(&name);
+    bpf_map_update_elem(&unix_names, &hash, &name, BPF_ANY);
+    return 0;
+}
+
+/* By the host's rules, of which those that name sockets of AF_UNIX may match. */
+EGRESS_INLINE int judge_unix_by_rules(struct bpf_sock_addr* ctx, struct egress_case* found) {
+    place_unix(ctx, found);
+    egress_place(found);
+    decide_by(found);
+    found->flow.type = found->flow.protocol;
+    found->flow.protocol = 0;
+    if (found->post && found->rule != EGRESS_UNMATCHED) {
+        keep_unix_name(ctx);
+        egress_tell(found);
+    }
+    return is_refused(found) ? EGRESS_REFUSE : EGRESS_PASS;
+}
+
+EGRESS_INLINE int judge_unix(struct bpf_sock_addr* ctx) {
+    const __u32 zero = 0;
+    struct egress_case found = {.hook = EGRESS_HOOK_UNIX};
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    if (!settings || (!settings->jobs && !settings->judges_unix) || !begin_case(&found, settings) ||
+        (!found.owner.job && !settings->judges_unix)) {
+        return EGRESS_PASS;
+    }
+    egress_count(&looks, EGRESS_HOOK_UNIX);
+    found.flow.type = ctx->type;
+    if (found.owner.job) {
+        const int verdict = judge_unix_of_job(ctx, &found);
+        const struct egress_job* const job = live_job(found.owner.job);
+        if (verdict != EGRESS_PASS || !job || job->flags & EGRESS_JOB_ALONE) {
+            return verdict;
+        }
+    }
+    return settings->judges_unix ? judge_unix_by_rules(ctx, &found) : EGRESS_PASS;
 }
 
 SEC("?cgroup/connect4")

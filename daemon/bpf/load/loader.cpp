@@ -374,15 +374,16 @@ Result<> Loader::install(const Tables& tables) {
         return filled;
     }
     kernel_->left = false;
-    // Answers are read for both policies while one gives way to the other.
+    // What either policy needs is done while one gives way to the other.
     std::atomic_ref reads(kernel_->config->reads_names);
     reads.fetch_or(tables.base->has_names != 0 ? EGRESS_READS_NAMES : 0);
-    // Set before the policy is in force, and taken back after it.
     std::atomic_ref lists(kernel_->config->lists_questions);
+    std::atomic_ref(kernel_->config->judges_unix).fetch_or(tables.has_sockets);
     lists.store(lists.load() | tables.base->lists_questions);
     std::atomic_ref(kernel_->config->generation)
         .store(tables.base->generation, std::memory_order_release);
     lists.store(tables.base->lists_questions);
+    std::atomic_ref(kernel_->config->judges_unix).store(tables.has_sockets);
     reads.fetch_and(tables.base->has_names != 0 ? ~0U : ~std::uint32_t{EGRESS_READS_NAMES});
     return {}; // in force: nothing after this may fail
 }

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <linux/bpf.h>
 
+#include "daemon/bpf/tables/destinations.h"
 #include "lib/fd.h"
 
 namespace egress::bpf {
@@ -59,12 +60,7 @@ bool probe(bpf_attach_type kind) {
 egress_unix_rule key_of(std::uint32_t job, std::string_view name) {
     egress_unix_rule key{};
     key.job = job;
-    key.name.abstract = name.starts_with('@') ? 1 : 0;
-    key.name.length = static_cast<std::uint32_t>(name.size());
-    std::memcpy(key.name.text, name.data(), std::min(name.size(), sizeof key.name.text));
-    if (key.name.abstract != 0) {
-        key.name.text[0] = '\0';
-    }
+    key.name = unix_name(name);
     return key;
 }
 

@@ -15,6 +15,7 @@
 #include "daemon/bpf/tables/names.h"
 #include "daemon/bpf/tables/schedule.h"
 #include "daemon/bpf/tables/vectors.h"
+#include "daemon/bpf/unix_name.h"
 
 namespace egress::bpf {
 
@@ -61,6 +62,11 @@ bool is_everywhere(const EgressRule& rule) {
            rule.destination.ports.empty() && !rule.options.resolved;
 }
 
+/// Whether the rule is for sockets of AF_UNIX.
+bool for_socket(const EgressRule& rule) {
+    return rule.destination.kind == policy::Destination::Kind::socket;
+}
+
 bool holds(const IdPrefix& prefix, std::uint32_t id) {
     return prefix.length == 0 || ((prefix.id ^ id) >> (32 - prefix.length)) == 0;
 }
@@ -102,12 +108,13 @@ class Compiler {
             base.has_times |= (made->flags & EGRESS_RULE_TIMED) ? 1 : 0;
             base.rules[i].line = static_cast<std::uint32_t>(i + 1);
         }
-        if (auto done = compile_destinations(policy_, pool_, out_); !done) {
+        if (auto done = compile_destinations(policy_, world_, pool_, out_); !done) {
             return std::unexpected(done.error());
         }
         if (auto done = compile_names(policy_, world_, pool_, out_); !done) {
             return std::unexpected(done.error());
         }
+        out_.has_sockets = std::ranges::any_of(rules_, for_socket) ? 1 : 0;
         base.refusals = where([](const EgressRule& rule) {
             return rule.verdict.kind != policy::Verdict::Kind::allow;
         });
@@ -170,13 +177,17 @@ class Compiler {
         std::map<std::pair<int, int>, Index> known; // -1: one that no rule names
         for (int type = 0; type < EGRESS_TYPES; ++type) {
             for (int number = 0; number < EGRESS_PROTOCOLS; ++number) {
-                const std::pair key{types.contains(type) ? type : -1,
-                                    numbers.contains(number) ? number : -1};
+                // Of AF_UNIX the type stands in the place of the protocol.
+                const bool is_unix = type == EGRESS_TYPE_UNIX;
+                const std::pair key{is_unix || types.contains(type) ? type : -1,
+                                    (is_unix ? types : numbers).contains(number) ? number : -1};
                 auto [entry, added] = known.emplace(key, 0);
                 if (added) {
-                    entry->second = pool_.add(where([key](const EgressRule& rule) {
-                        return (!rule.type || *rule.type == key.first) &&
-                               (!rule.protocol.number || *rule.protocol.number == key.second);
+                    entry->second = pool_.add(where([key, is_unix](const EgressRule& rule) {
+                        const auto& [its_type, its_number] = key;
+                        return for_socket(rule) == is_unix &&
+                               (!rule.type || *rule.type == (is_unix ? its_number : its_type)) &&
+                               (!rule.protocol.number || *rule.protocol.number == its_number);
                     }));
                 }
                 out_.base->protocols[type][number] = entry->second;

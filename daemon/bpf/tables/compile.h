@@ -87,6 +87,7 @@ struct Tables {
     std::vector<egress_vector> vectors;
     std::vector<egress_runs> runs;
     std::vector<egress_names> names; ///< base->names_buckets; filled by egress_put_name()
+    std::uint32_t has_sockets = 0;   ///< not 0: some rule is for sockets of AF_UNIX
     std::size_t names_used = 0;      ///< different patterns in it
     Table<Host6Key> hosts6;
     Table<Prefix6Key> prefixes6;

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "daemon/bpf/tables/runs.h"
+#include "daemon/bpf/unix_name.h"
 
 namespace egress::bpf {
 
@@ -106,13 +107,17 @@ class Items {
     std::vector<Item<Bits6>> v6;
     std::vector<Mark> marks;
 
-    void add(const policy::Policy& policy) {
+    void add(const policy::Policy& policy, const World& world) {
         std::map<std::tuple<std::string, int>, egress_vector> lists; // by list and family
         for (std::size_t rule = 0; rule < policy.egress.size(); ++rule) {
             const Destination& destination = policy.egress[rule].destination;
             const int family = policy.egress[rule].protocol.family;
             if (destination.kind == Destination::Kind::list) {
                 set(lists[{destination.text, family}], rule);
+                continue;
+            }
+            if (destination.kind == Destination::Kind::socket) {
+                add_socket(destination.text, world, rule);
                 continue;
             }
             add_rule(destination, family, rule);
@@ -169,6 +174,21 @@ class Items {
                 }
             }
         }
+    }
+
+    void add_socket(const std::string& name, const World& world, std::size_t rule) {
+        egress_vector self{};
+        set(self, rule);
+        Bits6::Key address{};
+        egress_put_unix(address.data(), 0, 1);
+        std::uint8_t length = EGRESS_UNIX_PREFIX_BITS;
+        if (name != "*") {
+            const auto read = unix_name(name);
+            const std::array<__u64, 2> key = {world.names_key[0], world.names_key[1]};
+            egress_put_unix(address.data(), egress_unix_hash(key.data(), &read), 1);
+            length = Bits6::width;
+        }
+        v6.push_back({address, length, mark(self, true)});
     }
 
     void add_list(const policy::AddressList& list, int family, const egress_vector& rules) {
@@ -363,11 +383,23 @@ class Fill6 {
 
 } // namespace
 
-Result<> compile_destinations(const policy::Policy& policy, VectorPool& pool, Tables& out) {
+egress_unix_name unix_name(std::string_view name) {
+    egress_unix_name out{};
+    out.abstract = name.starts_with('@') ? 1 : 0;
+    out.length = static_cast<std::uint32_t>(name.size());
+    name.copy(out.text, sizeof out.text);
+    if (out.abstract != 0) {
+        out.text[0] = '\0';
+    }
+    return out;
+}
+
+Result<> compile_destinations(const policy::Policy& policy, const World& world, VectorPool& pool,
+                              Tables& out) {
     std::fill(std::begin(out.base->v4_top), std::end(out.base->v4_top), EGRESS_EMPTY);
     std::fill(std::begin(out.base->v6_top), std::end(out.base->v6_top), EGRESS_EMPTY);
     Items items;
-    items.add(policy);
+    items.add(policy, world);
     Fill4 fill4(out);
     Walk<Bits4>(items.marks, pool).run(items.v4, fill4);
     Walk<Bits6>(items.marks, pool).run(items.v6, Fill6(out));

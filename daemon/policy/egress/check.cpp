@@ -43,7 +43,9 @@ bool name_below(std::string_view name, std::string_view base, bool one) {
 bool covers_host(const Destination& a, const Destination& b) {
     switch (a.kind) {
     case Kind::any:
-        return true;
+        return b.kind != Kind::socket;
+    case Kind::socket:
+        return b.kind == Kind::socket && (a.text == "*" || a.text == b.text);
     case Kind::prefix:
         return b.kind == Kind::prefix && a.prefix.length <= b.prefix.length &&
                a.prefix.contains(b.prefix.base);

@@ -195,6 +195,17 @@ std::optional<EgressRule> parse_egress(const Line& line, const Context& context)
         return context.error(cells[2], fmt::format("{} with a name", quote(cells[2].text)),
                              "a name has addresses of both families: leave out the 4 or 6");
     }
+    if (rule.destination.kind == Destination::Kind::socket) {
+        if (rule.protocol != Protocol{}) {
+            return context.error(cells[2],
+                                 fmt::format("{} with a socket of AF_UNIX", quote(cells[2].text)),
+                                 "write *; the type may be stream, dgram or 5 (seqpacket)");
+        }
+        if (rule.options.resolved || rule.options.rebind) {
+            return context.error(cells[6], "resolved and rebind are for addresses",
+                                 "a socket of AF_UNIX has none");
+        }
+    }
     return good ? std::optional(std::move(rule)) : std::nullopt;
 }
 

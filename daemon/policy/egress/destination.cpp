@@ -138,7 +138,45 @@ std::optional<Destination> parse_bracketed_host(const Cell& cell, Cell& ports,
     return out;
 }
 
+/// What follows "unix:".
+std::optional<Destination> parse_socket(const Cell& cell, const Context& context) {
+    const std::string text(cell.text);
+    if (const auto what = socket_objection(text); text != "*" && !what.empty()) {
+        return context.error(cell, fmt::format("{} {}", quote(text), what),
+                             "write unix:/run/some.sock, unix:@name or unix:*");
+    }
+    Destination out;
+    out.kind = Kind::socket;
+    out.text = text;
+    return out;
+}
+
 } // namespace
+
+std::string socket_objection(const std::string& name) {
+    constexpr std::size_t longest = 107; // of sun_path; a path ends with a NUL
+    if (name.size() < 2 || (name[0] != '/' && name[0] != '@')) {
+        return "is neither an absolute path nor @ and an abstract name, nor *";
+    }
+    if (name.size() > longest) {
+        return fmt::format("has more than {} bytes", longest);
+    }
+    if (name.find('\0') != std::string::npos) {
+        return "has a NUL";
+    }
+    if (name[0] == '@') {
+        return {};
+    }
+    if (name.ends_with("/**")) {
+        return "is a directory; each socket has to be listed";
+    }
+    const bool dotted = (name + "/").find("/./") != std::string::npos ||
+                        (name + "/").find("/../") != std::string::npos;
+    if (dotted || name.back() == '/' || name.find("//") != std::string::npos) {
+        return "has to be written without \"//\", \".\", \"..\" and a \"/\" at its end";
+    }
+    return {};
+}
 
 std::optional<std::vector<PortRange>> parse_ports(const Cell& cell, const Context& context) {
     if (cell.text == "*") {
@@ -167,9 +205,7 @@ std::optional<Destination> parse_destination(const Cell& cell, const Context& co
     Cell ports;
     for (const auto* const socket : {"unix:/", "unix:@", "unix:*"}) {
         if (cell.text.starts_with(socket)) {
-            return context.error(cell, "no line matches a socket of AF_UNIX",
-                                 "\"egressctl run\" refuses them to a command, and its --allow "
-                                 "takes this");
+            return parse_socket(cell.part(5), context);
         }
     }
     if (cell.text[0] == '[') {

@@ -27,6 +27,8 @@ std::string print_host(const Destination& destination) {
         return "**." + text;
     case Kind::list:
         return "@" + text;
+    case Kind::socket:
+        return "unix:" + text;
     case Kind::internet:
     case Kind::private_:
     case Kind::local:

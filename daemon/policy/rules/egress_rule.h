@@ -48,6 +48,7 @@ struct Destination {
         local,     ///< loopback, and the unspecified address, which the kernel treats as loopback
         multicast, ///< 224/4 and ff00::/8
         broadcast, ///< 255.255.255.255, on every network
+        socket,    ///< "unix:text": a socket of AF_UNIX, a path, "@name" or "*"
     };
     Kind kind = Kind::any;
     Prefix prefix;
