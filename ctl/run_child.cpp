@@ -117,6 +117,9 @@ Result<Started> start_child(const std::vector<std::string>& command, const Prepa
     const Fd from(ends[0]);
     Fd to(ends[1]);
     std::fflush(nullptr);
+    // The command runs as the same user, and may not have us connect for it: no ptrace. Its exec
+    // gives the child back what this takes.
+    prctl(PR_SET_DUMPABLE, 0);
     const sigset_t held = signals();
     sigset_t mask;
     sigprocmask(SIG_BLOCK, &held, &mask);

@@ -3,6 +3,10 @@
 #include <cerrno>
 #include <cstring>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "ctl/commands/commands.h"
 #include "ctl/file.h"
 #include "ctl/http.h"
@@ -11,6 +15,7 @@
 #include "ctl/rules_file.h"
 #include "ctl/run_child.h"
 #include "daemon/policy/parser.h"
+#include "lib/fd.h"
 
 namespace egress::ctl {
 
@@ -168,17 +173,37 @@ void print_end(const Context& context, const Json& report, bool learn) {
     print(context.err, "\n");
 }
 
-bool write_report(const Context& context, const std::string& path, const Json& report) {
-    const File file(std::fopen(path.c_str(), "we"));
+/// The command may have been able to write the directory: what it put there is not written to.
+Result<File> open_report(const std::string& path) {
+    Fd made(open(path.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+                 0666));
+    struct stat status {};
+    if (!made || fstat(made.get(), &status) < 0) {
+        return egress::fail(errno == ELOOP ? "it is a link" : std::strerror(errno));
+    }
+    if (!S_ISREG(status.st_mode) || status.st_uid != geteuid() || status.st_nlink != 1) {
+        return egress::fail("it is there, and is no file of yours with one name");
+    }
+    if (ftruncate(made.get(), 0) < 0) {
+        return egress::fail(std::strerror(errno));
+    }
+    File file(fdopen(made.get(), "w"));
+    if (!file) {
+        return egress::fail(std::strerror(errno));
+    }
+    made.release();
+    return file;
+}
+
+void write_report(const Context& context, const std::string& path, const Json& report) {
+    const auto file = open_report(path);
     if (file) {
-        print(file.get(), "{}\n", to_text(report));
+        print(file->get(), "{}\n", to_text(report));
     }
-    if (!file || std::fflush(file.get()) != 0) {
+    if (!file || std::fflush(file->get()) != 0) {
         print(context.err, "egressctl run: cannot write {}: {}\n", printable(path),
-              std::strerror(errno));
-        return false;
+              file ? std::strerror(errno) : file.error().text);
     }
-    return true;
 }
 
 /// What the run was refused. The command's status stays the command's.

@@ -574,7 +574,7 @@ struct egress_config {
     __u32 joining;         /* id of the job that the process joins for which egress_join runs */
     __u32 lists_questions; /* the policy in force does */
     __u32 judges_unix;     /* some of its rules are for sockets of AF_UNIX */
-    __u32 zero;
+    __u32 net_namespace;   /* of the host: inode number */
 };
 
 #define EGRESS_READS_NAMES 1     /* the policy in force has_names */

@@ -32,7 +32,7 @@ struct egress_leg {
     __u32 piece;    /* UDP: size of one datagram of several in a row */
     __u32 sequence; /* TCP: number of the byte at `from` */
     __u32 from;
-    __u32 zero;
+    __u32 urgent; /* TCP: has a byte that is no part of the stream */
 };
 
 struct egress_room {

@@ -80,9 +80,14 @@ struct new_utsname {
 struct uts_namespace {
     struct new_utsname name;
 };
+struct net {
+    struct user_namespace* user_ns;
+    struct ns_common ns;
+};
 struct nsproxy {
     struct uts_namespace* uts_ns;
     struct mnt_namespace* mnt_ns;
+    struct net* net_ns;
 };
 struct upid {
     int nr;
@@ -164,7 +169,19 @@ struct linux_binprm {
 struct in6_addr {
     int opaque; /* only read as a whole */
 };
+typedef struct {
+    struct net* net;
+} possible_net_t;
+struct sk_buff {
+    unsigned int data_len;
+    unsigned int end;
+    unsigned char* head;
+};
+struct skb_shared_info {
+    __u8 flags;
+};
 struct sock_common {
+    possible_net_t skc_net;
     __u32 skc_daddr;
     __u16 skc_dport;
     unsigned short skc_family;

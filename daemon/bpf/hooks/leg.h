@@ -46,6 +46,7 @@ static __noinline int find_segment(struct __sk_buff* skb, struct egress_leg* leg
     }
     const __u32 flags = bpf_ntohl(words[3]);
     const __u32 begins = flags >> 17 & 1; /* SYN takes a number */
+    leg->urgent = flags >> 21 & 1;
     leg->sequence = bpf_ntohl(words[1]) + begins;
     leg->at += (flags >> 28) * 4;
     return 1;

@@ -82,6 +82,16 @@ __noinline int egress_note_refused(__u32 number, __u32 asker) {
     return 0;
 }
 
+/* Bytes that may follow a question: the record of EDNS (11), and some of its options. */
+#define EGRESS_QUESTION_EXTRAS 75
+
+/* Whether the message has more than the question that was read. */
+EGRESS_INLINE int has_freight(const struct egress_dns_message* message) {
+    const __u32 extras = egress_dns_two(message, 10);
+    return egress_dns_two(message, 6) || egress_dns_two(message, 8) || extras > 1 ||
+           message->length - message->at > (extras ? EGRESS_QUESTION_EXTRAS : 0);
+}
+
 /* EGRESS_PASS: the room's message may leave; else EGRESS_NOT_LISTED. While the daemon monitors it
  * leaves, too, and only the room notes it. */
 __noinline int egress_may_leave(__u32 number) {
@@ -95,8 +105,9 @@ __noinline int egress_may_leave(__u32 number) {
     if (!asker) {
         return EGRESS_PASS;
     }
-    if (room->message.flags & (EGRESS_DNS_RESPONSE | EGRESS_DNS_OPCODE)) {
-        room->message.labels = 0; /* no question at all */
+    if (room->message.flags & (EGRESS_DNS_RESPONSE | EGRESS_DNS_OPCODE) ||
+        has_freight(&room->message)) {
+        room->message.labels = 0; /* no question, or more than one */
     }
     if (room->message.labels && egress_is_listed(number, asker, 0) &&
         egress_is_listed(number, asker, 1)) {

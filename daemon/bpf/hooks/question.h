@@ -69,7 +69,8 @@ __noinline int egress_know_asker(struct __sk_buff* skb) {
     }
     const int soon = egress_identify(skb, &found, kind_of(sk));
     if (soon != EGRESS_UNDECIDED) {
-        return soon == EGRESS_PASS ? 0 : EGRESS_NO_PIECE;
+        /* What a process left behind when it ended may be a question, too. */
+        return soon == EGRESS_PASS && is_kernels(sk) ? 0 : EGRESS_NO_PIECE;
     }
     struct egress_scratch* const piece = claim();
     if (!piece) {

@@ -259,6 +259,29 @@ __noinline int egress_grant_answer(__u32 number) {
     return 0;
 }
 
+/* Whether an answer to the socket would be the resolver's. Where users have made a network for
+ * themselves, they can answer what they like from any address; and a container may have servers of
+ * its own at the addresses of loopback. */
+static __noinline int trusts_network(struct __sk_buff* skb, __u32 number) {
+    const __u32 zero = 0;
+    const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    const struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (!settings || !room || !sk) {
+        return 0;
+    }
+    struct net* const net = BPF_CORE_READ(address_of(sk), __sk_common.skc_net.net);
+    if (BPF_CORE_READ(net, user_ns, level) != 0) {
+        return 0;
+    }
+    const __u8* const address = room->leg.resolver.address;
+    const __u64* const halves = (const __u64*)address;
+    const int is_loopback = egress_is_v4(address) ? address[12] == 127
+                                                  : !halves[0] && halves[1] == __builtin_bswap64(1);
+    return !is_loopback || BPF_CORE_READ(net, ns.inum) == settings->net_namespace;
+}
+
 /* Reads the room's message: a question to be noted, or an answer. */
 __noinline int egress_read_message(struct __sk_buff* skb, __u32 number, __u64 generation) {
     struct egress_note note = {};
@@ -268,7 +291,7 @@ __noinline int egress_read_message(struct __sk_buff* skb, __u32 number, __u64 ge
     }
     const __u32 response = room->message.flags & EGRESS_DNS_RESPONSE;
     if (room->leg.outward) {
-        return response ? 0 : note_question(&note);
+        return response || !trusts_network(skb, number) ? 0 : note_question(&note);
     }
     const __u32 wrong = response ? take_note(&note) : EGRESS_DNS_UNASKED;
     if (wrong) {

@@ -371,6 +371,21 @@ static __noinline int read_messages(struct __sk_buff* skb, __u32 number, int is_
     return whole || left == EGRESS_NOT_LISTED ? left : EGRESS_REFUSE;
 }
 
+#define EGRESS_SHARED_PAGES 3 /* SKBFL_ZEROCOPY_ENABLE, SKBFL_SHARED_FRAG */
+
+/* Whether its reader may find something else in the packet than was read here: pages of it are a
+ * program's or a file's, or one of its bytes is urgent. */
+static __noinline int is_unsteady(struct __sk_buff* skb, const struct egress_leg* leg) {
+    struct sk_buff* const kern = (void*)skb;
+    if (!leg || leg->urgent) {
+        return 1;
+    }
+    const struct skb_shared_info* const shared =
+        (const void*)(BPF_CORE_READ(kern, head) + BPF_CORE_READ(kern, end));
+    return BPF_CORE_READ(shared, flags) & EGRESS_SHARED_PAGES ||
+           (leg->protocol == IPPROTO_UDP && !leg->piece && BPF_CORE_READ(kern, data_len));
+}
+
 /* Reads the questions (outward) or answers in a packet. EGRESS_REFUSE: it must not be seen yet, as
  * not all of it could be read; EGRESS_NOT_LISTED. */
 __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generation, __u32 asker) {
@@ -382,6 +397,9 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
     }
     if (!find_leg(skb, &leg) || (sk && sk->type == SOCK_RAW && leg.protocol == IPPROTO_TCP)) {
         return asker ? EGRESS_NOT_LISTED : EGRESS_PASS; /* egress_asks_resolver() */
+    }
+    if (asker && is_unsteady(skb, &leg)) {
+        return EGRESS_NOT_LISTED;
     }
     const __u32 number = enter_room();
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
@@ -411,8 +429,9 @@ __noinline int egress_asks_resolver(struct __sk_buff* skb) {
         return 1;
     }
     const __u32 protocol = leg.protocol;
-    return skb->protocol == bpf_htons(ETH_P_IPV6) &&
-           (protocol < 64 ? EGRESS_EXTENSIONS >> protocol & 1 : protocol >= 135);
+    return protocol == IPPROTO_UDPLITE ||
+           (skb->protocol == bpf_htons(ETH_P_IPV6) &&
+            (protocol < 64 ? EGRESS_EXTENSIONS >> protocol & 1 : protocol >= 135));
 }
 
 /* Reads the questions in a packet that leaves, and refuses those that are not listed. */
@@ -437,8 +456,9 @@ EGRESS_INLINE int may_have_dns(const struct bpf_sock* sk, const struct egress_co
 
 /* The same of one that leaves: raw sockets may ask, too. */
 EGRESS_INLINE int may_ask(const struct bpf_sock* sk, const struct egress_config* settings) {
-    return may_have_dns(sk, settings) || (settings->reads_names && sk->type == SOCK_RAW &&
-                                          (settings->lists_questions || settings->jobs));
+    return may_have_dns(sk, settings) ||
+           (settings->reads_names && (settings->lists_questions || settings->jobs) &&
+            (sk->type == SOCK_RAW || sk->protocol == IPPROTO_UDPLITE));
 }
 
 #endif

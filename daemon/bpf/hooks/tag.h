@@ -145,6 +145,7 @@ int egress_host(struct bpf_iter__task* context) {
     if (task && settings && context->meta->seq_num == 0) {
         settings->mount_namespace = mount_namespace_of(task);
         settings->pid_namespace = pid_namespace_of(task);
+        settings->net_namespace = task->nsproxy->net_ns->ns.inum;
         note_host_root(task);
         settings->knows_sender = sender_now() != 0; /* the daemon's read(2) runs this */
     }
