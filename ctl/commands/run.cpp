@@ -259,8 +259,8 @@ Exit run_run(const Context& context, const Arguments& arguments) {
     }
     if (begun && !true_at(*begun, "sockets") && !arguments.has("q")) {
         print(context.err,
-              "egressctl run: no hook of this kernel sees connects to AF_UNIX sockets: "
-              "none is refused\n");
+              "egressctl run: this kernel has no hook for AF_UNIX sockets (Linux 6.7 has): the "
+              "command may connect to any\n");
     }
     const int status = wait_for_child(started->child);
     if (const auto run = begun ? number_at(*begun, "run") : std::nullopt) {

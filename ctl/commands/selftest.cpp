@@ -124,8 +124,8 @@ void add_open(std::vector<Line>& lines, const Json& mark) {
                          "needs \"bpf\" among the kernel's active security modules"});
     }
     if (!is_attached("egress_unix_connect") || !is_attached("egress_unix_sendmsg")) {
-        lines.push_back(
-            {"AF_UNIX sockets that a run connects to", "", Found::uncovered, "needs Linux 6.7"});
+        lines.push_back({"AF_UNIX sockets, of runs and of unix: lines", "", Found::uncovered,
+                         "needs Linux 6.7"});
     }
 }
 

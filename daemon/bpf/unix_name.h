@@ -13,7 +13,7 @@
 #define EGRESS_UNIX_PREFIX 0xff /* the second byte; the first is 0 */
 #define EGRESS_UNIX_PREFIX_BITS 16
 
-/* Nobody finds two names with the same hash. */
+/* The key is secret, so that nobody can choose two names with the same hash. */
 EGRESS_INLINE __u64 egress_unix_hash(const __u64* key, const struct egress_unix_name* name) {
     EGRESS_SIP_BEGIN(key);
     const __u32* const words = &name->length;

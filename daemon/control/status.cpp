@@ -168,7 +168,7 @@ json not_covered(const Enforcer::Status& status) {
         out.push_back("RDS, SMC, TIPC and RxRPC sockets");
     }
     if (!status.coverage.empty() && !status.covers_sockets()) {
-        out.push_back("AF_UNIX sockets that a run connects to");
+        out.push_back("AF_UNIX sockets, of runs and of unix: lines");
     }
     if (status.reads_names) {
         out.push_back("answers that a program gets over TLS or HTTPS by itself");

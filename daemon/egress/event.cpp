@@ -197,7 +197,7 @@ store::EventRow event_row(const egress_event& event, const policy::EgressRule* r
     }
     row.type = event.flow.type;
     row.protocol = event.flow.protocol;
-    if (event.hook != EGRESS_HOOK_CREATE && event.hook != EGRESS_HOOK_UNIX) {
+    if (event.hook != EGRESS_HOOK_CREATE) {
         row.address = Address::from_bytes(event.flow.address);
         row.port = event.flow.port;
     }

@@ -80,6 +80,31 @@ threading.Thread(target=serve, daemon=True).start()
         assert tells(guard, f"len(ask('files.example.org')) > 0, goes('{GOOD}', 443)") == (True, True)
 
 
+def test_a_source_that_is_made_up(world):
+    """IPV6_FREEBIND binds any address, and a port above 1023 is anybody's."""
+    far = world.host("far")
+    rules = NAMES.replace(f"{RESOLVER}:domain", "[2a00:53::53]:5353")
+    code = f"""
+s = socket.socket(10, 2)
+s.bind(("{far.host6}", 6000))
+s.settimeout(3)
+text = q()
+asked = outcome(s.sendto, text, ("2a00:53::53", 5353))
+a = socket.socket(10, 2)
+a.setsockopt(41, 78, 1)
+a.setsockopt(0, 15, 1)
+a.bind(("2a00:53::53", 5353))
+a.sendto(text[:2] + b"\\x81\\x80" + struct.pack("!4H", 1, 1, 0, 0) + text[12:] + b"\\xc0\\x0c" +
+         struct.pack("!HHIH", 1, 1, 3600, 4) + socket.inet_aton("{EVIL}"), ("{far.host6}", 6000))
+came = outcome(s.recv, 1000)
+"""
+    with guarded(world) as guard:
+        world.ip("-6", "route", "add", "2a00::/16", "via", far.v6)
+        guard.start_with("[dns]\nresolver [2a00:53::53]:5353\ngrace 1h\n" + rules)
+        assert tells(guard, f"asked, came, goes('{EVIL}', 443)", code) == ("ok", "ok", False)
+        assert tells(guard, f"goes('{EVIL}', 443)", user=1000) is False
+
+
 LEAVES = """
 import sys
 def leave(kind):

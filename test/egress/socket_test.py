@@ -91,6 +91,29 @@ def test_in_a_run(world):
             assert done.stdout.split() == expected, (user, done)
 
 
+def test_the_tools_that_mend_the_rules(world):
+    """A self-test tells the daemon by such a socket; a line that shuts root out is named."""
+    with engines(world) as guard:
+        put(guard, LINES)
+        done = guard.run(harness.artefact("ctl/egressctl"), "-S", guard.daemon.control, "selftest")
+        assert "NOT ENFORCED" not in done.stdout, done
+    conf = world.write("shut.conf", "[egress]\nunix:/run/systemd/private * * * * allow\nunix:* * * 0 * deny\n")
+    done = harness.run(harness.artefact("daemon/egressd"), "-n", "-c", conf, check=False)
+    assert "lockout: the line refuses egressctl to a root shell" in done.stderr and "systemctl" not in done.stderr, done
+
+
+def test_nothing_is_learnt(world):
+    """A lesson would be a line for any address."""
+    with engines(world) as guard:
+        put(guard, f"unix:* * * {USER} * allow audit\n* * * * * allow audit\n")
+        assert reach(guard, "STREAM,connect,/run/docker.sock") == ["ok"]
+        guard.run(PYTHON, "-c", "import socket; socket.socket(2, 2).sendto(b'x', ('127.0.0.1', 9))", user=USER, check=True)
+        guard.event(protocol="unix")
+        lessons = wait_for(lambda: "127.0.0.1" in (text := world.ctl("learn", "-D", harness.DATABASE).stdout) and text, 60, "a lesson")
+        assert lessons.startswith("# 1 events seen"), lessons
+        assert "not written" not in lessons, lessons
+
+
 def test_lines_that_are_wrong(world):
     for line, why in (("unix:/run/root/ * * * * deny", "written without"), ("unix:/run/** * * * * deny", "each socket"),
                       ("unix:/x stream tcp * * deny", "tcp' with a socket of AF_UNIX"),

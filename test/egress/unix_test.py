@@ -12,7 +12,7 @@ from verdict_test import PYTHON
 
 RESOLVE = "/run/systemd/resolve/io.systemd.Resolve"
 JOURNAL = "/run/systemd/journal/socket"
-UNCOVERED = "AF_UNIX sockets that a run connects to"
+UNCOVERED = "AF_UNIX sockets, of runs and of unix: lines"
 # Connects or sends to each socket; tells what became of it.
 CLIENT = """
 import errno, os, socket, sys

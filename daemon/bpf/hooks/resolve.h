@@ -259,6 +259,14 @@ __noinline int egress_grant_answer(__u32 number) {
     return 0;
 }
 
+#define EGRESS_LOOPBACK_DEVICE 1 /* in every network namespace */
+
+EGRESS_INLINE int is_loopback(const __u8* address) {
+    const __u64* const halves = (const __u64*)address;
+    return egress_is_v4(address) ? address[12] == 127
+                                 : !halves[0] && halves[1] == __builtin_bswap64(1);
+}
+
 /* Whether an answer to the socket would be the resolver's. Where users have made a network for
  * themselves, they can answer what they like from any address; and a container may have servers of
  * its own at the addresses of loopback. */
@@ -275,11 +283,16 @@ static __noinline int trusts_network(struct __sk_buff* skb, __u32 number) {
     if (BPF_CORE_READ(net, user_ns, level) != 0) {
         return 0;
     }
-    const __u8* const address = room->leg.resolver.address;
-    const __u64* const halves = (const __u64*)address;
-    const int is_loopback = egress_is_v4(address) ? address[12] == 127
-                                                  : !halves[0] && halves[1] == __builtin_bswap64(1);
-    return !is_loopback || BPF_CORE_READ(net, ns.inum) == settings->net_namespace;
+    return !is_loopback(room->leg.resolver.address) ||
+           BPF_CORE_READ(net, ns.inum) == settings->net_namespace;
+}
+
+/* Whether a program of this host may have made up the answer's source, with IPV6_FREEBIND: it came
+ * from here, though not from a loopback address, and from a port that any user may take. */
+static __noinline int may_be_made_up(struct __sk_buff* skb, __u32 number) {
+    const struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    return !room || (skb->ifindex == EGRESS_LOOPBACK_DEVICE && room->leg.resolver.port >= 1024 &&
+                     !is_loopback(room->leg.resolver.address));
 }
 
 /* Reads the room's message: a question to be noted, or an answer. */
@@ -293,7 +306,8 @@ __noinline int egress_read_message(struct __sk_buff* skb, __u32 number, __u64 ge
     if (room->leg.outward) {
         return response || !trusts_network(skb, number) ? 0 : note_question(&note);
     }
-    const __u32 wrong = response ? take_note(&note) : EGRESS_DNS_UNASKED;
+    const int counts = response && !may_be_made_up(skb, number);
+    const __u32 wrong = counts ? take_note(&note) : EGRESS_DNS_UNASKED;
     if (wrong) {
         count_dns(wrong);
         return 0;

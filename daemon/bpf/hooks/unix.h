@@ -179,8 +179,13 @@ static __noinline int keep_unix_name(struct bpf_sock_addr* ctx) {
     return 0;
 }
 
-/* By the host's rules, of which those that name sockets of AF_UNIX may match. */
-EGRESS_INLINE int judge_unix_by_rules(struct bpf_sock_addr* ctx, struct egress_case* found) {
+/* By the host's rules, of which those that name sockets of AF_UNIX may match. A self-test tells the
+ * daemon what it has found by such a socket. */
+EGRESS_INLINE int judge_unix_by_rules(struct bpf_sock_addr* ctx, struct egress_case* found,
+                                      const struct egress_config* settings) {
+    if (is_canary(settings, &found->owner)) {
+        return EGRESS_PASS;
+    }
     place_unix(ctx, found);
     egress_place(found);
     decide_by(found);
@@ -210,7 +215,7 @@ EGRESS_INLINE int judge_unix(struct bpf_sock_addr* ctx) {
             return verdict;
         }
     }
-    return settings->judges_unix ? judge_unix_by_rules(ctx, &found) : EGRESS_PASS;
+    return settings->judges_unix ? judge_unix_by_rules(ctx, &found, settings) : EGRESS_PASS;
 }
 
 SEC("?cgroup/connect4")

@@ -16,10 +16,13 @@
 #include "daemon/base/log.h"
 #include "daemon/base/resolv_conf.h"
 #include "daemon/base/week.h"
+#include "daemon/bpf/tables/destinations.h"
 #include "daemon/bpf/tables/native.h"
 #include "daemon/bpf/tables/places.h"
 #include "daemon/bpf/tables/world.h"
+#include "daemon/bpf/unix_name.h"
 #include "daemon/policy/print/print.h"
+#include "egress-paths.h"
 
 namespace egress::bpf {
 
@@ -94,8 +97,37 @@ bool is_refused(const policy::EgressRule& rule) {
     return rule.verdict.kind != policy::Verdict::Kind::allow && !rule.options.audit;
 }
 
+egress_flow flow_to(const Insider& insider, const Tables& tables, const std::string& socket) {
+    egress_flow flow{};
+    const auto name = unix_name(socket);
+    egress_put_unix(flow.address, egress_unix_hash(tables.base->names_key, &name), 1);
+    flow.type = EGRESS_TYPE_UNIX;
+    flow.protocol = SOCK_STREAM;
+    flow.uid = insider.uid;
+    flow.gid = insider.gid;
+    return flow;
+}
+
 std::string shown(const Address& address) {
     return address.is_v4() ? address.text() : "[" + address.text() + "]";
+}
+
+/// Lines that refuse the insider the sockets of the programs with which to mend the rules.
+void find_socket_lockouts(const policy::Policy& policy, const Tables& tables,
+                          const Insider& insider, std::uint64_t now, std::uint64_t week_at_boot,
+                          std::vector<policy::Diagnostic>& out) {
+    constexpr std::pair<const char*, const char*> needed[] = {
+        {"egressctl", EGRESS_CONTROL_SOCKET}, {"systemctl", "/run/systemd/private"}};
+    for (const auto& [program, socket] : needed) {
+        const auto found = native_decide(tables, insider.process, flow_to(insider, tables, socket),
+                                         insider.cgroup, now, week_at_boot);
+        if (found.rule < policy.egress.size() && is_refused(policy.egress[found.rule])) {
+            out.push_back({policy::Diagnostic::Severity::warning, policy.egress[found.rule].place,
+                           fmt::format("lockout: the line refuses {} to {} (uid {})", program,
+                                       insider.name, insider.uid),
+                           fmt::format("\"unix:{} * * * * allow\" can stand before it", socket)});
+        }
+    }
 }
 
 } // namespace
@@ -194,6 +226,9 @@ std::vector<policy::Diagnostic> lockouts(const policy::Policy& policy, const Tab
     std::vector<policy::Diagnostic> out;
     std::vector<std::uint32_t> told;
     const auto now = boot_nanoseconds();
+    if (!insiders.empty()) {
+        find_socket_lockouts(policy, tables, insiders.front(), now, week_at_boot, out);
+    }
     for (const auto& insider : insiders) {
         for (const auto& address : resolvers) {
             for (const bool tcp : {false, true}) {
