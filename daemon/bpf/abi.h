@@ -13,7 +13,7 @@
 
 /* A change of any structure below gets another number; pinned maps of another number are not
  * adopted, but go on beside until they are replaced. layout.h holds the layout to the number. */
-#define EGRESS_ABI 10
+#define EGRESS_ABI 11
 
 #define EGRESS_MAX_RULES 1024
 #define EGRESS_WORDS (EGRESS_MAX_RULES / 64)
@@ -70,10 +70,11 @@ struct egress_file {
 #define EGRESS_NAMES_WAYS 5
 #define EGRESS_NAMES_STEPS 64          /* buckets that may be searched for one name */
 #define EGRESS_NAME_REBINDS (1U << 31) /* in an index: private addresses are granted, too */
-#define EGRESS_NAME_INDEX 0x7fffffffU
+#define EGRESS_NAME_REFUSES (1U << 30) /* some of the rules refuse */
+#define EGRESS_NAME_INDEX 0x3fffffffU
 struct egress_names {
     __u64 keys[EGRESS_NAMES_WAYS];    /* 0: free */
-    __u32 indexes[EGRESS_NAMES_WAYS]; /* of vectors, perhaps with EGRESS_NAME_REBINDS */
+    __u32 indexes[EGRESS_NAMES_WAYS]; /* of vectors, perhaps with EGRESS_NAME_... */
     __u32 zero;
 };
 
@@ -110,18 +111,19 @@ struct egress_rule {
 struct egress_base {
     __u64 generation;
     __u32 rules_used;
-    __u32 has_cgroups;     /* some rule asks for one */
-    __u32 has_lineage;     /* some rule asks for parent or under */
-    __u32 has_places;      /* some rule asks for container or host */
-    __u32 has_trees;       /* some rule names a program by path, or a directory tree */
-    __u32 has_inside;      /* some rule names a program by the path that exec recorded */
-    __u32 has_units;       /* some rule names a unit */
-    __u32 has_uids;        /* some rule names a user */
-    __u32 has_gids;        /* some rule names a group */
-    __u32 has_ranges;      /* some of those users or groups have subordinate ids */
-    __u32 has_times;       /* some rule has windows or an end */
-    __u32 has_names;       /* some rule names a destination, or asks for `resolved` */
-    __u32 has_resolved;    /* some rule asks for `resolved` */
+    __u32 has_cgroups; /* some rule asks for one */
+    __u32 has_lineage; /* some rule asks for parent or under */
+    __u32 has_places;  /* some rule asks for container or host */
+    __u32 has_trees;   /* some rule names a program by path, or a directory tree */
+    __u32 has_inside;  /* some rule names a program by the path that exec recorded */
+    __u32 has_units;   /* some rule names a unit */
+    __u32 has_uids;    /* some rule names a user */
+    __u32 has_gids;    /* some rule names a group */
+    __u32 has_ranges;  /* some of those users or groups have subordinate ids */
+    __u32 has_times;   /* some rule has windows or an end */
+    __u32 has_names;   /* some rule names a destination, or asks for `resolved` */
+    /* Not 0: some rule asks for `resolved`; perhaps with EGRESS_NAME_REFUSES. */
+    __u32 has_resolved;
     __u32 lists_questions; /* [dns] "queries listed" */
     __u32 names_buckets;   /* of the table of names: a power of two; 0: it names none */
     /* Index: refusals of destinations by name; for an address that may have lost a grant. */
@@ -210,8 +212,8 @@ struct egress_key_command {
 };
 
 /* The tables of a policy beside its base: name, kind of map, flags, key, value. An index is one
- * into the vectors. The hooks' maps, what the installer fills and empties, and the members of
- * struct Tables follow this list. */
+ * into the vectors, but for `lenders`: the uid that lends those ids. The hooks' maps, what the
+ * installer fills and empties, and the members of struct Tables follow this list. */
 #define EGRESS_ARRAY_FLAGS (BPF_F_MMAPABLE | BPF_F_INNER_MAP)
 #define EGRESS_TABLES(X)                                                                           \
     X(vectors, BPF_MAP_TYPE_ARRAY, EGRESS_ARRAY_FLAGS, __u32, struct egress_vector)                \
@@ -223,6 +225,7 @@ struct egress_key_command {
     X(gids, BPF_MAP_TYPE_HASH, 0, __u32, __u32)                                                    \
     X(uid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32)         \
     X(gid_ranges, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32)         \
+    X(lenders, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct egress_id_range, __u32)            \
     X(commands, BPF_MAP_TYPE_HASH, 0, struct egress_key_command, __u32)                            \
     X(programs, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32)                                   \
     X(parents, BPF_MAP_TYPE_HASH, 0, struct egress_file, __u32)                                    \
@@ -269,97 +272,7 @@ struct egress_cgroup_key {
     __u64 generation;
 };
 
-enum egress_resolved {
-    EGRESS_LITERAL = 0,  /* no approved resolver has named the address */
-    EGRESS_RESOLVED = 1, /* one has, and the answer is still good */
-    EGRESS_DOUBTFUL = 2, /* one may have: there was no room to keep the answer */
-};
-
-/* An answer of an approved resolver: until that time an address has the name of that key. All
- * policies share the grants, which outlive a reload and a restart. */
-struct egress_grant {
-    __u8 address[16]; /* network byte order; IPv4 mapped */
-    __u64 key;        /* egress_name_key(), or EGRESS_ANY_NAME */
-    __u64 until;      /* boot clock; EGRESS_GRANT_WRITTEN: another CPU is writing it */
-};
-/* A set of grants. An address has two, which its hash chooses: names.h. A grant that has ended is
- * free, and no other is ever taken away. */
-#define EGRESS_GRANTS_WAYS 7
-#define EGRESS_GRANTS_SETS 16384
-#define EGRESS_GRANT_WRITTEN (~0ULL)
-struct egress_grants {
-    __u64 doubt; /* until then, a grant of an address whose first set this is may be missing */
-    __u64 zeros[3];
-    struct egress_grant each[EGRESS_GRANTS_WAYS];
-};
-
-/* How names bear upon one check. */
-struct egress_naming {
-    __u64 now; /* boot clock */
-    /* By whose name the connection was let through before; 0: none. Then this name counts, if the
-     * rules still have it, and no grant. */
-    __u64 named;
-    __u64 hash;     /* of the address */
-    __u32 hits;     /* grants of the first set, bits 1 to 7, then of the second, 9 to 15 */
-    __u32 resolved; /* egress_resolved */
-    __u32 in_use;   /* 0: the policy has no names, and `rules` is all of them */
-    __u32 zero;
-    struct egress_vector rules; /* for the address by itself and by its names */
-};
-
-/* Where answers are accepted from. Key of the map `resolvers`; its value is 1. */
-struct egress_resolver {
-    __u8 address[16]; /* network byte order; IPv4 mapped */
-    __u16 port;
-    __u16 zeros[3];
-};
-#define EGRESS_MAX_RESOLVERS 64
-
-/* What became of the questions and answers that the hooks read. */
-enum egress_dns {
-    EGRESS_DNS_ASKED = 0,      /* a question whose name some rule names was noted */
-    EGRESS_DNS_READ = 1,       /* an answer to such a question was read */
-    EGRESS_DNS_GRANTED = 2,    /* an address was granted, once for each name that rules name */
-    EGRESS_DNS_NEGATIVE = 3,   /* an answer with an error, or without an address */
-    EGRESS_DNS_TRUNCATED = 4,  /* an answer that is not whole: what it has is granted */
-    EGRESS_DNS_PRIVATE = 5,    /* an address not granted, as it is private */
-    EGRESS_DNS_UNASKED = 6,    /* an answer to no question: forged, or for no rule's name */
-    EGRESS_DNS_LATE = 7,       /* after EGRESS_DNS_PATIENCE */
-    EGRESS_DNS_REPEATED = 8,   /* the question had been answered */
-    EGRESS_DNS_FORGOTTEN = 9,  /* a question was forgotten early: there were too many of a user */
-    EGRESS_DNS_QUESTIONS = 10, /* not exactly one question */
-    EGRESS_DNS_UNREADABLE = 11,
-    EGRESS_DNS_CHAIN = 12,   /* more than EGRESS_DNS_CNAMES */
-    EGRESS_DNS_STREAM = 13,  /* TCP: a part of a message was given up, as others needed the room */
-    EGRESS_DNS_FULL = 14,    /* no room for a grant: refusals by name hold for the address */
-    EGRESS_DNS_BUSY = 15,    /* no memory to read it */
-    EGRESS_DNS_DELAYED = 16, /* TCP: a segment was dropped, to come again when it can be read */
-    EGRESS_DNS_UNTOLD = 17,  /* no room to tell the daemon the text of a name: struct egress_told */
-    EGRESS_DNS_NOT_LISTED = 18, /* a question was refused: [dns] "queries listed" */
-    EGRESS_DNS_OUTCOMES = 19,
-};
-#define EGRESS_DNS_CNAMES 32
-#define EGRESS_DNS_PATIENCE 10000000000ULL /* for an answer */
-#define EGRESS_DNS_LONGEST 86400ULL        /* a longer TTL counts as this, in seconds */
-
-/* An answer that granted addresses, as text for people: no verdict depends on it. One of many
- * addresses is several of these. */
-#define EGRESS_TOLD_KEYS 16
-#define EGRESS_TOLD_ADDRESSES 32
-#define EGRESS_TOLD_NAME 256
-struct egress_told_address {
-    __u8 address[16]; /* network byte order; IPv4 mapped */
-    __u64 until;      /* of the grant, boot clock */
-    __u32 keys;       /* bit i: granted by keys[i] */
-    __u32 zero;
-};
-struct egress_told {
-    __u32 keys_used;
-    __u32 addresses_used;
-    __u64 keys[EGRESS_TOLD_KEYS];
-    __u8 name[EGRESS_TOLD_NAME]; /* labels as they were asked for; what follows has no meaning */
-    struct egress_told_address addresses[EGRESS_TOLD_ADDRESSES]; /* only those used are sent */
-};
+#include "daemon/bpf/answer_abi.h" /* uses the above */
 
 /* What files.h reports of a descriptor of the daemon. */
 struct egress_named {

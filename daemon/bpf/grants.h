@@ -35,7 +35,7 @@ static long egress_probe_step(__u32 number, struct egress_probe* probe) {
     return found || !left;
 }
 
-/* Index of the rules that name a key, perhaps with EGRESS_NAME_REBINDS; 0: there are none. */
+/* Index of the rules that name a key, perhaps with EGRESS_NAME_...; 0: there are none. */
 EGRESS_INLINE __u32 egress_find_name(const struct egress_view* view, __u64 key) {
     struct egress_probe probe = {view, key, (__u32)key, (__u32)egress_zero(key)};
     if (!view->base->names_buckets) {

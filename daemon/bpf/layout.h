@@ -9,7 +9,7 @@
 #else
 #define EGRESS_ASSERT(what) _Static_assert(what, "a change of layout needs another EGRESS_ABI")
 #endif
-#define EGRESS_LAYOUT 10
+#define EGRESS_LAYOUT 11
 #define EGRESS_SIZE(type, size)                                                                    \
     EGRESS_ASSERT(EGRESS_LAYOUT == EGRESS_ABI && sizeof(struct type) == (size))
 #define EGRESS_OFFSET(type, member, offset)                                                        \

@@ -105,6 +105,49 @@ came = outcome(s.recv, 1000)
         assert tells(guard, f"goes('{EVIL}', 443)", user=1000) is False
 
 
+FROM_ELSEWHERE = """
+listener = socket.socket(10, 1)
+listener.bind((here, 6001))
+listener.listen()
+def reach(source, port):
+    s = socket.socket(10, 1)
+    s.setsockopt(41, 78, 1)
+    s.bind((source, port))
+    s.setblocking(False)
+    return s, s.connect_ex((here, 6001))
+"""
+
+
+def test_a_connection_from_elsewhere(world):
+    """Who accepts it sends to where it seems to come from, and no answer over TCP is judged."""
+    far = world.host("far")
+    own = "fd66:1::7"
+    world.ip("-6", "addr", "add", f"{own}/128", "dev", "lo", "nodad")
+    rules = (f"[egress]\n[{far.host6}] * * * * allow\n[{far.v6}]:7000 * * * * allow\n[{own}] * * 1000 * allow\n"
+             "* * * * * deny\n")
+
+    def told():
+        with open(f"/proc/{far.pid}/net/snmp") as file:
+            lines = [line.split() for line in file if line.startswith("Tcp:")]
+            return int(dict(zip(*lines))["InSegs"])
+
+    def sent(guard, source, port=6002, user=NOBODY):
+        before = told()
+        found = tells(guard, "wait(reach(*where)[0])",
+                      f"where, here = ({source!r}, {port}), {far.host6!r}\n{FROM_ELSEWHERE}"
+                      "def wait(s):\n    time.sleep(.3)\n    return outcome(s.getpeername) == 'ok'", user=user)
+        return found, told() > before
+
+    with guarded(world) as guard:
+        guard.start_with(rules)
+        assert sent(guard, far.v6) == (False, False)
+        assert guard.event(action="BLOCKED", addr=far.v6, port=6002)
+        assert sent(guard, far.v6, 7000) == (False, True), "a line allows to connect there"
+        assert sent(guard, far.host6) == (True, False), "from the address itself"
+        assert sent(guard, own, user=1000) == (True, False), "from another address of this host"
+        assert sent(guard, own) == (False, False)
+
+
 LEAVES = """
 import sys
 def leave(kind):
@@ -128,6 +171,18 @@ def test_what_is_left_at_exit(world):
         with socket.create_server((RESOLVER, 53)) as listener:
             guard.run(PYTHON, "-c", CODE + QUESTIONS + LEAVES, user=NOBODY, check=True)
             assert b"leak" not in arrives(listener, 8)
+
+
+def test_what_a_run_leaves(world):
+    """Nor when the run ends with it, and no rules have names any more."""
+    add_group(world)
+    with guarded(world) as guard:
+        guard.start_with(DNS + "[egress]\n* * * * * allow\n")
+        with socket.create_server((RESOLVER, 53)) as listener:
+            done = run(guard, PYTHON, "-c", CODE + QUESTIONS + LEAVES, options=("--allow", "good.example"), user=USER)
+            assert done.returncode == 0 and "refused" in done.stderr, done
+            assert b"leak" not in arrives(listener, 8)
+        assert guard.daemon.status()["egress"]["runs"] == 0
 
 
 def test_an_urgent_byte(world):

@@ -266,12 +266,17 @@ def test_too_many(world):
         guard.start(HOST)
         started = []
         try:
-            for i in range(12):
-                started.append(guard.spawn(*words(guard, "sh", "-c", "echo up; exec sleep 60"), user=USER, group=GROUP))
+            for i in range(20):
+                started.append(guard.spawn(*words(guard, "sh", "-c", "echo up; exec sleep 60"),
+                                           user=USER if i < 12 else USER + 1, group=GROUP))
                 assert started[-1].stdout.readline() == "up\n", i
-            assert runs(guard) == 12
-            done = run(guard, "true", user=USER)
-            assert done.returncode == 125 and "the share of one user" in done.stderr, done
+                if i == 11:
+                    done = run(guard, "true", user=USER)
+                    assert done.returncode == 125 and "the share of one user" in done.stderr, done
+            assert runs(guard) == 20
+            done = run(guard, "true", user=USER + 1)
+            assert done.returncode == 125 and "some to who has none" in done.stderr, done
+            assert run(guard, "true", user=USER + 2).returncode == 0, "a third user's first run"
             assert run(guard, "true").returncode == 0, "another user's run"
         finally:
             end_all(guard)

@@ -43,10 +43,13 @@ struct egress_room {
     __u64 grace;
     __u64 until; /* of the address that is being granted */
     __u8 address[16];
+    __u32 user_hash; /* of the user to whom the socket's uid belongs; 16 bits */
+    __u32 owner;     /* the same, but 0: root */
     __u32 is_private;
     __u32 handed_over; /* addresses */
     __u32 number;
-    __u32 ways[2]; /* of the address' sets: ways_of() */
+    __u32 sets[2]; /* of the address */
+    __u32 ways[2]; /* of those: ways_of() */
     __u32 granted; /* bit i: for wishes[i] */
     __u32 untold;
     __u32 asker;    /* egress_know_asker() */
@@ -84,8 +87,12 @@ EGRESS_INLINE __u32 is_private_address(const __u8* a) {
     return !high || a[0] >> 1 == 0xfc >> 1 || (a[0] == 0xfe && a[1] >> 6 == 2);
 }
 
-/* Marks the ways of a set that have the grant already, from bit 0 on, and those that are free, from
- * bit 8 on. */
+#define EGRESS_ALL_WAYS 0x7f
+#define EGRESS_FREE_WAYS 8
+#define EGRESS_OWN_WAYS 16
+
+/* Marks the ways of a set that have the grant already, from bit 0 on, those that are free, from
+ * EGRESS_FREE_WAYS on, and those of the room's user, from EGRESS_OWN_WAYS on. */
 EGRESS_INLINE __u32 ways_of(const struct egress_grants* set, const struct egress_room* room,
                             __u64 key) {
     const __u64* const address = (const __u64*)room->address;
@@ -99,36 +106,50 @@ EGRESS_INLINE __u32 ways_of(const struct egress_grants* set, const struct egress
         const __u64 differs =
             (other[0] ^ address[0]) | (other[1] ^ address[1]) | (grant->key ^ key);
         const __u64 live = (now - until) >> 63 | (egress_not_zero(~until) ^ 1);
+        const __u64 foreign = *(const volatile __u16*)&set->owners[i + 1] ^ room->owner;
         out |= (__u32)((egress_not_zero(differs) ^ 1) & live & egress_not_zero(~until)) << i;
-        out |= (__u32)(live ^ 1) << (i + 8);
+        out |= (__u32)(live ^ 1) << (i + EGRESS_FREE_WAYS);
+        out |= (__u32)((egress_not_zero(foreign) ^ 1) & live) << (i + EGRESS_OWN_WAYS);
+        __asm__ volatile("" : "+r"(out)); /* else the compiler keeps all of them until the end */
     }
     return out;
 }
 
-EGRESS_INLINE __u32 number_of_ways(__u32 free) {
+EGRESS_INLINE __u32 number_of_ways(__u32 marked) {
     __u32 out = 0;
     EGRESS_UNROLL
     for (int i = 0; i < EGRESS_GRANTS_WAYS; ++i) {
-        out += free >> i & 1;
+        out += marked >> i & 1;
     }
     return out;
 }
 
-/* Prolongs the grant of that way. */
-EGRESS_INLINE void prolong(struct egress_grants* set, __u32 way, __u64 until) {
-    struct egress_grant* const grant =
-        (struct egress_grant*)set + egress_masked(way + 1, EGRESS_GRANTS_WAYS);
+/* Whether the room's user may have one more way of a set with these ways. */
+EGRESS_INLINE __u32 has_share(const struct egress_room* room, __u32 ways) {
+    const __u32 own = number_of_ways(ways >> EGRESS_OWN_WAYS);
+    const __u32 most = egress_chosen(room->owner, EGRESS_GRANTS_SHARE, EGRESS_GRANTS_WAYS);
+    return egress_not_above(own + 1, most);
+}
+
+/* Prolongs the grant of that way. It then is the room's user's, so that nobody can use up another's
+ * share by prolonging what that one asked for. */
+EGRESS_INLINE void prolong(struct egress_grants* set, __u32 way, const struct egress_room* room,
+                           __u32 ways) {
+    const __u32 place = egress_masked(way + 1, EGRESS_GRANTS_WAYS);
+    struct egress_grant* const grant = (struct egress_grant*)set + place;
     const __u64 before = *(volatile __u64*)&grant->until;
-    if (before < until) {
-        __sync_val_compare_and_swap(&grant->until, before, until);
+    if (before < room->until &&
+        __sync_val_compare_and_swap(&grant->until, before, room->until) == before &&
+        has_share(room, ways)) {
+        *(volatile __u16*)&set->owners[place] = room->owner;
     }
 }
 
 /* Writes the grant to a free way; 0: another CPU has just taken it. */
 EGRESS_INLINE int occupy(struct egress_grants* set, __u32 way, const struct egress_room* room,
                          __u64 key) {
-    struct egress_grant* const grant =
-        (struct egress_grant*)set + egress_masked(way + 1, EGRESS_GRANTS_WAYS);
+    const __u32 place = egress_masked(way + 1, EGRESS_GRANTS_WAYS);
+    struct egress_grant* const grant = (struct egress_grant*)set + place;
     const __u64 before = *(volatile __u64*)&grant->until;
     if (before >= room->now ||
         __sync_val_compare_and_swap(&grant->until, before, EGRESS_GRANT_WRITTEN) != before) {
@@ -137,11 +158,35 @@ EGRESS_INLINE int occupy(struct egress_grants* set, __u32 way, const struct egre
     ((volatile __u64*)grant->address)[0] = ((const __u64*)room->address)[0];
     ((volatile __u64*)grant->address)[1] = ((const __u64*)room->address)[1];
     *(volatile __u64*)&grant->key = key;
+    *(volatile __u16*)&set->owners[place] = room->owner;
     __sync_lock_test_and_set(&grant->until, room->until);
     return 1;
 }
 
-/* Grants the room's address for one of its keys; 1: done. */
+/* The free ways of a set that the room's user may have. */
+EGRESS_INLINE __u32 free_ways(const struct egress_room* room, __u32 ways) {
+    return ways >> EGRESS_FREE_WAYS & EGRESS_ALL_WAYS & -has_share(room, ways);
+}
+
+/* Finds one of the two sets of the room's address, and what it has of the grant for a key. */
+__noinline int egress_find_ways(__u32 room_number, __u32 wish_number, __u32 which) {
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &room_number);
+    if (!room) {
+        return 0;
+    }
+    const __u64 key = room->wishes[egress_masked(wish_number, EGRESS_MAX_WISHES - 1)].key;
+    const __u64 hash = egress_grants_of(room->message.secret, room->address);
+    const __u32 number = egress_chosen(which, EGRESS_SECOND_SET(hash), EGRESS_FIRST_SET(hash));
+    const struct egress_grants* const set = bpf_map_lookup_elem(&grants, &number);
+    room->sets[which & 1] = number;
+    room->ways[which & 1] = set ? ways_of(set, room, key) : 0;
+    return 0;
+}
+
+#define EGRESS_GRANT_MADE 1
+#define EGRESS_GRANT_MISSING 2 /* there is no room */
+
+/* Grants the room's address for one of its keys, after egress_find_ways(). */
 __noinline int egress_grant_wish(__u32 room_number, __u32 wish_number) {
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &room_number);
     if (!room) {
@@ -149,43 +194,49 @@ __noinline int egress_grant_wish(__u32 room_number, __u32 wish_number) {
     }
     const struct egress_wish* const wish =
         &room->wishes[egress_masked(wish_number, EGRESS_MAX_WISHES - 1)];
-    const __u64 key = wish->key;
     if (room->is_private && !wish->rebinds) {
         count_dns(EGRESS_DNS_PRIVATE);
         return 0;
     }
-    const __u64 hash = egress_grants_of(room->message.secret, room->address);
-    const __u32 one = EGRESS_FIRST_SET(hash);
-    const __u32 two = EGRESS_SECOND_SET(hash);
-    struct egress_grants* const first = bpf_map_lookup_elem(&grants, &one);
-    struct egress_grants* const second = bpf_map_lookup_elem(&grants, &two);
-    if (!first || !second) {
-        return 0;
-    }
-    /* In the map, so that the verifier takes them for any number. */
-    room->ways[0] = ways_of(first, room, key);
-    room->ways[1] = ways_of(second, room, key);
+    /* From the map, so that the verifier takes them for any number. */
     const __u32 in_first = *(volatile __u32*)&room->ways[0];
     const __u32 in_second = *(volatile __u32*)&room->ways[1];
-    if (in_first & 0xff) {
-        prolong(first, egress_lowest(in_first & 0xff), room->until);
-        count_dns(EGRESS_DNS_GRANTED);
-        return 1;
+    const __u32 has_first = in_first & EGRESS_ALL_WAYS;
+    const __u32 has = has_first | (in_second & EGRESS_ALL_WAYS);
+    /* Else the set with more room, so that neither is full long before the others are. */
+    const __u32 free_first = free_ways(room, in_first);
+    const __u32 free_second = free_ways(room, in_second);
+    const __u32 to_first =
+        egress_not_above(number_of_ways(free_second), number_of_ways(free_first));
+    const __u32 in = egress_chosen(egress_chosen(has, has_first, to_first), 0, 1);
+    const __u32 number = room->sets[in & 1];
+    const __u32 ways = room->ways[in & 1];
+    const __u32 free = egress_chosen(in, free_second, free_first);
+    struct egress_grants* const set = bpf_map_lookup_elem(&grants, &number);
+    if (!set) {
+        return 0;
     }
-    if (in_second & 0xff) {
-        prolong(second, egress_lowest(in_second & 0xff), room->until);
+    if (has) {
+        prolong(set, egress_lowest(ways & EGRESS_ALL_WAYS), room, ways);
         count_dns(EGRESS_DNS_GRANTED);
-        return 1;
+        return EGRESS_GRANT_MADE;
     }
-    /* The set with more room, so that neither is full long before the others are. */
-    const int to_first = number_of_ways(in_first >> 8) >= number_of_ways(in_second >> 8);
-    const __u32 free = (to_first ? in_first : in_second) >> 8;
-    if (free && occupy(to_first ? first : second, egress_lowest(free), room, key)) {
+    if (free && occupy(set, egress_lowest(free), room, wish->key)) {
         count_dns(EGRESS_DNS_GRANTED);
-        return 1;
+        return EGRESS_GRANT_MADE;
     }
     count_dns(EGRESS_DNS_FULL);
-    if (*(volatile __u64*)&first->doubt < room->until) {
+    return EGRESS_GRANT_MISSING;
+}
+
+/* A grant is missing. Where it would have refused nothing, doubt would only harm others. */
+static __noinline int doubt(const struct egress_room* room, __u32 wish_number) {
+    if (!room || !room->wishes[egress_masked(wish_number, EGRESS_MAX_WISHES - 1)].refuses) {
+        return 0;
+    }
+    const __u32 number = room->sets[0];
+    struct egress_grants* const first = bpf_map_lookup_elem(&grants, &number);
+    if (first && *(volatile __u64*)&first->doubt < room->until) {
         __sync_lock_test_and_set(&first->doubt, room->until);
     }
     return 0;
@@ -196,8 +247,13 @@ static long grant_wish(__u32 number, struct egress_room* const* context) {
     if (number >= room->wishes_used) {
         return 1;
     }
-    if (egress_grant_wish(room->number, number)) {
+    egress_find_ways(room->number, number, 0);
+    egress_find_ways(room->number, number, 1);
+    const int done = egress_grant_wish(room->number, number);
+    if (done == EGRESS_GRANT_MADE) {
         room->granted |= 1U << egress_masked(number, EGRESS_MAX_WISHES - 1);
+    } else if (done == EGRESS_GRANT_MISSING) {
+        doubt(room, number);
     }
     return 0;
 }

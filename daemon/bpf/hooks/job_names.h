@@ -6,7 +6,7 @@
 
 #include "maps.h"
 
-/* By egress_name_key(), or EGRESS_ANY_NAME; the value is 1, perhaps with EGRESS_NAME_REBINDS. */
+/* By egress_name_key(), or EGRESS_ANY_NAME; the value is 1, perhaps with EGRESS_NAME_... */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, EGRESS_MAX_JOB_NAMES);

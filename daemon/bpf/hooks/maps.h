@@ -206,6 +206,13 @@ EGRESS_INLINE __u32 gid_range_rules(const struct egress_view* view, __u32 gid) {
     return EGRESS_FIND_INDEX(view, gid_ranges, &key);
 }
 
+/* The user to whom a uid belongs: its lender, or itself. 0 also for the daemon's own. */
+EGRESS_INLINE __u32 user_of(const struct egress_view* view, __u32 uid) {
+    const struct egress_id_range key = {32, __builtin_bswap32(uid)};
+    const __u32* const lender = EGRESS_FIND(view, lenders, &key);
+    return lender ? *lender : uid;
+}
+
 EGRESS_INLINE __u32 command_rules(const struct egress_view* view, const char* text) {
     return EGRESS_FIND_INDEX(view, commands, text);
 }

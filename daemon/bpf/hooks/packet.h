@@ -12,7 +12,8 @@
  *   UDP to a peer that      never, as answers of a server (answer.h)
  *   spoke first
  *
- * A datagram in the name of another user's socket is refused (forged.h).
+ * A datagram in the name of another user's socket is refused (forged.h). A connection inside this
+ * host is judged by the address that it comes from, too, if that may be another host's.
  *
  * The header of a connected socket's packet does not count: after address translation it has
  * another address than the program connected to. But a packet of any socket that carries a route
@@ -409,6 +410,47 @@ __noinline int egress_judge_route(struct __sk_buff* skb, int monitor) {
     return EGRESS_REFUSE;
 }
 
+/* Whether a packet of IPv6 inside this host may come from another host's address. Two sources
+ * surely are this host's, as in may_be_answered(). */
+static __noinline int has_foreign_source(struct __sk_buff* skb) {
+    __u64 ip[4];
+    if (bpf_skb_load_bytes(skb, 8, ip, sizeof ip)) {
+        return 1;
+    }
+    const int loops = !ip[0] && ip[1] == __builtin_bswap64(1);
+    return !loops && (ip[0] != ip[2] || ip[1] != ip[3]);
+}
+
+/* With IPV6_FREEBIND a connection to an address of this host may seem to come from any other one.
+ * Who accepts it then sends there, and that is not judged: so the one who connects is. */
+__noinline int egress_judge_source(struct __sk_buff* skb) {
+    struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (!sk || !has_foreign_source(skb)) {
+        return EGRESS_PASS;
+    }
+    const int soon = egress_identify(skb, &found, EGRESS_PACKET_OTHER);
+    if (soon != EGRESS_UNDECIDED) {
+        return soon;
+    }
+    if (bpf_skb_load_bytes(skb, 8, found.flow.address, sizeof found.flow.address)) {
+        return EGRESS_REFUSE;
+    }
+    found.flow.port = sk->src_port;
+    egress_count(&looks, EGRESS_HOOK_PACKET);
+    decide_fully(&found);
+    if (found.post && found.denies) {
+        egress_tell(&found);
+    }
+    return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
+}
+
+EGRESS_INLINE int begins_here(struct __sk_buff* skb, struct bpf_sock* sk) {
+    return skb->ifindex == EGRESS_LOOPBACK_DEVICE && skb->protocol == bpf_htons(ETH_P_IPV6) &&
+           sk->protocol == IPPROTO_TCP && sk->state == EGRESS_SYN_SENT;
+}
+
 /* Whether the stored verdict still decides for this packet. */
 EGRESS_INLINE int is_known(const struct egress_socket* kept, struct task_struct* task,
                            const struct egress_config* settings) {
@@ -465,8 +507,12 @@ static __noinline int is_answer(struct __sk_buff* skb) {
     return egress_know_peer(&peer);
 }
 
+/* `job`: whose socket it is, for what leaves it when the job is over. */
 EGRESS_INLINE int judge_leaving(struct __sk_buff* skb, struct bpf_sock* sk,
-                                const struct egress_config* settings) {
+                                const struct egress_config* settings, __u32* job) {
+    if (begins_here(skb, sk) && !egress_judge_source(skb)) {
+        return EGRESS_REFUSE;
+    }
     if (skb->ifindex == EGRESS_LOOPBACK_DEVICE && is_forged(skb) &&
         !egress_refuse_forged(skb, settings->monitor)) {
         return EGRESS_REFUSE;
@@ -476,6 +522,7 @@ EGRESS_INLINE int judge_leaving(struct __sk_buff* skb, struct bpf_sock* sk,
     }
     const int kind = kind_of(sk);
     const struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    *job = kept ? kept->job : 0;
     if (kind == EGRESS_PACKET_FREE) {
         return is_elsewhere(sk, kept, kind) && !is_answer(skb)
                    ? egress_judge_packet(skb, EGRESS_PACKET_OTHER) & 1
@@ -510,9 +557,10 @@ int egress_packet(struct __sk_buff* skb) {
     if (!sk || !settings || !settings->generation) {
         return EGRESS_PASS;
     }
-    int verdict = judge_leaving(skb, sk, settings);
-    if (verdict && may_ask(sk, settings)) {
-        verdict = read_questions(skb, settings);
+    __u32 job = 0;
+    int verdict = judge_leaving(skb, sk, settings, &job);
+    if (verdict && may_ask(sk, settings, job)) {
+        verdict = read_questions(skb, settings, job);
     }
     __asm__ volatile("" : "+r"(verdict)); /* the compiler knows the possible values, */
     return verdict & 1;                   /* the verifier does not */

@@ -17,7 +17,7 @@
 #include "verdict.h"
 
 /* A user's sockets share a part, so that another user can flood only that one. */
-#define EGRESS_ASKED_PARTS 64
+#define EGRESS_ASKED_PARTS 256
 #define EGRESS_ASKED_SETS 128 /* in a part */
 #define EGRESS_ASKED_WAYS 8
 #define EGRESS_ASKED_WRITTEN (~0ULL)
@@ -62,6 +62,7 @@ EGRESS_INLINE void add_wish(struct egress_room* room, __u64 key, __u32 found) {
         struct egress_wish* const wish = &room->wishes[egress_masked(used, EGRESS_MAX_WISHES - 1)];
         wish->key = key;
         wish->rebinds = found & EGRESS_NAME_REBINDS;
+        wish->refuses = found & EGRESS_NAME_REFUSES;
         room->wishes_used = used + 1;
     }
 }
@@ -108,21 +109,26 @@ __noinline int egress_read_question(__u32 number, __u64 generation) {
     }
     bpf_loop(EGRESS_MAX_LABELS + 1, look_for_wish, &wishing, 0);
     bpf_loop(EGRESS_MAX_LABELS + 1, look_for_job_wish, &wishing, 0);
-    add_wish(room, EGRESS_ANY_NAME, view.base->has_resolved || wished_by_jobs(EGRESS_ANY_NAME));
+    add_wish(room, EGRESS_ANY_NAME, view.base->has_resolved | wished_by_jobs(EGRESS_ANY_NAME));
     return room->wishes_used != 0;
 }
 
-/* Which part of a table the socket's user has; secret, and less than EGRESS_ASKED_PARTS. */
-static __noinline __u32 part_of_user(struct __sk_buff* skb) {
+/* Finds the user to whom the socket's uid belongs. Secret numbers of 16 bits stand for users. */
+static __noinline int know_user(struct __sk_buff* skb, __u32 number, __u64 generation) {
     const __u32 zero = 0;
+    struct egress_view view = {};
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
+    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
-    if (!settings || !sk) {
+    if (!settings || !room || !sk || !open_view(&view, generation)) {
         return 0;
     }
-    const __u32 uid = BPF_CORE_READ(address_of(sk), sk_uid.val);
-    return (uid ^ settings->path_key[1]) * 0x9e3779b97f4a7c15ULL >> 58;
+    const __u32 user = user_of(&view, BPF_CORE_READ(address_of(sk), sk_uid.val));
+    const __u32 hash = (user ^ settings->path_key[1]) * 0x9e3779b97f4a7c15ULL >> 48;
+    room->user_hash = hash;
+    room->owner = egress_chosen(user, egress_chosen(hash, hash, 1), 0);
+    return 0;
 }
 
 /* The tag of the room's question, and where it is noted. */
@@ -150,7 +156,8 @@ static __noinline int tag_question(struct __sk_buff* skb, __u32 number, struct e
                     room->message.id);
     EGRESS_SIP_WORD(room->message.exact);
     note->tag = EGRESS_SIP_END;
-    note->set = part_of_user(skb) * EGRESS_ASKED_SETS + (note->tag & (EGRESS_ASKED_SETS - 1));
+    note->set = room->user_hash % EGRESS_ASKED_PARTS * EGRESS_ASKED_SETS +
+                (note->tag & (EGRESS_ASKED_SETS - 1));
     return 1;
 }
 

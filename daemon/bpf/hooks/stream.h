@@ -90,9 +90,9 @@ EGRESS_INLINE int may_be_taken(const struct egress_heap* heap, __u64 now) {
 }
 
 /* Takes a heap for the socket and returns its number; EGRESS_NO_HEAP: none is free. */
-static __noinline __u32 take_heap(struct __sk_buff* skb, __u32 outward) {
+static __noinline __u32 take_heap(struct __sk_buff* skb, __u32 outward, __u32 user_hash) {
     const __u64 now = bpf_ktime_get_boot_ns();
-    const __u32 part = part_of_user(skb) & (EGRESS_HEAP_PARTS - 1);
+    const __u32 part = user_hash & (EGRESS_HEAP_PARTS - 1);
     for (__u32 i = 0; i < EGRESS_HEAP_WAYS; ++i) {
         const __u32 number = part * EGRESS_HEAP_WAYS + i;
         struct egress_heap* const heap = bpf_map_lookup_elem(&heaps, &number);
@@ -183,7 +183,7 @@ static __noinline int collect(struct __sk_buff* skb, struct egress_room* room,
         return EGRESS_CHUNK_LATER;
     }
     if (side->heap == EGRESS_NO_HEAP) {
-        side->heap = take_heap(skb, room->leg.outward);
+        side->heap = take_heap(skb, room->leg.outward, room->user_hash);
         if (side->heap == EGRESS_NO_HEAP) {
             return EGRESS_CHUNK_LATER;
         }
@@ -409,6 +409,7 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
     room->leg = leg;
     room->asker = asker;
     room->unlisted = 0;
+    know_user(skb, number, generation);
     int verdict = read_messages(skb, number, leg.protocol == IPPROTO_TCP, generation);
     verdict = room->unlisted && verdict ? EGRESS_NOT_LISTED : verdict;
     __sync_lock_test_and_set(&room->taken, 0);
@@ -435,9 +436,10 @@ __noinline int egress_asks_resolver(struct __sk_buff* skb) {
 }
 
 /* Reads the questions in a packet that leaves, and refuses those that are not listed. */
-EGRESS_INLINE int read_questions(struct __sk_buff* skb, const struct egress_config* settings) {
+EGRESS_INLINE int read_questions(struct __sk_buff* skb, const struct egress_config* settings,
+                                 __u32 job) {
     int asker = 0;
-    if ((settings->lists_questions || settings->jobs) && egress_asks_resolver(skb)) {
+    if ((settings->lists_questions || settings->jobs || job) && egress_asks_resolver(skb)) {
         asker = egress_know_asker(skb);
     }
     if (asker == EGRESS_NO_PIECE) {
@@ -454,9 +456,11 @@ EGRESS_INLINE int may_have_dns(const struct bpf_sock* sk, const struct egress_co
                                      (sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM));
 }
 
-/* The same of one that leaves: raw sockets may ask, too. */
-EGRESS_INLINE int may_ask(const struct bpf_sock* sk, const struct egress_config* settings) {
-    return may_have_dns(sk, settings) ||
+/* The same of one that leaves: raw sockets may ask, too. And what a job left behind in its sockets
+ * must not leave when no rules have names any more. */
+EGRESS_INLINE int may_ask(const struct bpf_sock* sk, const struct egress_config* settings,
+                          __u32 job) {
+    return may_have_dns(sk, settings) || (job && sk->type == SOCK_STREAM) ||
            (settings->reads_names && (settings->lists_questions || settings->jobs) &&
             (sk->type == SOCK_RAW || sk->protocol == IPPROTO_UDPLITE));
 }

@@ -15,7 +15,7 @@
 struct egress_wish {
     __u64 key;
     __u32 rebinds;
-    __u32 zero;
+    __u32 refuses; /* some of the rules do */
 };
 
 struct {

@@ -122,11 +122,13 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::reserve(const Asker& asker) {
                     fmt::format("uid {} has {} runs already, which is the share of one user",
                                 asker.uid, own)});
     }
-    if (!free || (asker.uid != 0 && used >= EGRESS_MAX_JOBS - for_root)) {
+    const std::size_t left = asker.uid == 0 ? 0 : for_root + (own > 0 ? for_first : 0);
+    if (!free || used >= EGRESS_MAX_JOBS - left) {
         return std::unexpected(
-            Failure{Refused::full,
-                    fmt::format("too many runs: {} go on, and {} is the most{}", used,
-                                EGRESS_MAX_JOBS, asker.uid == 0 ? "" : ", some of them root's")});
+            Failure{Refused::full, fmt::format("too many runs: {} go on, and {} is the most; {} of "
+                                               "them are left to root{}",
+                                               used, EGRESS_MAX_JOBS, for_root,
+                                               own > 0 ? " and some to who has none" : "")});
     }
     auto& job = at(*free);
     // Another id than the last one of this slot, and never 0 or the one of unknown processes.
@@ -162,13 +164,13 @@ Jobs::Names Jobs::names_of(const Tables& tables, std::uint32_t flags) {
     for (const auto& bucket : tables.names) {
         for (int i = 0; i < EGRESS_NAMES_WAYS; ++i) {
             if (bucket.keys[i] != 0) {
-                out[bucket.keys[i]] = 1 | (bucket.indexes[i] & EGRESS_NAME_REBINDS);
+                out[bucket.keys[i]] = 1 | (bucket.indexes[i] & ~EGRESS_NAME_INDEX);
             }
         }
     }
     // A run that learns reports the names of all that it reaches.
     if (tables.base->has_resolved != 0 || (flags & EGRESS_JOB_LEARNS) != 0) {
-        out[EGRESS_ANY_NAME] = 1;
+        out[EGRESS_ANY_NAME] = 1 | tables.base->has_resolved;
     }
     return out;
 }

@@ -21,8 +21,9 @@ namespace egress::bpf {
 
 class Jobs {
   public:
-    static constexpr std::size_t of_user = 12; ///< so that no user keeps the others from it
-    static constexpr std::size_t for_root = 8; ///< left to root
+    static constexpr std::size_t of_user = 12;  ///< so that no user keeps the others from it
+    static constexpr std::size_t for_root = 8;  ///< left to root
+    static constexpr std::size_t for_first = 4; ///< besides, left to users who have none
 
     struct Asker {
         std::uint32_t uid = 0;

@@ -122,6 +122,7 @@ class Compiler {
         ports();
         protocols();
         owners();
+        lenders();
         programs();
         if (auto done = trees(); !done) {
             return std::unexpected(done.error());
@@ -217,6 +218,17 @@ class Compiler {
         out_.base->has_ranges = out_.uid_ranges.empty() && out_.gid_ranges.empty() ? 0 : 1;
         out_.base->other_uids = pool_.add(any_user);
         out_.base->other_gids = pool_.add(any_group);
+    }
+
+    /// The kernel finds the user behind a question by them.
+    void lenders() {
+        std::map<IdPrefix, std::uint32_t> prefixes;
+        for (const auto& [range, lender] : world_.lenders) {
+            for (const auto& prefix : prefixes_of(range)) {
+                prefixes.emplace(prefix, lender); // the first line counts
+            }
+        }
+        out_.lenders.assign(prefixes.begin(), prefixes.end());
     }
 
     /// The rules of the subordinate ids of users or groups in rules. An id that a rule names is

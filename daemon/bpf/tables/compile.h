@@ -43,6 +43,8 @@ struct World {
     std::function<std::vector<Place>(const std::string& path, bool tree)> places;
     /// The ids that /etc/subuid and /etc/subgid lend to a user or a group.
     std::function<std::vector<IdRange>(std::uint32_t id, bool group)> subordinate;
+    /// All ids that /etc/subuid lends, with who lends them; and the daemon's own uid, as root's.
+    std::vector<std::pair<IdRange, std::uint32_t>> lenders;
     /// Paths of the loaders (ld.so): started themselves, they run any program.
     std::vector<std::string> loaders;
     std::int64_t wall_at_boot = 0; ///< seconds since the epoch when the boot clock was 0
@@ -96,6 +98,7 @@ struct Tables {
     Table<std::uint32_t> gids;
     Table<IdPrefix> uid_ranges; ///< subordinate ids
     Table<IdPrefix> gid_ranges;
+    std::vector<std::pair<IdPrefix, std::uint32_t>> lenders; ///< uids; sorted, each prefix once
     Table<Command> commands;
     std::vector<std::pair<egress_file, Index>> programs; ///< sorted by FileLess
     std::vector<std::pair<egress_file, Index>> parents;

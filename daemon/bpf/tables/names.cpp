@@ -89,7 +89,9 @@ class NameTable {
         : entries_(policy, world), pool_(pool) {
         for (std::size_t i = 0; i < policy.egress.size(); ++i) {
             const EgressRule& rule = policy.egress[i];
-            if (rule.verdict.kind == policy::Verdict::Kind::allow && !rule.options.rebind) {
+            if (rule.verdict.kind != policy::Verdict::Kind::allow) {
+                set(refusals_, i);
+            } else if (!rule.options.rebind) {
                 set(guarded_, i);
             }
         }
@@ -148,12 +150,15 @@ class NameTable {
     /// Private addresses are granted if no line that allows the name is guarded against them.
     Index value_of(const egress_vector& rules) {
         const bool guarded = !is_empty(intersect(rules, guarded_));
-        return pool_.add(rules) | (guarded ? 0 : EGRESS_NAME_REBINDS);
+        const bool refuses = !is_empty(intersect(rules, refusals_));
+        return pool_.add(rules) | (guarded ? 0 : EGRESS_NAME_REBINDS) |
+               (refuses ? EGRESS_NAME_REFUSES : 0);
     }
 
     Entries entries_;
     VectorPool& pool_;
-    egress_vector guarded_{}; ///< lines that allow, without rebind=allow
+    egress_vector guarded_{};  ///< lines that allow, without rebind=allow
+    egress_vector refusals_{}; ///< lines that refuse
 };
 
 /// The rules for which `holds` is true.
@@ -201,8 +206,9 @@ Result<> compile_names(const policy::Policy& policy, const World& world, VectorP
     base.resolved[EGRESS_RESOLVED] =
         pool.add(where(policy, [](const EgressRule&) { return true; }));
     base.resolved[EGRESS_DOUBTFUL] = pool.add(combine(literal, refusals));
-    base.has_resolved =
-        std::ranges::any_of(policy.egress, [](const auto& rule) { return rule.options.resolved; });
+    const auto resolved = where(policy, [](const EgressRule& r) { return r.options.resolved; });
+    base.has_resolved = (is_empty(resolved) ? 0 : 1) |
+                        (is_empty(intersect(resolved, refusals)) ? 0 : EGRESS_NAME_REFUSES);
     base.names_doubt = pool.add(intersect(refusals, where(policy, [&](const auto& rule) {
                                               return goes_by_name(policy, rule.destination);
                                           })));

@@ -6,6 +6,7 @@
 #include <set>
 
 #include <glob.h>
+#include <unistd.h>
 
 #include <fmt/format.h>
 
@@ -87,13 +88,9 @@ std::vector<std::string> fields_of(const std::string& line) {
     return out;
 }
 
-} // namespace
-
-std::vector<IdRange> read_subordinate(const std::string& path, const std::string& passwd,
-                                      std::uint32_t id) {
-    std::vector<IdRange> out;
-    auto names = Ids(passwd).names(id);
-    names.insert(std::to_string(id));
+/// The lines of a subuid(5) file.
+std::vector<std::pair<std::string, IdRange>> ranges_in(const std::string& path) {
+    std::vector<std::pair<std::string, IdRange>> out;
     std::ifstream file(path);
     for (std::string line; std::getline(file, line);) {
         const auto fields = fields_of(line);
@@ -101,8 +98,36 @@ std::vector<IdRange> read_subordinate(const std::string& path, const std::string
             fields.size() == 3 ? parse_decimal<std::uint32_t>(fields[1]) : std::nullopt;
         const auto count =
             fields.size() == 3 ? parse_decimal<std::uint32_t>(fields[2]) : std::nullopt;
-        if (first && count && *count > 0 && names.contains(fields[0])) {
-            out.push_back({*first, *count});
+        if (first && count && *count > 0) {
+            out.emplace_back(fields[0], IdRange{*first, *count});
+        }
+    }
+    return out;
+}
+
+} // namespace
+
+std::vector<IdRange> read_subordinate(const std::string& path, const std::string& passwd,
+                                      std::uint32_t id) {
+    std::vector<IdRange> out;
+    auto names = Ids(passwd).names(id);
+    names.insert(std::to_string(id));
+    for (const auto& [user, range] : ranges_in(path)) {
+        if (names.contains(user)) {
+            out.push_back(range);
+        }
+    }
+    return out;
+}
+
+std::vector<std::pair<IdRange, std::uint32_t>> read_lenders(const std::string& path,
+                                                            const std::string& passwd) {
+    std::vector<std::pair<IdRange, std::uint32_t>> out;
+    const Ids users(passwd);
+    for (const auto& [user, range] : ranges_in(path)) {
+        const auto named = users.number(user);
+        if (const auto uid = named ? named : parse_decimal<std::uint32_t>(user)) {
+            out.emplace_back(range, *uid);
         }
     }
     return out;
@@ -113,7 +138,8 @@ bool operator==(const Inventory& a, const Inventory& b) {
         return x.first == y.first && std::ranges::equal(x.second, y.second, same_file);
     };
     return a.paths == b.paths && std::ranges::equal(a.running, b.running, same) &&
-           a.subuids == b.subuids && a.subgids == b.subgids && a.resolv == b.resolv;
+           a.subuids == b.subuids && a.subgids == b.subgids && a.resolv == b.resolv &&
+           a.lenders == b.lenders;
 }
 
 std::vector<egress_file> Inventory::files(const std::string& path) const {
@@ -155,6 +181,8 @@ Result<Inventory> take_inventory(const policy::Policy& policy, const NameFiles& 
     if (needs_answers(policy)) {
         out.resolv = current_resolv_conf();
     }
+    out.lenders = read_lenders(subuid_file, passwd_file);
+    out.lenders.emplace_back(IdRange{geteuid(), 1}, 0); // its look-ups are for everybody
     return out;
 }
 
@@ -186,6 +214,7 @@ std::vector<Endpoint> resolvers_of(const policy::Policy& policy, const Inventory
 World world_of(const Inventory& inventory, const Clock& clock) {
     World world;
     world.search = inventory.resolv.search;
+    world.lenders = inventory.lenders;
     world.wall_at_boot = clock.at_boot();
     world.loaders = inventory.loaders;
     world.files = [&inventory](const std::string& path) { return inventory.files(path); };
