@@ -13,6 +13,7 @@
 #include "ctl/values.h"
 #include "daemon/base/number.h"
 #include "daemon/base/protocol.h"
+#include "daemon/policy/egress/destination.h"
 #include "daemon/policy/egress/domain.h"
 
 namespace egress::ctl {
@@ -147,6 +148,17 @@ std::optional<Outcome<Json>> named_destination(const std::string& word) {
 }
 
 Outcome<void> add_destination(const std::string& word, Json& body) {
+    constexpr std::string_view socket = "unix:";
+    if (word.starts_with(socket)) {
+        const auto name = word.substr(socket.size());
+        const auto what = name == "*" ? "names all sockets; name one"
+                                      : policy::socket_objection(name);
+        if (!what.empty()) {
+            return fail(Exit::usage, fmt::format("'{}' {}", printable(word), what));
+        }
+        body["socket"] = name;
+        return {};
+    }
     if (const auto named = named_destination(word)) {
         if (*named) {
             body.update(**named);
@@ -171,10 +183,11 @@ Outcome<void> add_flow(const Arguments& arguments, Json& body) {
         return added;
     }
     if (const auto* const type = arguments.value("type")) {
-        if (*type != "stream" && *type != "dgram" && *type != "raw") {
+        const std::string_view third = body.contains("socket") ? "seqpacket" : "raw";
+        if (*type != "stream" && *type != "dgram" && *type != third) {
             return fail(Exit::usage,
-                        fmt::format("--type: '{}' is not a type; write stream, dgram or raw",
-                                    printable(*type)));
+                        fmt::format("--type: '{}' is not a type here; write stream, dgram or {}",
+                                    printable(*type), third));
         }
         body["type"] = *type;
     }

@@ -8,6 +8,8 @@
 
 #include "daemon/base/address.h"
 #include "daemon/base/fields.h"
+#include "daemon/bpf/unix_name.h"
+#include "daemon/policy/egress/destination.h"
 #include "daemon/policy/egress/domain.h"
 
 namespace egress {
@@ -55,6 +57,30 @@ void read_flow(Fields& fields, egress_flow& flow) {
                                                                 : IPPROTO_RAW);
 }
 
+/// A destination of AF_UNIX, in place of an address.
+void read_socket(Fields& fields, Question& question) {
+    const auto socket = fields.text("socket").value_or("");
+    const auto type = fields.text("type").value_or("stream");
+    for (const auto* const other : {"addr", "name", "port", "protocol"}) {
+        if (fields.has(other)) {
+            fields.wrong(other, "and \"socket\" exclude each other");
+        }
+    }
+    if (const auto what = policy::socket_objection(socket); !what.empty()) {
+        fields.wrong("socket", what);
+    }
+    if (type != "stream" && type != "dgram" && type != "seqpacket") {
+        fields.wrong("type", "is not stream, dgram or seqpacket");
+    }
+    question.socket = socket;
+    question.flow.uid = fields.number<std::uint32_t>("uid", 0xfffffffe).value_or(0);
+    question.flow.gid = fields.number<std::uint32_t>("gid", 0xfffffffe).value_or(0);
+    question.flow.type = EGRESS_TYPE_UNIX;
+    question.flow.protocol = type == "stream"  ? SOCK_STREAM
+                             : type == "dgram" ? SOCK_DGRAM
+                                               : SOCK_SEQPACKET;
+}
+
 void read_name(Fields& fields, std::string& name) {
     const auto text = fields.text("name");
     const auto domain = policy::parse_domain(text.value_or("localhost"));
@@ -78,8 +104,12 @@ Result<Question> question_of(const json& body) {
     question.parents = fields.paths("parents", EGRESS_MAX_ANCESTORS);
     question.cgroup = fields.text("cgroup", Fields::Kind::path).value_or("");
     question.container = fields.flag("container");
-    read_flow(fields, question.flow);
-    read_name(fields, question.name);
+    if (fields.has("socket")) {
+        read_socket(fields, question);
+    } else {
+        read_flow(fields, question.flow);
+        read_name(fields, question.name);
+    }
     if ((question.pid == 0) == question.exe.empty()) {
         fields.wrong("pid", "or \"exe\" has to be given, and not both");
     }

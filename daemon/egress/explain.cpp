@@ -17,10 +17,12 @@
 #include "daemon/base/json_text.h"
 #include "daemon/base/log.h"
 #include "daemon/bpf/others.h"
+#include "daemon/bpf/tables/destinations.h"
 #include "daemon/bpf/tables/granted.h"
 #include "daemon/bpf/tables/lockout.h"
 #include "daemon/bpf/tables/native.h"
 #include "daemon/egress/event.h"
+#include "daemon/bpf/unix_name.h"
 #include "daemon/egress/explained.h"
 #include "daemon/policy/print/print.h"
 #include "daemon/store/json.h"
@@ -208,6 +210,13 @@ void weigh_others(json& out, const bpf::Tables& tables, const egress_flow& flow,
     out["action"] = !refused ? "ALLOWED" : monitor ? "MONITOR" : "BLOCKED";
 }
 
+/// A path means something else in a container, so that no line names it there.
+void put_socket(egress_flow& flow, const std::string& socket, const bpf::Tables& tables) {
+    const auto name = bpf::unix_name(socket);
+    const bool proven = name.abstract != 0 || flow.in_container == 0;
+    egress_put_unix(flow.address, egress_unix_hash(tables.base->names_key, &name), proven ? 1 : 0);
+}
+
 } // namespace
 
 json explained::verdict(const Scene& scene, const Address& address) {
@@ -271,8 +280,11 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
     explained::Scene scene{
         {question, loader, policy, tables, answers}, *known, question.flow, boot_nanoseconds()};
     scene.flow.in_container = in_container(question, loader) ? 1 : 0;
+    if (!question.socket.empty()) {
+        put_socket(scene.flow, question.socket, tables);
+    }
     json out = question.name.empty()
-                   ? explained::verdict(scene, *Address::from_bytes(question.flow.address))
+                   ? explained::verdict(scene, *Address::from_bytes(scene.flow.address))
                    : explained::name(scene);
     if (out.is_null()) {
         return {Answered::failed, "the kernel's tables are inconsistent"};

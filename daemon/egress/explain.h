@@ -30,7 +30,9 @@ struct Question {
     std::string cgroup; ///< below the cgroup2 root
     std::optional<bool> container;
     egress_flow flow{};
-    std::string name; ///< the destination, in lower case; empty: the address in `flow`
+    // The destination; both empty: the address in `flow`.
+    std::string name;   ///< in lower case
+    std::string socket; ///< of AF_UNIX: a path, or "@" and an abstract name
 };
 
 /// What is known of names beyond the tables.

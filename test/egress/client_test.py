@@ -14,7 +14,7 @@ from guarded import guarded, harness
 from harness import Skip, wait_for
 from names_test import RESOLVER, Resolver
 
-PORT, SSH, PROXY = 8080, 2022, 8081
+PORT, SSH, PROXY, TLS = 8080, 2022, 8081, 8443
 LITERAL = {4: "203.0.113.3", 6: "2001:db8:5::3"}
 ADDRESSES = {"v4.good.example": "203.0.113.1", "v6.good.example": "2001:db8:5::1",
              "v4.other.example": "203.0.113.2", "v6.other.example": "2001:db8:5::2"}
@@ -132,11 +132,16 @@ http {{
 }}
 """
 WEB = """
-import functools, http.server, socket, sys
+import functools, http.server, socket, ssl, sys
 class Server(http.server.ThreadingHTTPServer):
     address_family = socket.AF_INET6
-Server(("::", int(sys.argv[1])), functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[2])) \\
-    .serve_forever()
+port, directory, *keys = sys.argv[1:]
+server = Server(("::", int(port)), functools.partial(http.server.SimpleHTTPRequestHandler, directory=directory))
+if keys:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*keys)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 
 
@@ -150,8 +155,8 @@ def written(family, kind):
     return f"[{name}]" if ":" in name else name
 
 
-def url(family, kind, path="page"):
-    return f"http://{written(family, kind)}:{PORT}/{path}"
+def url(family, kind, path="page", scheme="http", port=PORT):
+    return f"{scheme}://{written(family, kind)}:{port}/{path}"
 
 
 class Clients:
@@ -168,8 +173,9 @@ class Clients:
         world.write("page", "hello\n")
         self.repository()
         self.serve(sys.executable, "-c", WEB, str(PORT), world.path(""))
+        self.serve(sys.executable, "-c", WEB, str(TLS), world.path(""), *self.certificate())
         self.sshd()
-        for port in (PORT, SSH):
+        for port in (PORT, SSH, TLS):
             wait_for(lambda port=port: harness.run("curl", "-sS", "-m", "2", "--http0.9", f"telnet://127.0.0.1:{port}",
                                                    stdin=subprocess.DEVNULL, check=False).returncode != 7, 20,
                      f"port {port}")
@@ -189,6 +195,15 @@ class Clients:
         commit = harness.run(*git, *who, "commit-tree", "-m", "x", tree).stdout.strip()
         harness.run(*git, "update-ref", "refs/heads/master", commit)
         harness.run(*git, "update-server-info")
+
+    def certificate(self):
+        """For all names and addresses."""
+        names = [f"{'IP' if kind == 'literal' else 'DNS'}:{host(family, kind)}" for family, kind in CELLS]
+        files = (self.world.path("tls.pem"), self.world.path("tls.key"))
+        harness.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-days", "2", "-subj", "/CN=good.example", "-addext", "subjectAltName=" + ",".join(names),
+                    "-out", files[0], "-keyout", files[1])
+        return files
 
     def sshd(self):
         os.makedirs("/run/sshd", exist_ok=True)
@@ -240,6 +255,8 @@ class Clients:
                  "download-file")
         self.each("apt", lambda *cell: (*fetch, url(*cell), world.path(f"apt-{cell}")), needs=fetch[0])
         self.each("git http", lambda *cell: ("git", "ls-remote", "--exit-code", url(*cell, "repo.git")), needs="git")
+        self.each("git https", lambda *cell: ("git", "ls-remote", "--exit-code", url(*cell, "repo.git", "https", TLS)),
+                  needs="git", GIT_SSL_CAINFO=world.path("tls.pem"))
         ssh = (f"ssh -F /dev/null -p {SSH} -i {world.path('client')} -o BatchMode=yes -o StrictHostKeyChecking=no "
                "-o UserKnownHostsFile=/dev/null -o ConnectTimeout=10")
         self.each("git ssh", lambda *cell: ("git", "ls-remote", "--exit-code",

@@ -1,5 +1,6 @@
 """unix:... in [egress]: which sockets of AF_UNIX programs may connect to."""
 
+import json
 import os
 
 from guarded import harness, wait_for
@@ -80,6 +81,37 @@ def test_audit_log_and_reject(world):
         assert reach(guard, *WAYS) == ["EPERM", "ok", "ok", "ok", "ok"]
         assert guard.event(addr="/run/root/own")["action"] == "MONITOR"
         assert guard.event(addr="@engine")["action"] == "ALLOWED"
+
+
+def test_explain(world):
+    """It says what the hooks do."""
+    def explain(*words):
+        return guard.world.ctl("explain", "--exe", PYTHON, *words)
+
+    with engines(world) as guard:
+        put(guard, LINES)
+        for user in (USER, OTHER):
+            for way, found in zip(WAYS, reach(guard, *WAYS, user=user)):
+                kind, _, name = way.split(",")
+                told = explain("--json", "--uid", str(user), "--type", kind.lower(), f"unix:{name}")
+                assert told.returncode == 0, told
+                action = json.loads(told.stdout)["action"]
+                assert action == {"ok": "ALLOWED", "EPERM": "BLOCKED"}[found], (way, user, told)
+        told = explain("--uid", str(USER), "unix:/run/docker.sock").stdout
+        assert told.startswith("BLOCKED: ") and "egress.conf:7:1: unix:* * *" in told, told
+        assert "egress.conf:5:1: unix:/run/notify dgram" in told and "(fails: destination, protocol)" in told, told
+        told = explain("--uid", str(USER), "--container", "unix:/run/root/own").stdout
+        assert told.startswith("BLOCKED: "), "a path means something else in a container"
+        for wrong, said in (("unix:*", "names all sockets"), ("unix:relative", "neither an absolute path"),
+                            ("unix:/run/x/../y", "..")):
+            done = explain(wrong)
+            assert done.returncode == 2 and said in done.stderr, done
+        assert "not a type here" in explain("--type", "raw", "unix:/run/x").stderr
+        assert "not a type here" in explain("--type", "seqpacket", "10.66.0.1").stderr
+        for body, said in (({"socket": "x"}, "neither"), ({"socket": "/x", "port": 1}, "exclude each other"),
+                           ({"socket": "/x", "type": "raw"}, "seqpacket")):
+            status, answer = guard.daemon.request("POST", "/v1/explain", {"exe": PYTHON, **body})
+            assert status == 400 and said in json.dumps(answer), answer
 
 
 def test_in_a_run(world):

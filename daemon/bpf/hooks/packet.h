@@ -446,9 +446,11 @@ __noinline int egress_judge_source(struct __sk_buff* skb) {
     return is_refused(&found) ? EGRESS_REFUSE : EGRESS_PASS;
 }
 
+/* The kernel chooses no foreign source: only a program that has bound the socket to one does. */
 EGRESS_INLINE int begins_here(struct __sk_buff* skb, struct bpf_sock* sk) {
     return skb->ifindex == EGRESS_LOOPBACK_DEVICE && skb->protocol == bpf_htons(ETH_P_IPV6) &&
-           sk->protocol == IPPROTO_TCP && sk->state == EGRESS_SYN_SENT;
+           sk->protocol == IPPROTO_TCP && sk->state == EGRESS_SYN_SENT &&
+           BPF_CORE_READ_BITFIELD_PROBED(address_of(sk), sk_userlocks) & EGRESS_ADDRESS_CHOSEN;
 }
 
 /* Whether the stored verdict still decides for this packet. */

@@ -29,7 +29,9 @@
 #define EGRESS_CLOSING_STATES (1 << 4 | 1 << 5 | 1 << 9 | 1 << 11)
 #define EGRESS_LISTENS 10
 
-/* In sk_userlocks: bind() was given a port. Accepted sockets do not inherit the flag. */
+/* In sk_userlocks: bind() was given an address, a port. Accepted sockets do not inherit the second.
+ */
+#define EGRESS_ADDRESS_CHOSEN 4
 #define EGRESS_PORT_CHOSEN 8
 
 /* The address of the socket, as a plain number for the verifier. */
