@@ -151,8 +151,8 @@ Outcome<void> add_destination(const std::string& word, Json& body) {
     constexpr std::string_view socket = "unix:";
     if (word.starts_with(socket)) {
         const auto name = word.substr(socket.size());
-        const auto what = name == "*" ? "names all sockets; name one"
-                                      : policy::socket_objection(name);
+        const auto what =
+            name == "*" ? "names all sockets; name one" : policy::socket_objection(name);
         if (!what.empty()) {
             return fail(Exit::usage, fmt::format("'{}' {}", printable(word), what));
         }

@@ -40,7 +40,8 @@ struct egress_naming {
     __u32 hits;     /* grants of the first set, bits 1 to 7, then of the second, 9 to 15 */
     __u32 resolved; /* egress_resolved */
     __u32 in_use;   /* 0: the policy has no names, and `rules` is all of them */
-    __u32 zero;
+    __u32 own;      /* index: the rules for the address by itself */
+    __u64 only; /* key of the one name of which there are rules here besides; 0: perhaps others */
     struct egress_vector rules; /* for the address by itself and by its names */
 };
 

@@ -92,7 +92,8 @@ static long egress_merge_step(__u32 number, struct egress_merge* merge) {
     if (!merge->hits) {
         return 1;
     }
-    const __u32 index = egress_find_name(merge->view, egress_next_grant(merge));
+    merge->key = egress_next_grant(merge);
+    const __u32 index = egress_find_name(merge->view, merge->key);
     egress_add(merge->out, vector_at(merge->view, index & EGRESS_NAME_INDEX));
     return 0;
 }
@@ -101,7 +102,8 @@ static long egress_merge_step(__u32 number, struct egress_merge* merge) {
  * the tables are inconsistent. */
 EGRESS_INLINE int egress_find_names(const struct egress_view* view, const __u8* address,
                                     struct egress_naming* naming) {
-    const struct egress_vector* const own = vector_at(view, egress_destination(view, address));
+    const __u32 index = egress_destination(view, address);
+    const struct egress_vector* const own = vector_at(view, index);
     const __u32 before = naming->named ? egress_find_name(view, naming->named) : 0;
     const __u64 hash = egress_grants_of(view->base->names_key, address);
     const struct egress_grants* const first = grants_at(view, EGRESS_FIRST_SET(hash));
@@ -111,6 +113,8 @@ EGRESS_INLINE int egress_find_names(const struct egress_view* view, const __u8* 
     }
     naming->hash = hash;
     naming->hits = 0;
+    naming->own = index;
+    naming->only = 0;
     naming->in_use = 1;
     naming->resolved = EGRESS_RESOLVED;
     naming->rules = *own;
@@ -126,8 +130,11 @@ EGRESS_INLINE int egress_find_names(const struct egress_view* view, const __u8* 
     naming->hits = hits;
     naming->resolved = hits ? EGRESS_RESOLVED : doubt ? EGRESS_DOUBTFUL : EGRESS_LITERAL;
     if (hits) {
-        struct egress_merge merge = {view, {first, second}, &naming->rules, hits, 0, 0};
+        struct egress_merge merge = {view, {first, second},  &naming->rules, hits,
+                                     0,    egress_zero(hash)};
         EGRESS_LOOP(2 * EGRESS_GRANTS_WAYS, egress_merge_step, &merge);
+        const __u64 several = egress_not_zero(hits & (hits - 1)) | doubt;
+        naming->only = (merge.key + egress_zero(hash)) & (several - 1);
     }
     if (doubt) {
         egress_add(&naming->rules, vector_at(view, view->base->names_doubt));
@@ -153,7 +160,7 @@ static long egress_named_step(__u32 number, struct egress_merge* merge) {
 }
 
 /* By whose name a rule matched, to be kept with the connection; 0: by none. */
-EGRESS_INLINE __u64 egress_named_by(const struct egress_view* view, const __u8* address,
+EGRESS_INLINE __u64 egress_named_by(const struct egress_view* view,
                                     const struct egress_naming* naming, __u32 rule) {
     if (naming->resolved != EGRESS_RESOLVED || rule >= EGRESS_MAX_RULES) {
         return 0;
@@ -161,10 +168,13 @@ EGRESS_INLINE __u64 egress_named_by(const struct egress_view* view, const __u8* 
     if (!naming->hits) {
         return naming->named;
     }
-    if (egress_has_rule(vector_at(view, egress_destination(view, address)), rule)) {
+    if (egress_has_rule(vector_at(view, naming->own), rule)) {
         return egress_has_rule(vector_at(view, view->base->resolved[EGRESS_LITERAL]), rule)
                    ? 0
                    : EGRESS_ANY_NAME;
+    }
+    if (naming->only) {
+        return naming->only;
     }
     const struct egress_grants* const first = grants_at(view, EGRESS_FIRST_SET(naming->hash));
     const struct egress_grants* const second = grants_at(view, EGRESS_SECOND_SET(naming->hash));

@@ -6,7 +6,8 @@
 //   CALL       connect, sendto (unconnected), send (connected), all UDP over IPv4;
 //              raw (sendto on a raw socket);
 //              receive, echo: a datagram to the socket, received; and answered (two more calls);
-//              tcp: a byte to an accepted connection, received. The other end is outside.
+//              tcp: a byte to an accepted connection, received. The other end is outside;
+//              reach: a TCP connection to a port where nobody listens, with its socket
 //   GUARDED, OUTSIDE   directories of cgroups
 //   ADDRESSES  a file with one IPv4 address per line, used in turn
 // Prints, in nanoseconds of processor time a call, medians over the batches: outside, guarded,
@@ -73,7 +74,7 @@ std::vector<sockaddr_in> read_addresses(const char* path) {
     return out;
 }
 
-enum class Call { connect, sendto, send, raw, receive, echo, tcp };
+enum class Call { connect, sendto, send, raw, receive, echo, tcp, reach };
 
 bool receives(Call call) {
     return call == Call::receive || call == Call::echo || call == Call::tcp;
@@ -84,6 +85,7 @@ struct Ends {
     int measured = -1;
     int peer = -1;
     sockaddr_in address{}; ///< of the measured one
+    std::string cgroup;    ///< where sockets are to be made, for `reach`
 };
 
 /// On the loopback device, at any port.
@@ -141,6 +143,16 @@ long pass(Call call, const Ends& ends) {
     return 0;
 }
 
+/// A TCP connection to a port where nobody listens: it is judged, and ends with the first packet.
+long reach(const sockaddr* address) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int done = fd < 0 ? -1 : connect(fd, address, sizeof(sockaddr_in));
+    const int error = errno;
+    close(fd);
+    errno = error;
+    return done;
+}
+
 /// Nanoseconds of processor time, which other processes on the machine change little. What arrives
 /// on the loopback device is received in the sender's time.
 double used() {
@@ -151,6 +163,9 @@ double used() {
 
 double batch(Call call, const Ends& ends, const std::vector<sockaddr_in>& to, std::size_t& at) {
     const int fd = ends.measured;
+    if (call == Call::reach) {
+        enter(ends.cgroup);
+    }
     const double begin = used();
     for (int i = 0; i < per_batch; ++i) {
         const auto* address = reinterpret_cast<const sockaddr*>(&to[at]);
@@ -172,6 +187,9 @@ double batch(Call call, const Ends& ends, const std::vector<sockaddr_in>& to, st
         case Call::tcp:
             done = pass(call, ends);
             break;
+        case Call::reach:
+            done = reach(address);
+            break;
         }
         if (done < 0 && errno != ECONNREFUSED && errno != EPERM && errno != EAGAIN) {
             die("call");
@@ -181,8 +199,9 @@ double batch(Call call, const Ends& ends, const std::vector<sockaddr_in>& to, st
 }
 
 const std::map<std::string, Call> calls = {
-    {"connect", Call::connect}, {"sendto", Call::sendto}, {"send", Call::send}, {"raw", Call::raw},
-    {"receive", Call::receive}, {"echo", Call::echo},     {"tcp", Call::tcp},
+    {"connect", Call::connect}, {"sendto", Call::sendto},   {"send", Call::send},
+    {"raw", Call::raw},         {"receive", Call::receive}, {"echo", Call::echo},
+    {"tcp", Call::tcp},         {"reach", Call::reach},
 };
 
 double at_share(std::vector<double> values, double share) {
@@ -195,8 +214,8 @@ double at_share(std::vector<double> values, double share) {
 
 int main(int argc, char** argv) {
     if (argc < 5 || !calls.contains(argv[1])) {
-        std::fprintf(stderr, "usage: flow_cost connect|sendto|send|raw|receive|echo|tcp GUARDED "
-                             "OUTSIDE ADDRESSES [BATCHES]\n");
+        std::fprintf(stderr, "usage: flow_cost connect|sendto|send|raw|receive|echo|tcp|reach "
+                             "GUARDED OUTSIDE ADDRESSES [BATCHES]\n");
         return 2;
     }
     const Call call = calls.at(argv[1]);
@@ -207,7 +226,7 @@ int main(int argc, char** argv) {
             return receiver(call, cgroup, argv[3]);
         }
         enter(cgroup);
-        return Ends{make_socket(call == Call::raw), -1, {}};
+        return Ends{make_socket(call == Call::raw), -1, {}, cgroup};
     };
     const Ends outside = make(argv[3]);
     const Ends guarded = make(argv[2]);

@@ -101,7 +101,7 @@ TEST_CASE("names: resolved leaves out what no answer gave") {
                                             "* * * * * deny resolved\n"
                                             "192.0.2.0/24 * * * * deny\n"));
     CHECK(tables.base->has_names == 1);
-    CHECK(tables.base->has_resolved == 1);
+    CHECK(tables.base->has_resolved == (1 | EGRESS_NAME_REFUSES));
     CHECK(tables.names.empty());
     CHECK(lines_in(tables.vectors[tables.base->resolved[EGRESS_LITERAL]]) == "2");
     CHECK(lines_in(tables.vectors[tables.base->resolved[EGRESS_RESOLVED]]).starts_with("0 1 2"));
@@ -112,6 +112,24 @@ TEST_CASE("names: resolved leaves out what no answer gave") {
     CHECK(decide_compiled(tables, scene_of("203.0.113.1", {"any.example"})).rule == 1);
     // Nothing is known of an answer when a socket is created.
     CHECK(lines_in(tables.vectors[tables.base->at_create]) == "0");
+}
+
+TEST_CASE("names: whose missing grant would have refused something") {
+    const auto tables = tables_of(policy_of("a.example * * * * allow\n"
+                                            "b.example * * * * deny\n"
+                                            "*.example * * * * allow resolved\n"
+                                            "**.example * * * * reject\n"
+                                            "*.example * * * * allow\n"));
+    const auto refuses = [&](NameKind kind, const char* name) {
+        const auto index = index_of(tables, kind, name);
+        REQUIRE(index.has_value());
+        return (*index & EGRESS_NAME_REFUSES) != 0;
+    };
+    CHECK_FALSE(refuses(NameKind::exact, "a.example"));
+    CHECK(refuses(NameKind::exact, "b.example"));
+    CHECK_FALSE(refuses(NameKind::one, "example"));
+    CHECK(refuses(NameKind::deep, "example"));
+    CHECK(tables.base->has_resolved == 1);
 }
 
 TEST_CASE("names: private addresses, where every line that allows the name permits them") {

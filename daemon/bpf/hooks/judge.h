@@ -288,7 +288,7 @@ __noinline int egress_leave_names(struct egress_case* found) {
         return 0;
     }
     if (open_tables(&view, found->generation)) {
-        found->owner.named = egress_named_by(&view, found->flow.address, naming, found->rule);
+        found->owner.named = egress_named_by(&view, naming, found->rule);
     }
     release(piece);
     return 0;

@@ -447,9 +447,10 @@ __noinline int egress_judge_source(struct __sk_buff* skb) {
 }
 
 /* The kernel chooses no foreign source: only a program that has bound the socket to one does. */
-EGRESS_INLINE int begins_here(struct __sk_buff* skb, struct bpf_sock* sk) {
-    return skb->ifindex == EGRESS_LOOPBACK_DEVICE && skb->protocol == bpf_htons(ETH_P_IPV6) &&
-           sk->protocol == IPPROTO_TCP && sk->state == EGRESS_SYN_SENT &&
+static __noinline int begins_here(struct __sk_buff* skb) {
+    struct bpf_sock* sk = skb->sk;
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    return sk && sk->protocol == IPPROTO_TCP && sk->state == EGRESS_SYN_SENT &&
            BPF_CORE_READ_BITFIELD_PROBED(address_of(sk), sk_userlocks) & EGRESS_ADDRESS_CHOSEN;
 }
 
@@ -512,7 +513,8 @@ static __noinline int is_answer(struct __sk_buff* skb) {
 /* `job`: whose socket it is, for what leaves it when the job is over. */
 EGRESS_INLINE int judge_leaving(struct __sk_buff* skb, struct bpf_sock* sk,
                                 const struct egress_config* settings, __u32* job) {
-    if (begins_here(skb, sk) && !egress_judge_source(skb)) {
+    if (skb->ifindex == EGRESS_LOOPBACK_DEVICE && skb->protocol == bpf_htons(ETH_P_IPV6) &&
+        begins_here(skb) && !egress_judge_source(skb)) {
         return EGRESS_REFUSE;
     }
     if (skb->ifindex == EGRESS_LOOPBACK_DEVICE && is_forged(skb) &&

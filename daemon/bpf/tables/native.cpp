@@ -184,7 +184,7 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
     }
     egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, &naming, &question);
     out.rule = egress_first(&view, &question, now, week_at_boot);
-    out.named = has_names ? egress_named_by(&view, flow.address, &naming, out.rule) : 0;
+    out.named = has_names ? egress_named_by(&view, &naming, out.rule) : 0;
     const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };
 #define EGRESS_COPY(dimension, label) out.dimension = copy(question.dimension);
     EGRESS_DIMENSIONS(EGRESS_COPY)
