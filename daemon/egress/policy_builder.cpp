@@ -100,6 +100,7 @@ PolicyBuilder::Outcome PolicyBuilder::begin(const JobRequest& request) {
     }
     auto world = world_of(inventory);
     world.loaders.clear(); // a run's lines name no program
+    world.lenders.clear(); // whose questions they are, the host's policy tells
     auto asker = request.asker;
     if (const auto checked = check_sockets(asker); !checked) {
         out.answer = {Answered::wrong, checked.error().text};

@@ -9,6 +9,7 @@ import time
 
 from guarded import guarded, harness
 from names_test import CLIENT, RESOLVER
+from run_test import run
 from verdict_test import PYTHON
 
 USER, LENT, OTHER = 1000, 100000, 65534
@@ -99,12 +100,14 @@ def test_one_user_has_a_share(world):
 
 def test_lent_ids_have_their_lenders_share(world):
     for name, text in (("passwd", f"root:x:0:0::/:/bin/sh\nalice:x:{USER}:{USER}::/:/bin/sh\n"),
-                       ("subuid", f"alice:{LENT}:65536\n")):
+                       ("subuid", f"alice:{LENT}:65536\nroot:{LENT + 65536}:65536\n")):
         if not os.path.exists(f"/etc/{name}"):
             raise harness.Skip(f"there is no /etc/{name} here")
         subprocess.run(["mount", "--bind", world.write(name, text), f"/etc/{name}"], check=True)
     with Resolver(), guarded(world) as guard:
         guard.start_with(RULES)
+        done = run(guard, "true", options=("--allow", "1.good.example"))
+        assert done.returncode == 0, done
         held = use_up(guard, USER, LENT, LENT + 1, LENT + 65535)
         assert held <= SETS * SHARE + 64, held
         assert others_are_granted(guard, OTHER)
