@@ -73,6 +73,14 @@ Outcome<Json> running(const std::string& text) {
     if (const auto pids = namespace_at(at + "ns/pid")) {
         body["pid_namespace"] = *pids;
     }
+    const auto mounts = namespace_at(at + "ns/mnt");
+    const auto users = namespace_at(at + "ns/user");
+    std::error_code code;
+    const auto root = std::filesystem::read_symlink(at + "root", code);
+    if (!code && mounts && users) {
+        constexpr std::uint64_t first_users = 0xeffffffd; // PROC_USER_INIT_INO
+        body["mount_namespace"] = *users == first_users && root == "/" ? *mounts : 0;
+    }
     return body;
 }
 

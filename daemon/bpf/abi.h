@@ -328,7 +328,7 @@ struct egress_socket {
     __u64 named;
     __u64 named_of_job; /* the same, for the rules of its job */
     __u32 job;          /* id: the owner's */
-    __u32 zero;
+    __u32 used_by_job;  /* id: of an owner's, this one or one before */
 };
 
 #define EGRESS_SILENT 1           /* no datagram to the peer has been judged since the connect */

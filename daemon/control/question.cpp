@@ -104,6 +104,7 @@ Result<Question> question_of(const json& body) {
     question.parents = fields.paths("parents", EGRESS_MAX_ANCESTORS);
     question.cgroup = fields.text("cgroup", Fields::Kind::path).value_or("");
     question.container = fields.flag("container");
+    question.mount_space = fields.number<std::uint32_t>("mount_namespace", 0xffffffff);
     if (fields.has("socket")) {
         read_socket(fields, question);
     } else {

@@ -210,10 +210,14 @@ void weigh_others(json& out, const bpf::Tables& tables, const egress_flow& flow,
     out["action"] = !refused ? "ALLOWED" : monitor ? "MONITOR" : "BLOCKED";
 }
 
-/// A path means something else in a container, so that no line names it there.
-void put_socket(egress_flow& flow, const std::string& socket, const bpf::Tables& tables) {
-    const auto name = bpf::unix_name(socket);
-    const bool proven = name.abstract != 0 || flow.in_container == 0;
+/// Where a path means something else than on the host, no line names it.
+void put_socket(egress_flow& flow, const Question& question, const bpf::Loader& loader,
+                const bpf::Tables& tables) {
+    const auto name = bpf::unix_name(question.socket);
+    const bool sees_host = question.mount_space
+                               ? *question.mount_space == loader.settings().mount_namespace
+                               : flow.in_container == 0;
+    const bool proven = name.abstract != 0 || sees_host;
     egress_put_unix(flow.address, egress_unix_hash(tables.base->names_key, &name), proven ? 1 : 0);
 }
 
@@ -281,7 +285,7 @@ Reply explain(const Question& question, const bpf::Loader& loader, const policy:
         {question, loader, policy, tables, answers}, *known, question.flow, boot_nanoseconds()};
     scene.flow.in_container = in_container(question, loader) ? 1 : 0;
     if (!question.socket.empty()) {
-        put_socket(scene.flow, question.socket, tables);
+        put_socket(scene.flow, question, loader, tables);
     }
     json out = question.name.empty()
                    ? explained::verdict(scene, *Address::from_bytes(scene.flow.address))

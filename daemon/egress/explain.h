@@ -29,6 +29,8 @@ struct Question {
     // For both.
     std::string cgroup; ///< below the cgroup2 root
     std::optional<bool> container;
+    /// Its mount namespace, by inode number; 0: paths mean something else to it than there.
+    std::optional<std::uint32_t> mount_space;
     egress_flow flow{};
     // The destination; both empty: the address in `flow`.
     std::string name;   ///< in lower case

@@ -102,6 +102,9 @@ PolicyBuilder::Outcome PolicyBuilder::begin(const JobRequest& request) {
     world.loaders.clear(); // a run's lines name no program
     world.lenders.clear(); // whose questions they are, the host's policy tells
     auto asker = request.asker;
+    asker.user_of = [&inventory](std::uint32_t uid) {
+        return bpf::user_of(inventory.lenders, uid);
+    };
     if (const auto checked = check_sockets(asker); !checked) {
         out.answer = {Answered::wrong, checked.error().text};
         return out;

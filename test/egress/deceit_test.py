@@ -9,7 +9,7 @@ import time
 from evasion_test import CODE
 from guarded import guarded, harness
 from names_test import RESOLVER, Resolver
-from run_test import HOST, USER, add_group, run
+from run_test import GROUP, HOST, USER, add_group, run, words
 from verdict_test import PYTHON
 
 NOBODY = 65534
@@ -146,6 +146,21 @@ def test_a_connection_from_elsewhere(world):
         assert sent(guard, far.host6) == (True, False), "from the address itself"
         assert sent(guard, own, user=1000) == (True, False), "from another address of this host"
         assert sent(guard, own) == (False, False)
+        # Nor when who connects has ended, and another process keeps the socket.
+        before = told()
+        code = FROM_ELSEWHERE + """
+s = socket.socket(10, 1)
+s.setsockopt(41, 78, 1)
+s.bind((there, 6003))
+s.setblocking(False)
+if os.fork() == 0:
+    s.connect_ex((here, 6001))
+    os._exit(0)
+os.wait()
+time.sleep(4)
+"""
+        tells(guard, "0", f"there, here = ({far.v6!r}, {far.host6!r})\n{code}")
+        assert told() == before, "the kernel sent it again"
 
 
 LEAVES = """
@@ -180,9 +195,29 @@ def test_what_a_run_leaves(world):
         guard.start_with(DNS + "[egress]\n* * * * * allow\n")
         with socket.create_server((RESOLVER, 53)) as listener:
             done = run(guard, PYTHON, "-c", CODE + QUESTIONS + LEAVES, options=("--allow", "good.example"), user=USER)
-            assert done.returncode == 0 and "refused" in done.stderr, done
+            assert done.returncode == 0 and " 0 connections" not in done.stderr, done
             assert b"leak" not in arrives(listener, 8)
         assert guard.daemon.status()["egress"]["runs"] == 0
+
+
+def test_what_a_run_leaves_in_a_socket_from_outside(world):
+    """Its question waits there when it has ended, and when who made the socket ends, too."""
+    add_group(world)
+    code = f"""
+import os, socket, struct, subprocess, sys, time
+s = socket.create_connection(("{RESOLVER}", 53))
+s.set_inheritable(True)
+subprocess.run(sys.argv[1:] + [sys.executable, "-c", {CODE + QUESTIONS!r} +
+               f"s = socket.socket(fileno={{s.fileno()}}); outcome(s.send, framed(q('leak.evil.example'))); time.sleep(.3)"],
+               pass_fds=(s.fileno(),), check=True)
+time.sleep(4)
+"""
+    with guarded(world) as guard:
+        guard.start_with(DNS + "[egress]\n* * * * * allow\n")
+        with socket.create_server((RESOLVER, 53)) as listener:
+            outer = guard.run(PYTHON, "-c", code, *words(guard, options=("--allow", "good.example")), user=USER, group=GROUP)
+            assert outer.returncode == 0 and "1 connection refused" in outer.stderr, outer
+            assert b"leak" not in arrives(listener, 8)
 
 
 def test_an_urgent_byte(world):

@@ -262,6 +262,10 @@ def test_it_ends_with_its_last_process(world):
 def test_too_many(world):
     harness.need_reachable()
     add_group(world)
+    for name, text in (("passwd", f"root:x:0:0::/:/bin/sh\nalice:x:{USER}:{USER}::/:/bin/sh\n"),
+                       ("subuid", "alice:100000:65536\n")):
+        if os.path.exists(f"/etc/{name}"):
+            harness.libc.mount(world.write(name, text).encode(), f"/etc/{name}".encode(), None, 4096, None)
     with guarded(world) as guard:
         guard.start(HOST)
         started = []
@@ -271,11 +275,12 @@ def test_too_many(world):
                                            user=USER if i < 12 else USER + 1, group=GROUP))
                 assert started[-1].stdout.readline() == "up\n", i
                 if i == 11:
-                    done = run(guard, "true", user=USER)
-                    assert done.returncode == 125 and "the share of one user" in done.stderr, done
+                    for user in (USER, 100000):
+                        done = run(guard, "true", user=user)
+                        assert done.returncode == 125 and "the share of one user" in done.stderr, done
             assert runs(guard) == 20
             done = run(guard, "true", user=USER + 1)
-            assert done.returncode == 125 and "some to who has none" in done.stderr, done
+            assert done.returncode == 125 and "of who has none" in done.stderr, done
             assert run(guard, "true", user=USER + 2).returncode == 0, "a third user's first run"
             assert run(guard, "true").returncode == 0, "another user's run"
         finally:

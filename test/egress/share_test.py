@@ -63,8 +63,8 @@ class Resolver:
         self.listener.shutdown(socket.SHUT_RDWR)
 
 
-def ask(guard, zone, numbers, user, then="0"):
-    code = (f"{CLIENT}\nfound = []\nfor number in {numbers!r}:\n"
+def ask(guard, zone, numbers, user, then="0", before=""):
+    code = (f"{CLIENT}\n{before}\nfound = []\nfor number in {numbers!r}:\n"
             f"    ask(f'{{number}}.{zone}.example', way='stream')\n    found.append({then})\nprint(found)")
     done = guard.run(PYTHON, "-c", code, user=user, group=user)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -118,6 +118,31 @@ def test_root_has_no_share(world):
         guard.start_with(RULES)
         held = use_up(guard, 0)
         assert held > SETS * WAYS * .9, held
+
+
+def root_made(effective):
+    """A user asks over sockets that root has made; `effective`: as a program with the set-user-ID bit, root's."""
+    return f"""
+made = [socket.socket() for _ in range({NAMES})]
+os.setresuid({OTHER}, {effective}, {effective})
+socket.socket = lambda *_: made.pop()
+"""
+
+
+def test_sockets_that_root_made(world):
+    """Who asks counts."""
+    with Resolver(), guarded(world) as guard:
+        guard.start_with(RULES)
+        ask(guard, "zone", list(range(NAMES)), None, before=root_made(OTHER))
+        assert dns(guard)["grants"] <= SETS * SHARE + 64, dns(guard)
+
+
+def test_a_program_of_roots(world):
+    """By the real id, as with all lines."""
+    with Resolver(), guarded(world) as guard:
+        guard.start_with(RULES)
+        ask(guard, "zone", list(range(NAMES)), None, before=root_made(0))
+        assert dns(guard)["grants"] <= SETS * SHARE + 64, dns(guard)
 
 
 def test_a_share_that_others_prolong(world):

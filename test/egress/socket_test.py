@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 from guarded import harness, wait_for
 from run_test import USER, run
@@ -102,6 +103,18 @@ def test_explain(world):
         assert "egress.conf:5:1: unix:/run/notify dgram" in told and "(fails: destination, protocol)" in told, told
         told = explain("--uid", str(USER), "--container", "unix:/run/root/own").stdout
         assert told.startswith("BLOCKED: "), "a path means something else in a container"
+        # Of a running process, by what paths mean to it.
+        sleep = (PYTHON, "-c", "import time; print(1, flush=True); time.sleep(60)")
+        for first in ((), ("unshare", "-Ur"), ("unshare", "-Urm"), ("unshare", "-Urn"), ("unshare", "-Urpf")):
+            process = guard.spawn(*first, *sleep, user=USER)
+            assert process.stdout.readline(), process.communicate()
+            pid = process.pid
+            if "-Urpf" in first:
+                pid = int(harness.run("pgrep", "-P", str(pid)).stdout)
+            found = reach(guard, "STREAM,connect,/run/root/own", first=first)
+            told = guard.world.ctl("explain", "--json", "--pid", str(pid), "unix:/run/root/own").stdout
+            os.kill(pid, signal.SIGKILL)
+            assert json.loads(told)["action"] == {"ok": "ALLOWED", "EPERM": "BLOCKED"}[found[0]], (first, found, told)
         for wrong, said in (("unix:*", "names all sockets"), ("unix:relative", "neither an absolute path"),
                             ("unix:/run/x/../y", "..")):
             done = explain(wrong)

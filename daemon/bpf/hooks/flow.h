@@ -99,7 +99,7 @@ EGRESS_INLINE int keep_owner(struct egress_socket* kept, struct egress_case* fou
     kept->cgroup_at = found->owner.cgroup_at;
     kept->named = found->owner.named;
     kept->named_of_job = found->owner.named_of_job;
-    kept->job = found->owner.job;
+    put_job(kept, found->owner.job);
     kept->wrote = 1; /* with the connect */
     kept->others = 0;
     /* Datagrams leave during their sender's own call, and are checked then. */

@@ -43,8 +43,8 @@ struct egress_room {
     __u64 grace;
     __u64 until; /* of the address that is being granted */
     __u8 address[16];
-    __u32 user_hash; /* of the user to whom the socket's uid belongs; 16 bits */
-    __u32 owner;     /* the same, but 0: root */
+    __u32 user_hash; /* of the user to whom the socket belongs */
+    __u32 owner;     /* hash of the user who asks, or asked; 0: root */
     __u32 is_private;
     __u32 handed_over; /* addresses */
     __u32 number;

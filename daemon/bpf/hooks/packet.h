@@ -432,7 +432,8 @@ __noinline int egress_judge_source(struct __sk_buff* skb) {
     }
     const int soon = egress_identify(skb, &found, EGRESS_PACKET_OTHER);
     if (soon != EGRESS_UNDECIDED) {
-        return soon;
+        /* Of a process that has ended nobody is left to be judged when it is sent again. */
+        return found.owner.started ? EGRESS_REFUSE : soon;
     }
     if (bpf_skb_load_bytes(skb, 8, found.flow.address, sizeof found.flow.address)) {
         return EGRESS_REFUSE;
@@ -526,7 +527,7 @@ EGRESS_INLINE int judge_leaving(struct __sk_buff* skb, struct bpf_sock* sk,
     }
     const int kind = kind_of(sk);
     const struct egress_socket* kept = bpf_sk_storage_get(&sockets, sk, 0, 0);
-    *job = kept ? kept->job : 0;
+    *job = kept ? kept->job | kept->used_by_job : 0;
     if (kind == EGRESS_PACKET_FREE) {
         return is_elsewhere(sk, kept, kind) && !is_answer(skb)
                    ? egress_judge_packet(skb, EGRESS_PACKET_OTHER) & 1

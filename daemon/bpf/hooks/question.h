@@ -130,6 +130,10 @@ __noinline int egress_end_asking(struct __sk_buff* skb, __u32 asker, int verdict
     found.action = settings->monitor ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
     found.owner.named = key;
     egress_tell(&found);
+    struct egress_job* const job = live_job(found.owner.job);
+    if (job) {
+        __sync_fetch_and_add(&job->refused, 1); /* the connection itself had passed */
+    }
     return settings->monitor ? EGRESS_PASS : EGRESS_REFUSE;
 }
 

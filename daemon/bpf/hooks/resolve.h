@@ -14,6 +14,7 @@
 #include "judge.h"
 #include "leg.h"
 #include "maps.h"
+#include "sender.h"
 #include "verdict.h"
 
 /* A user's sockets share a part, so that another user can flood only that one. */
@@ -24,10 +25,12 @@
 
 struct egress_asked {
     __u64 tag; /* of socket, resolver and question */
-    /* Boot clock; the lowest bit: it has been answered. EGRESS_ASKED_WRITTEN: another CPU is
-     * writing the note. */
+    /* Boot clock, but for the lowest bits: EGRESS_ASKED_ANSWERED, and the owner's hash.
+     * EGRESS_ASKED_WRITTEN: another CPU is writing the note. */
     __u64 when;
 };
+#define EGRESS_ASKED_ANSWERED 1ULL
+#define EGRESS_ASKED_CLOCK (~0xffffULL)
 struct egress_asked_set {
     struct egress_asked each[EGRESS_ASKED_WAYS];
 };
@@ -113,7 +116,13 @@ __noinline int egress_read_question(__u32 number, __u64 generation) {
     return room->wishes_used != 0;
 }
 
-/* Finds the user to whom the socket's uid belongs. Secret numbers of 16 bits stand for users. */
+/* A secret number for a user, of 16 bits. */
+EGRESS_INLINE __u32 hash_of_user(const struct egress_config* settings, __u32 user) {
+    return (user ^ settings->path_key[1]) * 0x9e3779b97f4a7c15ULL >> 48;
+}
+
+/* Finds the user whose socket it is, which also the answer tells, and for a question the user who
+ * asks: the socket may be one that root has made. */
 static __noinline int know_user(struct __sk_buff* skb, __u32 number, __u64 generation) {
     const __u32 zero = 0;
     struct egress_view view = {};
@@ -124,10 +133,16 @@ static __noinline int know_user(struct __sk_buff* skb, __u32 number, __u64 gener
     if (!settings || !room || !sk || !open_view(&view, generation)) {
         return 0;
     }
-    const __u32 user = user_of(&view, BPF_CORE_READ(address_of(sk), sk_uid.val));
-    const __u32 hash = (user ^ settings->path_key[1]) * 0x9e3779b97f4a7c15ULL >> 48;
-    room->user_hash = hash;
-    room->owner = egress_chosen(user, egress_chosen(hash, hash, 1), 0);
+    __u32 uid = BPF_CORE_READ(address_of(sk), sk_uid.val);
+    room->user_hash = hash_of_user(settings, user_of(&view, uid));
+    if (room->leg.outward) {
+        struct task_struct* const task = sender_now();
+        const struct egress_socket* const kept = task ? 0 : bpf_sk_storage_get(&sockets, sk, 0, 0);
+        uid = task ? task->cred->uid.val : kept ? kept->uid : uid;
+        const __u32 user = user_of(&view, uid);
+        const __u32 hash = hash_of_user(settings, user) >> 1;
+        room->owner = egress_chosen(user, egress_chosen(hash, hash, 1), 0);
+    }
     return 0;
 }
 
@@ -135,7 +150,7 @@ static __noinline int know_user(struct __sk_buff* skb, __u32 number, __u64 gener
 struct egress_note {
     __u64 tag;
     __u32 set;
-    __u32 zero;
+    __u32 owner; /* of the question; of an answer take_note() writes it */
 };
 
 static __noinline int tag_question(struct __sk_buff* skb, __u32 number, struct egress_note* note) {
@@ -156,6 +171,7 @@ static __noinline int tag_question(struct __sk_buff* skb, __u32 number, struct e
                     room->message.id);
     EGRESS_SIP_WORD(room->message.exact);
     note->tag = EGRESS_SIP_END;
+    note->owner = room->owner;
     note->set = room->user_hash % EGRESS_ASKED_PARTS * EGRESS_ASKED_SETS +
                 (note->tag & (EGRESS_ASKED_SETS - 1));
     return 1;
@@ -189,7 +205,7 @@ static __noinline int choose_place(const struct egress_asked_set* set, __u64 tag
 static __noinline int note_question(const struct egress_note* note) {
     const __u32 at = note ? note->set : 0;
     struct egress_asked_set* const set = bpf_map_lookup_elem(&asked, &at);
-    const __u64 now = bpf_ktime_get_boot_ns() & ~1ULL;
+    const __u64 now = bpf_ktime_get_boot_ns() & EGRESS_ASKED_CLOCK;
     if (!set || !note) {
         return 0;
     }
@@ -202,11 +218,12 @@ static __noinline int note_question(const struct egress_note* note) {
             __sync_val_compare_and_swap(&one->when, when, EGRESS_ASKED_WRITTEN) != when) {
             continue;
         }
-        if (!(when & 1) && now - when < EGRESS_DNS_PATIENCE && one->tag != note->tag) {
+        if (!(when & EGRESS_ASKED_ANSWERED) && one->tag != note->tag &&
+            now - (when & EGRESS_ASKED_CLOCK) < EGRESS_DNS_PATIENCE) {
             count_dns(EGRESS_DNS_FORGOTTEN);
         }
         *(volatile __u64*)&one->tag = note->tag;
-        *(volatile __u64*)&one->when = now;
+        *(volatile __u64*)&one->when = now | note->owner << 1;
         count_dns(EGRESS_DNS_ASKED);
         return 1;
     }
@@ -215,7 +232,7 @@ static __noinline int note_question(const struct egress_note* note) {
 }
 
 /* Takes the note of the question that is answered; not 0: why the answer does not count. */
-static __noinline __u32 take_note(const struct egress_note* note) {
+static __noinline __u32 take_note(struct egress_note* note) {
     const __u32 at = note ? note->set : 0;
     struct egress_asked_set* const set = bpf_map_lookup_elem(&asked, &at);
     if (!set || !note) {
@@ -226,10 +243,15 @@ static __noinline __u32 take_note(const struct egress_note* note) {
         struct egress_asked* const one = &set->each[i];
         if (*(volatile __u64*)&one->tag == note->tag) {
             const __u64 when = *(volatile __u64*)&one->when;
-            if (when & 1 || __sync_val_compare_and_swap(&one->when, when, when | 1) != when) {
+            if (when & EGRESS_ASKED_ANSWERED ||
+                __sync_val_compare_and_swap(&one->when, when, when | EGRESS_ASKED_ANSWERED) !=
+                    when) {
                 return EGRESS_DNS_REPEATED;
             }
-            return bpf_ktime_get_boot_ns() - when < EGRESS_DNS_PATIENCE ? 0 : EGRESS_DNS_LATE;
+            note->owner = (when & ~EGRESS_ASKED_CLOCK) >> 1;
+            return bpf_ktime_get_boot_ns() - (when & EGRESS_ASKED_CLOCK) < EGRESS_DNS_PATIENCE
+                       ? 0
+                       : EGRESS_DNS_LATE;
         }
     }
     return EGRESS_DNS_UNASKED;
@@ -319,6 +341,7 @@ __noinline int egress_read_message(struct __sk_buff* skb, __u32 number, __u64 ge
         count_dns(wrong);
         return 0;
     }
+    room->owner = note.owner;
     return egress_grant_answer(number);
 }
 

@@ -49,6 +49,12 @@ const volatile __u64 trust_ticks = 0;
 #define EGRESS_REFUSED 1 /* instead of a ticket */
 
 /* Who uses the socket; nothing of what it has passed. */
+/* What a job has put into the socket may leave it later, under another owner. */
+EGRESS_INLINE void put_job(struct egress_socket* kept, __u32 job) {
+    kept->job = job;
+    kept->used_by_job |= job;
+}
+
 EGRESS_INLINE void copy_owner(struct egress_socket* kept, const struct egress_socket* owner) {
     kept->started = owner->started;
     kept->exec_id = owner->exec_id;
@@ -58,7 +64,7 @@ EGRESS_INLINE void copy_owner(struct egress_socket* kept, const struct egress_so
     kept->in_container = owner->in_container;
     kept->cgroup = owner->cgroup;
     kept->cgroup_at = owner->cgroup_at;
-    kept->job = owner->job;
+    put_job(kept, owner->job);
 }
 
 /* One word for "this process, running this program, under this policy". */
@@ -77,9 +83,9 @@ EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* 
     socket->in_container = egress_in_container(task, settings);
     socket->cgroup_at = (__u64)cgroup;
     socket->cgroup = cgroup->kn->id;
-    socket->job = settings->jobs ? job_of(socket->tgid, socket->started,
-                                          (task->flags & EGRESS_KERNEL_THREAD) != 0)
-                                 : 0;
+    put_job(socket, settings->jobs ? job_of(socket->tgid, socket->started,
+                                            (task->flags & EGRESS_KERNEL_THREAD) != 0)
+                                   : 0);
 }
 
 /* Whether the socket is the end that called connect(). The kernel marks a port that connect() chose

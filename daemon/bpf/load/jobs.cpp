@@ -111,7 +111,7 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::reserve(const Asker& asker) {
     for (std::uint32_t i = 0; i < EGRESS_MAX_JOBS; ++i) {
         if (std::atomic_ref(at(i).id).load() != 0) {
             ++used;
-            own += at(i).uid == asker.uid ? 1 : 0;
+            own += asker.user_of(at(i).uid) == asker.user_of(asker.uid) ? 1 : 0;
         } else if (!free || (!ready_.contains(*free) && ready_.contains(i))) {
             free = i;
         }
@@ -124,11 +124,12 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::reserve(const Asker& asker) {
     }
     const std::size_t left = asker.uid == 0 ? 0 : for_root + (own > 0 ? for_first : 0);
     if (!free || used >= EGRESS_MAX_JOBS - left) {
+        const char* const left_to = asker.uid == 0 ? ""
+                                    : own > 0      ? ", some of them root's or of who has none"
+                                                   : ", some of them root's";
         return std::unexpected(
-            Failure{Refused::full, fmt::format("too many runs: {} go on, and {} is the most; {} of "
-                                               "them are left to root{}",
-                                               used, EGRESS_MAX_JOBS, for_root,
-                                               own > 0 ? " and some to who has none" : "")});
+            Failure{Refused::full, fmt::format("too many runs: {} go on, and {} is the most{}",
+                                               used, EGRESS_MAX_JOBS, left_to)});
     }
     auto& job = at(*free);
     // Another id than the last one of this slot, and never 0 or the one of unknown processes.

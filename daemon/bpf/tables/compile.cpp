@@ -450,6 +450,12 @@ bool refuses_program(const policy::EgressRule& rule) {
            rule.verdict.kind != policy::Verdict::Kind::allow;
 }
 
+std::uint32_t user_of(const Lenders& lenders, std::uint32_t uid) {
+    const auto found = std::ranges::find_if(
+        lenders, [uid](const auto& each) { return uid - each.first.first < each.first.count; });
+    return found == lenders.end() ? uid : found->second;
+}
+
 Result<Tables> compile(const policy::Policy& policy, const World& world, std::uint64_t generation) {
     if (policy.egress.size() > EGRESS_MAX_RULES) {
         return fail(

@@ -34,6 +34,11 @@ struct IdRange {
     friend auto operator<=>(const IdRange&, const IdRange&) = default;
 };
 
+/// Id ranges with who lends them.
+using Lenders = std::vector<std::pair<IdRange, std::uint32_t>>;
+/// The user to whom a uid belongs: the first lender of it, or itself.
+std::uint32_t user_of(const Lenders& lenders, std::uint32_t uid);
+
 /// What a policy names and only the running system knows.
 struct World {
     /// The files that a program's path leads to now; none if it does not exist.
@@ -44,7 +49,7 @@ struct World {
     /// The ids that /etc/subuid and /etc/subgid lend to a user or a group.
     std::function<std::vector<IdRange>(std::uint32_t id, bool group)> subordinate;
     /// All ids that /etc/subuid lends, with who lends them; and the daemon's own uid, as root's.
-    std::vector<std::pair<IdRange, std::uint32_t>> lenders;
+    Lenders lenders;
     /// Paths of the loaders (ld.so): started themselves, they run any program.
     std::vector<std::string> loaders;
     std::int64_t wall_at_boot = 0; ///< seconds since the epoch when the boot clock was 0

@@ -120,9 +120,8 @@ std::vector<IdRange> read_subordinate(const std::string& path, const std::string
     return out;
 }
 
-std::vector<std::pair<IdRange, std::uint32_t>> read_lenders(const std::string& path,
-                                                            const std::string& passwd) {
-    std::vector<std::pair<IdRange, std::uint32_t>> out;
+Lenders read_lenders(const std::string& path, const std::string& passwd) {
+    Lenders out;
     const Ids users(passwd);
     for (const auto& [user, range] : ranges_in(path)) {
         const auto named = users.number(user);

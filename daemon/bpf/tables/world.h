@@ -24,7 +24,7 @@ struct Inventory {
     std::map<std::uint32_t, std::vector<IdRange>> subuids; ///< by the user who has them
     std::map<std::uint32_t, std::vector<IdRange>> subgids;
     ResolvConf resolv; ///< empty unless the policy needs answers
-    std::vector<std::pair<IdRange, std::uint32_t>> lenders; ///< as in struct World
+    Lenders lenders;   ///< as in struct World
     friend bool operator==(const Inventory& a, const Inventory& b);
 
     /// The files that a program's path leads to.
@@ -52,8 +52,7 @@ std::optional<World> world_of(const policy::Policy& policy, const NameFiles& nam
 std::vector<policy::Diagnostic> check_system(const policy::Policy& policy);
 
 /// All ranges of a subuid(5) file with the users' numbers; those of users without one are left out.
-std::vector<std::pair<IdRange, std::uint32_t>> read_lenders(const std::string& file,
-                                                            const std::string& passwd);
+Lenders read_lenders(const std::string& file, const std::string& passwd);
 /// The ranges of `id` in a subuid(5) file: lines "user:first:count", the user by name or number.
 std::vector<IdRange> read_subordinate(const std::string& file, const std::string& passwd,
                                       std::uint32_t id);
