@@ -194,7 +194,7 @@ Outcome<void> add_flow(const Arguments& arguments, Json& body) {
         const std::string_view third = body.contains("socket") ? "seqpacket" : "raw";
         if (*type != "stream" && *type != "dgram" && *type != third) {
             return fail(Exit::usage,
-                        fmt::format("--type: '{}' is not a type here; write stream, dgram or {}",
+                        fmt::format("--type: '{}' is not a type; write stream, dgram or {}",
                                     printable(*type), third));
         }
         body["type"] = *type;
