@@ -77,7 +77,9 @@ void Ledger::load(const store::Row& stored, Moment now) {
     TableRow& row = table_[id];
     row.flags = static_cast<std::uint8_t>(stored.flags & ~(store::monitor | store::in_force));
     set_state(row, stored.state);
-    set_in_force(row, stored.state == State::blocked && (stored.flags & store::in_force) != 0);
+    // Who only monitors lifts the blocks.
+    set_in_force(row, stored.state == State::blocked && (stored.flags & store::in_force) != 0 &&
+                          (stored.flags & store::monitor) == 0 && !options_.monitor);
     row.grow_length = stored.grow_length;
     row.count = stored.count;
     row.nfail = stored.nfail;
@@ -95,8 +97,9 @@ void Ledger::load(const store::Row& stored, Moment now) {
         table_.set_id(id, stored.id);
     }
     if (packed_time(stored_base_, stored.last) != row.last ||
-        packed_time(stored_base_, stored.until) != row.until) {
-        mark(id); // the clock was wrong: what is stored does not say what holds
+        packed_time(stored_base_, stored.until) != row.until ||
+        (options_.monitor && row.state == State::blocked)) {
+        mark(id); // the clock was wrong, or it is lifted: what is stored does not say what holds
     }
     table_.refresh(id);
     if (row.state == State::releasing ||

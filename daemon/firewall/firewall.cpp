@@ -555,7 +555,7 @@ void Firewall::tick() {
     const auto thousands = static_cast<std::int64_t>(ledger_.blocked() / 1000);
     if (serve_.hangs(thousands * thousands)) {
         on_broken(serve_.shaken() ? "does not answer; it is killed and started anew"
-                                  : "no answer within 3 seconds");
+                                  : "no answer within 10 seconds");
     }
     if (state_ == State::backing_off && now - entered_ >= backoff_ms_) {
         start();

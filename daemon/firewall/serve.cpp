@@ -10,8 +10,8 @@ namespace egress {
 
 namespace {
 
-constexpr std::int64_t handshake_ms = 3'000;
-constexpr std::int64_t slow_ms = 60'000; // for one answer, whatever else it says meanwhile
+constexpr std::int64_t handshake_ms = 10'000; // a machine that boots is slow
+constexpr std::int64_t slow_ms = 60'000;      // for one answer, whatever else it says meanwhile
 
 } // namespace
 

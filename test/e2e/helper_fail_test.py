@@ -212,4 +212,24 @@ def test_shell_helper_example(world):
     wait_for(lambda: listed("10.66.6.0/24"), what="the prefix in the firewall")
 
 
+def test_back_from_monitoring(world):
+    """What a daemon lifted as it only monitored is put back, also by a helper that runs per event or begins slowly."""
+    real = harness.artefact("helper/egress-helper")
+    for i, serve in enumerate(("exec {real} \"$@\"", "sleep 12; exec {real} \"$@\"", "exit 1")):
+        address = f"10.66.1.{7 + i}"
+        daemon = world.daemon(CONF)
+        world.fail(world.tcp(address), 2)
+        world.wait_element(address)
+        daemon.stop()
+        daemon = world.daemon(CONF, "-m")
+        world.wait_no_element(address)
+        wait_for(lambda: daemon.row(address)["state"] == "monitored", what=lambda: daemon.blocks())
+        daemon.stop()
+        slow = world.write(f"helper{i}", f"#!/bin/sh\n[ \"$1\" != serve ] || {{ {serve.format(real=real)}; }}\n"
+                                         f"exec {real} \"$@\"\n", 0o755)
+        daemon = world.daemon(CONF, helper=slow)
+        world.wait_element(address, 20)
+        daemon.stop()
+
+
 harness.main(globals())
