@@ -185,6 +185,7 @@ __noinline int egress_find_ways(__u32 room_number, __u32 wish_number, __u32 whic
 
 #define EGRESS_GRANT_MADE 1
 #define EGRESS_GRANT_MISSING 2 /* there is no room */
+#define EGRESS_GRANT_LOST 3    /* another CPU took the place meanwhile */
 
 /* Grants the room's address for one of its keys, after egress_find_ways(). */
 __noinline int egress_grant_wish(__u32 room_number, __u32 wish_number) {
@@ -221,16 +222,19 @@ __noinline int egress_grant_wish(__u32 room_number, __u32 wish_number) {
         count_dns(EGRESS_DNS_GRANTED);
         return EGRESS_GRANT_MADE;
     }
-    if (free && occupy(set, egress_lowest(free), room, wish->key)) {
-        count_dns(EGRESS_DNS_GRANTED);
-        return EGRESS_GRANT_MADE;
+    if (!free) {
+        return EGRESS_GRANT_MISSING;
     }
-    count_dns(EGRESS_DNS_FULL);
-    return EGRESS_GRANT_MISSING;
+    if (!occupy(set, egress_lowest(free), room, wish->key)) {
+        return EGRESS_GRANT_LOST;
+    }
+    count_dns(EGRESS_DNS_GRANTED);
+    return EGRESS_GRANT_MADE;
 }
 
 /* A grant is missing. Where it would have refused nothing, doubt would only harm others. */
 static __noinline int doubt(const struct egress_room* room, __u32 wish_number) {
+    count_dns(EGRESS_DNS_FULL);
     if (!room || !room->wishes[egress_masked(wish_number, EGRESS_MAX_WISHES - 1)].refuses) {
         return 0;
     }
@@ -242,20 +246,32 @@ static __noinline int doubt(const struct egress_room* room, __u32 wish_number) {
     return 0;
 }
 
+EGRESS_INLINE int try_to_grant(__u32 room_number, __u32 wish_number) {
+    egress_find_ways(room_number, wish_number, 0);
+    egress_find_ways(room_number, wish_number, 1);
+    return egress_grant_wish(room_number, wish_number);
+}
+
 static long grant_wish(__u32 number, struct egress_room* const* context) {
     struct egress_room* const room = *context;
     if (number >= room->wishes_used) {
         return 1;
     }
-    egress_find_ways(room->number, number, 0);
-    egress_find_ways(room->number, number, 1);
-    const int done = egress_grant_wish(room->number, number);
+    int done = try_to_grant(room->number, number);
+    if (done == EGRESS_GRANT_LOST) { /* no loop, for the verifier of 6.1 */
+        done = try_to_grant(room->number, number);
+    }
+    if (done == EGRESS_GRANT_LOST) {
+        done = try_to_grant(room->number, number);
+    }
     if (done == EGRESS_GRANT_MADE) {
         room->granted |= 1U << egress_masked(number, EGRESS_MAX_WISHES - 1);
-    } else if (done == EGRESS_GRANT_MISSING) {
+    } else if (done) {
         doubt(room, number);
     }
-    return 0;
+    long next = 0; /* a plain 0 in the instructions: 6.1 asks for it */
+    __asm__ volatile("" : "+r"(next));
+    return next;
 }
 
 EGRESS_INLINE void egress_dns_take(void* taker, const __u8* address, __u32 ttl) {
