@@ -7,7 +7,7 @@
 //              raw (sendto on a raw socket);
 //              receive, echo: a datagram to the socket, received; and answered (two more calls);
 //              tcp: a byte to an accepted connection, received. The other end is outside;
-//              reach: a TCP connection to a port where nobody listens, with its socket
+//              reach: a socket, and a TCP connection to a closed port
 //   GUARDED, OUTSIDE   directories of cgroups
 //   ADDRESSES  a file with one IPv4 address per line, used in turn
 // Prints, in nanoseconds of processor time a call, medians over the batches: outside, guarded,
@@ -143,7 +143,7 @@ long pass(Call call, const Ends& ends) {
     return 0;
 }
 
-/// A TCP connection to a port where nobody listens: it is judged, and ends with the first packet.
+/// Connects to a closed port, which answers at once.
 long reach(const sockaddr* address) {
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const int done = fd < 0 ? -1 : connect(fd, address, sizeof(sockaddr_in));

@@ -113,6 +113,18 @@ def test_lent_ids_have_their_lenders_share(world):
         assert others_are_granted(guard, OTHER)
 
 
+def test_what_root_lends(world):
+    """Containers of root's have a share, too."""
+    name = "/etc/subuid"
+    if not os.path.exists(name):
+        raise harness.Skip(f"there is no {name} here")
+    subprocess.run(["mount", "--bind", world.write("subuid", f"root:{LENT}:65536\n"), name], check=True)
+    with Resolver(), guarded(world) as guard:
+        guard.start_with(RULES)
+        held = use_up(guard, LENT, LENT + 1, LENT + 65535)
+        assert held <= SETS * SHARE + 64, held
+
+
 def test_root_has_no_share(world):
     with Resolver(), guarded(world) as guard:
         guard.start_with(RULES)

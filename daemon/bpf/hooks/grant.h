@@ -43,7 +43,7 @@ struct egress_room {
     __u64 grace;
     __u64 until; /* of the address that is being granted */
     __u8 address[16];
-    __u32 user_hash; /* of the user to whom the socket belongs */
+    __u32 user_hash; /* of the socket's user */
     __u32 owner;     /* hash of the user who asks, or asked; 0: root */
     __u32 is_private;
     __u32 handed_over; /* addresses */
@@ -131,8 +131,8 @@ EGRESS_INLINE __u32 has_share(const struct egress_room* room, __u32 ways) {
     return egress_not_above(own + 1, most);
 }
 
-/* Prolongs the grant of that way. It then is the room's user's, so that nobody can use up another's
- * share by prolonging what that one asked for. */
+/* Makes the grant last longer, and counts it for the room's user from now on: else a user could
+ * keep another's grants alive, and so use up that one's share. */
 EGRESS_INLINE void prolong(struct egress_grants* set, __u32 way, const struct egress_room* room,
                            __u32 ways) {
     const __u32 place = egress_masked(way + 1, EGRESS_GRANTS_WAYS);

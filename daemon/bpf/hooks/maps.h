@@ -206,7 +206,7 @@ EGRESS_INLINE __u32 gid_range_rules(const struct egress_view* view, __u32 gid) {
     return EGRESS_FIND_INDEX(view, gid_ranges, &key);
 }
 
-/* The user to whom a uid belongs: its lender, or itself. 0 also for the daemon's own. */
+/* The user that a uid counts as: its lender, or itself. The daemon's own counts as root. */
 EGRESS_INLINE __u32 user_of(const struct egress_view* view, __u32 uid) {
     const struct egress_id_range key = {32, __builtin_bswap32(uid)};
     const __u32* const lender = EGRESS_FIND(view, lenders, &key);

@@ -432,7 +432,7 @@ __noinline int egress_judge_source(struct __sk_buff* skb) {
     }
     const int soon = egress_identify(skb, &found, EGRESS_PACKET_OTHER);
     if (soon != EGRESS_UNDECIDED) {
-        /* Of a process that has ended nobody is left to be judged when it is sent again. */
+        /* The process has ended, and the kernel sends it again: no rule can allow that now. */
         return found.owner.started ? EGRESS_REFUSE : soon;
     }
     if (bpf_skb_load_bytes(skb, 8, found.flow.address, sizeof found.flow.address)) {

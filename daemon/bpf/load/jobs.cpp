@@ -125,8 +125,9 @@ std::expected<std::uint32_t, Jobs::Failure> Jobs::reserve(const Asker& asker) {
     const std::size_t left = asker.uid == 0 ? 0 : for_root + (own > 0 ? for_first : 0);
     if (!free || used >= EGRESS_MAX_JOBS - left) {
         const char* const left_to = asker.uid == 0 ? ""
-                                    : own > 0      ? ", some of them root's or of who has none"
-                                                   : ", some of them root's";
+                                    : own > 0
+                                        ? ", some of them for root and for users without a run"
+                                        : ", some of them for root";
         return std::unexpected(
             Failure{Refused::full, fmt::format("too many runs: {} go on, and {} is the most{}",
                                                used, EGRESS_MAX_JOBS, left_to)});

@@ -32,7 +32,7 @@ class Jobs {
         std::uint32_t flags = 0;   ///< egress_job_flag
         /// AF_UNIX sockets that it may connect to: paths, or "@" and an abstract name.
         std::vector<std::string> sockets;
-        /// The user to whom a uid belongs; runs of lent ids are their lender's.
+        /// The user that a uid counts as: a lent id counts as its lender.
         std::function<std::uint32_t(std::uint32_t)> user_of = std::identity{};
     };
     enum class Refused : std::uint8_t { full, user_has_share, no_process, nested, failed };

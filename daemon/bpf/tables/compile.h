@@ -36,7 +36,7 @@ struct IdRange {
 
 /// Id ranges with who lends them.
 using Lenders = std::vector<std::pair<IdRange, std::uint32_t>>;
-/// The user to whom a uid belongs: the first lender of it, or itself.
+/// The user that a uid counts as: the first who lends it, or itself.
 std::uint32_t user_of(const Lenders& lenders, std::uint32_t uid);
 
 /// What a policy names and only the running system knows.
@@ -48,7 +48,8 @@ struct World {
     std::function<std::vector<Place>(const std::string& path, bool tree)> places;
     /// The ids that /etc/subuid and /etc/subgid lend to a user or a group.
     std::function<std::vector<IdRange>(std::uint32_t id, bool group)> subordinate;
-    /// All ids that /etc/subuid lends, with who lends them; and the daemon's own uid, as root's.
+    /// All ids that /etc/subuid lends, with the user that they count as; and the daemon's own uid,
+    /// which counts as root.
     Lenders lenders;
     /// Paths of the loaders (ld.so): started themselves, they run any program.
     std::vector<std::string> loaders;

@@ -126,7 +126,7 @@ Lenders read_lenders(const std::string& path, const std::string& passwd) {
     for (const auto& [user, range] : ranges_in(path)) {
         const auto named = users.number(user);
         if (const auto uid = named ? named : parse_decimal<std::uint32_t>(user)) {
-            out.emplace_back(range, *uid);
+            out.emplace_back(range, *uid != 0 ? *uid : range.first);
         }
     }
     return out;

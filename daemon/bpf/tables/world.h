@@ -51,7 +51,8 @@ std::optional<World> world_of(const policy::Policy& policy, const NameFiles& nam
 /// those whose program is one of many in a file, and of users with subordinate ids.
 std::vector<policy::Diagnostic> check_system(const policy::Policy& policy);
 
-/// All ranges of a subuid(5) file with the users' numbers; those of users without one are left out.
+/// All ranges of a subuid(5) file with the users that they count as. Root's count as their first
+/// id, as they are for containers; those of users without a number are left out.
 Lenders read_lenders(const std::string& file, const std::string& passwd);
 /// The ranges of `id` in a subuid(5) file: lines "user:first:count", the user by name or number.
 std::vector<IdRange> read_subordinate(const std::string& file, const std::string& passwd,
