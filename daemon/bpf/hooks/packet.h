@@ -423,7 +423,7 @@ static __noinline int has_foreign_source(struct __sk_buff* skb) {
 
 /* With IPV6_FREEBIND a connection to an address of this host may seem to come from any other one.
  * Who accepts it then sends there, and that is not judged: so the one who connects is. */
-__noinline int egress_judge_source(struct __sk_buff* skb) {
+__noinline int egress_judge_source(struct __sk_buff* skb, int monitor) {
     struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
     struct bpf_sock* sk = skb->sk;
     sk = sk ? bpf_sk_fullsock(sk) : 0;
@@ -433,7 +433,7 @@ __noinline int egress_judge_source(struct __sk_buff* skb) {
     const int soon = egress_identify(skb, &found, EGRESS_PACKET_OTHER);
     if (soon != EGRESS_UNDECIDED) {
         /* The process has ended, and the kernel sends it again: no rule can allow that now. */
-        return found.owner.started ? EGRESS_REFUSE : soon;
+        return found.owner.started && !monitor ? EGRESS_REFUSE : EGRESS_PASS;
     }
     if (bpf_skb_load_bytes(skb, 8, found.flow.address, sizeof found.flow.address)) {
         return EGRESS_REFUSE;
@@ -515,7 +515,7 @@ static __noinline int is_answer(struct __sk_buff* skb) {
 EGRESS_INLINE int judge_leaving(struct __sk_buff* skb, struct bpf_sock* sk,
                                 const struct egress_config* settings, __u32* job) {
     if (skb->ifindex == EGRESS_LOOPBACK_DEVICE && skb->protocol == bpf_htons(ETH_P_IPV6) &&
-        begins_here(skb) && !egress_judge_source(skb)) {
+        begins_here(skb) && !egress_judge_source(skb, settings->monitor)) {
         return EGRESS_REFUSE;
     }
     if (skb->ifindex == EGRESS_LOOPBACK_DEVICE && is_forged(skb) &&
