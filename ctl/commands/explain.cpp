@@ -291,6 +291,10 @@ void print_verdict(const Context& context, const Json& answer, const std::string
         print(context.out, "{}{}: by \"others {}\" of [dns]: no resolver is approved there{}\n",
               where, text_at(answer, "action"), others,
               rule.empty() ? "" : ", and no port is named by " + rule);
+    } else if (!text_at(answer, "queries").empty()) {
+        print(context.out,
+              "{}{}: by \"queries listed\" of [dns]: questions over TLS cannot be read{}\n", where,
+              text_at(answer, "action"), rule.empty() ? "" : ", and no port is named by " + rule);
     } else if (rule.empty()) {
         print(context.out, "{}{}: no line matches\n", where, text_at(answer, "action"));
     } else {

@@ -502,6 +502,7 @@ struct egress_config {
 #define EGRESS_UNLISTED 0xfffffff8U /* no rule: a question for a name that none lists */
 #define EGRESS_OTHERS 0xfffffff7U   /* no rule: another resolver than the approved ones */
 #define EGRESS_NO_JOB 0xfffffff9U   /* no rule: its job is over, or not known */
+#define EGRESS_SEALED 0xfffffff6U   /* no rule: questions to a resolver that cannot be read */
 /* In egress_event.rule: the index is one of the job's rules. */
 #define EGRESS_RULE_OF_JOB 0x40000000U
 #define EGRESS_CANARY_TIME 10000000000ULL /* the longest that a mark lasts */

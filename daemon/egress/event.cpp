@@ -43,6 +43,9 @@ std::string reason_text(const egress_event& event, const policy::EgressRule* rul
     if (event.rule == EGRESS_OTHERS) {
         return "a resolver that is not approved";
     }
+    if (event.rule == EGRESS_SEALED) {
+        return "questions to a resolver over TLS, which cannot be read";
+    }
     if (event.rule == EGRESS_NO_JOB) {
         return "of a run that is over, or of a process that no hook knows while there are runs";
     }

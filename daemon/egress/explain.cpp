@@ -192,21 +192,29 @@ json grant_json(const bpf::Granted& granted, const AskedNames& asked, std::uint6
     return out;
 }
 
-/// What [dns] "others" makes of what the lines say, as egress_weigh_others() does in the hooks.
+/// What [dns] "others" and "queries listed" make of what the lines say, as egress_weigh_others()
+/// does in the hooks.
 void weigh_others(json& out, const bpf::Tables& tables, const egress_flow& flow, std::uint32_t rule,
                   const std::vector<Endpoint>& resolvers, bool monitor) {
     const auto flags = rule < tables.base->rules_used ? tables.base->rules[rule].flags : 0;
-    const auto address = *Address::from_bytes(flow.address);
-    if (tables.base->others == EGRESS_OTHERS_ALLOWED || out["action"] == "BLOCKED" ||
-        egress_may_be_others(&flow, flags) == 0 ||
-        std::ranges::any_of(resolvers, [&](const auto& resolver) {
-            return resolver.address == address &&
-                   (resolver.port == EGRESS_DNS_PORT || resolver.port == flow.port);
-        })) {
+    const auto approves = [&, address = *Address::from_bytes(flow.address)](std::uint16_t port) {
+        return std::ranges::find(resolvers, Endpoint{address, port}) != resolvers.end();
+    };
+    if (out["action"] == "BLOCKED" || egress_may_be_others(&flow, flags) == 0 ||
+        approves(flow.port)) {
         return;
     }
-    const bool refused = tables.base->others == EGRESS_OTHERS_REFUSED;
-    out["others"] = refused ? "refuse" : "alarm";
+    const bool beside = approves(EGRESS_DNS_PORT);
+    const bool sealed = beside && tables.base->lists_questions != 0;
+    if (!sealed && (beside || tables.base->others == EGRESS_OTHERS_ALLOWED)) {
+        return;
+    }
+    const bool refused = sealed || tables.base->others == EGRESS_OTHERS_REFUSED;
+    if (sealed) {
+        out["queries"] = "listed";
+    } else {
+        out["others"] = refused ? "refuse" : "alarm";
+    }
     out["action"] = !refused ? "ALLOWED" : monitor ? "MONITOR" : "BLOCKED";
 }
 

@@ -113,6 +113,27 @@ def test_explain(world):
         assert (answer["action"], answer["others"]) == ("BLOCKED", "refuse"), answer
 
 
+def test_over_tls(world):
+    """Questions that cannot be read, to a resolver that is approved, where only listed ones may leave."""
+    lines = RULES.replace("others refuse", "queries listed").replace("127.0.0.8 ", "[::1]:853 ", 1)
+    with guarded(world) as guard:
+        guard.start_with(lines)
+        for kind in ("socket.SOCK_STREAM", "socket.SOCK_DGRAM"):
+            found = table(guard, 853, kind)
+            assert found == ["127.0.0.7", "127.0.0.8", "127.0.0.54", "127.0.0.77", "::1"], (kind, found)
+        assert tells(guard, "goes('::ffff:127.0.0.53', 853)") is False
+        event = guard.event(addr="127.0.0.53")
+        assert (event["action"], event["port"]) == ("BLOCKED", 853) and "over TLS" in event["reason"], event
+        wait_for(lambda: "warning: {" in guard.daemon.log(), 10, "the alarm")
+        said = world.ctl("explain", "--exe", sys.executable, "127.0.0.53:853").stdout
+        assert said.startswith('BLOCKED: by "queries listed" of [dns]'), said
+        assert world.ctl("explain", "--exe", sys.executable, "[::1]:853").stdout.startswith("ALLOWED: /")
+        with open(guard.daemon.conf, "w") as conf:
+            conf.write(lines.replace("queries listed", "others refuse"))
+        world.ctl("reload", "--force", check=True)
+        assert table(guard, 853) == ["127.0.0.53", "::1"]
+
+
 def test_runs(world):
     """What a run's rules allow, the host's decide; root's run decides alone."""
     code = CLIENT + "\nprint(goes('127.0.0.77'), goes('127.0.0.53'))"

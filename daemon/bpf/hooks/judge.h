@@ -353,33 +353,43 @@ __noinline int egress_decide(struct egress_case* found) {
     return 0;
 }
 
-/* Whether a resolver is approved at the case's address: at the port of DNS or at the case's own. */
+/* What the case's address and port are in [dns]: a resolver's own, whose questions are read;
+ * another port of one at the port of DNS; or nothing. */
+enum egress_leads { EGRESS_LEADS_ELSEWHERE, EGRESS_LEADS_BESIDE, EGRESS_LEADS_TO_RESOLVER };
+
 static __noinline int leads_to_resolver(const struct egress_case* found) {
-    struct egress_resolver key = {.port = EGRESS_DNS_PORT};
+    struct egress_resolver key = {};
     if (!found) {
-        return 0;
+        return EGRESS_LEADS_ELSEWHERE;
     }
     __builtin_memcpy(key.address, found->flow.address, sizeof key.address);
-    if (bpf_map_lookup_elem(&resolvers, &key)) {
-        return 1;
-    }
     key.port = found->flow.port;
-    return bpf_map_lookup_elem(&resolvers, &key) != 0;
+    if (bpf_map_lookup_elem(&resolvers, &key)) {
+        return EGRESS_LEADS_TO_RESOLVER;
+    }
+    key.port = EGRESS_DNS_PORT;
+    return bpf_map_lookup_elem(&resolvers, &key) ? EGRESS_LEADS_BESIDE : EGRESS_LEADS_ELSEWHERE;
 }
 
-/* [dns] "others" overrules a line that allows any port. The rules of a job need no such word: what
- * they allow, the host's rules decide. */
+/* [dns] "others" overrules a line that allows any port, and so does "queries listed" where an
+ * approved resolver would take questions over TLS, which no hook can read. The rules of a job need
+ * no such word: what they allow, the host's rules decide. */
 __noinline int egress_weigh_others(struct egress_case* found) {
     const __u32 zero = 0;
     struct egress_view view = {};
     const struct egress_config* const settings = bpf_map_lookup_elem(&config, &zero);
     if (!found || !settings || found->verdict != EGRESS_PASS || found->of_job || found->creates ||
         found->rule == EGRESS_CANARY || !egress_may_be_others(&found->flow, found->flags) ||
-        !open_view(&view, found->generation) || !view.base->others || leads_to_resolver(found)) {
+        !open_view(&view, found->generation) || !(view.base->others | view.base->lists_questions)) {
         return 0;
     }
-    const int refused = view.base->others == EGRESS_OTHERS_REFUSED;
-    found->rule = EGRESS_OTHERS;
+    const int leads = leads_to_resolver(found);
+    const int sealed = leads == EGRESS_LEADS_BESIDE && view.base->lists_questions;
+    if (!sealed && (leads != EGRESS_LEADS_ELSEWHERE || !view.base->others)) {
+        return 0;
+    }
+    const int refused = sealed || view.base->others == EGRESS_OTHERS_REFUSED;
+    found->rule = sealed ? EGRESS_SEALED : EGRESS_OTHERS;
     found->flags = EGRESS_RULE_ALARM;
     found->verdict = refused && !settings->monitor ? EGRESS_REFUSE : EGRESS_PASS;
     found->action = found->verdict != EGRESS_PASS ? EGRESS_EVENT_BLOCKED
