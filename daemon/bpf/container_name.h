@@ -10,9 +10,10 @@
 #define EGRESS_INLINE static inline __attribute__((always_inline))
 #endif
 
-/* Size of a name with its terminator, zero-padded. The beginning of a longer one is enough, as
- * every name that is compared to its end is shorter. */
-#define EGRESS_NAME_SIZE 96
+/* Size of a name with its terminator, zero-padded: of an id with ".scope", in words. The beginning
+ * of a longer one is enough, as every name that is compared to its end is shorter; but what follows
+ * egress_before_id() has to be read anew. */
+#define EGRESS_NAME_SIZE 72
 #define EGRESS_ID_SIZE 64 /* hexadecimal digits of a container's id */
 
 enum egress_name_kind {

@@ -14,6 +14,10 @@
 
 #include "daemon/bpf/names.h"
 
+#ifndef EGRESS_HASH_BYTES
+#define EGRESS_HASH_BYTES egress_hash_bytes
+#endif
+
 #define EGRESS_DNS_HEADER 12
 #define EGRESS_DNS_A 1
 #define EGRESS_DNS_CNAME 5
@@ -119,7 +123,7 @@ static long egress_dns_hash(__u32 number, struct egress_dns_message* const* cont
     }
     const __u32 which = egress_masked(labels - 1 - number, 127);
     const __u8* const label = &m->bytes[egress_masked(m->offsets[which], EGRESS_DNS_BYTES - 1)];
-    m->hash = egress_hash_bytes(m->secret, m->hash, label, 1);
+    m->hash = EGRESS_HASH_BYTES(m->secret, m->hash, label, 1);
     return 0;
 }
 
@@ -132,8 +136,8 @@ static long egress_dns_hash_question(__u32 number, struct egress_dns_message* co
     }
     const __u32 which = egress_masked(labels - 1 - number, 127);
     const __u8* const label = &m->bytes[egress_masked(m->offsets[which], EGRESS_DNS_BYTES - 1)];
-    m->exact = egress_hash_bytes(m->secret, m->exact, label, 0);
-    m->hash = egress_hash_bytes(m->secret, m->hash, label, 1);
+    m->exact = EGRESS_HASH_BYTES(m->secret, m->exact, label, 0);
+    m->hash = EGRESS_HASH_BYTES(m->secret, m->hash, label, 1);
     m->suffixes[which] = m->hash;
     return 0;
 }

@@ -24,6 +24,11 @@
 #include "abi.h"
 #include "steps.h"
 
+/* The hooks have a function of their own for it, which the verifier checks once. */
+#ifndef EGRESS_SEARCH_RUNS
+#define EGRESS_SEARCH_RUNS egress_search_runs
+#endif
+
 /* The kinds of check where only the kind of the socket is known. */
 #define EGRESS_CREATES 1
 #define EGRESS_CREATES_CLOSED 2 /* nothing will check its packets */
@@ -46,17 +51,6 @@ EGRESS_INLINE __u32 egress_lowest(__u64 word) {
     return egress_bit_of[((word & -word) * 0x022fdd63cc95386dULL) >> 58];
 }
 
-/* Returns 0 in a way that neither the compiler nor the verifier can see; `number` is any value
- * unknown to both. Before 6.7 the verifier follows the step of a bpf_loop only once, with the
- * values from before the loop, and removes the branches that this round does not take: a variable
- * that begins as 0 must be unknown to it. It also takes what a step has written for the value of an
- * earlier state, so a value compared after the loop must be unknown, too. */
-EGRESS_INLINE __u64 egress_zero(__u64 number) {
-    __u64 same = number;
-    __asm__ volatile("" : "+r"(same));
-    return number - same;
-}
-
 /* The first 16 bits of some bytes in network byte order. */
 EGRESS_INLINE __u32 egress_top(const __u8* bytes) {
     return egress_masked((__u32)bytes[0] << 8 | bytes[1], 0xffff);
@@ -70,6 +64,19 @@ EGRESS_INLINE int egress_is_v4(const __u8* address) {
 /* 1 if a <= b, without a branch. */
 EGRESS_INLINE __u32 egress_not_above(__u32 a, __u32 b) {
     return ((__u64)a - b - 1) >> 63;
+}
+
+/* 1 if the word is not 0, without a branch that the verifier would follow sixteen times over. */
+EGRESS_INLINE __u64 egress_not_zero(__u64 word) {
+    __u64 sign = word | -word;
+    __asm__ volatile("" : "+r"(sign)); /* else the compiler makes it a branch again */
+    return sign >> 63;
+}
+
+/* condition ? yes : no, without a branch. */
+EGRESS_INLINE __u32 egress_chosen(__u64 condition, __u32 yes, __u32 no) {
+    const __u32 mask = -(__u32)egress_not_zero(condition);
+    return (yes & mask) | (no & ~mask);
 }
 
 /* A binary search over the structures of runs that may contain an address; the first of them does
@@ -103,19 +110,10 @@ static long egress_halve(__u32 step, struct egress_halving* search) {
     return 0;
 }
 
-/* Index of the vector of an IPv4 address below an entry with EGRESS_RUNS. */
-EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u32 low) {
-    struct egress_halving search = {view, low, (__u32)entry, EGRESS_RUNS_MORE(entry) + 1};
-    egress_narrow(&search, search.number / 2, EGRESS_RUNS_MIDDLE(entry));
-    if (search.number > 1) {
-        EGRESS_LOOP(EGRESS_RUNS_STEPS, egress_halve, &search);
-    }
-    const struct egress_runs* runs = runs_at(view, search.from);
+/* Index of the vector of an address whose last 16 bits these are. */
+EGRESS_INLINE __u32 egress_search_runs(const struct egress_runs* runs, __u32 low) {
     __u32 at = 0;
     __u32 left = EGRESS_RUNS_SIZE;
-    if (!runs) {
-        return EGRESS_BROKEN; /* no vector has this index */
-    }
     EGRESS_UNROLL
     for (int step = 0; step < 5; ++step) { /* 21, 11, 6, 3, 2, 1 are left */
         at += left / 2 & -egress_not_above(runs->first[egress_masked(at + left / 2, 31)], low);
@@ -128,6 +126,21 @@ EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u3
     return runs->vectors[egress_masked(which, EGRESS_RUNS_VECTORS - 1)];
 }
 
+/* Index of the vector of an IPv4 address below an entry with EGRESS_RUNS. */
+EGRESS_INLINE __u32 egress_run(const struct egress_view* view, __u64 entry, __u32 low) {
+    struct egress_halving search = {view, low, (__u32)entry, EGRESS_RUNS_MORE(entry) + 1};
+    egress_narrow(&search, search.number / 2, EGRESS_RUNS_MIDDLE(entry));
+    if (search.number > 1) {
+        EGRESS_LOOP(EGRESS_RUNS_STEPS, egress_halve, &search);
+    }
+    const struct egress_runs* runs = runs_at(view, search.from);
+    __u32 found = EGRESS_BROKEN + (__u32)egress_zero(low); /* no vector has this index */
+    if (runs) {
+        found = EGRESS_SEARCH_RUNS(runs, low);
+    }
+    return found;
+}
+
 /* Index of the vector of a destination. */
 EGRESS_INLINE __u32 egress_destination(const struct egress_view* view, const __u8* address) {
     if (egress_is_v4(address)) {
@@ -136,14 +149,14 @@ EGRESS_INLINE __u32 egress_destination(const struct egress_view* view, const __u
                                    : (__u32)entry;
     }
     const __u32 entry = view->base->v6_top[egress_top(address)];
-    if (!(entry & EGRESS_FINER)) {
-        return entry & EGRESS_INDEX;
+    __u32 found = (__u32)egress_zero(entry);
+    if (entry & EGRESS_FINER) {
+        found = host6(view, address);
+        if (!found) {
+            found = prefix6(view, address);
+        }
     }
-    __u32 found = host6(view, address);
-    if (!found) {
-        found = prefix6(view, address);
-    }
-    return found ? found : entry & EGRESS_INDEX;
+    return egress_chosen(found, found, entry & EGRESS_INDEX);
 }
 
 EGRESS_INLINE void egress_add(struct egress_vector* to, const struct egress_vector* what) {
@@ -153,19 +166,6 @@ EGRESS_INLINE void egress_add(struct egress_vector* to, const struct egress_vect
             to->words[w] |= what->words[w];
         }
     }
-}
-
-/* 1 if the word is not 0, without a branch that the verifier would follow sixteen times over. */
-EGRESS_INLINE __u64 egress_not_zero(__u64 word) {
-    __u64 sign = word | -word;
-    __asm__ volatile("" : "+r"(sign)); /* else the compiler makes it a branch again */
-    return sign >> 63;
-}
-
-/* condition ? yes : no, without a branch. */
-EGRESS_INLINE __u32 egress_chosen(__u64 condition, __u32 yes, __u32 no) {
-    const __u32 mask = -(__u32)egress_not_zero(condition);
-    return (yes & mask) | (no & ~mask);
 }
 
 #include "daemon/bpf/grants.h" /* uses the above */
@@ -257,17 +257,16 @@ struct egress_question {
 };
 #undef EGRESS_VECTOR_OF
 
-/* Looks up the vectors of a flow. The caller has computed `subject` and `cgroup`, and
- * `naming` by egress_find_names() if the policy has_names; else it is that of no names. `creates`:
- * only the kind of the socket is known. */
+/* Looks up the vectors of a flow but for `subject` and `cgroup`, which are the caller's. `naming`
+ * is computed by egress_find_names() if the policy has_names; else it is that of no names.
+ * `creates`: only the kind of the socket is known. */
 EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egress_flow* flow,
-                              const struct egress_vector* subject,
-                              const struct egress_vector* cgroup, int creates,
-                              const struct egress_naming* naming, struct egress_question* q) {
+                              int creates, const struct egress_naming* naming,
+                              struct egress_question* q) {
     const struct egress_base* base = view->base;
     __u32 destination = egress_destination(view, flow->address);
     __u32 port = base->ports[flow->port];
-    __u32 index;
+    __u32 index = (__u32)egress_zero(flow->uid);
 
     /* Choose between indexes, and without a branch: the verifier follows each pointer, and each
      * branch, to the end. */
@@ -279,19 +278,22 @@ EGRESS_INLINE void egress_ask(const struct egress_view* view, const struct egres
     q->destination = vector_at(view, destination);
     q->port = vector_at(view, port);
     q->protocol = vector_at(view, base->protocols[flow->type & (EGRESS_TYPES - 1)][flow->protocol]);
-    index = base->has_uids ? uid_rules(view, flow->uid) : 0;
+    if (base->has_uids) {
+        index = uid_rules(view, flow->uid);
+    }
     if (!index && base->has_ranges) {
         index = uid_range_rules(view, flow->uid);
     }
     q->uid = vector_at(view, egress_chosen(index, index, base->other_uids));
-    index = base->has_gids ? gid_rules(view, flow->gid) : 0;
+    index = (__u32)egress_zero(flow->gid);
+    if (base->has_gids) {
+        index = gid_rules(view, flow->gid);
+    }
     if (!index && base->has_ranges) {
         index = gid_range_rules(view, flow->gid);
     }
     q->gid = vector_at(view, egress_chosen(index, index, base->other_gids));
     q->place = &base->places[flow->in_container & 1];
-    q->subject = subject;
-    q->cgroup = cgroup;
     q->names = &naming->rules;
     /* EGRESS_RESOLVED for a socket being created, as no name is known yet. */
     q->resolved = vector_at(

@@ -99,7 +99,7 @@ class DropIn(unittest.TestCase):
         """Builds a sample as C89, runs it, and returns its reports as (action, message, fds)."""
         with tempfile.TemporaryDirectory() as folder:
             program = f"{folder}/sample"
-            flags = ["-fsanitize=address,undefined"] if options.sanitize else []
+            flags = options.sanitize.split()
             run(*compiler("cc", "c89"), f"{options.samples}/{sample}", "-o", program, *flags,
                 "-x", "none", library or options.library,
                 f"-Wl,-rpath,{os.path.dirname(options.library)}")
@@ -143,6 +143,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for name in ("library", "archive", "pam", "include", "samples", "cc", "cxx"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("--sanitize", default="", help="what a program needs to be linked with the library")
     options, rest = parser.parse_known_args()
     unittest.main(argv=[sys.argv[0], *rest])

@@ -336,8 +336,8 @@ def enter():
                    "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     if sanitized():
         # The sanitized library is loaded into this interpreter, which leaks as it pleases.
-        runtime = run("g++", "-print-file-name=libasan.so").stdout.strip()
-        environment["LD_PRELOAD"] = os.path.realpath(runtime)
+        loaded = run("ldd", artefact("lib/libegress.so")).stdout
+        environment["LD_PRELOAD"] = re.search(r"=> (\S*asan\S*)", loaded)[1]
         environment["EGRESS_ASAN_OPTIONS"] = environment.get("ASAN_OPTIONS", "")
         environment["ASAN_OPTIONS"] = "detect_leaks=0"
     libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it outlives exec, not the parent

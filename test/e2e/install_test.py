@@ -9,6 +9,10 @@ import harness
 import stock
 from harness import run, wait_for
 
+COMPILER = stock.cached("CMAKE_C_COMPILER")
+# What a program needs to be linked with a sanitized library.
+SANITIZED = stock.cached("EGRESS_SANITIZE_FLAGS") if harness.sanitized() else ""
+
 EXPECTED = """
 /etc/egress.conf
 /etc/init.d/egressd
@@ -266,9 +270,8 @@ int main(void) { struct egress *e = egress_open(); egress_close(e);
     flags = run("pkg-config", "--cflags", "--libs", "libegress", env=environment).stdout.split()
     found = [os.path.realpath(flag[2:]) for flag in flags if flag.startswith(("-L", "-I"))]
     assert found == [f"{prefix}/include", f"{prefix}/{lib}"] or prefix == "/usr", flags
-    if harness.sanitized():
-        flags.append("-fsanitize=address,undefined")
-    run("gcc", "-std=c89", "-Wall", "-Werror", "-pedantic", source, "-o", world.path("server"),
+    flags += SANITIZED.split()
+    run(COMPILER, "-std=c89", "-Wall", "-Werror", "-pedantic", source, "-o", world.path("server"),
         *flags, f"-Wl,-rpath,{prefix}/{lib}", env=environment)
     run(world.path("server"), env=environment)
     world.write("CMakeLists.txt", """
@@ -281,8 +284,8 @@ add_executable(server_static server.c)
 target_link_libraries(server_static PRIVATE egress::egress_static)
 """)
     build = world.path("by-cmake")
-    asan = ["-DCMAKE_C_FLAGS=-fsanitize=address,undefined"] if harness.sanitized() else []
-    run("cmake", "-G", "Ninja", "-S", world.scratch, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", *asan, env=environment)
+    run("cmake", "-G", "Ninja", "-S", world.scratch, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}",
+        f"-DCMAKE_C_COMPILER={COMPILER}", f"-DCMAKE_C_FLAGS={SANITIZED}", env=environment)
     run("cmake", "--build", build, env=environment)
     for name in ("server", "server_static"):
         run(f"{build}/{name}", env=environment)

@@ -20,7 +20,7 @@ namespace egress::policy {
 
 namespace {
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef EGRESS_SANITIZED
 constexpr std::size_t comparisons = 200000; // each is ten times as slow
 #else
 constexpr std::size_t comparisons = 1000000;

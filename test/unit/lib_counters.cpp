@@ -8,14 +8,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define EGRESS_TEST_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define EGRESS_TEST_SANITIZER 1
-#endif
-#endif
-
 namespace {
 thread_local constinit egress::test::Counters mine;
 }
@@ -26,7 +18,7 @@ egress::test::Counters egress::test::counters() {
 
 extern "C" {
 
-#ifdef EGRESS_TEST_SANITIZER
+#ifdef EGRESS_SANITIZED
 // Of the sanitizer's run-time library, whose header not every compiler installs.
 int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void*, std::size_t),
                                               void (*)(const volatile void*));

@@ -27,6 +27,23 @@ struct {
     __type(value, __u32);
 } contained SEC(".maps");
 
+/* What the verifier checks once, and not for each way that leads to it. */
+struct egress_cgroup_name {
+    char text[EGRESS_NAME_SIZE] __attribute__((aligned(8)));
+};
+
+__noinline int egress_kind_of_cgroup(const struct egress_cgroup_name* name) {
+    return name ? egress_kind_of_name(name->text) : EGRESS_NAME_CONTAINER;
+}
+
+__noinline int egress_cgroup_before_id(const struct egress_cgroup_name* name) {
+    return name ? egress_before_id(name->text) : 0;
+}
+
+__noinline int egress_is_cgroup_id(const struct egress_cgroup_name* name) {
+    return name ? egress_is_id(name->text) : 1;
+}
+
 struct egress_nesting {
     __u64 at;      /* address of the cgroup */
     __u32 inner;   /* egress_name_kind of the one below */
@@ -35,22 +52,22 @@ struct egress_nesting {
 
 static long step_outwards(__u32 number, struct egress_nesting* nesting) {
     const struct cgroup* const at = (const struct cgroup*)nesting->at;
-    char name[EGRESS_NAME_SIZE] __attribute__((aligned(8))) = {};
+    struct egress_cgroup_name name = {};
     if (!at || BPF_CORE_READ(at, kn, id) == host_cgroup) {
         nesting->outside = 1;
         return 1;
     }
     const char* const from = BPF_CORE_READ(at, kn, name);
-    bpf_probe_read_kernel_str(name, sizeof name, from);
-    const enum egress_name_kind kind = egress_kind_of_name(name);
+    bpf_probe_read_kernel_str(name.text, sizeof name.text, from);
+    const __u32 kind = egress_kind_of_cgroup(&name);
     if (egress_is_containers(kind, nesting->inner)) {
         return 1;
     }
-    const unsigned before = egress_before_id(name);
+    const __u32 before = egress_cgroup_before_id(&name);
     if (before) {
-        bpf_probe_read_kernel_str(name, sizeof name, from + before);
+        bpf_probe_read_kernel_str(name.text, sizeof name.text, from + before);
     }
-    if (egress_is_id(name)) {
+    if (egress_is_cgroup_id(&name)) {
         return 1;
     }
     nesting->inner = kind;

@@ -8,6 +8,24 @@
 #include "told.h"
 #include "verdict.h"
 
+#include "daemon/bpf/names.h" /* after what has defined EGRESS_LOAD64 */
+
+struct egress_label {
+    __u8 bytes[EGRESS_LABEL_ROOM];
+};
+struct egress_secret {
+    __u64 words[2];
+};
+
+/* The verifier checks it once, and not for each way that leads to it. */
+__noinline __u64 egress_hash_once(const struct egress_secret* secret, __u64 rest,
+                                  const struct egress_label* label, int lower) {
+    return secret && label ? egress_hash_bytes(secret->words, rest, label->bytes, lower) : 0;
+}
+#define EGRESS_HASH_BYTES(secret, rest, label, lower)                                              \
+    egress_hash_once((const struct egress_secret*)(secret), rest,                                  \
+                     (const struct egress_label*)(label), lower)
+
 EGRESS_INLINE void egress_dns_take(void* taker, const __u8* address, __u32 ttl);
 #include "daemon/bpf/dns.h"
 
@@ -293,7 +311,7 @@ EGRESS_INLINE void egress_dns_take(void* taker, const __u8* address, __u32 ttl) 
 }
 
 /* Number of a room that is now the caller's; EGRESS_ROOMS: all that were tried are taken. */
-static __noinline __u32 enter_room(void) {
+__noinline __u32 egress_enter_room(void) {
     const __u32 cpu = bpf_get_smp_processor_id();
     for (__u32 i = 0; i < 8; ++i) {
         const __u32 number = (cpu + 2 * i) & (EGRESS_ROOMS - 1);

@@ -312,14 +312,6 @@ __noinline int egress_decide(struct egress_case* found) {
         egress_refuse_broken(found);
         return 0;
     }
-    const struct egress_process* process = process_of(&found->owner);
-    if (process && !found->prepared && !find_subject(process, &view)) {
-        return EGRESS_UNPREPARED;
-    }
-    const struct egress_vector* const cgroup = cgroup_of(found, &view);
-    if (!cgroup && !found->prepared) {
-        return EGRESS_UNPREPARED;
-    }
     const struct egress_naming* const naming = naming_of(found->piece);
     /* Without a branch: the verifier would follow each of them to the end. */
     const __u64 unnamed = egress_not_zero(view.base->has_names) &
@@ -331,8 +323,18 @@ __noinline int egress_decide(struct egress_case* found) {
         egress_refuse_broken(found);
         return 0;
     }
-    egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup, found->creates,
-               naming, &question);
+    egress_ask(&view, &found->flow, found->creates, naming, &question);
+    /* After all others, as they are of one table or another: the verifier follows each of them to
+     * the end. */
+    const struct egress_process* process = process_of(&found->owner);
+    if (process && !found->prepared && !find_subject(process, &view)) {
+        return EGRESS_UNPREPARED;
+    }
+    question.cgroup = cgroup_of(found, &view);
+    if (!question.cgroup && !found->prepared) {
+        return EGRESS_UNPREPARED;
+    }
+    question.subject = subject_of(found, process, &view);
     /* Looked up here and not before: it would be on the stack all the while. */
     const struct egress_config* const settings = bpf_map_lookup_elem(&config, &zero);
     if (!settings) {
@@ -400,19 +402,21 @@ __noinline int egress_weigh_others(struct egress_case* found) {
     return 0;
 }
 
-/* The verdict of one policy, after computing the rules that it needs. */
+/* The verdict of one policy, after computing what it needs. */
 EGRESS_INLINE void decide_by(struct egress_case* found) {
     int left = egress_decide(found);
+    if (left == EGRESS_UNNAMED) {
+        egress_take_names(found);
+        left = egress_decide(found);
+    }
     if (left == EGRESS_UNPREPARED) {
         egress_prepare(found);
         if (found->asks_cgroup) {
             egress_find_cgroup(found->owner.cgroup_at, found->owner.cgroup, found->generation);
         }
-        left = egress_decide(found);
-    }
-    if (left == EGRESS_UNNAMED) {
-        egress_take_names(found);
         egress_decide(found);
+    }
+    if (found->piece) {
         egress_leave_names(found);
     }
     egress_weigh_others(found);

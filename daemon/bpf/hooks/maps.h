@@ -138,6 +138,7 @@ EGRESS_TABLES(EGRESS_TABLE)
 /* Loads eight bytes of any alignment at once: the architectures with a JIT compiler can. */
 #define EGRESS_LOAD64(from) (*(const __u64*)(from))
 #define EGRESS_LOOP(times, step, context) bpf_loop(times, step, context, 0)
+#include "daemon/bpf/steps.h" /* after these */
 
 struct egress_view {
     const struct egress_base* base;
@@ -156,7 +157,11 @@ struct egress_view {
 #define EGRESS_FIND_INDEX(view, table, key)                                                        \
     ({                                                                                             \
         const __u32* found_ = EGRESS_FIND(view, table, key);                                       \
-        found_ ? *found_ : 0;                                                                      \
+        __u32 index_ = (__u32)egress_zero((view)->slot);                                           \
+        if (found_) {                                                                              \
+            index_ = *found_;                                                                      \
+        }                                                                                          \
+        index_;                                                                                    \
     })
 
 EGRESS_INLINE const struct egress_vector* vector_at(const struct egress_view* view, __u32 index) {

@@ -20,19 +20,20 @@ __noinline int egress_gather(struct egress_case* found, int of_job) {
     if (!view.base->lists_questions) {
         return EGRESS_GATHERED;
     }
+    const struct egress_naming* const none = naming_of(0);
+    if (!none) {
+        return EGRESS_GATHER_FAILED;
+    }
+    egress_ask(&view, &found->flow, 1, none, &q);
     const struct egress_process* const process = process_of(&found->owner);
     if (process && !found->prepared && !find_subject(process, &view)) {
         return EGRESS_UNPREPARED;
     }
-    const struct egress_vector* const cgroup = cgroup_of(found, &view);
-    const struct egress_naming* const none = naming_of(0);
-    if (!cgroup) {
+    q.cgroup = cgroup_of(found, &view);
+    if (!q.cgroup) {
         return found->prepared ? EGRESS_GATHER_FAILED : EGRESS_UNPREPARED;
     }
-    if (!none) {
-        return EGRESS_GATHER_FAILED;
-    }
-    egress_ask(&view, &found->flow, subject_of(found, process, &view), cgroup, 1, none, &q);
+    q.subject = subject_of(found, process, &view);
     const __u32 number = found->piece;
     struct egress_scratch* const piece = bpf_map_lookup_elem(&scratch, &number);
     if (!piece || !q.uid || !q.gid || !q.subject) {

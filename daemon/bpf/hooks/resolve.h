@@ -179,7 +179,7 @@ static __noinline int tag_question(struct __sk_buff* skb, __u32 number, struct e
 
 /* A place of the set for the note: one that has the tag already, has been answered or is the
  * oldest. `when`: what it has now. */
-static __noinline int choose_place(const struct egress_asked_set* set, __u64 tag, __u64* when) {
+__noinline int egress_choose_place(const struct egress_asked_set* set, __u64 tag, __u64* when) {
     int place = 0;
     __u64 oldest = ~0ULL;
     if (!set || !when) {
@@ -211,7 +211,7 @@ static __noinline int note_question(const struct egress_note* note) {
     }
     for (int tries = 0; tries < EGRESS_ASKED_WAYS; ++tries) {
         __u64 when = EGRESS_ASKED_WRITTEN;
-        const int place = choose_place(set, note->tag, &when) & (EGRESS_ASKED_WAYS - 1);
+        const int place = egress_choose_place(set, note->tag, &when) & (EGRESS_ASKED_WAYS - 1);
         struct egress_asked* const one = &set->each[place];
         /* Another CPU may have taken the place meanwhile. */
         if (when == EGRESS_ASKED_WRITTEN ||

@@ -235,24 +235,35 @@ static long step_to_message(__u32 step, struct egress_progress* progress) {
     return 1;
 }
 
-/* Brings the next message of a packet into the room. */
+/* Brings the next message of a packet into the room, and forgets the question of the one before. */
 __noinline int egress_next_message(struct __sk_buff* skb, __u32 number) {
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
-    if (!room || room->leg.at >= room->leg.end) {
+    if (!room) {
         return EGRESS_END;
     }
+    room->message.labels = 0;
+    room->message.flags = 0;
+    const __u32 left = room->leg.end - room->leg.at;
+    if (room->leg.at >= room->leg.end) {
+        return EGRESS_END;
+    }
+    struct egress_progress progress = {
+        .skb = skb, .room = room, .number = number, .found = EGRESS_END + (__u32)egress_zero(left)};
     if (room->leg.protocol == IPPROTO_UDP) {
-        const __u32 left = room->leg.end - room->leg.at;
         const __u32 piece = room->leg.piece;
         const __u32 size = piece && piece < left ? piece : left;
-        return load_message(skb, number, size) ? EGRESS_MESSAGE : EGRESS_NO_MESSAGE;
+        progress.found = load_message(skb, number, size) ? EGRESS_MESSAGE : EGRESS_NO_MESSAGE;
+    } else {
+        progress.side = side_of(skb, room->leg.outward);
+        if (progress.side) {
+            bpf_loop(EGRESS_MAX_CHUNKS, step_to_message, &progress, 0);
+        }
     }
-    struct egress_progress progress = {skb, room, side_of(skb, room->leg.outward), number,
-                                       EGRESS_END};
-    if (progress.side) {
-        bpf_loop(EGRESS_MAX_CHUNKS, step_to_message, &progress, 0);
+    const __u32 found = progress.found + (__u32)egress_zero(left);
+    if (found == EGRESS_NO_MESSAGE) {
+        count_dns(EGRESS_DNS_UNREADABLE);
     }
-    return progress.found;
+    return found;
 }
 
 /* Whether the socket has sent nothing before this segment, so that a message begins with it. */
@@ -299,9 +310,12 @@ static __noinline int meet(struct __sk_buff* skb, struct egress_room* room,
     return 1;
 }
 
-/* Begins to read a segment; 0: not now. */
-__noinline int egress_open_segment(struct __sk_buff* skb, __u32 number) {
+/* Begins to read a packet; 0: not now, as it is a segment of TCP that comes too early. */
+__noinline int egress_begin_reading(struct __sk_buff* skb, __u32 number) {
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    if (room && room->leg.protocol != IPPROTO_TCP) {
+        return 1;
+    }
     struct egress_side* const side = room ? side_of(skb, room->leg.outward) : 0;
     if (!side || __sync_lock_test_and_set(&side->busy, 1)) {
         return 0;
@@ -314,8 +328,11 @@ __noinline int egress_open_segment(struct __sk_buff* skb, __u32 number) {
 }
 
 /* Notes how much of it has been read; 0: not all. */
-__noinline int egress_close_segment(struct __sk_buff* skb, __u32 number, int refused) {
+__noinline int egress_end_reading(struct __sk_buff* skb, __u32 number, int refused) {
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
+    if (room && room->leg.protocol != IPPROTO_TCP) {
+        return room->leg.at >= room->leg.end;
+    }
     struct egress_side* const side = room ? side_of(skb, room->leg.outward) : 0;
     if (!side) {
         return 0;
@@ -327,47 +344,26 @@ __noinline int egress_close_segment(struct __sk_buff* skb, __u32 number, int ref
     return room->leg.at >= room->leg.end;
 }
 
-/* Whether all of the packet has been read. */
-__noinline int egress_is_read(__u32 number) {
-    const struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
-    return room && room->leg.at >= room->leg.end;
-}
-
-/* Forgets the message before, of which egress_read_message() leaves the question. */
-__noinline int egress_clear_question(__u32 number) {
-    struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
-    if (room) {
-        room->message.labels = 0;
-        room->message.flags = 0;
-    }
-    return 0;
-}
-
 /* Reads the messages of a packet. */
-static __noinline int read_messages(struct __sk_buff* skb, __u32 number, int is_stream,
-                                    __u64 generation) {
+__noinline int egress_read_messages(struct __sk_buff* skb, __u32 number, __u64 generation) {
     int left = EGRESS_PASS;
-    if (is_stream && !egress_open_segment(skb, number)) {
+    if (!egress_begin_reading(skb, number)) {
         return EGRESS_REFUSE;
     }
     for (int i = 0; i < EGRESS_MAX_MESSAGES; ++i) {
-        egress_clear_question(number);
         const int found = egress_next_message(skb, number);
         if (found == EGRESS_END) {
             break;
         }
         if (found == EGRESS_MESSAGE) {
             egress_read_message(skb, number, generation);
-        } else {
-            count_dns(EGRESS_DNS_UNREADABLE);
         }
         left = egress_may_leave(number);
         if (left == EGRESS_NOT_LISTED) {
             break;
         }
     }
-    const int whole = is_stream ? egress_close_segment(skb, number, left == EGRESS_NOT_LISTED)
-                                : egress_is_read(number);
+    const int whole = egress_end_reading(skb, number, left == EGRESS_NOT_LISTED);
     return whole || left == EGRESS_NOT_LISTED ? left : EGRESS_REFUSE;
 }
 
@@ -401,7 +397,7 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
     if (asker && is_unsteady(skb, &leg)) {
         return EGRESS_NOT_LISTED;
     }
-    const __u32 number = enter_room();
+    const __u32 number = egress_enter_room();
     struct egress_room* const room = bpf_map_lookup_elem(&rooms, &number);
     if (!room) {
         return EGRESS_REFUSE;
@@ -410,7 +406,7 @@ __noinline int egress_read_dns(struct __sk_buff* skb, int outward, __u64 generat
     room->asker = asker;
     room->unlisted = 0;
     know_user(skb, number, generation);
-    int verdict = read_messages(skb, number, leg.protocol == IPPROTO_TCP, generation);
+    int verdict = egress_read_messages(skb, number, generation);
     verdict = room->unlisted && verdict ? EGRESS_NOT_LISTED : verdict;
     __sync_lock_test_and_set(&room->taken, 0);
     if (verdict == EGRESS_REFUSE) {

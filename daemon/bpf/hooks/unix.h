@@ -67,7 +67,7 @@ static __noinline int read_unix_name(struct bpf_sock_addr* ctx, struct egress_un
 }
 
 /* Stands for the name in events. */
-static __noinline __u64 hash_of_unix(const struct egress_unix_name* name) {
+__noinline __u64 egress_hash_of_unix(const struct egress_unix_name* name) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     return settings && name ? egress_unix_hash(settings->path_key, name) : 0;
@@ -125,7 +125,7 @@ static __noinline int refuse_unix(struct egress_case* found, struct egress_unix_
     } else {
         egress_lose(EGRESS_LOST_SUSPECT);
     }
-    const __u64 hash = hash_of_unix(name);
+    const __u64 hash = egress_hash_of_unix(name);
     bpf_map_update_elem(&unix_names, &hash, name, BPF_ANY);
     __builtin_memcpy(&found->flow.address[8], &hash, sizeof hash);
     found->action = passes ? EGRESS_EVENT_MONITOR : EGRESS_EVENT_BLOCKED;
@@ -164,7 +164,7 @@ static __noinline int place_unix(struct bpf_sock_addr* ctx, struct egress_case* 
         return 0;
     }
     const int read = read_unix_name(ctx, &name);
-    egress_put_unix(found->flow.address, hash_of_unix(&name), read && is_proven(&name));
+    egress_put_unix(found->flow.address, egress_hash_of_unix(&name), read && is_proven(&name));
     found->flow.type = EGRESS_TYPE_UNIX;
     found->flow.protocol = ctx->type;
     return 0;
@@ -174,7 +174,7 @@ static __noinline int place_unix(struct bpf_sock_addr* ctx, struct egress_case* 
 static __noinline int keep_unix_name(struct bpf_sock_addr* ctx) {
     struct egress_unix_name name;
     read_unix_name(ctx, &name);
-    const __u64 hash = hash_of_unix(&name);
+    const __u64 hash = egress_hash_of_unix(&name);
     bpf_map_update_elem(&unix_names, &hash, &name, BPF_ANY);
     return 0;
 }

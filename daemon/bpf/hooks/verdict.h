@@ -5,6 +5,13 @@
 
 #include "maps.h"
 
+__noinline __u32 egress_run_of(const struct egress_runs* runs, __u32 low);
+#define EGRESS_SEARCH_RUNS egress_run_of
+
 #include "daemon/bpf/verdict.h" /* after maps.h */
+
+__noinline __u32 egress_run_of(const struct egress_runs* runs, __u32 low) {
+    return runs ? egress_search_runs(runs, low) : EGRESS_BROKEN;
+}
 
 #endif

@@ -182,7 +182,9 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
         out.rule = EGRESS_BROKEN;
         return out;
     }
-    egress_ask(&view, &flow, &out.subject, &out.cgroup, 0, &naming, &question);
+    egress_ask(&view, &flow, 0, &naming, &question);
+    question.subject = &out.subject;
+    question.cgroup = &out.cgroup;
     out.rule = egress_first(&view, &question, now, week_at_boot);
     out.named = has_names ? egress_named_by(&view, &naming, out.rule) : 0;
     const auto copy = [](const egress_vector* from) { return from ? *from : egress_vector{}; };
@@ -193,14 +195,20 @@ Decision native_decide(const Tables& tables, const egress_process& process, cons
 }
 
 bool is_in_container(std::string_view cgroup) {
+    const auto beginning = [](std::string_view text) {
+        std::array<char, EGRESS_NAME_SIZE> name{};
+        text.copy(name.data(), name.size() - 1);
+        return name;
+    };
     auto outer = EGRESS_NAME_OTHER;
     while (!cgroup.empty()) {
         const auto length = std::min(cgroup.find('/'), cgroup.size());
-        std::array<char, EGRESS_NAME_SIZE> name{};
-        cgroup.copy(name.data(), std::min(length, name.size() - 1));
+        const auto text = cgroup.substr(0, length);
+        const auto name = beginning(text);
         const auto kind = egress_kind_of_name(name.data());
+        const auto id = beginning(text.substr(egress_before_id(name.data())));
         if (egress_is_containers(kind, EGRESS_NAME_OTHER) || egress_is_containers(outer, kind) ||
-            egress_is_id(name.data() + egress_before_id(name.data()))) {
+            egress_is_id(id.data())) {
             return true;
         }
         outer = kind;

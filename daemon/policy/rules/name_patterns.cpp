@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::size_t least_piece = 64; // a short list takes little
 constexpr std::size_t most_piece = 256U << 10;
-constexpr std::size_t longest = 255;
+[[maybe_unused]] constexpr std::size_t longest = 255;
 
 } // namespace
 
