@@ -78,6 +78,9 @@ static long step_outwards(__u32 number, struct egress_nesting* nesting) {
 /* Computes this for the cgroup at this address. The verifier checks it once for all callers. */
 __noinline int egress_find_container(__u64 address, __u64 id) {
     const __u64 key = id;
+    if (BPF_CORE_READ((const struct cgroup*)address, kn, id) != id) {
+        return 1; /* the task has just moved: not to be kept */
+    }
     struct egress_nesting nesting = {
         .at = address,
         .inner = EGRESS_NAME_OTHER + (__u32)egress_zero(id),
@@ -106,13 +109,13 @@ EGRESS_INLINE __u32 pid_namespace_of(struct task_struct* task) {
     return BPF_CORE_READ(ns, ns.inum);
 }
 
-EGRESS_INLINE int egress_in_container(struct task_struct* task,
+/* `id`: of the task's cgroup. */
+EGRESS_INLINE int egress_in_container(struct task_struct* task, __u64 id,
                                       const struct egress_config* settings) {
     /* Services have mount namespaces of their own, too. */
     if (pid_namespace_of(task) != settings->pid_namespace) {
         return 1;
     }
-    const __u64 id = task->cgroups->dfl_cgrp->kn->id;
     const __u32* const known = bpf_map_lookup_elem(&contained, &id);
     return known ? *known
                  : egress_find_container((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), id);

@@ -18,8 +18,9 @@ EGRESS_INLINE int begin_case(struct egress_case* found, const struct egress_conf
     found->owner.started = task->group_leader->start_boottime;
     found->owner.exec_id = task->self_exec_id;
     found->owner.tgid = task->tgid;
-    found->owner.uid = task->cred->uid.val;
-    found->owner.gid = task->cred->gid.val;
+    const struct cred* const cred = task->cred;
+    found->owner.uid = cred->uid.val;
+    found->owner.gid = cred->gid.val;
     found->flow.uid = found->owner.uid;
     found->flow.gid = found->owner.gid;
     found->sends = 1;

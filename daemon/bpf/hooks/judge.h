@@ -190,7 +190,8 @@ __noinline int egress_place(struct egress_case* found) {
     const __u32 zero = 0;
     const struct egress_config* settings = bpf_map_lookup_elem(&config, &zero);
     if (found && settings) {
-        found->flow.in_container = egress_in_container(bpf_get_current_task_btf(), settings);
+        found->flow.in_container =
+            egress_in_container(bpf_get_current_task_btf(), found->owner.cgroup, settings);
     }
     return 0;
 }

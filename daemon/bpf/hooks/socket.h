@@ -75,14 +75,15 @@ EGRESS_INLINE __u64 egress_ticket(__u64 started, __u64 exec_id, __u64 generation
 EGRESS_INLINE void take_owner(struct egress_socket* socket, struct task_struct* task,
                               const struct egress_config* settings) {
     struct cgroup* const cgroup = task->cgroups->dfl_cgrp;
+    const struct cred* const cred = task->cred;
     socket->started = task->group_leader->start_boottime;
     socket->exec_id = task->self_exec_id;
     socket->tgid = task->tgid;
-    socket->uid = task->cred->uid.val;
-    socket->gid = task->cred->gid.val;
-    socket->in_container = egress_in_container(task, settings);
+    socket->uid = cred->uid.val;
+    socket->gid = cred->gid.val;
     socket->cgroup_at = (__u64)cgroup;
     socket->cgroup = cgroup->kn->id;
+    socket->in_container = egress_in_container(task, socket->cgroup, settings);
     put_job(socket, settings->jobs ? job_of(socket->tgid, socket->started,
                                             (task->flags & EGRESS_KERNEL_THREAD) != 0)
                                    : 0);
