@@ -113,7 +113,7 @@ Result<std::unique_ptr<Child>> Child::spawn(sd_event* event, Reaper& reaper,
     std::vector<std::string> variables = {
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"};
     variables.insert(variables.end(), environment.begin(), environment.end());
-#ifdef __SANITIZE_ADDRESS__
+#ifdef EGRESS_SANITIZED
     // Where this process may not look for leaks, its children may not either.
     if (const char* options = secure_getenv("ASAN_OPTIONS"); options != nullptr) {
         variables.push_back(std::string("ASAN_OPTIONS=") + options);
