@@ -75,12 +75,11 @@ static long step_outwards(__u32 number, struct egress_nesting* nesting) {
     return 0;
 }
 
-/* Computes this for the cgroup at this address. The verifier checks it once for all callers. */
-__noinline int egress_find_container(__u64 address, __u64 id) {
-    const __u64 key = id;
-    if (BPF_CORE_READ((const struct cgroup*)address, kn, id) != id) {
-        return 1; /* the task has just moved: not to be kept */
-    }
+/* Computes this for the cgroup at this address, and keeps it by the id that is read there: the one
+ * that the caller has may be of the cgroup that the task has just left. The verifier checks it once
+ * for all callers. */
+__noinline int egress_find_container(__u64 address) {
+    const __u64 id = BPF_CORE_READ((const struct cgroup*)address, kn, id);
     struct egress_nesting nesting = {
         .at = address,
         .inner = EGRESS_NAME_OTHER + (__u32)egress_zero(id),
@@ -88,7 +87,7 @@ __noinline int egress_find_container(__u64 address, __u64 id) {
     };
     bpf_loop(EGRESS_MAX_NESTING, step_outwards, &nesting, 0);
     const __u32 inside = nesting.outside + (__u32)egress_zero(id) ? 0 : 1;
-    bpf_map_update_elem(&contained, &key, &inside, BPF_ANY);
+    bpf_map_update_elem(&contained, &id, &inside, BPF_ANY);
     return inside;
 }
 
@@ -117,8 +116,7 @@ EGRESS_INLINE int egress_in_container(struct task_struct* task, __u64 id,
         return 1;
     }
     const __u32* const known = bpf_map_lookup_elem(&contained, &id);
-    return known ? *known
-                 : egress_find_container((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), id);
+    return known ? *known : egress_find_container((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp));
 }
 
 #endif

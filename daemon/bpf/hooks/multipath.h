@@ -31,7 +31,7 @@ EGRESS_INLINE void take_stranger(struct egress_socket* owner, struct mptcp_sock*
     owner->gid = cred ? BPF_CORE_READ(cred, gid.val) : 0;
     owner->cgroup_at = (__u64)cgroup;
     owner->cgroup = BPF_CORE_READ(cgroup, kn, id);
-    owner->in_container = egress_find_container(owner->cgroup_at, owner->cgroup);
+    owner->in_container = egress_find_container(owner->cgroup_at);
     owner->job = 0;
 }
 
