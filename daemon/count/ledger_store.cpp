@@ -119,11 +119,15 @@ void Ledger::shrink() {
 }
 
 void Ledger::collect(store::Batch& batch, std::size_t most) {
+    constexpr std::size_t rows_ahead = 8; // as long as memory takes to answer
     batch.append(erased_);
     erased_.clear();
     while (!dirty_.empty() && batch.size() < most) {
         const RowId id = dirty_.front().first;
         dirty_.pop_front();
+        if (dirty_.size() > rows_ahead) {
+            table_.prefetch(dirty_[rows_ahead].first);
+        }
         TableRow& row = table_[id];
         row.dirty = false;
         if (row.used) { // else it was removed meanwhile, and the batch has its deletion

@@ -9,8 +9,8 @@
 
 namespace egress::store {
 
-/// How values are stored: format "1" has neither checksums nor a seal.
-enum class Format : std::uint8_t { plain = 1, sealed = 2 };
+/// How values are stored: format "1" has neither checksums nor a seal, "2" no journal.
+enum class Format : std::uint8_t { plain = 1, sealed = 2, journaled = 3 };
 
 /// The visitor's answer to a row.
 enum class Seen {

@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -16,6 +15,7 @@
 
 #include "daemon/base/as_owner.h"
 #include "daemon/base/log.h"
+#include "daemon/store/read_txn.h"
 
 namespace egress::store {
 
@@ -23,47 +23,7 @@ namespace {
 
 constexpr std::size_t first_map_size = std::size_t{256} << 20; // address space, not disk or memory
 
-struct AbortTxn {
-    void operator()(MDB_txn* txn) const { mdb_txn_abort(txn); }
-};
-using Txn = std::unique_ptr<MDB_txn, AbortTxn>;
-
-/// The part of the map that a reader has passed. LMDB maps the file in one piece, so all that lies
-/// between two of its pages is the map's, too; what is needed again comes from the file again.
-class Passed {
-  public:
-    void note(View key) {
-        constexpr std::size_t rows_between = 8192;
-        const auto at = reinterpret_cast<std::uintptr_t>(key.data()) & ~(page - 1);
-        first_ = std::min(first_, at);
-        last_ = std::max(last_, at);
-        if (++rows_ % rows_between == 0) {
-            madvise(reinterpret_cast<void*>(first_), last_ - first_ + page,
-                    MADV_DONTNEED); // NOLINT
-        }
-    }
-
-  private:
-    const std::uintptr_t page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-    std::uintptr_t first_ = ~std::uintptr_t{0};
-    std::uintptr_t last_ = 0;
-    std::size_t rows_ = 0;
-};
-
-Result<Txn> begin(MDB_env* env, unsigned flags) {
-    MDB_txn* txn = nullptr;
-    int code = mdb_txn_begin(env, nullptr, flags, &txn);
-    if (code == MDB_MAP_RESIZED) { // the daemon grew it
-        mdb_env_set_mapsize(env, 0);
-        code = mdb_txn_begin(env, nullptr, flags, &txn);
-    }
-    if (code != 0) {
-        return fail_lmdb("cannot begin a transaction", code);
-    }
-    return Txn(txn);
-}
-
-Result<> commit(Txn txn) {
+Result<> commit(ReadTxn txn) {
     const int code = mdb_txn_commit(txn.release());
     if (code != 0) {
         return fail_lmdb("cannot commit", code);
@@ -173,6 +133,11 @@ Result<Env> Env::open(const std::string& directory, Mode mode) {
                 return std::unexpected(opened.error());
             }
         }
+        if (env.format_ == Format::sealed) {
+            if (auto added = env.add_journal(); !added) {
+                return std::unexpected(added.error());
+            }
+        }
         if (auto kept = env.each_damaged([&](Damage&&) { ++env.set_aside_; }); !kept) {
             return std::unexpected(kept.error());
         }
@@ -236,11 +201,26 @@ Result<> Env::make_tables() {
         code = mdb_dbi_open(txn.handle(), "damaged", MDB_CREATE, &handles_.damaged);
     }
     txn.use(handles_);
-    code = code == 0 ? txn.put_text(TableId::meta, "format", format_sealed) : code;
+    code = code == 0 ? txn.put_text(TableId::meta, "format", format_journaled) : code;
     code = code == 0 ? txn.commit() : code;
     has_events_ = has_damaged_ = true;
-    format_ = Format::sealed;
+    format_ = Format::journaled;
     return code == 0 ? Result<>() : fail_lmdb("cannot make a database in " + directory_, code);
+}
+
+/// Makes a database of format 2 one of format 3.
+Result<> Env::add_journal() {
+    Transaction txn(env_.get(), handles_);
+    int code = txn.begin();
+    for (const auto table : journals) {
+        const auto at = static_cast<std::size_t>(table);
+        code = code == 0 ? mdb_dbi_open(txn.handle(), table_names[at], MDB_CREATE, &handles_.of[at])
+                         : code;
+    }
+    code = code == 0 ? txn.put_text(TableId::meta, "format", format_journaled) : code;
+    code = code == 0 ? txn.commit() : code;
+    format_ = Format::journaled;
+    return code == 0 ? Result<>() : fail_lmdb("cannot convert the database in " + directory_, code);
 }
 
 Result<Format> Env::read_format(MDB_txn* txn) const {
@@ -256,8 +236,12 @@ Result<Format> Env::read_format(MDB_txn* txn) const {
     if (body && std::ranges::equal(*body, view_of(format_sealed))) {
         return Format::sealed;
     }
-    return fail(fmt::format("the database in {} has format {}; this version reads format {} and {}",
-                            directory_, escape(text_of(value), 32), format_plain, format_sealed));
+    if (body && std::ranges::equal(*body, view_of(format_journaled))) {
+        return Format::journaled;
+    }
+    return fail(fmt::format("the database in {} has format {}; this version reads format {} to {}",
+                            directory_, escape(text_of(value), 32), format_plain,
+                            format_journaled));
 }
 
 std::unexpected<Error> Env::damaged(const Error& error) const {
@@ -270,7 +254,7 @@ std::unexpected<Error> Env::damaged(const Error& error) const {
 }
 
 Result<> Env::open_tables() {
-    auto txn = begin(env_.get(), MDB_RDONLY);
+    auto txn = begin_reading(env_.get());
     if (!txn) {
         return std::unexpected(txn.error());
     }
@@ -300,150 +284,30 @@ Result<> Env::open_tables() {
         return std::unexpected(format.error());
     }
     format_ = *format;
-    if (format_ == Format::sealed && !(has_events_ && has_damaged_)) {
+    bool complete = format_ == Format::plain || (has_events_ && has_damaged_);
+    for (const auto table : journals) {
+        const auto at = static_cast<std::size_t>(table);
+        complete = (open_table(table_names[at], handles_.of[at]) || !has(table)) && complete;
+    }
+    if (code != 0) {
+        return fail_lmdb("cannot open the database in " + directory_, code);
+    }
+    if (!complete) {
         return damaged({"one of its tables is missing"});
     }
     return commit(std::move(*txn));
 }
 
-/// Uses its own transaction, and compares with the seal to detect missing rows.
-/// A reader that comes and goes passes each page once: it gives them back on its way, so that it
-/// never holds a large database in its memory.
-Visitor Env::releasing(const Visitor& visitor) const {
-    unsigned flags = 0;
-    mdb_env_get_flags(env_.get(), &flags);
-    if ((flags & MDB_RDONLY) == 0) {
-        return visitor;
-    }
-    return {[&visitor, passed = Passed{}](View key, View body) mutable {
-                passed.note(key);
-                return visitor.row(key, body);
-            },
-            visitor.damage};
-}
-
-Result<Audit> Env::walk(TableId table, const Visitor& visitor) const {
-    auto txn = begin(env_.get(), MDB_RDONLY);
-    if (!txn) {
-        return std::unexpected(txn.error());
-    }
-    std::optional<Seal> seal;
-    if (format_ == Format::sealed) {
-        auto read = read_seal(txn->get(), handles_.main, mdb_txn_id(txn->get()));
-        if (!read) {
-            return damaged(read.error());
-        }
-        seal = *read;
-    }
-    if (table == TableId::events && !has_events_) {
-        return Audit{};
-    }
-    const char* const name = table_names[static_cast<std::size_t>(table)];
-    auto found = audit(txn->get(), handles_[table], name, format_, releasing(visitor));
-    if (!found) {
-        return damaged(
-            {fmt::format("table \"{}\": {}", name, found.error().text), found.error().code});
-    }
-    found->sealed = seal.has_value();
-    if (seal) {
-        if (auto compared = compare(*found, (*seal)[table], name); !compared) {
-            return damaged(compared.error());
-        }
-    }
-    return found;
-}
-
-namespace {
-
-template <typename Decode, typename Visit>
-Visitor visitor_of(Decode decode, const Visit& visit, const Env::OnDamage& damage) {
-    return {[decode, &visit](View key, View body) {
-                auto row = decode(key, body);
-                return !row ? Seen::no_row : visit(std::move(*row)) ? Seen::next : Seen::stop;
-            },
-            damage};
-}
-
-Result<> outcome_of(const Result<Audit>& read) {
-    return read ? Result<>() : std::unexpected(read.error());
-}
-
-} // namespace
-
-std::size_t Env::rows() const {
-    MDB_stat stat{};
-    const auto txn = begin(env_.get(), MDB_RDONLY);
-    const bool known = txn && mdb_stat(txn->get(), handles_[TableId::rows], &stat) == 0;
-    return known ? stat.ms_entries : 0;
-}
-
-Result<> Env::each(const std::function<bool(Row&&)>& visit, const OnDamage& damage) const {
-    return outcome_of(walk(TableId::rows, visitor_of(decode, visit, damage)));
-}
-
-Result<> Env::each_event(const std::function<bool(EventRow&&)>& visit,
-                         const OnDamage& damage) const {
-    return outcome_of(walk(TableId::events, visitor_of(decode_event, visit, damage)));
-}
-
-Result<> Env::check_meta() const {
-    return outcome_of(walk(TableId::meta, {[](View, View) { return Seen::next; }, {}}));
-}
-
-Result<> Env::each_damaged(const std::function<void(Damage&&)>& visit) const {
-    if (!has_damaged_) {
-        return {};
-    }
-    auto txn = begin(env_.get(), MDB_RDONLY);
-    if (!txn) {
-        return std::unexpected(txn.error());
-    }
-    MDB_cursor* cursor = nullptr;
-    MDB_val key{};
-    MDB_val value{};
-    int code = mdb_cursor_open(txn->get(), handles_.damaged, &cursor);
-    code = code == 0 ? mdb_cursor_get(cursor, &key, &value, MDB_FIRST) : code;
-    for (; code == 0; code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-        const View bytes = view_of(value);
-        auto damage = decode_damage(bytes);
-        visit(damage ? std::move(*damage) : Damage{"damaged", {}, {bytes.begin(), bytes.end()}});
-    }
-    if (cursor != nullptr) {
-        mdb_cursor_close(cursor);
-    }
-    return code == MDB_NOTFOUND ? Result<>() : fail_lmdb("cannot read what is set aside", code);
-}
-
 Result<> Env::clear() {
     Transaction txn(env_.get(), handles_);
     int code = txn.begin();
-    for (const auto table : {TableId::rows, TableId::events}) {
+    for (const auto table :
+         {TableId::rows, TableId::events, TableId::journal_a, TableId::journal_b}) {
         code = code == 0 ? txn.clear(table) : code;
     }
     code = code == 0 ? txn.erase(TableId::meta, view_of("trial")) : code;
     code = code == 0 ? txn.commit() : code;
     return code == 0 ? Result<>() : fail_lmdb("cannot empty the database in " + directory_, code);
-}
-
-Result<std::string> Env::meta(std::string_view name) const {
-    auto txn = begin(env_.get(), MDB_RDONLY);
-    if (!txn) {
-        return std::unexpected(txn.error());
-    }
-    MDB_val key = value_of(name);
-    MDB_val value{};
-    const int code = mdb_get(txn->get(), handles_[TableId::meta], &key, &value);
-    if (code == MDB_NOTFOUND) {
-        return std::string();
-    }
-    if (code != 0) {
-        return fail_lmdb("cannot read the database in " + directory_, code);
-    }
-    if (format_ == Format::plain) {
-        return text_of(value);
-    }
-    const auto body = checked(view_of(name), view_of(value));
-    return body ? std::string(body->begin(), body->end()) : std::string();
 }
 
 Result<> Env::set_meta(std::string_view name, std::string_view text) const {

@@ -1,10 +1,11 @@
 // The database's files: opening, checking and walking them. RAII over LMDB.
 //
 // The directory holds data.mdb and lock.mdb (LMDB's) and egressd.lock (one daemon per database).
-// Tables: "rows" (records.h), "events" (event_row.h), "meta" ("format" -> version, "boot" -> boot
-// id at last start, "clock" -> epoch.h, "trial" -> rules on trial, JSON) and "damaged"
-// (transaction.h); older versions did not create "events" and "damaged". Format 2 has checksums and
-// a seal (seal.h); format 1 has neither and is converted.
+// Tables: "rows" (records.h), "journal.a" and "journal.b" (what is not in "rows" yet: journal.h),
+// "events" (event_row.h), "meta" ("format" -> version, "boot" -> boot id at last start, "clock" ->
+// epoch.h, "trial" -> rules on trial, JSON) and "damaged" (transaction.h); the first version did
+// not create "events" and "damaged". Format 3 has the journal; format 2 only checksums and a seal
+// (seal.h); format 1 has neither. Older formats are converted.
 #pragma once
 
 #include <functional>
@@ -17,12 +18,14 @@
 #include "daemon/store/event_row.h"
 #include "daemon/store/mend.h"
 #include "daemon/store/records.h"
+#include "daemon/store/runs.h"
 #include "lib/fd.h"
 
 namespace egress::store {
 
-inline constexpr std::string_view format_plain = "1"; ///< without checksums
-inline constexpr std::string_view format_sealed = "2";
+inline constexpr std::string_view format_plain = "1";  ///< without checksums
+inline constexpr std::string_view format_sealed = "2"; ///< without a journal
+inline constexpr std::string_view format_journaled = "3";
 
 /// The message for a failed LMDB call: "WHAT: text".
 std::unexpected<Error> fail_lmdb(std::string what, int code);
@@ -61,7 +64,7 @@ class Env {
     Result<> check_meta() const;
     Result<> set_meta(std::string_view key, std::string_view value) const; ///< durable
 
-    /// Walks a table in its own transaction and compares it with the seal.
+    /// Walks a table as it is in its own transaction and compares it with the seal.
     Result<Audit> walk(TableId table, const Visitor& visitor) const;
     Format format() const { return format_; }
 
@@ -83,16 +86,19 @@ class Env {
     Result<> make_tables();
     Result<> open_tables();
     Result<Format> read_format(MDB_txn* txn) const;
-    Visitor releasing(const Visitor& visitor) const;
+    Result<> add_journal();
+    bool has(TableId table) const;
+    bool gives_back() const;
+    Result<Audit> walk_within(MDB_txn* txn, TableId table, const Visitor& visitor) const;
     std::unexpected<Error> damaged(const Error& error) const;
     Result<> check_size() const;
 
     Fd lock_; // declared before env_, to release it after the database is closed
     std::unique_ptr<MDB_env, Close> env_;
     Handles handles_;
-    bool has_events_ = false; ///< always in format 2
+    bool has_events_ = false; ///< always since format 2
     bool has_damaged_ = false;
-    Format format_ = Format::sealed;
+    Format format_ = Format::journaled;
     Findings findings_;
     std::uint64_t set_aside_ = 0;
     std::string directory_;

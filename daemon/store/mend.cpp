@@ -1,5 +1,6 @@
 #include "daemon/store/mend.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include <fcntl.h>
@@ -24,10 +25,12 @@ std::string_view text_of(View bytes) {
 bool is_readable(TableId table, View key, View body) {
     return table == TableId::rows     ? decode(key, body).has_value()
            : table == TableId::events ? decode_event(key, body).has_value()
+           : is_journal(table)        ? is_piece(body)
                                       : true;
 }
 
-constexpr std::array every_table = {TableId::rows, TableId::events, TableId::meta};
+constexpr std::array every_table = {TableId::rows, TableId::events, TableId::meta,
+                                    TableId::journal_a, TableId::journal_b};
 
 /// Copies the old file into one transaction of the new one.
 class Copy {
@@ -41,7 +44,7 @@ class Copy {
                 return copied;
             }
         }
-        note(txn_.put_text(TableId::meta, "format", format_sealed));
+        note(txn_.put_text(TableId::meta, "format", format_journaled));
         const auto kept = from_.each_damaged([&](Damage&& damage) { set_aside(damage); });
         if (!kept) {
             return kept;
@@ -113,7 +116,13 @@ void Findings::note(std::string text) {
 }
 
 std::string name_of(const Damage& damage) {
-    const auto meaning = damage.table == table_names[0] ? key_text(damage.key) : std::string();
+    if (std::ranges::any_of(journals, [&](TableId table) { return damage.table == name(table); })) {
+        return fmt::format(
+            "part of the table \"{}\" with the key \"{}\", so some rows are those of "
+            "before",
+            damage.table, escape(text_of(damage.key), 96));
+    }
+    const auto meaning = damage.table == name(TableId::rows) ? key_text(damage.key) : std::string();
     return fmt::format("row of the table \"{}\" with the key \"{}\"{}{}", escape(damage.table, 32),
                        escape(text_of(damage.key), 96), meaning.empty() ? "" : ", ", meaning);
 }
@@ -149,7 +158,7 @@ Result<Findings> inspect(const Env& env) {
         if (!read) {
             return std::unexpected(read.error());
         }
-        if (!read->sealed && env.format() == Format::sealed && table == every_table.front()) {
+        if (!read->sealed && env.format() != Format::plain && table == every_table.front()) {
             found.note("the seal is damaged, and nothing else can say whether a row is missing; "
                        "it is written anew");
         }

@@ -6,7 +6,8 @@ namespace egress::store {
 
 namespace {
 
-constexpr std::uint8_t seal_version = 1;
+constexpr std::uint8_t seal_version = 2;
+constexpr std::size_t tables_of_version_1 = 3;
 
 std::uint32_t checksum(View key, View value) {
     // Include the key's length: else a longer key with a shorter value would give the same bytes.
@@ -58,9 +59,10 @@ std::optional<Seal> decode_seal(View value) {
     }
     ByteReader in(*body);
     Seal seal;
-    const bool ours = in.number(1) == seal_version;
+    const auto version = in.number(1);
+    const bool ours = version == 1 || version == seal_version;
     seal.transaction = in.large(8);
-    for (auto& sum : seal.of) {
+    for (auto& sum : std::span(seal.of).first(version == 1 ? tables_of_version_1 : tables)) {
         sum.count = in.large(8);
         sum.sum = in.large(8);
         sum.known = in.number(1) == 1;

@@ -6,7 +6,9 @@
 // main table, a page that every commit writes anyway.
 //
 //   value  bytes  checksum(be32)
-//   seal   1  transaction(be64)  { count(be64) sum(be64) known }: rows, events, meta checksum(be32)
+//   seal   2  transaction(be64)  { count(be64) sum(be64) known } of each table  checksum(be32)
+//
+// Version 1 of the seal has the first three tables.
 #pragma once
 
 #include <array>
@@ -34,9 +36,17 @@ std::optional<View> checked(View key, View value);
 std::uint32_t checksum_of(View value);
 
 /// The tables with checksums.
-enum class TableId : std::uint8_t { rows, events, meta };
-inline constexpr std::size_t tables = 3;
-inline constexpr std::array<const char*, tables> table_names = {"rows", "events", "meta"};
+enum class TableId : std::uint8_t { rows, events, meta, journal_a, journal_b };
+inline constexpr std::size_t tables = 5;
+inline constexpr std::array<const char*, tables> table_names = {"rows", "events", "meta",
+                                                                "journal.a", "journal.b"};
+constexpr const char* name(TableId table) {
+    return table_names[static_cast<std::size_t>(table)];
+}
+constexpr bool is_journal(TableId table) {
+    return table == TableId::journal_a || table == TableId::journal_b;
+}
+inline constexpr std::array journals = {TableId::journal_a, TableId::journal_b};
 
 /// The number of rows of one table and the sum of their checksums.
 struct Sum {

@@ -77,6 +77,20 @@ void Batch::sort() {
     });
 }
 
+std::vector<Change> Batch::changes() {
+    sort();
+    std::vector<Change> out;
+    out.reserve(entries_.size());
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+        const auto key = key_of(entries_[i]);
+        if (i + 1 == entries_.size() || !std::ranges::equal(key, key_of(entries_[i + 1]))) {
+            const auto& [begin, value, end] = entries_[i];
+            out.push_back({key, View(bytes_).subspan(value, end - value)});
+        }
+    }
+    return out;
+}
+
 Result<std::unique_ptr<Store>> Store::start(Env env) {
     std::unique_ptr<Store> store(new Store(std::move(env)));
     if (!store->wake_) {
@@ -188,7 +202,6 @@ void Store::run() {
             return;
         }
         lock.unlock();
-        batch_.sort();
         const auto written = write(batch_);
         lock.lock();
         work_ = false;
@@ -196,18 +209,6 @@ void Store::run() {
         changed_.notify_all();
         wake_.ring();
     }
-}
-
-int Store::write_entries(Transaction& txn, const Batch& batch) {
-    for (const auto& entry : batch.entries_) {
-        const auto value = View(batch.bytes_).subspan(entry.value, entry.end - entry.value);
-        const int code = value.empty() ? txn.erase(TableId::rows, batch.key_of(entry))
-                                       : txn.put(TableId::rows, batch.key_of(entry), value);
-        if (code != 0) {
-            return code;
-        }
-    }
-    return 0;
 }
 
 int Store::write_others(Transaction& txn, const Batch& batch) {
@@ -224,15 +225,16 @@ int Store::write_others(Transaction& txn, const Batch& batch) {
     return 0;
 }
 
-Result<> Store::write(const Batch& batch) {
+Result<> Store::write(Batch& batch) {
     // A full map is only address space: grow it and try again. A full disk is an error.
     constexpr int most_growths = 16;
     int dead = 0;
     mdb_reader_check(env_.handle(), &dead); // a killed `dump` would pin old pages for ever
+    const auto changes = batch.changes();
     for (int attempt = 0; attempt < most_growths; ++attempt) {
         Transaction txn(env_.handle(), env_.handles());
         int code = txn.begin();
-        code = code == 0 ? write_entries(txn, batch) : code;
+        code = code == 0 ? journal_.write(txn, changes) : code;
         code = code == 0 ? write_others(txn, batch) : code;
         code = code == 0 ? txn.commit() : code;
         if (code == 0) {
@@ -240,6 +242,7 @@ Result<> Store::write(const Batch& batch) {
             return {};
         }
         events_.forget();
+        journal_.forget();
         if (code != MDB_MAP_FULL) {
             // LMDB says EIO of a page that was written in part, as it is where space runs out.
             const bool full = code == EIO && is_full(env_.directory());

@@ -20,6 +20,7 @@
 #include "daemon/base/worker.h"
 #include "daemon/store/env.h"
 #include "daemon/store/event_table.h"
+#include "daemon/store/journal.h"
 
 namespace egress::store {
 
@@ -51,6 +52,8 @@ class Batch {
     };
     std::span<const std::uint8_t> key_of(const Entry& entry) const;
     void sort();
+    /// The last entry of each key, in key order. Valid as long as the batch does not change.
+    std::vector<Change> changes();
 
     std::vector<std::uint8_t> bytes_;
     std::vector<Entry> entries_;
@@ -103,14 +106,14 @@ class Store {
   private:
     explicit Store(Env env) : env_(std::move(env)) {}
     void run();
-    Result<> write(const Batch& batch);
-    static int write_entries(Transaction& txn, const Batch& batch);
+    Result<> write(Batch& batch);
     int write_others(Transaction& txn, const Batch& batch);
     void hand_over();
     Events read_events() const;
 
     Env env_;
     EventTable events_; // the writer's
+    Journal journal_;   // the writer's
     std::atomic<std::uint64_t> damaged_{0};
     Bell wake_;
     bool busy_ = false; // the loop's view

@@ -15,6 +15,10 @@ Bytes copy_of(View bytes) {
 
 } // namespace
 
+Damage damage_of(TableId table, View key, View value) {
+    return {table_names[static_cast<std::size_t>(table)], copy_of(key), copy_of(value)};
+}
+
 void encode(const Damage& damage, Bytes& out) {
     put(out, damage_version, 1);
     put(out, damage.time, 8);
@@ -69,7 +73,7 @@ int Transaction::take_out(TableId table, View key, View value) {
         return 0;
     }
     seal_[table].known = false;
-    return set_aside({table_names[static_cast<std::size_t>(table)], copy_of(key), copy_of(value)});
+    return set_aside(damage_of(table, key, value));
 }
 
 int Transaction::put(TableId table, View key, View value) {
@@ -91,6 +95,16 @@ int Transaction::put(TableId table, View key, View value) {
     code = mdb_cursor_put(cursor, &k, &v, 0);
     seal_[table].add(checksum_of(value));
     return code;
+}
+
+int Transaction::append(TableId table, View key, View value) {
+    if (const int code = cursor_of(table); code != 0) {
+        return code;
+    }
+    MDB_val k = value_of(key);
+    MDB_val v = value_of(value);
+    seal_[table].add(checksum_of(value));
+    return mdb_cursor_put(cursors_[static_cast<std::size_t>(table)], &k, &v, MDB_APPEND);
 }
 
 int Transaction::put_text(TableId table, std::string_view key, std::string_view text) {

@@ -24,6 +24,7 @@ struct Damage {
     std::uint64_t time = 0; ///< when it was set aside, wall-clock seconds; 0: stored as now
 };
 
+Damage damage_of(TableId table, View key, View value);
 void encode(const Damage& damage, Bytes& out);
 std::optional<Damage> decode_damage(View value);
 
@@ -54,7 +55,9 @@ class Transaction {
     void use(const Handles& handles) { handles_ = handles; }
     /// The value must end with its checksum.
     int put(TableId table, View key, View value);
-    /// The same for a text without a checksum; an empty text erases the key.
+    /// The same for a key beyond all others of the table: fills its pages.
+    int append(TableId table, View key, View value);
+    /// As put() for a text without a checksum; an empty text erases the key.
     int put_text(TableId table, std::string_view key, std::string_view text);
     /// Succeeds if there is no such row.
     int erase(TableId table, View key);
@@ -66,6 +69,7 @@ class Transaction {
     int commit();
 
     MDB_txn* handle() const { return txn_; }
+    const Handles& handles() const { return handles_; }
     MDB_dbi dbi(TableId table) const { return handles_[table]; }
     /// Number of damaged rows set aside so far.
     std::uint64_t damaged() const { return damaged_; }

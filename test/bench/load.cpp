@@ -2,14 +2,16 @@
 // them. test/bench/system.py runs it beside egressd in a private network namespace; each command
 // prints one JSON object.
 //
-//   load reports handle|oneshot PORT FIRST COUNT [SPAN]  COUNT reports, until all are durable
-//   load reports tcp PORT 0 COUNT                        the same (handle) from 8,192 TCP peers
-//   load floor   handle|oneshot PORT FIRST COUNT         to a receiver that does nothing with them
-//   load idle    PORT FIRST COUNT                        one report at a time -> element in force
-//   load burst   PORT FIRST COUNT                        COUNT at once -> elements in force
-//   load element FIRST COUNT                             elements added with nothing in between
+//   load reports handle|oneshot PORT FIRST COUNT [SPAN [PASS]]
+//                                                 COUNT reports, until all are durable
+//   load reports tcp PORT 0 COUNT                 the same (handle) from 8,192 TCP peers
+//   load floor   handle|oneshot PORT FIRST COUNT  to a receiver that does nothing with them
+//   load idle    PORT FIRST COUNT                 one report at a time -> element in force
+//   load burst   PORT FIRST COUNT                 COUNT at once -> elements in force
+//   load element FIRST COUNT                      elements added with nothing in between
 //
-// Addresses FIRST, FIRST+1, ...; with SPAN they stay inside FIRST .. FIRST+SPAN-1, in no order.
+// Addresses FIRST, FIRST+1, ...; with SPAN they stay inside FIRST .. FIRST+SPAN-1, in no order, and
+// the first PASS of that order are passed over.
 // EGRESS_SOCKET and EGRESS_CONTROL name the daemon's sockets.
 #include <algorithm>
 #include <chrono>
@@ -60,10 +62,12 @@ struct Stretch {
     std::uint32_t first = 0;
     std::uint32_t count = 0;
     std::uint32_t span = 0; ///< 0: every address once
+    std::uint32_t pass = 0; ///< steps to pass over within the span
 
     std::uint32_t at(std::uint32_t i) const {
         constexpr std::uint64_t stride = 2654435761; // odd, so it walks every address of the span
-        return first + (span == 0 ? i : static_cast<std::uint32_t>(i * stride % span));
+        const std::uint64_t step = std::uint64_t{pass} + i;
+        return first + (span == 0 ? i : static_cast<std::uint32_t>(step * stride % span));
     }
 };
 
@@ -257,7 +261,7 @@ int run(const std::vector<std::string>& words) {
     };
     const auto stretch = [&](std::size_t i) {
         return Stretch{static_cast<std::uint16_t>(number(i)), number(i + 1), number(i + 2),
-                       number(i + 3)};
+                       number(i + 3), number(i + 4)};
     };
     const std::string command = words.empty() ? "" : words[0];
     json out;
@@ -270,7 +274,7 @@ int run(const std::vector<std::string>& words) {
     } else if (command == "burst" && words.size() == 4) {
         out = burst(stretch(1));
     } else if (command == "element" && words.size() == 3) {
-        out = element({0, number(1), number(2), 0});
+        out = element({0, number(1), number(2), 0, 0});
     } else {
         return usage();
     }
