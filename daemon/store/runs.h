@@ -61,8 +61,8 @@ bool is_piece(View body);
 /// do not change. Codes are LMDB's.
 class Runs {
   public:
-    /// Called for each piece that is read, with its key in the map and its body; no body: it is
-    /// damaged, and left out. A code other than 0 ends the reading.
+    /// Called for each piece that is read, with its key and value in the map. A damaged one is left
+    /// out. A code other than 0 ends the reading.
     using OnPiece = std::function<int(TableId table, View key, View value, bool damaged)>;
 
     int open(MDB_txn* txn, const Handles& handles, std::span<const TableId> from);

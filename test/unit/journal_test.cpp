@@ -4,6 +4,7 @@
 #include <map>
 #include <random>
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,6 +65,21 @@ class World {
         const Row row = row_of(number, 0);
         batch_.erase(row);
         truth.erase(row.address.base);
+    }
+    /// The commit cannot write, and what it was to do is asked for again.
+    void commit_in_vain() {
+        const auto before = std::signal(SIGXFSZ, SIG_IGN);
+        rlimit limit{};
+        getrlimit(RLIMIT_FSIZE, &limit);
+        const rlimit tight{4096, limit.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &tight);
+        store_->submit(batch_);
+        const auto outcome = store_->wait();
+        setrlimit(RLIMIT_FSIZE, &limit);
+        (void)std::signal(SIGXFSZ, before);
+        REQUIRE_FALSE(outcome.durable);
+        store_->retry();
+        REQUIRE(store_->wait().durable);
     }
     void commit() {
         store_->submit(batch_);
@@ -173,6 +189,22 @@ TEST_CASE("journal: random batches leave what a map says, at every moment and af
     const auto env = Env::open(world.directory(), Env::Mode::read_write);
     REQUIRE(env);
     CHECK(env->findings().sound());
+}
+
+TEST_CASE("journal: a commit that fails moves nothing, and another try makes it good") {
+    World world;
+    for (std::uint32_t commit = 0; commit < 24; ++commit) { // fills it, and moves all of it
+        for (std::uint32_t i = 0; i < 1000; ++i) {
+            world.put(commit * 1000 + i, 2 + commit);
+        }
+        if (commit % 2 == 0) {
+            world.commit();
+        } else {
+            world.commit_in_vain();
+        }
+    }
+    CHECK(world.journaled() < 24 * 1000 / 30); // it was moved
+    CHECK(world.read() == world.truth);
 }
 
 TEST_CASE("journal: commits of one row after a flood empty it, and stay bounded meanwhile") {
