@@ -1,6 +1,7 @@
 #include "helper/diff.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -66,6 +67,12 @@ Plan diff(std::vector<Element> have, std::vector<Block> wanted) {
     for (; there != have.end(); ++there) {
         plan.remove.push_back(there->block);
     }
+    const auto is_replaced = [&](const Block& block) {
+        return std::ranges::binary_search(plan.add, block.target, {}, &Block::target);
+    };
+    const auto replaced = std::ranges::stable_partition(plan.remove, std::not_fn(is_replaced));
+    plan.remove_later.assign(replaced.begin(), replaced.end());
+    plan.remove.erase(replaced.begin(), replaced.end());
     return plan;
 }
 

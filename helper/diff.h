@@ -12,6 +12,10 @@ struct Plan {
     std::vector<Element>
         renew; ///< existing with another time: the wanted block, the current counter
     std::vector<Block> remove; ///< existing and not wanted
+    /// Existing with another action than one of `add`, to be removed once that is in force: each
+    /// action has a set and a rule of its own, and a packet between the two rules would find the
+    /// block in neither.
+    std::vector<Block> remove_later;
 };
 
 /// Times that differ by at most this many seconds are equal: lines take a while to arrive, and

@@ -98,7 +98,8 @@ Result<> Table::write_plan(Batch& batch, const std::string& name, const std::vec
     std::vector<std::string> dropped;
     for (const auto& [set, known] : layout_.sets) {
         const auto same = [&](const auto& shelf) { return shelf.second.name == set; };
-        if (known.id.name == name && known.fits && std::ranges::none_of(shelves, same)) {
+        if (known.id.name == name && known.fits && plan.remove_later.empty() &&
+            std::ranges::none_of(shelves, same)) {
             dropped.push_back(set);
         }
     }
@@ -138,7 +139,7 @@ Result<Outcome> Table::sync_once(int attempt, const std::string& name,
             return std::unexpected(read.error());
         }
     }
-    synced = Synced{plan.add.size(), plan.remove.size()};
+    synced = Synced{plan.add.size(), plan.remove.size(), !plan.remove_later.empty()};
 
     Batch batch = begin(attempt);
     if (auto written = write_plan(batch, name, wanted, plan); !written) {
@@ -165,6 +166,7 @@ void Table::remember(const std::string& name, const Plan& plan) {
 }
 
 Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wanted) {
+    Synced before;
     for (int attempt = 0; attempt < attempts; ++attempt) {
         Synced synced;
         const auto outcome = sync_once(attempt, name, wanted, synced);
@@ -176,7 +178,14 @@ Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wa
             return std::unexpected(outcome.error());
         }
         if (outcome->committed()) {
-            return synced;
+            synced.added += before.added;
+            synced.removed += before.removed;
+            if (!synced.unfinished) {
+                return synced;
+            }
+            before = synced;
+            memory_.forget(); // it knows one action of a target, and the kernel has both now
+            continue;
         }
         if (!outcome->stale) {
             return std::unexpected(

@@ -32,6 +32,7 @@ struct Change {
 struct Synced {
     std::size_t added = 0;
     std::size_t removed = 0;
+    bool unfinished = false; ///< what got another action is to be removed yet
 };
 
 class Table {

@@ -258,19 +258,20 @@ def test_renewal_keeps_the_block_and_its_counter(world):
 
 
 def test_no_packet_slips_through_a_sync(world):
-    """A flood of datagrams from the attacker while syncs renew, add and remove around its block. Its action stays:
-    each has a set of its own, and a packet may be between the rules of both when the block moves."""
+    """A flood of datagrams from the attacker while syncs renew, add and remove around its block, and change its
+    action: each has a set of its own, and a packet may be between the rules of both."""
     lab = Lab(world)
-    for action, port in (("drop", 53), ("reject", 54)):
+    for actions, port in ((["drop"], 53), (["reject"], 54), (["drop", "reject"], 55)):
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("0.0.0.0", port))
         server.setblocking(False)
         for environment in ({}, {"EGRESS_HELPER_COMPAT": "1"}):
-            sync_beside_flood(lab, Serve(**environment), server, action)
+            sync_beside_flood(lab, Serve(**environment), server, actions)
 
 
-def sync_beside_flood(lab, serve, server, action):
+def sync_beside_flood(lab, serve, server, actions):
     port = server.getsockname()[1]
+    action = actions[-1]
     block = f"udp {lab.attacker.v4} 32 {port}"
     serve.sync("egress", [f"{block} 600 {action}"])
     with lab.attacker.entered():
@@ -281,6 +282,7 @@ def sync_beside_flood(lab, serve, server, action):
     flood = threading.Thread(target=send_until, args=(client, stop), daemon=True)
     flood.start()
     for i in range(40):
+        action = actions[i % len(actions)]
         others = [f"udp 198.51.100.{n} 32 {port} {600 + i} drop" for n in range(i, i + 20)]
         reply = serve.sync("egress", others + [f"{block} {700 + 10 * i} {action}"])
         assert reply.startswith("ok"), reply

@@ -267,10 +267,11 @@ TEST_CASE("a sync adds, renews and removes what differs, and nothing else") {
     CHECK(plan.renew[0].packets == 1);
     CHECK(plan.renew[1].block.seconds == 100);
     CHECK(plan.renew[1].packets == 3);
-    REQUIRE(plan.remove.size() == 2);
-    CHECK(plan.remove[0].target.source.text() == "192.0.2.2");
-    CHECK(plan.remove[0].action == Action::drop);
-    CHECK(plan.remove[1].target.source.text() == "192.0.2.4");
+    REQUIRE(plan.remove.size() == 1);
+    CHECK(plan.remove[0].target.source.text() == "192.0.2.4");
+    REQUIRE(plan.remove_later.size() == 1);
+    CHECK(plan.remove_later[0].target.source.text() == "192.0.2.2");
+    CHECK(plan.remove_later[0].action == Action::drop);
 }
 
 TEST_CASE("what was read or written is remembered until it ends") {
