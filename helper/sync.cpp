@@ -167,6 +167,16 @@ void Table::remember(const std::string& name, const Plan& plan) {
 
 Result<Synced> Table::sync(const std::string& name, const std::vector<Block>& wanted) {
     Synced before;
+    auto result = sync_in_steps(name, wanted, before);
+    if (before.unfinished) {
+        memory_.forget(); // it knows one action of a target, and the kernel had both
+    }
+    return result;
+}
+
+/// `before` is what the first step did, if there is a second one.
+Result<Synced> Table::sync_in_steps(const std::string& name, const std::vector<Block>& wanted,
+                                    Synced& before) {
     for (int attempt = 0; attempt < attempts; ++attempt) {
         Synced synced;
         const auto outcome = sync_once(attempt, name, wanted, synced);

@@ -124,6 +124,8 @@ class Table {
     void remember(const std::string& name, const Plan& plan);
     Result<Outcome> sync_once(int attempt, const std::string& name,
                               const std::vector<Block>& wanted, Synced& synced);
+    Result<Synced> sync_in_steps(const std::string& name, const std::vector<Block>& wanted,
+                                 Synced& before);
 
     Netlink netlink_;
     bool renews_; ///< the kernel changes the time of an existing element in place

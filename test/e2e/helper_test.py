@@ -467,6 +467,18 @@ def test_sync_changes_what_differs_only(world):
         assert "egress.v4" not in table()
 
 
+def test_a_sync_that_changes_an_action_is_remembered(world):
+    for environment in ({}, {"EGRESS_HELPER_COMPAT": "1"}):
+        serve = Serve(**environment)
+        block = "tcp 192.0.2.1 32 22 600"
+        assert serve.sync("egress", [f"{block} drop"]) == "ok 1 0"
+        assert serve.sync("egress", [f"{block} reject"]) == "ok 1 1"
+        assert serve.sync("egress", [f"{block} reject"]) == "ok 0 0"
+        assert serve.sync("egress", [f"{block} drop"]) == "ok 1 1"
+        assert serve.sync("egress", []) == "ok 0 1"
+        assert "192.0.2.1" not in table()
+
+
 def test_a_sync_with_a_bad_line_changes_nothing(world):
     serve = Serve()
     serve.sync("egress", ["tcp 192.0.2.1 32 22 600 drop"])
