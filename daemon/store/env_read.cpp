@@ -203,6 +203,9 @@ Result<> Env::each(const std::function<bool(Row&&)>& visit, const OnDamage& dama
     Overlay overlay(txn->get(), runs, visit);
     int code = has(TableId::journal_a) ? runs.open(txn->get(), handles_, journals) : 0;
     code = code == 0 ? overlay.begin() : code;
+    if (code != 0) {
+        return damaged(fail_lmdb("its journal cannot be read", code).error());
+    }
     const auto row = [&](View key, View body) {
         if (passed) {
             passed->note(key);
@@ -213,7 +216,7 @@ Result<> Env::each(const std::function<bool(Row&&)>& visit, const OnDamage& dama
     if (!read) {
         return std::unexpected(read.error());
     }
-    code = code == 0 && !read->stopped ? overlay.end() : code;
+    code = read->stopped ? 0 : overlay.end();
     return code == 0 ? Result<>() : damaged(fail_lmdb("its journal cannot be read", code).error());
 }
 

@@ -162,9 +162,13 @@ int Journal::write(Transaction& txn, std::span<const Change> changes) {
 }
 
 int Journal::write_within(Transaction& txn, std::span<const Change> changes) {
+    // After a failure, as of a disk that is nearly full, what is new comes first.
+    const bool moves = known_;
     int code = known_ ? 0 : find(txn);
     const bool scattered = is_scattered(txn, changes);
-    code = code == 0 ? move(txn, std::max(least_moved, changes.size() * 2), scattered) : code;
+    if (code == 0 && moves) {
+        code = move(txn, std::max(least_moved, changes.size() * 2), scattered);
+    }
     if (changes.empty() || code != 0) {
         return code;
     }
