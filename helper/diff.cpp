@@ -1,7 +1,6 @@
 #include "helper/diff.h"
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -70,9 +69,9 @@ Plan diff(std::vector<Element> have, std::vector<Block> wanted) {
     const auto is_replaced = [&](const Block& block) {
         return std::ranges::binary_search(plan.add, block.target, {}, &Block::target);
     };
-    const auto replaced = std::ranges::stable_partition(plan.remove, std::not_fn(is_replaced));
-    plan.remove_later.assign(replaced.begin(), replaced.end());
-    plan.remove.erase(replaced.begin(), replaced.end());
+    for (const Block& block : std::exchange(plan.remove, {})) {
+        (is_replaced(block) ? plan.remove_later : plan.remove).push_back(block);
+    }
     return plan;
 }
 
