@@ -209,9 +209,9 @@ void Daemon::follow_clock() {
 }
 
 Result<> Daemon::open_sockets() {
-    receiver_ =
-        std::make_unique<Receiver>(event_.get(), *ledger_, std::move(spawner_),
-                                   [this](const Report& report) { ledger_->report(report); });
+    receiver_ = std::make_unique<Receiver>(
+        event_.get(), *ledger_, std::move(spawner_),
+        [this](std::span<const Report> reports) { ledger_->report(reports); });
     Fd control;
     bool reporting = false;
     const int handed = sd_listen_fds(1);

@@ -7,6 +7,7 @@
 
 #include <deque>
 #include <functional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -83,13 +84,12 @@ class Ledger final : public TrustedReporters {
            policy::Policy policy);
 
     // Reports and time.
-    void report(const Report& report);
+    /// Reports that came together, in their order.
+    void report(std::span<const Report> reports);
     /// Only root may open ports below it (net.ipv4.ip_unprivileged_port_start).
     void set_unprivileged_port(std::uint16_t port) { unprivileged_port_ = port; }
-    /// Applies at most `most` expired deadlines; true: more are due.
+    /// Applies at most `most` expired deadlines; true: more may be due.
     bool expire(std::size_t most);
-    /// The next deadline, or `never`.
-    Moment next_deadline() const;
 
     // The operator.
     Result<store::Row> block(const ManualBlock& request);
@@ -204,6 +204,10 @@ class Ledger final : public TrustedReporters {
     const std::string& name_text(policy::NameId name) const { return names_.text(name); }
 
   private:
+    struct Matched;
+    void match(const Report& report, Matched& out) const;
+    void look_ahead(std::span<Matched> reports) const;
+    void judge(const Report& report, const Matched& found);
     void snapshot(RowId row, store::Row& out, std::int64_t base) const;
     Moment deadline_of(const store::Row& stored, Moment now) const;
     bool proves_knock(const Report& report, const policy::Rule& rule) const;

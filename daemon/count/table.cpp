@@ -4,6 +4,7 @@
 #include <bit>
 #include <cassert>
 #include <cstring>
+#include <utility>
 
 #include <sys/random.h>
 
@@ -69,6 +70,36 @@ std::size_t Table::place_of(const Key& key, std::uint64_t hash) const {
 RowId Table::find(const Key& key) const {
     const Slot slot = index_[place_of(key, hash_of(key))];
     return slot == no_slot ? no_row : row_in(slot);
+}
+
+Table::Ahead Table::look_ahead(const Key& key) const {
+    const Ahead ahead{hash_of(key), no_row};
+    __builtin_prefetch(&index_[ahead.hash & mask()]);
+    return ahead;
+}
+
+/// The first place with the tag is nearly always that of the key.
+void Table::look_ahead_at_row(Ahead& ahead) const {
+    const Slot tag = tag_of(ahead.hash);
+    for (std::size_t place = ahead.hash & mask(); index_[place] != no_slot;
+         place = (place + 1) & mask()) {
+        if ((index_[place] & ~static_cast<Slot>(mask())) == tag) {
+            ahead.row = row_in(index_[place]);
+            prefetch(ahead.row);
+            return;
+        }
+    }
+}
+
+void Table::look_ahead_at_neighbours(const Ahead& ahead) const {
+    if (ahead.row == no_row) {
+        return;
+    }
+    for (const RowId row : {(*this)[ahead.row].older, (*this)[ahead.row].newer}) {
+        if (row != no_row) {
+            prefetch(row);
+        }
+    }
 }
 
 /// Row by row, not place by place: the rows lie in the order in which they are read.
@@ -183,29 +214,35 @@ void Table::refresh(RowId row) {
 void Table::set_deadline(RowId row, Moment until) {
     TableRow& self = (*this)[row];
     const std::int32_t packed = pack(until);
+    const std::int32_t before = std::exchange(self.until, packed);
     if (packed == never32) {
         heap_remove(row);
-        self.until = never32;
-        return;
-    }
-    const std::int32_t before = self.until;
-    self.until = packed;
-    if (self.heap == no_row) {
+    } else if (self.heap == no_row) {
         self.heap = static_cast<std::uint32_t>(heap_.size());
         heap_.push_back({packed, row});
         sift_up(self.heap);
-        return;
-    }
-    heap_[self.heap].until = packed;
-    if (packed < before) {
+    } else if (packed < before && packed < heap_[self.heap].until) {
+        heap_[self.heap].until = packed;
         sift_up(self.heap);
-    } else {
-        sift_down(self.heap);
     }
 }
 
-std::optional<RowId> Table::first_deadline() const {
-    return heap_.empty() ? std::nullopt : std::optional(heap_.front().row);
+RowId Table::due(Moment now, std::size_t& most) {
+    while (most > 0 && no_deadline_before() <= now) {
+        most -= 1;
+        const RowId first = heap_.front().row;
+        const std::int32_t until = (*this)[first].until;
+        if (unpack(until) <= now) {
+            return first;
+        }
+        heap_.front().until = until;
+        sift_down(0);
+    }
+    return no_row;
+}
+
+Moment Table::no_deadline_before() const {
+    return heap_.empty() ? never : unpack(heap_.front().until);
 }
 
 void Table::set_heap(std::uint32_t place, Deadline deadline) {

@@ -6,12 +6,13 @@
 //
 // Among a million rows, each row that is touched is a cache miss, which costs more than all that is
 // computed. So the index has a part of the hash beside the number, and the heap the deadline: they
-// look at few rows but the one that is meant.
+// look at few rows but the one that is meant. A deadline that moves to later, as with every report,
+// leaves the heap alone: the row comes up too early, once, and gets its right place then. And who
+// needs several rows has their misses waited for together (look_ahead).
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -109,10 +110,24 @@ class Table {
 
     /// Moves a counting row to the young end of the list by age; removes other rows from it.
     void refresh(RowId row);
-    /// Sets `until` and the row's place among the deadlines.
+    /// What look_ahead() has found out about a key. A hint: find() decides.
+    struct Ahead {
+        std::uint64_t hash = 0;
+        RowId row = no_row;
+    };
+    /// Before find() and a change of the row: each step has the processor fetch what the next one
+    /// reads. Worth it if the same step is taken for other keys in between.
+    Ahead look_ahead(const Key& key) const;
+    void look_ahead_at_row(Ahead& ahead) const;
+    void look_ahead_at_neighbours(const Ahead& ahead) const;
+
+    /// Sets `until`, which is what due() goes by.
     void set_deadline(RowId row, Moment until);
-    /// The row with the first deadline; nullopt: no row has one.
-    std::optional<RowId> first_deadline() const;
+    /// A row whose deadline has passed by `now`; no_row: none. Each row that it looks at takes one
+    /// from `most`, and with none left it gives up.
+    RowId due(Moment now, std::size_t& most);
+    /// No deadline comes before this moment; `never`: there is none.
+    Moment no_deadline_before() const;
 
     Past& past(RowId row);
     void drop_past(RowId row);
@@ -132,7 +147,7 @@ class Table {
     static constexpr Slot no_slot = 0xffffffff;
     /// A place of the heap.
     struct Deadline {
-        std::int32_t until; ///< as in the row
+        std::int32_t until; ///< that of the row, or an earlier one
         RowId row;
     };
 

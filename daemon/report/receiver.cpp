@@ -69,11 +69,11 @@ struct Receiver::Connection {
 };
 
 Receiver::Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
-                   std::function<void(const Report&)> sink)
+                   Sink sink)
     : Receiver(event, trusted, std::move(spawner), std::move(sink), Limits{}) {}
 
 Receiver::Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
-                   std::function<void(const Report&)> sink, Limits limits)
+                   Sink sink, Limits limits)
     : event_(event), trusted_(trusted), sink_(std::move(sink)), limits_(limits),
       lanes_(
           event, std::move(spawner),
@@ -292,11 +292,13 @@ void Receiver::on_judged(const Lanes::Turn& turn, const lane::Board& board, Lane
             stuck(connection, board, next);
         } else {
             const lane::Stretch stretch = board.of[i];
-            messages += handle(connection, board, stretch.first, stretch.count);
+            messages += take(connection, board, stretch.first, stretch.count);
             next = stretch.first + stretch.count;
             go_on(connection, stretch);
         }
     }
+    sink_(found_);
+    found_.clear();
     lane::close_all(ended_);
     if (!spend(uid, messages)) {
         pause(uid);
@@ -335,7 +337,7 @@ void Receiver::stuck(Connection& connection, const lane::Board& board, std::uint
     Uid& uid = *connection.uid;
     const std::uint32_t judged = std::max(board.judged.load(), first);
     const std::uint32_t read = std::max(board.read.load(), judged);
-    handle(connection, board, first, judged - first);
+    take(connection, board, first, judged - first);
     const std::size_t lost = std::max<std::size_t>(read - judged, judged == first ? 1 : 0);
     for (std::size_t i = 0; i < lost; ++i) {
         refuse(Refusal::stuck, nullptr);
@@ -368,9 +370,9 @@ bool Receiver::watch(Connection& connection) {
     return sd_event_source_set_enabled(connection.source.get(), SD_EVENT_ONESHOT) >= 0;
 }
 
-/// The messages of these slots; how many there were. Numbers from a board are not believed.
-std::size_t Receiver::handle(const Connection& connection, const lane::Board& board,
-                             std::size_t first, std::size_t count) {
+/// Takes the messages of these slots; how many there were. Numbers from a board are not believed.
+std::size_t Receiver::take(const Connection& connection, const lane::Board& board,
+                           std::size_t first, std::size_t count) {
     const PeerProcess process(connection.fd.get());
     const std::size_t end = std::min(first + count, board.slot.size());
     for (std::size_t i = first; i < end; ++i) {
@@ -378,10 +380,10 @@ std::size_t Receiver::handle(const Connection& connection, const lane::Board& bo
         const std::size_t length = std::min<std::size_t>(found.message_length, wire::max_message);
         const std::string_view text(
             reinterpret_cast<const char*>(board.slot[i].bytes.data()) + sizeof(wire::Head), length);
-        const auto report = conclude(found, text, trusted_, &process);
+        auto report = conclude(found, text, trusted_, &process);
         if (report) {
             counters_.taken += 1;
-            sink_(*report);
+            found_.push_back(*report);
         } else {
             refuse(report.error(), found.has_sender ? &found.sender : nullptr);
         }

@@ -18,6 +18,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -52,10 +53,13 @@ class Receiver {
         std::uint64_t closed_idle = 0;
     };
 
-    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
-             std::function<void(const Report&)> sink);
-    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner,
-             std::function<void(const Report&)> sink, Limits limits);
+    /// Gets the reports of a turn, in the order in which each connection sent them. Their messages
+    /// are valid during the call.
+    using Sink = std::function<void(std::span<const Report>)>;
+
+    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner, Sink sink);
+    Receiver(sd_event* event, const TrustedReporters& trusted, lane::Spawner spawner, Sink sink,
+             Limits limits);
     ~Receiver();
 
     /// Makes a listening socket (mode 0666) at `path`; a stale socket is replaced, anything else
@@ -88,8 +92,8 @@ class Receiver {
     void go_on(Connection& connection, const lane::Stretch& stretch);
     void stuck(Connection& connection, const lane::Board& board, std::uint32_t first);
     bool watch(Connection& connection);
-    std::size_t handle(const Connection& connection, const lane::Board& board, std::size_t first,
-                       std::size_t count);
+    std::size_t take(const Connection& connection, const lane::Board& board, std::size_t first,
+                     std::size_t count);
     void refuse(Refusal refusal, const Sender* sender);
     bool spend(Uid& uid, std::size_t reports);
     void pause(Uid& uid);
@@ -101,12 +105,13 @@ class Receiver {
 
     sd_event* event_;
     const TrustedReporters& trusted_;
-    std::function<void(const Report&)> sink_;
+    Sink sink_;
     Limits limits_;
     Counters counters_;
     std::map<std::uint32_t, Uid> uids_;
     std::vector<Uid*> hungry_; ///< have connections to read, and found no lane
     std::list<std::unique_ptr<Connection>> connections_; ///< most recently active last
+    std::vector<Report> found_;                          ///< reports of this turn
     std::vector<Fd> ended_; ///< connections of this turn that are to be closed
     struct Listener {
         Fd fd;

@@ -50,6 +50,39 @@ void renew(benchmark::State& state) {
 }
 BENCHMARK(renew)->Name("table/find_and_renew")->Arg(1'000)->Arg(100'000)->Arg(1'000'000);
 
+/// The same for reports that came together.
+void renew_ahead(benchmark::State& state) {
+    const auto rows = static_cast<std::uint32_t>(state.range(0));
+    Table table = filled(rows);
+    std::array<Key, 16> keys;
+    std::array<Table::Ahead, 16> ahead;
+    std::uint32_t i = 0;
+    for (auto _ : state) {
+        for (std::size_t k = 0; k < keys.size(); ++k) {
+            i = i * 1664525 + 1013904223;
+            keys[k] = key_at((i >> 8) % rows);
+            ahead[k] = table.look_ahead(keys[k]);
+        }
+        for (auto& one : ahead) {
+            table.look_ahead_at_row(one);
+        }
+        for (const auto& one : ahead) {
+            table.look_ahead_at_neighbours(one);
+        }
+        for (const Key& key : keys) {
+            const RowId row = table.find(key);
+            table.set_deadline(row, 1'003'600 + (i >> 30));
+            table.refresh(row);
+        }
+    }
+    state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations() * keys.size()));
+}
+BENCHMARK(renew_ahead)
+    ->Name("table/16_found_and_renewed")
+    ->Arg(1'000)
+    ->Arg(100'000)
+    ->Arg(1'000'000);
+
 /// A new address pushes the oldest out.
 void add_remove(benchmark::State& state) {
     const auto rows = static_cast<std::uint32_t>(state.range(0));

@@ -28,9 +28,10 @@ struct World {
 
     void report(std::string_view remote, Action action = Action::fail, int times = 1) {
         for (int i = 0; i < times; ++i) {
-            ledger.report(report_of(remote, action));
+            report(report_of(remote, action));
         }
     }
+    void report(const Report& report) { ledger.report({&report, 1}); }
     RowId find(std::string_view text, std::string_view name = "egress", std::uint16_t port = 22) {
         const Prefix wanted = prefix(text);
         for (RowId id = 0; id < ledger.table().rows_end(); ++id) {

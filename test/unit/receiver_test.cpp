@@ -58,7 +58,12 @@ struct World {
         REQUIRE(spawner);
         receiver = std::make_unique<Receiver>(
             raw, anyone, std::move(*spawner),
-            [this](const Report& report) { taken.emplace_back(report.message); }, limits);
+            [this](std::span<const Report> reports) {
+                for (const Report& report : reports) {
+                    taken.emplace_back(report.message);
+                }
+            },
+            limits);
         using std::filesystem::perms;
         std::filesystem::permissions(folder.path, static_cast<perms>(0755));
         const auto listening = receiver->listen(path);
