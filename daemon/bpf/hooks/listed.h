@@ -119,10 +119,4 @@ __noinline int egress_may_leave(__u32 number) {
     return settings->monitor ? EGRESS_PASS : EGRESS_NOT_LISTED;
 }
 
-/* question.h; 0: who sends may ask for anything; EGRESS_NO_PIECE: for nothing; else the piece with
- * what it may ask for. */
-__noinline int egress_know_asker(struct __sk_buff* skb);
-/* Gives the piece back, and turns the verdict of egress_read_dns() into that of the packet. */
-__noinline int egress_end_asking(struct __sk_buff* skb, __u32 asker, int verdict);
-
 #endif

@@ -2,9 +2,9 @@
 #ifndef EGRESS_BPF_QUESTION_H
 #define EGRESS_BPF_QUESTION_H
 
+#include "identify.h"
 #include "job.h"
 #include "listed.h"
-#include "packet.h"
 
 #define EGRESS_GATHERED 0
 #define EGRESS_GATHER_FAILED 2 /* besides EGRESS_UNPREPARED */
@@ -61,6 +61,8 @@ EGRESS_INLINE int gather_fully(struct egress_case* found, int of_job) {
     return left;
 }
 
+/* 0: who sends may ask for anything; EGRESS_NO_PIECE: for nothing; else the piece with what it may
+ * ask for. */
 __noinline int egress_know_asker(struct __sk_buff* skb) {
     struct egress_case found = {.hook = EGRESS_HOOK_PACKET};
     struct bpf_sock* sk = skb->sk;
@@ -108,6 +110,7 @@ __noinline int egress_know_asker(struct __sk_buff* skb) {
     return found.piece;
 }
 
+/* Gives the piece back, and turns the verdict of egress_read_dns() into that of the packet. */
 __noinline int egress_end_asking(struct __sk_buff* skb, __u32 asker, int verdict) {
     const __u32 zero = 0;
     struct egress_case found = {.hook = EGRESS_HOOK_PACKET};

@@ -7,6 +7,7 @@
 #define EGRESS_BPF_STREAM_H
 
 #include "listed.h"
+#include "question.h"
 #include "resolve.h"
 
 /* A user's sockets share a part of the heaps, so that another user can take only that one. */
