@@ -1,6 +1,7 @@
 // Scattered rows go through the journal: whatever is there, on its way or in its place, a reader
 // sees what was written last.
 #include <csignal>
+#include <filesystem>
 #include <map>
 #include <random>
 
@@ -38,6 +39,26 @@ Row row_of(std::uint32_t number, std::uint32_t count) {
 
 using Truth = std::map<Address, std::uint32_t>; ///< counts
 
+/// As on a disk that is full: files of this process grow no further, for a while.
+class SizeLimit {
+  public:
+    explicit SizeLimit(std::size_t bytes) : signal_(std::signal(SIGXFSZ, SIG_IGN)) {
+        getrlimit(RLIMIT_FSIZE, &before_);
+        const rlimit tight{bytes, before_.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &tight);
+    }
+    ~SizeLimit() {
+        setrlimit(RLIMIT_FSIZE, &before_);
+        (void)std::signal(SIGXFSZ, signal_);
+    }
+    SizeLimit(const SizeLimit&) = delete;
+    SizeLimit& operator=(const SizeLimit&) = delete;
+
+  private:
+    rlimit before_{};
+    void (*signal_)(int);
+};
+
 class World {
   public:
     explicit World(std::uint32_t rows = many) {
@@ -68,18 +89,25 @@ class World {
     }
     /// The commit cannot write, and what it was to do is asked for again.
     void commit_in_vain() {
-        const auto before = std::signal(SIGXFSZ, SIG_IGN);
-        rlimit limit{};
-        getrlimit(RLIMIT_FSIZE, &limit);
-        const rlimit tight{4096, limit.rlim_max};
-        setrlimit(RLIMIT_FSIZE, &tight);
-        store_->submit(batch_);
-        const auto outcome = store_->wait();
-        setrlimit(RLIMIT_FSIZE, &limit);
-        (void)std::signal(SIGXFSZ, before);
-        REQUIRE_FALSE(outcome.durable);
+        {
+            const SizeLimit limit(4096);
+            store_->submit(batch_);
+            REQUIRE_FALSE(store_->wait().durable);
+        }
         store_->retry();
         REQUIRE(store_->wait().durable);
+    }
+    /// The commit, while the file may not grow by more than that; how many tries it took.
+    int commit_with_room(std::size_t bytes, int most_tries) {
+        const SizeLimit limit(std::filesystem::file_size(directory() + "/data.mdb") + bytes);
+        store_->submit(batch_);
+        for (int tries = 1; tries <= most_tries; ++tries) {
+            if (store_->wait().durable) {
+                return tries;
+            }
+            store_->retry();
+        }
+        return most_tries + 1;
     }
     void commit() {
         store_->submit(batch_);
@@ -204,6 +232,34 @@ TEST_CASE("journal: a commit that fails moves nothing, and another try makes it 
         }
     }
     CHECK(world.journaled() < 24 * 1000 / 30); // it was moved
+    CHECK(world.read() == world.truth);
+}
+
+TEST_CASE("journal: with room for what is new and none for a move, what is new is durable") {
+    constexpr std::size_t page = 4096;
+    World world;
+    std::uint32_t commit = 0;
+    const auto change = [&](std::uint32_t rows) {
+        for (std::uint32_t i = 0; i < rows; ++i) {
+            world.put(commit * 1000 + i, 2 + commit);
+        }
+        ++commit;
+    };
+    int tries = 1;
+    for (; tries == 1 && commit < 30; tries = world.commit_with_room(120 * page, 3)) {
+        change(1000);
+    }
+    CHECK(tries == 2); // the first try was to move a part of the journal, too
+    CHECK(world.journaled() > Journal::least_pages);
+    CHECK(world.read() == world.truth);
+    std::size_t moves = 0;
+    for (int more = 0; more < 20; ++more) { // with room again
+        const auto before = world.journaled();
+        change(1000);
+        world.commit();
+        moves += world.journaled() < before ? 1 : 0;
+    }
+    CHECK(moves > 0);
     CHECK(world.read() == world.truth);
 }
 
