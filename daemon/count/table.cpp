@@ -74,7 +74,7 @@ RowId Table::find(const Key& key) const {
 
 Table::Ahead Table::look_ahead(const Key& key) const {
     const Ahead ahead{hash_of(key), no_row};
-    __builtin_prefetch(&index_[ahead.hash & mask()]);
+    fetch(&index_[ahead.hash & mask()]);
     return ahead;
 }
 
@@ -104,6 +104,9 @@ void Table::look_ahead_at_neighbours(const Ahead& ahead) const {
 
 /// Row by row, not place by place: the rows lie in the order in which they are read.
 void Table::resize_index(std::size_t slots) {
+    index_ = {};
+    index_.reserve(slots);
+    use_large_pages(index_.data(), slots * sizeof(Slot), slots > few_chunks * chunk_rows * 2);
     index_.assign(slots, no_slot);
     for (RowId row = 0; row < end_; ++row) {
         if (!(*this)[row].used) {
@@ -115,6 +118,14 @@ void Table::resize_index(std::size_t slots) {
             place = (place + 1) & mask();
         }
         index_[place] = tag_of(hash) | row;
+    }
+}
+
+void Table::add_chunk() {
+    chunks_.emplace_back(static_cast<TableRow*>(map_aligned(large_page)));
+    const std::size_t count = chunks_.size();
+    for (std::size_t i = count == few_chunks + 1 ? 0 : count - 1; i < count; ++i) {
+        use_large_pages(chunks_[i].get(), large_page, count > few_chunks);
     }
 }
 
@@ -136,7 +147,7 @@ RowId Table::add(const Key& key) {
         free_.pop_back();
     } else {
         if (end_ == chunks_.size() * chunk_rows) {
-            chunks_.push_back(std::make_unique<TableRow[]>(chunk_rows));
+            add_chunk();
         }
         ++end_;
     }

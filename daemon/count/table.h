@@ -1,14 +1,15 @@
 // The rows in memory, for counts and blocks; found by key, by age and by deadline.
 //
-// A row is 76 bytes in a chunk that never moves. An open-addressed index of row numbers finds it by
-// key, a heap orders the deadlines, and a list orders the counting rows by their last use (a full
-// table evicts the first of the list). No operation scans the rows.
+// A row is 64 bytes, one line of the cache, in a chunk that never moves. An open-addressed index of
+// row numbers finds it by key, a heap orders the deadlines, and a list orders the counting rows by
+// their last use (a full table evicts the first of the list). No operation scans the rows.
 //
 // Among a million rows, each row that is touched is a cache miss, which costs more than all that is
 // computed. So the index has a part of the hash beside the number, and the heap the deadline: they
 // look at few rows but the one that is meant. A deadline that moves to later, as with every report,
-// leaves the heap alone: the row comes up too early, once, and gets its right place then. And who
-// needs several rows has their misses waited for together (look_ahead).
+// leaves the heap alone: the row comes up too early, once, and gets its right place then. Who needs
+// several rows has their misses waited for together (look_ahead). And a large table lies in large
+// pages; a small one does not, as each would be taken as a whole.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@
 
 #include "daemon/base/address.h"
 #include "daemon/base/clock.h"
+#include "daemon/base/memory.h"
 #include "daemon/policy/login/match.h"
 #include "daemon/store/records.h"
 
@@ -42,7 +44,7 @@ static_assert(sizeof(Key) == 24);
 using RowId = std::uint32_t;
 inline constexpr RowId no_row = 0xffffffff;
 
-struct TableRow {
+struct alignas(64) TableRow {
     Key key;
     store::State state = store::State::counting;
     std::uint8_t flags = 0; ///< store::Flag
@@ -65,6 +67,7 @@ struct TableRow {
     RowId older = no_row;        ///< list by age, counting rows only
     RowId newer = no_row;
 };
+static_assert(sizeof(TableRow) == 64);
 
 inline constexpr std::int32_t never32 = 0x7fffffff;
 
@@ -88,12 +91,8 @@ class Table {
         return chunks_[row / chunk_rows][row % chunk_rows];
     }
 
-    /// Has the processor read the row, which is needed soon.
-    void prefetch(RowId row) const {
-        const auto* const bytes = reinterpret_cast<const char*>(&(*this)[row]);
-        __builtin_prefetch(bytes);
-        __builtin_prefetch(bytes + sizeof(TableRow) - 1);
-    }
+    /// Has the processor fetch the row, which is needed soon.
+    void prefetch(RowId row) const { fetch(&(*this)[row]); }
 
     /// A new row in state counting; the key must not exist. Never fails: the caller ensures room.
     RowId add(const Key& key);
@@ -139,7 +138,17 @@ class Table {
     void drop_id(RowId row);
 
   private:
-    static constexpr std::size_t chunk_rows = 1024;
+    static constexpr std::size_t chunk_rows = large_page / sizeof(TableRow);
+    static constexpr std::size_t few_chunks = 4; ///< of a small table
+    struct Unmap {
+        void operator()(TableRow* rows) const { unmap(rows, large_page); }
+    };
+    using Chunk = std::unique_ptr<TableRow[], Unmap>;
+
+    static void fetch(const void* bytes) {
+        __builtin_prefetch(bytes);
+        asm volatile(""); // without it g++ sees no effect, and leaves out the calls of this
+    }
 
     /// A place of the index: a row's number in the low bits, as many as the index has, and as much
     /// of the hash of its key as fits above. Never no_slot, as there are half as many rows.
@@ -158,6 +167,7 @@ class Table {
         return static_cast<Slot>(hash >> 32u) & ~static_cast<Slot>(mask());
     }
     std::size_t place_of(const Key& key, std::uint64_t hash) const;
+    void add_chunk();
     void resize_index(std::size_t slots);
     void unlink(RowId row);
     void heap_remove(RowId row);
@@ -165,7 +175,7 @@ class Table {
     void sift_down(std::uint32_t place);
     void set_heap(std::uint32_t place, Deadline deadline);
 
-    std::vector<std::unique_ptr<TableRow[]>> chunks_;
+    std::vector<Chunk> chunks_;
     std::vector<Slot> index_; // power of two, linear probing, at most half full
     std::vector<Deadline> heap_;
     std::vector<RowId> free_;

@@ -177,10 +177,11 @@ bool Runs::advance(MDB_txn* txn, Run& run, int& code) {
 }
 
 bool Runs::comes_later(const Run* a, const Run* b) {
-    if (is_less(a->change.key, b->change.key)) {
-        return false;
-    }
-    return is_less(b->change.key, a->change.key) || a->number < b->number;
+    const View left = a->change.key;
+    const View right = b->change.key;
+    const auto order = std::lexicographical_compare_three_way(left.begin(), left.end(),
+                                                              right.begin(), right.end());
+    return order != 0 ? order > 0 : a->number < b->number;
 }
 
 const Change* Runs::next(MDB_txn* txn, int& code) {
