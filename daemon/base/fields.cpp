@@ -79,10 +79,7 @@ std::string Fields::unknown() const {
     for (const auto& [key, value] : body_.items()) {
         if (!known_.contains(key)) {
             const std::vector<std::string_view> known(known_.begin(), known_.end());
-            const auto near = nearest(key, known);
-            return fmt::format("\"{}\" is no key here; {}", escape(key, 64),
-                               near.empty() ? fmt::format("known are {}", fmt::join(known, ", "))
-                                            : fmt::format("did you mean \"{}\"?", near));
+            return fmt::format("\"{}\" is no key here; {}", escape(key, 64), hint(key, known));
         }
     }
     return {};

@@ -5,6 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 namespace egress {
 
 namespace {
@@ -47,6 +50,12 @@ std::string_view nearest(std::string_view word, std::span<const std::string_view
         }
     }
     return best;
+}
+
+std::string hint(std::string_view word, std::span<const std::string_view> candidates) {
+    const auto near = nearest(word, candidates);
+    return near.empty() ? fmt::format("known are {}", fmt::join(candidates, ", "))
+                        : fmt::format("did you mean \"{}\"?", near);
 }
 
 } // namespace egress

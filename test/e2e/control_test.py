@@ -7,6 +7,8 @@ import os
 import socket
 import time
 
+import yaml
+
 import harness
 from harness import wait_for
 
@@ -72,6 +74,28 @@ def test_unknown_keys_are_errors(world):
         assert status == 400 and f'"{wrong}" is no key here' in answer["error"], (path, status, answer)
         assert hint in answer["error"], (path, answer)
     assert daemon.status()["rows"] == 0 and "trial" not in daemon.status()["rules"]
+
+
+def test_what_a_route_does_not_take_is_an_error(world):
+    """On every route: a mistyped "force" would refuse, a mistyped filter would list too much."""
+    daemon = world.daemon(CONF)
+    with open(f"{harness.SOURCE}/etc/egress-openapi.yaml") as file:
+        paths = yaml.safe_load(file)["paths"]
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            names = [each["name"] for each in operation.get("parameters", [])]
+            hint = "known are" if names else "this takes none"
+            status, answer = daemon.request(method.upper(), path + "?zzzzzz=1")
+            assert status == 400 and '"zzzzzz" is no argument here' in answer["error"], (method, path, answer)
+            assert hint in answer["error"] and all(name in answer["error"] for name in names), answer
+            if "requestBody" not in operation:
+                status, answer = daemon.request(method.upper(), path, {})
+                assert status == 400 and "this takes no body" in answer["error"], (method, path, answer)
+    for method, path, said in (("POST", "/v1/reload?forse=1", 'did you mean "force"?'),
+                               ("GET", "/v1/blocks?stat=counting", 'did you mean "state"?'),
+                               ("POST", "/v1/reload?force=yes", '"force" is 1')):
+        status, answer = daemon.request(method, path)
+        assert status == 400 and said in answer["error"], (path, answer)
 
 
 def test_a_reason_is_text_and_nothing_more(world):
