@@ -254,7 +254,17 @@ def test_init_script_runs_the_installed_daemon(world):
     rc("stop")
     rc("status", 3)
     rc("stop")
-    rc("start", 6)
+    done = rc("start")  # with the rules of the last good start, and loudly
+    assert "the rules have errors" in done.stdout + done.stderr, done
+    said = run(tool, "status", env=environment)
+    assert "rules of the last good start are in force: /etc/egress.conf:4" in said.stdout, said
+    world.fail(world.tcp("10.66.1.3", port=2223))
+    world.wait_element("10.66.1.3")
+    rc("restart")
+    rc("stop")
+    shutil.rmtree("/var/lib/egress")  # no good start is known
+    assert rc("start", 1).stderr
+    rc("status", 3)
     rc("nonsense", 2)
     wait_for(lambda: not os.path.exists("/run/egress/egressd.pid"), what="the pid file to go")
 
