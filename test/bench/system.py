@@ -4,7 +4,7 @@
 usage: system.py BUILD-DIR [--quick] [--only PART,...] [--dir DIR] [--json FILE]
 
 Needs root. Everything runs in network and mount namespaces of its own; the database lies below
-DIR (/var/tmp), which must be on a disk. Parts: reports latency storm beside start. Prints, judges nothing.
+DIR (/var/tmp), which must be on a disk. Parts: reports latency storm beside start bulk. Prints, judges nothing.
 """
 import argparse
 import json
@@ -325,7 +325,30 @@ def start(args):
         daemon.stop()
 
 
-PARTS = {"reports": reports, "latency": latency, "storm": storm, "beside": beside, "start": start}
+def bulk(args):
+    """A list of addresses by `egressctl block --from`, and lifted in the same way."""
+    count = 10_000 if args.quick else 100_000
+    listed = args.work / "listed"
+    listed.write_text("".join(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}\n" for i in range(count)))
+    for turn in range(3):
+        daemon = Daemon(args.build, args.work)
+        daemon.in_force()
+        for verb, words in (("block", ("--for", "1h")), ("unblock", ())):
+            commits = daemon.status()["store"]["commits"]
+            begun = time.monotonic()
+            subprocess.run([args.build / "ctl/egressctl", "-S", daemon.env["EGRESS_CONTROL"], verb, *words,
+                            "--from", listed], check=True, stdout=subprocess.DEVNULL)
+            durable = time.monotonic() - begun
+            commits = daemon.status()["store"]["commits"] - commits
+            done = daemon.wait(f"{verb} of all", lambda s: s["not_in_force"] == 0 and s["releasing"] == 0
+                               and s["helper"]["pending"] == 0) - begun
+            say(f"bulk {verb} {turn}", f"{verb} --from of {count:,} addresses: durable; done in the firewall",
+                f"{durable:.3f}; {done:.3f} s, {commits} commits")
+        daemon.stop()
+        flush_firewall()
+
+
+PARTS = {"reports": reports, "latency": latency, "storm": storm, "beside": beside, "start": start, "bulk": bulk}
 
 
 def main():
