@@ -8,9 +8,11 @@ Blocks and verdicts are watched while the packages are changed: no connect may g
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 
 from steps import (HOME, LISTENERS, check, commands_of, egress, perform, prepare_network, run, service_line, wait_for,
                    write_program)
@@ -19,7 +21,7 @@ DIRECTORY, = sys.argv[1:]
 PACKAGES = ("egressd", "egressctl", "libpam-egress")
 LIBRARIES = ("libegress1", "libegress-dev")
 BEFORE = set()  # traces of others of that name
-ATTACKER, ADMIN, HOST = "10.77.0.2", "10.77.0.3", "10.77.0.1"
+ATTACKER, ADMIN, OTHER, HOST = "10.77.0.2", "10.77.0.3", "10.77.0.4", "10.77.0.1"
 SSH = ["ssh", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o",
        "ConnectTimeout=60", "-o", "PreferredAuthentications=password", "-o", "NumberOfPasswordPrompts=1", "-o",
        "LogLevel=ERROR"]
@@ -138,6 +140,32 @@ def blocked():
     return sorted(row["addr"].split("/")[0] for row in rows)
 
 
+def set_the_clock():
+    """An hour back, an hour ahead, and right again: a block keeps its ten minutes."""
+    address = "192.0.2.77"
+    run("egressctl", "block", address, "--for", "10m")
+    for hours in (-1, 2, -1):
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + hours * 3600)
+        wait_for(lambda: blocked() == sorted([address, ATTACKER]), "the block in the list")
+        rest = run("egressctl", "dump", "-br", address).split()
+        check([word for word in rest if re.fullmatch(r"(10m|9m|8m|7m|6m)(\d+s)?", word)], rest)
+        check(address in run("nft", "list", "table", "inet", "egress", quiet=True), "the kernel has no such block")
+    run("egressctl", "unblock", address)
+
+
+def lose_the_socket():
+    """What the service manager listens on is removed by hand: the daemon makes it anew, and log-ins count."""
+    path = "/run/egress/report.sock"
+    os.unlink(path)
+    wait_for(lambda: os.path.exists(path), "the socket made anew")
+    run("ip", "-n", "attacker", "addr", "add", f"{OTHER}/24", "dev", "up0")
+    log_in(OTHER, 7)
+    wait_for(lambda: blocked() == sorted([ATTACKER, OTHER]), "the block of another")
+    check(path in run("journalctl", "-b", "-u", "egressd", quiet=True), "the log says nothing of it")
+    run("egressctl", "unblock", OTHER)
+    wait_for(lambda: blocked() == [ATTACKER], "its end")
+
+
 def nail_it_down():
     """The second tour: watched, learnt, on trial, kept."""
     watched = False
@@ -154,6 +182,9 @@ def nail_it_down():
 
 
 def upgrade():
+    script = "/etc/init.d/egressd"  # a file of the administrator's, too
+    with open(script, "a") as file:
+        file.write("# ours\n")
     with open("/etc/egress.conf") as file:
         rules = file.read()
     before = egress()["generation"]
@@ -167,8 +198,11 @@ def upgrade():
     check(blocked() == [ATTACKER], blocked())
     with open("/etc/egress.conf") as file:
         check(file.read() == rules, "the administrator's rules were changed")
-    check(os.path.exists("/etc/egress.conf.dpkg-dist"), "the shipped rules of the new version are not beside them")
-    os.unlink("/etc/egress.conf.dpkg-dist")
+    with open(script) as file:
+        check(file.read().endswith("# ours\n"), "the administrator's init script was changed")
+    for name in ("/etc/egress.conf", script):
+        check(os.path.exists(name + ".dpkg-dist"), f"the new version's {name} is not beside the administrator's")
+        os.unlink(name + ".dpkg-dist")
     check(connect(OF_SERVER, "10.66.0.1", 2222))
 
 
@@ -200,5 +234,5 @@ def purge():
     check(connect(OF_SERVER, "10.66.0.1", 2223) and connect(OF_ATTACKER, HOST, 22), "something is still refused")
 
 
-perform((prepare, shut_brute_force_out, nail_it_down, upgrade, remove, again, purge),
+perform((prepare, shut_brute_force_out, set_the_clock, lose_the_socket, nail_it_down, upgrade, remove, again, purge),
         "the packages come, stay and go as they should")
