@@ -69,6 +69,20 @@ def test_force_insists(world):
     assert "insists" in daemon.log(), daemon.log()
 
 
+def test_a_session_is_found_below_sudo(world):
+    """sudo takes SSH_CONNECTION away; a process above still has it."""
+    daemon = world.daemon(RULES)
+    tool = harness.artefact("ctl/egressctl")
+    environment = {**harness.free_environment(), "EGRESS_CONTROL": daemon.control,
+                   "SSH_CONNECTION": "10.66.40.9 40000 10.66.0.1 22"}
+    command = 'env -u SSH_CONNECTION "$0" block "$1"; exit $?'
+    for address, expected in (("10.66.40.9", 1), ("10.66.40.8", 0)):
+        done = harness.run("sh", "-c", command, tool, address, env=environment, check=False)
+        assert done.returncode == expected, done
+        assert ("where your session comes from" in done.stderr) == bool(expected), done
+    assert [row["addr"] for row in daemon.blocks("blocked")] == ["10.66.40.8"], daemon.blocks("blocked")
+
+
 def test_self_is_never_blocked_and_followed(world):
     daemon = world.daemon(RULES)
     world.fail(world.tcp("10.66.0.1"), 5)

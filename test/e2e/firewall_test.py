@@ -119,7 +119,9 @@ def test_a_firewall_that_is_a_list_keeps_one_rule_for_a_block(world):
         except FileNotFoundError:
             return []
 
-    daemon = world.daemon("[local]\n2222 stream tcp * * 2 1h\n", helper=helper)
+    daemon = world.daemon("[local]\n2222 stream tcp * * 2 1h\n[remote]\n10.66.9.0/24 * * * = * *\n",
+                          helper=helper)
+    wait_for(lambda: "cannot let exempt addresses through" in daemon.log(), what="the warning of what it cannot do")
     connections = [world.tcp("10.66.1.1") for _ in range(6)]
     world.fail(connections[0])
     for number, connection in enumerate(connections[1:]):
