@@ -1,5 +1,6 @@
 """connect() of a datagram socket sends nothing and is no attempt: the first datagram is judged."""
 
+import json
 import socket
 
 from guarded import guarded, harness
@@ -95,6 +96,13 @@ def test_connect_is_no_attempt(world):
         guard.event(action="BLOCKED", port=80)
         # A connection does send.
         assert agent("tcp('10.66.0.1', 80)") == "EPERM"
+
+        def lessons():
+            done = world.ctl("learn", "-D", harness.DATABASE, "--refused", "--json", check=True)
+            return json.loads(done.stdout)
+        wait_for(lambda: len(lessons()) == 2, 60, lambda: f"what was sent, and no more: {lessons()}")
+        assert sorted((each["protocol"], each["ports"], each["count"]) for each in lessons()) == [
+            ("tcp", ["80"], 1), ("udp", ["80"], 1)]
 
 
 def test_the_unspecified_address_is_loopback(world):

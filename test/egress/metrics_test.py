@@ -57,6 +57,23 @@ def test_what_a_monitor_sees(world):
         assert after['egress_losses_total{reason="ring"}'] == 0
 
 
+def test_alarms_and_trials_are_seen(world):
+    servers(world, 80)
+    rules = "*:80 * * * * deny alarm\n"
+    with guarded(world) as guard:
+        guard.start(rules)
+        alarms = 'egress_verdicts_total{kind="alarm"}'
+        before = metrics(guard)[1]
+        assert before[alarms] == 0 and before["egress_trial"] == 0
+        assert probe(guard, "tcp,10.66.0.1,80") == ["EPERM"]
+        wait_for(lambda: metrics(guard)[1][alarms] == 1, what="the alarm")
+        tried = {"name": "tried", "text": "[egress]\n*:80 * * * * deny\n", "seconds": 60}
+        assert guard.daemon.request("PUT", "/v1/trial", tried)[0] == 200
+        assert metrics(guard)[1]["egress_trial"] == 1
+        assert guard.daemon.request("DELETE", "/v1/trial")[0] == 200
+        assert metrics(guard)[1]["egress_trial"] == 0
+
+
 def test_not_enforced(world):
     with guarded(world) as guard:
         guard.start("* * * * * deny\n", "-m")
