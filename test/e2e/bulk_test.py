@@ -19,6 +19,8 @@ def test_one_request_blocks_many(world):
             for one in addresses(MANY)]
     status, answer = daemon.request("POST", "/v1/blocks", body)
     assert (status, answer) == (201, {"blocked": MANY}), (status, answer)
+    # Some thousand rows each, and some more for what the firewall has confirmed by now.
+    assert daemon.status()["store"]["commits"] < 200, daemon.status()["store"]
     stored = json.loads(world.ctl("dump", "-b", "--json", "-D", daemon.database, check=True).stdout)
     assert len(stored) == MANY, "it was said to be durable"
     assert {row["reason"] for row in stored} == {"a list"}, stored[0]
@@ -90,6 +92,25 @@ def test_the_daemon_goes_on_meanwhile(world):
     assert answered > 3, answered
     assert [json.loads(one.stdout.read()) for one in lists] == [{"blocked": 60_000}] * 3
     world.wait_element("10.66.1.1")
+
+
+def test_a_dump_of_many_takes_little_memory(world):
+    """Rows go through egressctl one by one."""
+    if harness.sanitized():
+        raise harness.Skip("the sanitizers keep what is freed")
+    daemon = world.daemon(CONF.replace("30000", "300000"))
+    for turn in range(3):
+        body = [{"addr": f"10.{90 + turn}.{n // 256}.{n % 256}"} for n in range(60_000)]
+        assert daemon.request("POST", "/v1/blocks", body)[0] == 201
+    # A child counts what its parent had, too, so the parent is a small one.
+    measure = ("import resource, subprocess, sys\n"
+               "subprocess.run(sys.argv[2:], stdout=open(sys.argv[1], 'wb'), check=True)\n"
+               "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    done = harness.run("python3", "-c", measure, world.path("rows"), harness.artefact("ctl/egressctl"), "dump", "-b",
+                       "--json", "-D", daemon.database, env=harness.free_environment())
+    with open(world.path("rows")) as rows:
+        assert len(json.load(rows)) == 180_000
+    assert int(done.stdout) < 24 << 10, f"{done.stdout} KiB"
 
 
 def test_lists_from_a_file(world):
